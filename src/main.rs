@@ -1,0 +1,3 @@
+//! certhookd: see the library's documentation.
+
+fn main() {}

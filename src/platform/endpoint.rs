@@ -1,0 +1,65 @@
+//! An endpoint that makes sense: what an organization configured, validated.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName};
+use secrecy::SecretString;
+use url::Url;
+
+use crate::model::{EndpointKey, EventType};
+
+/// Where one organization wants its events. Only sensible ones exist: see `member_config` for what is refused.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its name in the outbox, the log and the statistics.
+    pub key: EndpointKey,
+    /// The organization's label for it: hostile input, escape it.
+    pub name: String,
+    /// Where to POST. May hold secrets: never log it.
+    pub url: Url,
+    /// Whether the organization switched it on.
+    pub enabled: bool,
+    /// The event types it subscribed to, of those that this daemon knows.
+    pub event_types: Vec<EventType>,
+    /// How long to wait for the whole answer: 1 s to 30 s.
+    pub timeout: Duration,
+    /// The organization's extra request headers, the forbidden ones taken out. Values are marked sensitive.
+    pub headers: HeaderMap,
+    /// How to authenticate.
+    pub auth: Auth,
+    /// `whsec_…` secrets of Standard Webhooks, newest first: all of them sign.
+    pub signing_secrets: Vec<SecretString>,
+}
+
+/// How requests to an endpoint authenticate.
+#[derive(Clone, Debug)]
+pub enum Auth {
+    /// Not at all.
+    None,
+    /// `Authorization: Bearer TOKEN`.
+    Bearer {
+        /// The token.
+        token: SecretString,
+    },
+    /// `Authorization: Basic …`.
+    Basic {
+        /// The user's name.
+        username: String,
+        /// The password.
+        password: SecretString,
+    },
+    /// A key in a header of the endpoint's choice.
+    ApiKey {
+        /// The header, `X-API-Key` by default.
+        header: HeaderName,
+        /// The key.
+        key: SecretString,
+    },
+}
+
+impl Endpoint {
+    /// The contract's filter: switched on, and subscribed to this type.
+    pub fn wants(&self, event_type: EventType) -> bool {
+        self.enabled && self.event_types.contains(&event_type)
+    }
+}
