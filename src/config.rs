@@ -1,1 +1,84 @@
-//! The configuration.
+//! The configuration: defaults < file < environment, every value checked, every fault named at once.
+//!
+//! The way of a value: `file` and `environment` put what the operator gave into `settings`, `uri` fetches the connection
+//! string from wherever it is kept, `schema` (one row per key) turns it into types by the `rules`, and `contradictions`
+//! looks at the values that must agree. Operators rely on the names and defaults of the keys: `config.toml` lists them.
+
+use std::path::Path;
+
+mod schema;
+
+mod contradictions;
+mod environment;
+mod faults;
+mod file;
+mod nearest;
+mod raw;
+mod rules;
+mod settings;
+mod uri;
+
+pub use faults::{Fault, Faults};
+pub use schema::{Completions, Delivery, Mongodb, Queue, Scan, Service};
+
+use settings::Settings;
+
+/// A configuration that makes sense. `Debug` does not show the connection string.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the certificates are.
+    pub mongodb: Mongodb,
+    /// When certificates that expired are looked for.
+    pub scan: Scan,
+    /// Awarded certificates, from the change stream.
+    pub completions: Completions,
+    /// What is held in memory.
+    pub queue: Queue,
+    /// How events reach the endpoints.
+    pub delivery: Delivery,
+    /// The daemon itself.
+    pub service: Service,
+}
+
+impl Config {
+    /// Merges the defaults, `file` (none: no file), the `CERTHOOKD_SECTION__KEY` variables among `env` and the
+    /// credential `mongodb-uri` of the directory `credentials` (systemd's `$CREDENTIALS_DIRECTORY`), and validates it.
+    ///
+    /// # Errors
+    /// Everything that is wrong, not the first thing only. Contradictions between values are looked for where both
+    /// values are known, so not if the file can't be parsed.
+    pub fn load(file: Option<&Path>, env: &[(String, String)], credentials: Option<&Path>) -> Result<Self, Faults> {
+        let mut settings = Settings::default();
+        let file_known = file.is_none_or(|path| file::merge(path, &mut settings));
+        environment::merge(env, &mut settings);
+        uri::resolve(credentials, &mut settings);
+        let config = Self::read(&mut settings);
+        if let Some(config) = config.as_ref().filter(|_| file_known) {
+            contradictions::find(config, &mut settings);
+        }
+        config
+            .filter(|_| settings.faults.is_empty())
+            .ok_or_else(|| Faults::new(settings.faults))
+    }
+
+    fn read(settings: &mut Settings) -> Option<Self> {
+        let mongodb = Mongodb::read(settings);
+        let scan = Scan::read(settings);
+        let completions = Completions::read(settings);
+        let queue = Queue::read(settings);
+        let delivery = Delivery::read(settings);
+        let service = Service::read(settings);
+        Some(Self {
+            mongodb: mongodb?,
+            scan: scan?,
+            completions: completions?,
+            queue: queue?,
+            delivery: delivery?,
+            service: service?,
+        })
+    }
+}
+
+#[cfg(test)]
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! The rules: what a raw value must be to become a type. Each says what it expected in words that an operator can act on.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use bson::DateTime;
+use chrono_tz::{TZ_VARIANTS, Tz};
+use croner::Cron;
+use croner::errors::CronError;
+use croner::parser::{CronParser, Seconds, Year};
+use http::HeaderValue;
+use ipnet::IpNet;
+use mongodb::options::ConnectionString;
+use secrecy::SecretString;
+
+use super::nearest::nearest;
+use super::raw::{Raw, shown};
+
+/// A value that broke its rule.
+pub(super) struct Mismatch {
+    /// What the rule asks for.
+    pub(super) expected: String,
+    /// What in particular is wrong, where that helps.
+    pub(super) why: Option<String>,
+}
+
+impl Mismatch {
+    fn new(expected: impl Into<String>) -> Self {
+        Self {
+            expected: expected.into(),
+            why: None,
+        }
+    }
+
+    fn because(mut self, why: impl Into<String>) -> Self {
+        self.why = Some(why.into());
+        self
+    }
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(raw: &Raw) -> Result<bool, Mismatch> {
+    raw.as_boolean().ok_or_else(|| Mismatch::new("true or false"))
+}
+
+/// A whole number within `bounds`.
+pub(super) fn number<T>(bounds: RangeInclusive<T>) -> impl Fn(&Raw) -> Result<T, Mismatch>
+where
+    T: TryFrom<i64> + PartialOrd + Display,
+{
+    move |raw| {
+        let number = raw.as_integer().and_then(|number| T::try_from(number).ok());
+        number
+            .filter(|number| bounds.contains(number))
+            .ok_or_else(|| Mismatch::new(format!("a whole number from {} to {}", bounds.start(), bounds.end())))
+    }
+}
+
+/// A duration within `bounds`, both as humantime writes them.
+pub(super) fn duration(bounds: RangeInclusive<&'static str>) -> impl Fn(&Raw) -> Result<Duration, Mismatch> {
+    move |raw| {
+        let parse = |text: &str| humantime::parse_duration(text).ok();
+        let within = |given: &Duration| {
+            parse(bounds.start()).is_some_and(|least| least <= *given)
+                && parse(bounds.end()).is_some_and(|most| *given <= most)
+        };
+        raw.as_text().and_then(parse).filter(within).ok_or_else(|| {
+            Mismatch::new(format!(
+                r#"a duration from {} to {}, such as "90s" or "2h 30m""#,
+                bounds.start(),
+                bounds.end()
+            ))
+        })
+    }
+}
+
+/// Six fields, and at least one instant that matches them.
+pub(super) fn schedule(raw: &Raw) -> Result<Cron, Mismatch> {
+    let mismatch = || Mismatch::new("six cron fields (second minute hour day month weekday)");
+    let parser = CronParser::builder()
+        .seconds(Seconds::Required)
+        .year(Year::Disallowed)
+        .build();
+    let text = raw.as_text().ok_or_else(mismatch)?;
+    let cron = parser
+        .parse(text)
+        .map_err(|error| mismatch().because(cron_reason(&error)))?;
+    // No field names a year and the calendar repeats: what never fires after 1970 never fires.
+    match cron.find_next_occurrence(&chrono::DateTime::UNIX_EPOCH, true) {
+        Ok(_) => Ok(cron),
+        Err(_) => Err(mismatch().because("no day in any year matches, it would never fire")),
+    }
+}
+
+/// The parser's reason, except where it would quote the text: that may be a URI at a wrong key.
+fn cron_reason(error: &CronError) -> String {
+    match error {
+        CronError::IllegalCharacters(_) => "a character that no field takes".to_owned(),
+        other => other.to_string().trim_end_matches('.').to_owned(),
+    }
+}
+
+/// An IANA time zone.
+pub(super) fn zone(raw: &Raw) -> Result<Tz, Mismatch> {
+    let mismatch = || Mismatch::new("an IANA time zone such as Europe/Paris");
+    let text = raw.as_text().ok_or_else(mismatch)?;
+    text.parse().map_err(|_| {
+        let zones = TZ_VARIANTS.iter().map(|zone| zone.name());
+        match nearest(text, zones, |zone| zone) {
+            Some(zone) => mismatch().because(format!("did you mean {zone}?")),
+            None => mismatch(),
+        }
+    })
+}
+
+/// An RFC 3339 instant; the empty text is none.
+pub(super) fn instant(raw: &Raw) -> Result<Option<DateTime>, Mismatch> {
+    optional(
+        raw,
+        r#"an instant such as 2026-01-31T00:00:00Z, or "" for none"#,
+        |text| DateTime::parse_rfc3339_str(text).ok(),
+    )
+}
+
+/// An IP address and port; the empty text is none.
+pub(super) fn listen_address(raw: &Raw) -> Result<Option<SocketAddr>, Mismatch> {
+    optional(
+        raw,
+        r#"an IP address and port such as 127.0.0.1:9464, or "" for none"#,
+        |text| text.parse().ok(),
+    )
+}
+
+/// Networks in CIDR notation.
+pub(super) fn networks(raw: &Raw) -> Result<Vec<IpNet>, Mismatch> {
+    let mismatch = || Mismatch::new("a list of networks such as 10.1.0.0/16 or fd00::/8");
+    let texts = raw.as_texts().ok_or_else(mismatch)?;
+    let parse = |text: &str| {
+        text.parse()
+            .map_err(|_| mismatch().because(format!("{} is none", shown(text))))
+    };
+    texts.into_iter().map(parse).collect()
+}
+
+/// A header's value that says something.
+pub(super) fn header_value(raw: &Raw) -> Result<HeaderValue, Mismatch> {
+    filled(raw)
+        .filter(|text| text.chars().all(|c| c.is_ascii_graphic() || c == ' '))
+        .and_then(|text| HeaderValue::from_str(text).ok())
+        .ok_or_else(|| Mismatch::new("a name in printable ASCII"))
+}
+
+/// A database's name, within MongoDB's [limits](https://www.mongodb.com/docs/manual/reference/limits/#naming-restrictions).
+pub(super) fn database_name(raw: &Raw) -> Result<String, Mismatch> {
+    filled(raw)
+        .filter(|name| {
+            name.len() < 64 && !name.contains(['/', '\\', '.', ' ', '"', '$', '*', '<', '>', ':', '|', '?', '\0'])
+        })
+        .map(str::to_owned)
+        .ok_or_else(|| Mismatch::new(r#"a database name, under 64 bytes without space or any of /\."$*<>:|?"#))
+}
+
+/// A collection's name, within the same limits.
+pub(super) fn collection_name(raw: &Raw) -> Result<String, Mismatch> {
+    filled(raw)
+        .filter(|name| name.len() <= 200 && !name.contains(['$', '\0']) && !name.starts_with("system."))
+        .map(str::to_owned)
+        .ok_or_else(|| Mismatch::new("a collection name, up to 200 bytes without $ and not under system."))
+}
+
+/// The driver's own check of a connection string; its message is dropped, since it may quote a part of it.
+pub(super) fn connection_string(raw: &Raw) -> Result<SecretString, Mismatch> {
+    filled(raw)
+        .filter(|text| ConnectionString::parse(text).is_ok())
+        .map(SecretString::from)
+        .ok_or_else(|| {
+            Mismatch::new(
+                "a connection string (mongodb:// or mongodb+srv://, user and password percent-encoded, known options)",
+            )
+        })
+}
+
+/// A text that says something.
+fn filled(raw: &Raw) -> Option<&str> {
+    raw.as_text().filter(|text| !text.trim().is_empty())
+}
+
+/// `None` for the empty text, else what `parse` makes of it.
+fn optional<T>(raw: &Raw, expected: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Mismatch> {
+    match raw.as_text() {
+        Some("") => Ok(None),
+        text => text.and_then(parse).map(Some).ok_or_else(|| Mismatch::new(expected)),
+    }
+}

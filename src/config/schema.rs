@@ -1,0 +1,152 @@
+//! Every key, one row each: what it means, its name, its type, its default (written as the environment would) and the
+//! rule that turns a raw value into that type.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bson::DateTime;
+use chrono_tz::Tz;
+use croner::Cron;
+use http::HeaderValue;
+use ipnet::IpNet;
+use secrecy::SecretString;
+
+use super::rules::{
+    boolean, collection_name, connection_string, database_name, duration, header_value, instant, listen_address,
+    networks, number, schedule, zone,
+};
+use super::settings::Settings;
+use super::uri::URI_FILE;
+
+/// Turns rows into a struct with those fields, the list of its keys, and the function that reads them.
+macro_rules! section {
+    (
+        $(#[$section_doc:meta])*
+        [$section:literal] $Section:ident {
+            $( $(#[$doc:meta])* $key:ident: $Type:ty = $default:literal, $rule:expr; )*
+        }
+    ) => {
+        $(#[$section_doc])*
+        #[derive(Clone, Debug)]
+        pub struct $Section {
+            $( $(#[$doc])* pub $key: $Type, )*
+        }
+
+        impl $Section {
+            const NAME: &str = $section;
+            const KEYS: &[&str] = &[$( concat!($section, ".", stringify!($key)) ),*];
+
+            /// `None` only if a default breaks its own rule. Every key is read before any is missed: all faults show.
+            pub(super) fn read(settings: &mut Settings) -> Option<Self> {
+                $( let $key = settings.read(concat!($section, ".", stringify!($key)), $default, $rule); )*
+                Some(Self { $( $key: $key? ),* })
+            }
+        }
+    };
+}
+
+section! {
+    /// `[mongodb]`: where the certificates are.
+    ["mongodb"] Mongodb {
+        /// The connection string, from `uri`, `uri_file` or the credential.
+        uri: SecretString = "mongodb://127.0.0.1:27017/?replicaSet=rs0", connection_string;
+        /// The platform's database; the daemon's own collections stand in it too.
+        database: String = "beedeez", database_name;
+        /// The collection of BadgeUser documents.
+        badge_users: String = "badgeusers", collection_name;
+        /// The collection of MemberConfig documents.
+        member_configs: String = "memberconfigs", collection_name;
+    }
+}
+
+section! {
+    /// `[scan]`: when certificates that expired are looked for.
+    ["scan"] Scan {
+        /// Six fields: second, minute, hour, day, month, weekday.
+        schedule: Cron = "0 * * * * *", schedule;
+        /// The zone in which the schedule is meant.
+        timezone: Tz = "UTC", zone;
+        /// Whether one scan runs at once when the daemon starts.
+        on_start: bool = "true", boolean;
+        /// Certificates that expired before it are left alone.
+        not_before: Option<DateTime> = "", instant;
+        /// Whether the daemon creates the index that serves the scan.
+        ensure_indexes: bool = "true", boolean;
+        /// Documents read, appended and marked at a time.
+        batch_size: u32 = "1000", number(1..=10_000);
+    }
+}
+
+section! {
+    /// `[completions]`: awarded certificates, from the change stream.
+    ["completions"] Completions {
+        /// Whether awards are watched for; needs a replica set.
+        enabled: bool = "true", boolean;
+    }
+}
+
+section! {
+    /// `[queue]`: what is held in memory.
+    ["queue"] Queue {
+        /// Events held in memory, in all.
+        capacity: usize = "1024", number(1..=100_000);
+    }
+}
+
+section! {
+    /// `[delivery]`: how events reach the endpoints.
+    ["delivery"] Delivery {
+        /// Parallel requests to one endpoint.
+        concurrency: usize = "5", number(1..=100);
+        /// Parallel requests in all.
+        max_in_flight: usize = "256", number(1..=10_000);
+        /// Attempts until a delivery is a dead letter.
+        max_attempts: u32 = "100", number(1..=1000);
+        /// From the first attempt to the last.
+        retry_window: Duration = "10m", duration("1s"..="7d");
+        /// How long finished deliveries are kept.
+        retention: Duration = "30d", duration("1h"..="3650d");
+        /// Whether endpoints may have `http` addresses.
+        allow_http: bool = "false", boolean;
+        /// Networks that may be delivered to although they are otherwise refused.
+        allow_networks: Vec<IpNet> = "", networks;
+        /// Becomes `X-Webhook-Source`.
+        source: HeaderValue = "beedeez", header_value;
+    }
+}
+
+section! {
+    /// `[service]`: the daemon itself.
+    ["service"] Service {
+        /// How long a stop waits for what is in flight.
+        shutdown_grace: Duration = "20s", duration("0s"..="10m");
+        /// Where metrics are served; `None` turns it off.
+        metrics_listen: Option<SocketAddr> = "127.0.0.1:9464", listen_address;
+    }
+}
+
+/// The sections' names, as in the file.
+pub(super) const SECTIONS: [&str; 6] = [
+    Mongodb::NAME,
+    Scan::NAME,
+    Completions::NAME,
+    Queue::NAME,
+    Delivery::NAME,
+    Service::NAME,
+];
+
+/// Every key that may be given, as `section.key`. `mongodb.uri_file` has no field: what it names becomes `mongodb.uri`.
+pub(super) fn keys() -> impl Iterator<Item = &'static str> {
+    [
+        Mongodb::KEYS,
+        &[URI_FILE],
+        Scan::KEYS,
+        Completions::KEYS,
+        Queue::KEYS,
+        Delivery::KEYS,
+        Service::KEYS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}

@@ -1,0 +1,85 @@
+use std::fs;
+use std::path::PathBuf;
+
+use secrecy::ExposeSecret;
+use tempfile::TempDir;
+
+use super::schema::keys;
+use super::*;
+
+mod connection_string;
+mod values;
+mod wrong;
+
+const SHIPPED: &str = include_str!("../../config.toml");
+const DEFAULT_URI: &str = "mongodb://127.0.0.1:27017/?replicaSet=rs0";
+const SECRET_URI: &str = "mongodb://alice:hunter2@db.test/?replicaSet=rs0";
+
+/// What an operator may give, on a disk of its own.
+struct Given {
+    directory: TempDir,
+    env: Vec<(String, String)>,
+    file: Option<PathBuf>,
+}
+
+impl Given {
+    fn nothing() -> Self {
+        Self {
+            directory: TempDir::new().unwrap(),
+            env: Vec::new(),
+            file: None,
+        }
+    }
+
+    fn toml(text: &str) -> Self {
+        let mut given = Self::nothing();
+        given.file = Some(given.write("config.toml", text));
+        given
+    }
+
+    fn env(mut self, variable: &str, value: &str) -> Self {
+        self.env.push((variable.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn load(&self) -> Result<Config, Faults> {
+        Config::load(self.file.as_deref(), &self.env, Some(self.directory.path()))
+    }
+
+    fn config(&self) -> Config {
+        self.load().unwrap()
+    }
+
+    /// The faults as printed, the directory's name taken out.
+    fn faults(&self) -> Vec<String> {
+        let directory = format!("{}/", self.directory.path().display());
+        let faults = self.load().unwrap_err().to_string();
+        faults.lines().map(|line| line.replace(&directory, "")).collect()
+    }
+}
+
+fn one_fault(toml: &str) -> String {
+    let faults = Given::toml(toml).faults();
+    assert_eq!(faults.len(), 1, "{faults:#?}");
+    faults.into_iter().next().unwrap()
+}
+
+/// All values, the hidden one too.
+fn all_of(config: &Config) -> String {
+    format!("{config:#?} {}", config.mongodb.uri.expose_secret())
+}
+
+/// The lines that set a key; with those, too, that are commented out.
+fn settings_of(toml: &str, with_commented: bool) -> String {
+    let uncomment = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if with_commented && rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    toml.lines().map(uncomment).collect::<Vec<_>>().join("\n")
+}
