@@ -14,11 +14,13 @@ mod faults;
 mod file;
 mod nearest;
 mod raw;
+mod reload;
 mod rules;
 mod settings;
 mod uri;
 
 pub use faults::{Fault, Faults};
+pub use reload::restart_needed;
 pub use schema::{Completions, Delivery, Mongodb, Queue, Scan, Service};
 
 use settings::Settings;

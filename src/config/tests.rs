@@ -83,3 +83,25 @@ fn settings_of(toml: &str, with_commented: bool) -> String {
     };
     toml.lines().map(uncomment).collect::<Vec<_>>().join("\n")
 }
+
+#[test]
+fn a_reload_names_the_keys_that_need_a_restart() {
+    let old = Given::nothing().config();
+    let new = Given::toml(
+        "mongodb.database = 'other'\ncompletions.enabled = false\nqueue.capacity = 2000\nservice.metrics_listen = ''\n\
+         delivery.concurrency = 3\nscan.timezone = 'Europe/Paris'",
+    )
+    .env("CERTHOOKD_MONGODB__URI", SECRET_URI)
+    .config();
+    assert_eq!(
+        restart_needed(&old, &new),
+        [
+            "mongodb.uri",
+            "mongodb.database",
+            "completions.enabled",
+            "queue.capacity",
+            "service.metrics_listen"
+        ]
+    );
+    assert_eq!(restart_needed(&new, &new), [""; 0]);
+}

@@ -1,0 +1,37 @@
+//! What a reload can't apply.
+
+use secrecy::ExposeSecret;
+
+use super::Config;
+
+/// The changed keys that take effect only after a restart: they shape the connection, the tasks or the listener.
+pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
+    let changed = [
+        (
+            "mongodb.uri",
+            old.mongodb.uri.expose_secret() != new.mongodb.uri.expose_secret(),
+        ),
+        ("mongodb.database", old.mongodb.database != new.mongodb.database),
+        (
+            "mongodb.badge_users",
+            old.mongodb.badge_users != new.mongodb.badge_users,
+        ),
+        (
+            "mongodb.member_configs",
+            old.mongodb.member_configs != new.mongodb.member_configs,
+        ),
+        (
+            "completions.enabled",
+            old.completions.enabled != new.completions.enabled,
+        ),
+        ("queue.capacity", old.queue.capacity != new.queue.capacity),
+        (
+            "service.metrics_listen",
+            old.service.metrics_listen != new.service.metrics_listen,
+        ),
+    ];
+    changed
+        .into_iter()
+        .filter_map(|(key, changed)| changed.then_some(key))
+        .collect()
+}
