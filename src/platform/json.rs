@@ -22,7 +22,7 @@ use bytes::Bytes;
 use order::Property;
 
 /// The levels of documents and arrays that are followed: twice MongoDB's documented limit of 100 for stored documents.
-pub(crate) const MAX_DEPTH: usize = 200;
+pub const MAX_DEPTH: usize = 200;
 
 /// Keys are named in errors up to this many characters.
 const KEY_CHARS: usize = 40;
