@@ -230,6 +230,18 @@ fn the_second_endpoint_of_one_key_is_refused() {
 }
 
 #[test]
+fn of_a_repeated_field_the_last_counts() {
+    let mut repeated = RawDocumentBuf::try_from(&with("auth", doc! { "authType": "none" })).unwrap();
+    repeated.append(
+        bson::cstr!("auth"),
+        bson::rawdoc! { "authType": "bearer_token", "token": SECRET },
+    );
+    let document = bson::rawdoc! { "_ownerId": id(9), "webHookConfig": { "endpoints": [repeated] } };
+    let config = parse(&document, &HTTPS_ONLY);
+    assert!(matches!(config.endpoints[0].auth, Auth::Bearer { .. }));
+}
+
+#[test]
 fn a_refused_endpoint_does_not_take_its_key() {
     let config = parse_endpoints([with("url", "ftp://x/"), endpoint(1)], &HTTPS_ONLY);
     assert_eq!((config.endpoints.len(), config.refused.len()), (1, 1));
