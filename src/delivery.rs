@@ -1,1 +1,37 @@
-//! One attempt: guard, sign, authenticate, POST, and say what came of it. Knows nothing of MongoDB.
+//! Sending: one attempt to deliver one message to one endpoint, and how long to wait for the next.
+//!
+//! This room sees neither database nor queue. [`Client::attempt`] returns what happened as an
+//! [`Outcome`](crate::model::Outcome); what becomes of the delivery is decided elsewhere.
+
+mod answer;
+mod auth;
+mod client;
+mod connection;
+mod connector;
+mod guard;
+mod reason;
+mod request;
+mod resolve;
+mod retry;
+mod sign;
+
+use ipnet::IpNet;
+
+pub use client::{Client, ClientError};
+pub use guard::{Refused, check_addr, check_url};
+pub use request::is_reserved;
+pub use resolve::{Lookup, system_lookup};
+pub use retry::RetryPolicy;
+
+/// What the operator allows, and how requests present themselves.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Whether plain `http://` may be used.
+    pub allow_http: bool,
+    /// Networks that the guard would refuse but that this operator trusts.
+    pub allow_networks: Vec<IpNet>,
+    /// The value of `X-Webhook-Source`.
+    pub source: String,
+    /// Idle connections kept per host: as many as requests run there in parallel.
+    pub connections_per_host: usize,
+}

@@ -1,0 +1,94 @@
+//! What a failed request says to the operator: one line, the class first, without URL, secret or payload.
+
+use std::error::Error;
+use std::io;
+
+use rustls::CertificateError;
+
+use super::resolve::Unresolved;
+
+/// The longest text that is taken over from elsewhere: a certificate can hold a thousand names.
+const MAX_LENGTH: usize = 160;
+
+/// The reason why a request failed, found by the types in the error's chain, the innermost known one first.
+pub(super) fn of(error: &(dyn Error + 'static)) -> String {
+    let chain: Vec<&(dyn Error + 'static)> = std::iter::successors(Some(error), |error| inner(*error)).collect();
+    let known = chain.iter().rev().find_map(|error| known(*error));
+    known.unwrap_or_else(|| one_line(&chain[chain.len() - 1].to_string()))
+}
+
+/// The first error of type `T` in `error`'s chain.
+pub(super) fn find<'e, T: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e T> {
+    std::iter::successors(Some(error), |error| inner(*error)).find_map(|error| error.downcast_ref())
+}
+
+/// An error's cause. An `io::Error` that merely carries another one hides it from `source`.
+fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(carried) => Some(carried),
+        None => error.source(),
+    }
+}
+
+fn known(error: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(error) = error.downcast_ref::<Unresolved>() {
+        Some(one_line(&error.to_string()))
+    } else if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        Some(format!("tls: {}", tls(error)))
+    } else if let Some(error) = error.downcast_ref::<h2::Error>() {
+        Some(format!("http/2: {}", one_line(&error.to_string())))
+    } else if let Some(error) = error.downcast_ref::<hyper::Error>() {
+        http(error).map(str::to_owned)
+    } else {
+        error.downcast_ref::<io::Error>().and_then(io).map(str::to_owned)
+    }
+}
+
+fn tls(error: &rustls::Error) -> String {
+    use CertificateError as Bad;
+    let text = match error {
+        rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => "certificate has expired",
+        rustls::Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+            "certificate is not valid yet"
+        }
+        rustls::Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            "certificate is for another name"
+        }
+        rustls::Error::InvalidCertificate(Bad::UnknownIssuer) => "certificate's issuer is not trusted",
+        rustls::Error::InvalidMessage(_) => "the answer is not TLS",
+        other => return one_line(&other.to_string()),
+    };
+    text.to_owned()
+}
+
+fn http(error: &hyper::Error) -> Option<&'static str> {
+    if error.is_incomplete_message() {
+        Some("connection closed before an answer")
+    } else if error.is_parse_too_large() {
+        Some("answer's headers are too large")
+    } else if error.is_parse() {
+        Some("the answer is not HTTP")
+    } else {
+        None
+    }
+}
+
+fn io(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Some("connection refused"),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Some("connection reset"),
+        io::ErrorKind::HostUnreachable => Some("host unreachable"),
+        io::ErrorKind::NetworkUnreachable => Some("network unreachable"),
+        io::ErrorKind::TimedOut => Some("connection timed out"),
+        io::ErrorKind::UnexpectedEof => Some("connection closed"),
+        _ => None,
+    }
+}
+
+/// Bounds a text that came from elsewhere, and takes its line breaks and other control characters out.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|char| if char.is_control() { ' ' } else { char })
+        .take(MAX_LENGTH)
+        .collect()
+}

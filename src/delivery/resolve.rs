@@ -1,0 +1,210 @@
+//! Names to addresses, through the guard: the addresses that were checked are the ones that are used.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use hyper_util::client::legacy::connect::dns::Name;
+use parking_lot::Mutex;
+
+use super::Policy;
+use super::guard::{self, Refused};
+
+/// Looks a name up: the system's way in production, a table in tests.
+pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
+
+/// The system's own lookup (`getaddrinfo`), with its hosts file and search rules.
+pub fn system_lookup() -> Lookup {
+    Arc::new(|name| {
+        async move {
+            Ok(tokio::net::lookup_host((name, 0))
+                .await?
+                .map(|found| found.ip())
+                .collect())
+        }
+        .boxed()
+    })
+}
+
+/// Why a name gives no address to connect to.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Unresolved {
+    /// One of its addresses is refused. All are, then: otherwise luck would decide.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The lookup failed.
+    #[error("dns: {0}")]
+    Lookup(Arc<io::Error>),
+    /// The name exists and has no address.
+    #[error("dns: the name has no address")]
+    NoAddress,
+}
+
+type Found = Result<Arc<[IpAddr]>, Unresolved>;
+type Flight = Shared<BoxFuture<'static, Found>>;
+
+/// The HTTP connector's resolver.
+#[derive(Clone)]
+pub(super) struct Resolver {
+    policy: Arc<Policy>,
+    lookup: Lookup,
+    in_flight: Arc<Mutex<HashMap<String, Flight>>>,
+}
+
+impl Resolver {
+    pub(super) fn new(policy: Arc<Policy>, lookup: Lookup) -> Self {
+        Self {
+            policy,
+            lookup,
+            in_flight: Arc::default(),
+        }
+    }
+
+    /// Joins the lookup of `name` that is under way, or starts one.
+    ///
+    /// A system lookup can't be called off: each holds one of the runtime's blocking threads until the name server answers
+    /// or the system gives up, long after the attempt has timed out. One for each name at a time keeps a name whose server
+    /// hangs from taking all threads, and with them everyone's deliveries.
+    fn find(&self, name: &str) -> Flight {
+        let mut in_flight = self.in_flight.lock();
+        if let Some(flight) = in_flight.get(name) {
+            return flight.clone();
+        }
+        let flight = self.start(name.to_owned());
+        in_flight.insert(name.to_owned(), flight.clone());
+        flight
+    }
+
+    fn start(&self, name: String) -> Flight {
+        let (lookup, in_flight) = ((self.lookup)(name.clone()), Arc::clone(&self.in_flight));
+        // A task of its own: it ends, and clears its entry, also when every attempt that waited for it has timed out.
+        let task = tokio::spawn(async move {
+            let found = lookup.await;
+            in_flight.lock().remove(&name);
+            match found {
+                Ok(addresses) if addresses.is_empty() => Err(Unresolved::NoAddress),
+                Ok(addresses) => Ok(addresses.into()),
+                Err(error) => Err(Unresolved::Lookup(Arc::new(error))),
+            }
+        });
+        task.map(|ended| ended.unwrap_or_else(|error| Err(Unresolved::Lookup(Arc::new(io::Error::other(error))))))
+            .boxed()
+            .shared()
+    }
+}
+
+impl tower::Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = Unresolved;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let (flight, policy) = (self.find(name.as_str()), Arc::clone(&self.policy));
+        Box::pin(async move { checked(&flight.await?, &policy) })
+    }
+}
+
+/// All addresses, if all of them pass. The connector fills in the port.
+fn checked(addresses: &[IpAddr], policy: &Policy) -> Result<std::vec::IntoIter<SocketAddr>, Unresolved> {
+    for address in addresses {
+        guard::check_addr(*address, policy)?;
+    }
+    let addresses: Vec<_> = addresses.iter().map(|address| SocketAddr::new(*address, 0)).collect();
+    Ok(addresses.into_iter())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::Notify;
+    use tower::Service;
+
+    use super::*;
+
+    fn policy() -> Arc<Policy> {
+        Arc::new(Policy {
+            allow_http: false,
+            allow_networks: Vec::new(),
+            source: "beedeez".into(),
+            connections_per_host: 5,
+        })
+    }
+
+    fn name() -> Name {
+        "receiver.test".parse().unwrap()
+    }
+
+    fn resolver(addresses: &[&str]) -> Resolver {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Resolver::new(
+            policy(),
+            Arc::new(move |_| std::future::ready(Ok(addresses.clone())).boxed()),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_name_with_one_good_and_one_bad_address_is_refused() {
+        for mixed in [["8.8.8.8", "127.0.0.1"], ["fe80::1", "8.8.8.8"]] {
+            let error = resolver(&mixed).call(name()).await.unwrap_err();
+            assert!(matches!(error, Unresolved::Refused(Refused::Address { .. })), "{error}");
+        }
+        let found: Vec<_> = resolver(&["8.8.8.8", "2606:4700::1"])
+            .call(name())
+            .await
+            .unwrap()
+            .collect();
+        assert_eq!(
+            found,
+            ["8.8.8.8:0".parse().unwrap(), "[2606:4700::1]:0".parse().unwrap()]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_name_without_address_and_a_failed_lookup_are_dns_failures() {
+        assert_eq!(
+            resolver(&[]).call(name()).await.unwrap_err().to_string(),
+            "dns: the name has no address"
+        );
+        let failing: Lookup = Arc::new(|_| std::future::ready(Err(io::Error::other("server failure"))).boxed());
+        let error = Resolver::new(policy(), failing).call(name()).await.unwrap_err();
+        assert_eq!(error.to_string(), "dns: server failure");
+    }
+
+    #[tokio::test]
+    async fn a_name_whose_server_hangs_holds_one_lookup_and_is_asked_anew_afterwards() {
+        let (lookups, answer) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let lookup: Lookup = {
+            let (lookups, answer) = (Arc::clone(&lookups), Arc::clone(&answer));
+            Arc::new(move |_| {
+                let (lookups, answer) = (Arc::clone(&lookups), Arc::clone(&answer));
+                async move {
+                    lookups.fetch_add(1, Ordering::SeqCst);
+                    answer.notified().await;
+                    Ok(vec![IpAddr::from([8, 8, 8, 8])])
+                }
+                .boxed()
+            })
+        };
+        let mut resolver = Resolver::new(policy(), lookup);
+        drop(resolver.call(name()));
+        let (first, second) = (resolver.call(name()), resolver.call(name()));
+        answer.notify_one();
+        first.await.unwrap();
+        second.await.unwrap();
+        assert_eq!(lookups.load(Ordering::SeqCst), 1);
+        answer.notify_one();
+        resolver.call(name()).await.unwrap();
+        assert_eq!(lookups.load(Ordering::SeqCst), 2);
+    }
+}

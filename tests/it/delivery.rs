@@ -1,0 +1,6 @@
+//! Attempts over real sockets: to a healthy receiver, to sick ones, over TLS.
+
+mod healthy;
+mod sick;
+pub(crate) mod support;
+mod tls;
