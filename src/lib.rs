@@ -9,3 +9,5 @@ pub mod config;
 pub mod platform;
 
 pub mod delivery;
+
+pub mod service;

@@ -1,0 +1,40 @@
+//! Text from outside, made safe for a line of a log or a status.
+
+use std::fmt::{self, Write};
+
+/// Passes text on with its control characters escaped: a line break can't forge a second line, an escape sequence can't
+/// reach a terminal.
+pub(super) struct OneLine<W>(pub(super) W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            if character.is_control() {
+                write!(self.0, "{}", character.escape_default())?;
+            } else {
+                self.0.write_char(character)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `text` on one line.
+pub(super) fn one_line(text: impl fmt::Display) -> String {
+    let mut line = OneLine(String::new());
+    // A `Display` that fails leaves what it wrote until then: the best that can be shown.
+    let _ = write!(line, "{text}");
+    line.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped_and_all_else_stays() {
+        assert_eq!(one_line("é ok"), "é ok");
+        assert_eq!(one_line("a\nREADY=1\r\n"), r"a\nREADY=1\r\n");
+        assert_eq!(one_line("\u{1b}[31mred\u{9b}"), r"\u{1b}[31mred\u{9b}");
+    }
+}
