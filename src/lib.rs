@@ -5,9 +5,23 @@
 pub mod model;
 
 pub mod config;
+pub mod store;
 
 pub mod platform;
 
+pub mod source;
+
+pub mod outbox;
+
+pub mod dispatch;
+
 pub mod delivery;
 
+pub mod cluster;
 pub mod service;
+
+pub mod run;
+
+pub mod cli;
+
+// pub mod sandbox;

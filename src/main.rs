@@ -1,3 +1,7 @@
-//! certhookd: see the library's documentation.
+//! certhookd: see the library's documentation, and README.md.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    certhookd::cli::main()
+}

@@ -2,8 +2,11 @@
 
 mod clock;
 mod event;
+mod live;
 mod outcome;
 
 pub use clock::Clock;
+pub(crate) use event::key_part;
 pub use event::{EndpointKey, EventId, EventType, Message};
+pub use live::Live;
 pub use outcome::{Failure, Outcome};

@@ -1,9 +1,13 @@
 //! The platform's documents, and the bytes that receivers get of them.
 
+pub mod badge_user;
+mod directory;
 mod endpoint;
 mod json;
 pub mod member_config;
 
+pub use badge_user::{Event, Unfit};
+pub use directory::{Directory, Found, Refresh};
 pub use endpoint::{Auth, Endpoint};
 pub use json::{JsonError, JsonFault, MAX_DEPTH, append_json, to_json};
 pub use member_config::{EndpointPolicy, MemberConfig};

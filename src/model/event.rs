@@ -124,6 +124,11 @@ pub struct Message {
     pub body: Bytes,
 }
 
+impl Message {
+    /// A longer body, in bytes, does not fit in a document of the outbox (16 MB with all else that stands in it).
+    pub const MAX_BODY: usize = 15 << 20;
+}
+
 /// An id as it stands in a key. An ObjectId is its 24 hex digits; anything else is `h` and a hash of type and bytes, so
 /// that the string `"65…"` and the ObjectId `65…` stay two, and no hostile id puts a dot, a slash or a megabyte in a key.
 pub(crate) fn key_part(id: RawBsonRef<'_>) -> String {

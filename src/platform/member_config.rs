@@ -9,6 +9,7 @@ mod field;
 mod headers;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use bson::{RawArray, RawBsonRef, RawDocument};
 
@@ -28,7 +29,7 @@ pub struct MemberConfig {
     /// The organization, as in [`EndpointKey::owner`]; `None` when the document names none, and then it has no endpoints.
     pub owner: Option<String>,
     /// The endpoints that make sense, in the document's order, switched off ones too.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Arc<Endpoint>>,
     /// What makes no sense.
     pub refused: Vec<Refused>,
     /// What is odd about `endpoints`.
@@ -129,7 +130,7 @@ impl MemberConfig {
         let endpoint =
             endpoint::read(source, key.clone(), policy, &mut changes).map_err(|why| (Some(key.clone()), why))?;
         keys.insert(key.clone());
-        self.endpoints.push(endpoint);
+        self.endpoints.push(Arc::new(endpoint));
         self.warnings.extend(changes.into_iter().map(|reason| Warning {
             key: key.clone(),
             reason,

@@ -1,0 +1,137 @@
+//! The command line: arguments, exit codes, and what people read.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "people read it")]
+
+mod check;
+// mod demo;
+// mod sandbox;
+mod scan;
+mod status;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, Faults};
+use crate::run::{self, Misconfigured};
+use crate::service::telemetry::{self, LogFormat};
+
+/// What only the configuration can mend. systemd does not restart on it (`EX_CONFIG` of sysexits.h).
+const EX_CONFIG: u8 = 78;
+
+/// Durable webhooks for certificates, from MongoDB to the endpoints that subscribed.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Args {
+    /// The configuration file; without it the defaults and CERTHOOKD_SECTION__KEY variables count.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The form of the log.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon.
+    Run,
+    /// Check configuration, connection, replica set, indexes and privileges: a line each.
+    Check {
+        /// Only the configuration; MongoDB is not asked.
+        #[arg(long)]
+        config_only: bool,
+    },
+    /// Scan once, deliver what it found, exit.
+    Scan {
+        /// Count per organization what would go out; write and send nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show queue, deliveries, endpoints, last scan and stream, as MongoDB knows them.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show it all at work: a throwaway MongoDB, sample organizations, a local receiver.
+    Demo,
+    /// Start a throwaway MongoDB and a receiver, print their addresses, run until stdin closes.
+    #[command(hide = true)]
+    Sandbox,
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = std::env::var(telemetry::FILTER_VARIABLE).unwrap_or_else(|_| telemetry::DEFAULT_FILTER.into());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = telemetry::init(args.log_format, &filter)
+        .and_then(|()| Ok(runtime?))
+        .and_then(|runtime| runtime.block_on(execute(args)));
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            report(&error);
+            code_of(&error)
+        }
+    }
+}
+
+async fn execute(args: Args) -> anyhow::Result<ExitCode> {
+    let file = args.config;
+    match args.command {
+        Command::Run => {
+            let path = file.clone();
+            let load = Box::new(move || load(path.as_deref()));
+            run::run(run::Options {
+                load,
+                file,
+                host: host(),
+            })
+            .await?;
+        }
+        Command::Check { config_only } => return Ok(check::run(file.as_deref(), config_only).await),
+        Command::Scan { dry_run } => return scan::run(&load(file.as_deref())?, dry_run).await,
+        Command::Status { json } => status::run(&load(file.as_deref())?, json).await?,
+        Command::Demo => {}
+        Command::Sandbox => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration as the process finds it.
+fn load(file: Option<&Path>) -> Result<Config, Faults> {
+    let env: Vec<_> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    Config::load(file, &env, credentials.as_deref())
+}
+
+/// This machine's name.
+fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
+}
+
+/// Each fault of the configuration is a line; any other error is one line with its causes.
+fn report(error: &anyhow::Error) {
+    match error.downcast_ref::<Faults>() {
+        Some(faults) => faults
+            .iter()
+            .for_each(|fault| tracing::error!("configuration: {fault}")),
+        None => tracing::error!("{error:#}"),
+    }
+}
+
+fn code_of(error: &anyhow::Error) -> ExitCode {
+    let configuration = error.is::<Faults>() || error.is::<Misconfigured>();
+    if configuration {
+        ExitCode::from(EX_CONFIG)
+    } else {
+        ExitCode::FAILURE
+    }
+}

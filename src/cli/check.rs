@@ -1,0 +1,172 @@
+//! `certhookd check`: is everything there that the daemon needs? A line each, and an exit code for scripts.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bson::{Bson, Document, doc};
+use tokio_util::sync::CancellationToken;
+
+use super::EX_CONFIG;
+use crate::config::Config;
+use crate::run::{is_refusal, is_replica_set};
+use crate::store::{DELIVERIES, Result, Store, scan_index_present};
+
+/// MongoDB is asked for no longer than this.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is found, worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Finding {
+    Good,
+    /// Can't be reached: exit 1.
+    Unreachable,
+    /// The configuration must mend it, ours or MongoDB's: exit 78.
+    Misconfigured,
+}
+
+/// Checks; prints a line for each point.
+pub(super) async fn run(file: Option<&Path>, config_only: bool) -> ExitCode {
+    let config = match super::load(file) {
+        Ok(config) => config,
+        Err(faults) => {
+            faults.iter().for_each(|fault| println!("FAIL  configuration: {fault}"));
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    println!("ok    configuration");
+    let worst = if config_only {
+        Finding::Good
+    } else {
+        database(&config).await
+    };
+    match worst {
+        Finding::Good => ExitCode::SUCCESS,
+        Finding::Unreachable => ExitCode::FAILURE,
+        Finding::Misconfigured => ExitCode::from(EX_CONFIG),
+    }
+}
+
+async fn database(config: &Config) -> Finding {
+    let store = match Store::new(&config.mongodb, CancellationToken::new()).await {
+        Ok(store) => store,
+        Err(error) => return say(Finding::Misconfigured, "connection", &error.to_string()),
+    };
+    let hello = match tokio::time::timeout(PATIENCE, store.hello()).await {
+        Ok(Ok(hello)) => hello,
+        Ok(Err(error)) => return say(kind(&error), "connection", &error.to_string()),
+        Err(_) => return say(Finding::Unreachable, "connection", "no answer within 10 s"),
+    };
+    let version = hello.get_i32("maxWireVersion").unwrap_or(0);
+    let worst = [
+        say(
+            Finding::Good,
+            "connection",
+            &format!("database {}, wire version {version}", config.mongodb.database),
+        ),
+        replica_set(config, &hello),
+        privileges(config, &store).await,
+        index(config, &store).await,
+    ];
+    store.close().await;
+    worst.into_iter().max().unwrap_or(Finding::Good)
+}
+
+fn replica_set(config: &Config, hello: &Document) -> Finding {
+    match (is_replica_set(hello), config.completions.enabled) {
+        (true, _) => say(
+            Finding::Good,
+            "replica set",
+            hello.get_str("setName").unwrap_or("sharded cluster"),
+        ),
+        (false, false) => say(
+            Finding::Good,
+            "replica set",
+            "standalone, which does as completions are off",
+        ),
+        (false, true) => say(Finding::Misconfigured, "replica set", crate::run::NEEDS_REPLICA_SET),
+    }
+}
+
+/// Tries what the daemon does, where a try changes nothing.
+async fn privileges(config: &Config, store: &Store) -> Finding {
+    let nothing = doc! { "_id": Bson::ObjectId(bson::oid::ObjectId::from_bytes([0; 12])) };
+    let touch = doc! { "$unset": { "certhookdCheck": 1 } };
+    let tries: [(&str, Result<()>); 5] = [
+        (
+            "read badge users",
+            store.badge_users().find_one(nothing.clone()).await.map(drop),
+        ),
+        (
+            "read member configs",
+            store.member_configs().find_one(nothing.clone()).await.map(drop),
+        ),
+        (
+            "mark badge users",
+            store
+                .badge_users()
+                .update_one(nothing.clone(), touch.clone())
+                .await
+                .map(drop),
+        ),
+        (
+            "write deliveries",
+            store
+                .deliveries()
+                .update_one(nothing.clone(), touch.clone())
+                .await
+                .map(drop),
+        ),
+        ("write state", store.state().update_one(nothing, touch).await.map(drop)),
+    ];
+    let mut worst = Finding::Good;
+    for (what, tried) in tries {
+        worst = worst.max(match tried {
+            Ok(()) => say(Finding::Good, "privilege", what),
+            Err(error) => say(kind(&error), "privilege", &format!("{what}: {error}")),
+        });
+    }
+    worst.max(watch_privilege(config, store).await)
+}
+
+async fn watch_privilege(config: &Config, store: &Store) -> Finding {
+    if !config.completions.enabled {
+        return Finding::Good;
+    }
+    match store.badge_users().watch().await {
+        Ok(_) => say(Finding::Good, "privilege", "watch badge users"),
+        // Said already: see `replica_set`.
+        Err(error) if crate::store::command_code(&error) == Some(40573) => Finding::Good,
+        Err(error) => say(kind(&error), "privilege", &format!("watch badge users: {error}")),
+    }
+}
+
+async fn index(config: &Config, store: &Store) -> Finding {
+    let name = format!("{} on {}", crate::store::SCAN_INDEX, config.mongodb.badge_users);
+    match scan_index_present(store).await {
+        Ok(true) => say(Finding::Good, "index", &name),
+        Ok(false) if config.scan.ensure_indexes => {
+            say(Finding::Good, "index", &format!("{name}: created at the start"))
+        }
+        Ok(false) => say(
+            Finding::Misconfigured,
+            "index",
+            &format!("{name} is missing and scan.ensure_indexes is off: every scan would read the whole collection"),
+        ),
+        Err(error) => say(kind(&error), "index", &format!("{DELIVERIES}: {error}")),
+    }
+}
+
+fn kind(error: &mongodb::error::Error) -> Finding {
+    if is_refusal(error) {
+        Finding::Misconfigured
+    } else {
+        Finding::Unreachable
+    }
+}
+
+fn say(finding: Finding, point: &str, what: &str) -> Finding {
+    let word = if finding == Finding::Good { "ok  " } else { "FAIL" };
+    println!("{word}  {point}: {}", what.replace(['\n', '\r'], " "));
+    finding
+}

@@ -1,0 +1,101 @@
+//! `certhookd scan`: one scan by hand, with its deliveries, or a count of what it would send.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{DateTime, doc};
+use tokio_util::sync::CancellationToken;
+
+use super::table;
+use crate::config::Config;
+use crate::run::{Engine, Settings, Tasks, Wanted, connect};
+use crate::service::signals::{Signal, Signals};
+use crate::service::systemd::Manager;
+
+/// How often is looked whether all is delivered.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Scans once.
+pub(super) async fn run(config: &Config, dry_run: bool) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::install()?;
+    let give_up = CancellationToken::new();
+    let settings = Settings::new(config)?;
+    let store = connect(config, &Manager::from_env(), &CancellationToken::new(), give_up.clone()).await?;
+    let (engine, wanted) = Engine::new(store.clone(), config, settings, &super::host());
+    let code = tokio::select! {
+        code = async {
+            if dry_run { count(&engine).await } else { deliver(&engine, wanted, config, give_up).await }
+        } => code,
+        () = stopped(&mut signals) => Ok(ExitCode::FAILURE),
+    };
+    let _ = engine.cluster.leave().await;
+    drop(engine);
+    store.close().await;
+    code
+}
+
+async fn stopped(signals: &mut Signals) {
+    while signals.next().await != Signal::Stop {}
+}
+
+async fn count(engine: &Engine) -> anyhow::Result<ExitCode> {
+    engine.refresh().load().await?;
+    let counts = engine
+        .scan(CancellationToken::new())
+        .dry_run(crate::model::Clock::local())
+        .await?;
+    let row = |(owner, certificates, deliveries): (String, usize, usize)| {
+        vec![owner, certificates.to_string(), deliveries.to_string()]
+    };
+    table::print(
+        &["organization", "certificates", "deliveries"],
+        &counts.into_iter().map(row).collect::<Vec<_>>(),
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn deliver(
+    engine: &Arc<Engine>,
+    wanted: Wanted,
+    config: &Config,
+    give_up: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    engine.prepare().await?;
+    let tasks = Tasks::for_one_scan(engine, wanted, give_up);
+    let began = engine.clock.now();
+    let report = engine.scan(CancellationToken::new()).run_once(began).await?;
+    while open(engine, began).await? {
+        tokio::time::sleep(LOOK).await;
+    }
+    tasks.shut_down(config.service.shutdown_grace).await;
+    let tally = &engine.tally;
+    println!(
+        "found {} certificates, {} deliveries: {} delivered, {} dead, {} cancelled, {} known before; {} renewed, {} rejected",
+        report.found,
+        report.deliveries,
+        tally.delivered(),
+        tally.dead(),
+        tally.cancelled(),
+        report.known,
+        report.renewed,
+        report.rejected
+    );
+    Ok(if tally.dead() == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Whether something that was appended since then is still on its way.
+async fn open(engine: &Engine, since: DateTime) -> crate::store::Result<bool> {
+    for state in ["claimed", "pending"] {
+        let filter = doc! { "state": state, "createdAt": { "$gte": since } };
+        let hint = mongodb::options::Hint::Name(state.into());
+        if engine.store.deliveries().find_one(filter).hint(hint).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,37 @@
+//! Aligned columns for a terminal.
+
+/// Prints rows under a header, each column as wide as its widest cell; numbers stand to the right. Control characters are
+/// taken out: names come from outside.
+pub(super) fn print(header: &[&str], rows: &[Vec<String>]) {
+    let clean: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| safe(cell)).collect())
+        .collect();
+    let width = |column: usize| {
+        let cells = clean.iter().map(|row| row[column].chars().count());
+        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..header.len()).map(width).collect();
+    println!("{}", line(header.iter().map(|cell| (*cell).to_owned()), &widths));
+    clean
+        .into_iter()
+        .for_each(|row| println!("{}", line(row.into_iter(), &widths)));
+}
+
+fn line(cells: impl Iterator<Item = String>, widths: &[usize]) -> String {
+    let padded = cells.zip(widths).map(|(cell, width)| {
+        let number = cell.parse::<f64>().is_ok();
+        if number {
+            format!("{cell:>width$}")
+        } else {
+            format!("{cell:<width$}")
+        }
+    });
+    padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+}
+
+fn safe(cell: &str) -> String {
+    cell.chars()
+        .map(|character| if character.is_control() { ' ' } else { character })
+        .collect()
+}

@@ -1,0 +1,93 @@
+//! Results, written in groups: while one write is under way the next results gather.
+
+use bson::DateTime;
+use tokio::sync::mpsc;
+
+use super::window::{Job, Place, Window};
+use super::worker::Attempted;
+use crate::delivery::RetryPolicy;
+use crate::model::{Clock, Live, Outcome};
+use crate::outbox::{Claimed, Next, Outbox, Verdict, transition};
+use crate::store::Stopped;
+
+/// At most so many results in one write.
+const GROUP: usize = 1000;
+
+/// Told of every result, before it is written.
+pub trait Observer: Send + Sync + 'static {
+    /// `delivery` was attempted with this outcome, and this is what becomes of it.
+    fn attempted(&self, delivery: &Claimed, outcome: &Outcome, next: &Next);
+}
+
+/// Writes results.
+pub struct Recorder<O> {
+    outbox: Outbox,
+    window: Window,
+    clock: Clock,
+    policy: Live<RetryPolicy>,
+    observer: O,
+    results: mpsc::UnboundedReceiver<Attempted>,
+}
+
+impl<O: Observer> Recorder<O> {
+    /// A recorder, and where to send results.
+    pub fn new(
+        outbox: Outbox,
+        window: Window,
+        clock: Clock,
+        policy: Live<RetryPolicy>,
+        observer: O,
+    ) -> (Self, mpsc::UnboundedSender<Attempted>) {
+        let (sender, results) = mpsc::unbounded_channel();
+        (
+            Self {
+                outbox,
+                window,
+                clock,
+                policy,
+                observer,
+                results,
+            },
+            sender,
+        )
+    }
+
+    /// Writes results until every sender is gone and all is written.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the daemon gave up on a database that is away; the claims are then freed by the next daemon.
+    pub async fn run(mut self) -> Result<(), Stopped> {
+        let mut attempted = Vec::with_capacity(GROUP);
+        while self.results.recv_many(&mut attempted, GROUP).await > 0 {
+            let now = self.clock.now();
+            let (verdicts, places) = self.judge(&mut attempted, now);
+            self.outbox.record(&verdicts, now).await?;
+            self.note_retries(&verdicts);
+            drop(places);
+        }
+        Ok(())
+    }
+
+    /// Judges the results; the places are freed when the verdicts are written.
+    fn judge(&self, attempted: &mut Vec<Attempted>, now: DateTime) -> (Vec<Verdict>, Vec<Place>) {
+        let policy = self.policy.get();
+        attempted
+            .drain(..)
+            .map(|(Job { delivery, place }, outcome)| {
+                let next = transition(&delivery, &outcome, now, &policy, fastrand::f64());
+                self.observer.attempted(&delivery, &outcome, &next);
+                (Verdict { delivery, next }, place)
+            })
+            .unzip()
+    }
+
+    /// A retry may be due before the feeder's next look.
+    fn note_retries(&self, verdicts: &[Verdict]) {
+        if verdicts
+            .iter()
+            .any(|verdict| matches!(verdict.next, Next::Retry { .. } | Next::Released))
+        {
+            self.window.bell().notify_one();
+        }
+    }
+}

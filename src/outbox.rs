@@ -1,0 +1,58 @@
+//! The outbox: every write to our delivery documents, and nothing else.
+//!
+//! A delivery is one event on its way to one endpoint. Its `_id` is derived from both, so whoever finds the event again
+//! inserts the same `_id` again and learns that it is there. Its states:
+//!
+//! ```text
+//!            append                    claim                record
+//! (nothing) ────────► pending ◄──────────────────► claimed ────────► delivered | dead | cancelled
+//!     └───────────────── stage: claimed from birth ────▲
+//! ```
+//!
+//! A claim has an owner (one run of one daemon) and a number (never used twice by that owner); a result is written only
+//! where both still stand. A claim lives as long as its owner's heartbeat: see [`Outbox::adopt`].
+
+mod append;
+mod claim;
+mod document;
+mod handoff;
+mod record;
+mod transition;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use crate::store::Store;
+
+pub use append::{Appended, Rejected, Staged};
+pub use claim::LostClaim;
+pub use document::{Claimed, NewDelivery};
+pub use handoff::{Intake, Slot};
+pub use record::Verdict;
+pub use transition::{Next, transition};
+
+/// Our delivery documents.
+#[derive(Clone)]
+pub struct Outbox {
+    store: Store,
+    owner: Arc<str>,
+    claims: Arc<AtomicI64>,
+    intake: Arc<dyn Intake>,
+}
+
+impl Outbox {
+    /// The outbox as seen by one run of one daemon. What it appends is offered to `intake` first.
+    pub fn new(store: Store, owner: Arc<str>, intake: Arc<dyn Intake>) -> Self {
+        Self {
+            store,
+            owner,
+            claims: Arc::default(),
+            intake,
+        }
+    }
+
+    /// A claim number that this owner never used before.
+    fn draw_claim(&self) -> i64 {
+        self.claims.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}

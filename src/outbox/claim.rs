@@ -1,0 +1,222 @@
+//! Taking deliveries out of the outbox: which endpoints have something due, claiming it, and adopting what the dead left.
+
+use std::collections::{HashMap, HashSet};
+
+use bson::{DateTime, Document, RawDocumentBuf, doc};
+use futures_util::TryStreamExt;
+use tracing::warn;
+
+use super::document::{decode, id_list, id_of};
+use super::{Claimed, Outbox};
+use crate::model::EndpointKey;
+use crate::store::{DELIVERIES, Result, update_row};
+
+/// Bodies of at most so many bytes are claimed in one call.
+const CLAIM_BYTES: usize = 16 << 20;
+
+impl Outbox {
+    /// Each endpoint with pending deliveries and when its first one is due. Served by a distinct scan of the index on
+    /// pending deliveries: its cost grows with the endpoints, not with the backlog.
+    ///
+    /// # Errors
+    /// MongoDB is away.
+    pub async fn waiting(&self) -> Result<Vec<(EndpointKey, DateTime)>> {
+        let pipeline = [
+            doc! { "$match": { "state": "pending" } },
+            doc! { "$sort": { "endpoint": 1, "due": 1 } },
+            doc! { "$group": { "_id": "$endpoint", "due": { "$first": "$due" } } },
+        ];
+        let mut cursor = self
+            .store
+            .deliveries()
+            .aggregate(pipeline)
+            .hint(hint("pending"))
+            .await?;
+        let mut waiting = Vec::new();
+        while let Some(row) = cursor.try_next().await? {
+            if let (Ok(key), Ok(due)) = (row.get_str("_id"), row.get_datetime("due")) {
+                waiting.push((EndpointKey::from_stored(key), *due));
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Claims for each endpoint up to so many deliveries that are due at `now`, the earliest first. An attempt is counted
+    /// with the claim, before anything is sent.
+    ///
+    /// # Errors
+    /// MongoDB is away. What was claimed all the same is freed by [`Outbox::free_claim`].
+    pub async fn claim(
+        &self,
+        wants: &[(EndpointKey, usize)],
+        now: DateTime,
+    ) -> std::result::Result<Vec<Claimed>, LostClaim> {
+        let number = self.draw_claim();
+        let lost = |_error| LostClaim { number };
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        for (endpoint, limit) in wants {
+            if bytes > CLAIM_BYTES {
+                break;
+            }
+            for document in self.due(endpoint, *limit, now).await.map_err(lost)? {
+                bytes += document.as_bytes().len();
+                found.push(document);
+            }
+        }
+        if found.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.take(found, number).await.map_err(lost)
+    }
+
+    async fn due(&self, endpoint: &EndpointKey, limit: usize, now: DateTime) -> Result<Vec<RawDocumentBuf>> {
+        let filter = doc! { "state": "pending", "endpoint": endpoint.as_str(), "due": { "$lte": now } };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let deliveries = self.store.deliveries();
+        let find = deliveries
+            .find(filter)
+            .sort(doc! { "due": 1 })
+            .limit(limit)
+            .hint(hint("pending"));
+        let mut cursor = find.await?;
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        while let Some(document) = cursor.try_next().await? {
+            bytes += document.as_bytes().len();
+            found.push(document);
+            if bytes > CLAIM_BYTES {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Claims those documents, as far as no other daemon was faster.
+    async fn take(&self, found: Vec<RawDocumentBuf>, number: i64) -> Result<Vec<Claimed>> {
+        let ids: Vec<_> = found.iter().filter_map(|document| id_of(document)).collect();
+        let wanted = ids.len();
+        let filter = doc! { "_id": { "$in": id_list(ids) }, "state": "pending" };
+        let claim = doc! { "by": &*self.owner, "n": number };
+        let update = doc! { "$set": { "state": "claimed", "claim": claim }, "$inc": { "attempts": 1 } };
+        let done = self.store.deliveries().update_many(filter, update).await?;
+        let mut claimed: Vec<_> = found
+            .iter()
+            .filter_map(|document| self.readable(document, number))
+            .collect();
+        if done.modified_count != wanted as u64 {
+            let ours: HashSet<_> = self.ids(self.claim_filter(number)).await?.into_iter().collect();
+            claimed.retain(|delivery| ours.contains(&delivery.id()));
+        }
+        Ok(claimed)
+    }
+
+    fn readable(&self, document: &RawDocumentBuf, number: i64) -> Option<Claimed> {
+        decode(document, number)
+            .inspect_err(|reason| {
+                let id = id_of(document);
+                warn!(delivery = id, %reason, "a delivery can't be read and stays claimed until this daemon ends");
+            })
+            .ok()
+    }
+
+    /// Gives back everything that was claimed under a number, as if nothing had happened.
+    ///
+    /// # Errors
+    /// MongoDB is away.
+    pub async fn free_claim(&self, lost: &LostClaim) -> Result<()> {
+        let update = doc! { "$set": { "state": "pending" }, "$inc": { "attempts": -1 }, "$unset": { "claim": 1 } };
+        self.store
+            .deliveries()
+            .update_many(self.claim_filter(lost.number), update)
+            .await?;
+        Ok(())
+    }
+
+    /// Frees the claims of every owner that is not in `live`. Those whose BadgeUser may not be marked are left to
+    /// [`Outbox::orphans`]. Returns how many became pending.
+    ///
+    /// # Errors
+    /// MongoDB is away.
+    pub async fn adopt(&self, live: &[String]) -> Result<u64> {
+        let filter = doc! { "state": "claimed", "claim.by": { "$nin": live }, "unmarked": { "$ne": true } };
+        let update = doc! { "$set": { "state": "pending" }, "$unset": { "claim": 1 } };
+        Ok(self
+            .store
+            .deliveries()
+            .update_many(filter, update)
+            .await?
+            .modified_count)
+    }
+
+    /// Up to `limit` deliveries that were staged by an owner that is not in `live`, as `(delivery id, document)`: whether they go
+    /// out depends on their BadgeUsers, see [`Outbox::settle`].
+    ///
+    /// # Errors
+    /// MongoDB is away.
+    pub async fn orphans(&self, live: &[String], limit: i64) -> Result<Vec<RawDocumentBuf>> {
+        let filter = doc! { "state": "claimed", "claim.by": { "$nin": live }, "unmarked": true };
+        let fields = doc! { "badgeUserId": 1, "occurredAt": 1, "createdAt": 1, "claim": 1 };
+        self.store
+            .deliveries()
+            .find(filter)
+            .projection(fields)
+            .limit(limit)
+            .await?
+            .try_collect()
+            .await
+    }
+
+    /// Settles orphans: `valid` become pending, the others, whose certificates were renewed or deleted before they were
+    /// marked, are taken out. Each is still as it was found, or left alone.
+    ///
+    /// # Errors
+    /// MongoDB is away.
+    pub async fn settle(&self, orphans: &HashMap<String, RawDocumentBuf>, valid: &HashSet<String>) -> Result<()> {
+        let unchanged = |id: &String| {
+            let claim = orphans.get(id).and_then(|orphan| orphan.get_document("claim").ok());
+            bson::rawdoc! { "_id": id.as_str(), "unmarked": true, "claim": claim.map(ToOwned::to_owned).unwrap_or_default() }
+        };
+        let pending = bson::rawdoc! { "$set": { "state": "pending" }, "$unset": { "claim": 1, "unmarked": 1 } };
+        let rows: Vec<_> = valid
+            .iter()
+            .map(|id| update_row(unchanged(id), pending.clone(), false))
+            .collect();
+        if !rows.is_empty() {
+            self.store.update_rows(DELIVERIES, rows.iter()).await?;
+        }
+        for id in orphans.keys().filter(|id| !valid.contains(*id)) {
+            let filter = Document::try_from(unchanged(id)).map_err(mongodb::error::Error::custom)?;
+            self.store.deliveries().delete_one(filter).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn ids(&self, filter: Document) -> Result<Vec<String>> {
+        let mut cursor = self
+            .store
+            .deliveries()
+            .find(filter)
+            .projection(doc! { "_id": 1 })
+            .await?;
+        let mut ids = Vec::new();
+        while let Some(document) = cursor.try_next().await? {
+            ids.extend(id_of(&document));
+        }
+        Ok(ids)
+    }
+
+    fn claim_filter(&self, number: i64) -> Document {
+        doc! { "state": "claimed", "claim.by": &*self.owner, "claim.n": number }
+    }
+}
+
+/// A claim whose fate is unknown, because MongoDB went away while it was made.
+#[derive(Clone, Copy, Debug)]
+pub struct LostClaim {
+    number: i64,
+}
+
+fn hint(index: &str) -> mongodb::options::Hint {
+    mongodb::options::Hint::Name(index.into())
+}

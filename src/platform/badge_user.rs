@@ -1,0 +1,119 @@
+//! A certificate that a user holds, as the platform wrote it, and the events that it yields.
+
+use bson::{DateTime, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
+
+use super::json;
+use crate::model::{EventId, EventType, Message, key_part};
+
+/// Something that happened to a certificate.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// What goes out.
+    pub message: Message,
+    /// The certificate's `_id`.
+    pub badge_user: RawBson,
+    /// The organization, as it stands in an [`EndpointKey`](crate::model::EndpointKey).
+    pub owner: String,
+    /// When it happened: `expires` or `creationDate`.
+    pub occurred_at: DateTime,
+}
+
+/// A certificate that can't be an event.
+#[derive(Clone, Debug)]
+pub struct Unfit {
+    /// The id that the event would have had.
+    pub event_id: EventId,
+    /// The certificate's `_id`.
+    pub badge_user: RawBson,
+    /// What is wrong, in one line.
+    pub reason: String,
+}
+
+/// The event of a certificate that has expired. The payload is the document as it will be when it is marked at `marked_at`.
+///
+/// # Errors
+/// The document has no `_ownerId`, no `expires` date, or can't be printed as JSON.
+pub fn expired(document: &RawDocument, marked_at: DateTime) -> Result<Event, Unfit> {
+    event(document, EventType::CertificateExpired, "expires", || {
+        marked(document, marked_at)
+    })
+}
+
+/// The event of a certificate that was awarded. The payload is the document as it is.
+///
+/// # Errors
+/// The document has no `_ownerId`, no `creationDate` date, or can't be printed as JSON.
+pub fn completed(document: &RawDocument) -> Result<Event, Unfit> {
+    event(document, EventType::CertificateCompleted, "creationDate", || {
+        Ok(document.to_owned())
+    })
+}
+
+fn event(
+    document: &RawDocument,
+    event_type: EventType,
+    instant: &str,
+    payload: impl FnOnce() -> bson::error::Result<RawDocumentBuf>,
+) -> Result<Event, Unfit> {
+    let id = document.get("_id").ok().flatten().unwrap_or(RawBsonRef::Null);
+    let occurred_at = document.get_datetime(instant);
+    let at = occurred_at.as_ref().copied().unwrap_or(DateTime::from_millis(0));
+    let event_id = EventId::derive(event_type, id, at);
+    let unfit = |reason: String| Unfit {
+        event_id: event_id.clone(),
+        badge_user: RawBson::from(id),
+        reason,
+    };
+    if occurred_at.is_err() {
+        return Err(unfit(format!("`{instant}` is not a date")));
+    }
+    let owner = match document.get("_ownerId") {
+        Ok(Some(owner)) if !matches!(owner, RawBsonRef::Null | RawBsonRef::Undefined) => key_part(owner),
+        _ => return Err(unfit("`_ownerId` is missing".into())),
+    };
+    let payload = payload().map_err(|error| unfit(format!("malformed BSON: {error}")))?;
+    let body = json::to_json(&payload).map_err(|error| unfit(format!("can't be printed as JSON: {error}")))?;
+    if body.len() > Message::MAX_BODY {
+        return Err(unfit(format!(
+            "its JSON has {} bytes, more than a delivery can hold",
+            body.len()
+        )));
+    }
+    Ok(Event {
+        message: Message {
+            event_id: event_id.clone(),
+            event_type,
+            body,
+        },
+        badge_user: RawBson::from(id),
+        owner,
+        occurred_at: at,
+    })
+}
+
+/// The document as `$set: {expiryReminderSent: true, updatedAt}` leaves it: in place, or at the end in this order.
+fn marked(document: &RawDocument, at: DateTime) -> bson::error::Result<RawDocumentBuf> {
+    let mut marked = RawDocumentBuf::new();
+    let (mut sent, mut updated) = (false, false);
+    for element in document {
+        let (key, value) = element?;
+        match key.as_str() {
+            "expiryReminderSent" => {
+                sent = true;
+                marked.append(key, true);
+            }
+            "updatedAt" => {
+                updated = true;
+                marked.append(key, at);
+            }
+            _ => marked.append(key, value),
+        }
+    }
+    if !sent {
+        marked.append(bson::cstr!("expiryReminderSent"), true);
+    }
+    if !updated {
+        marked.append(bson::cstr!("updatedAt"), at);
+    }
+    Ok(marked)
+}

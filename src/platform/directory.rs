@@ -1,0 +1,133 @@
+//! Who wants which events: every organization's endpoints in memory, kept fresh by a change stream.
+
+mod refresh;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::{Endpoint, MemberConfig};
+use crate::model::{EndpointKey, EventType};
+
+pub use refresh::Refresh;
+
+/// The endpoints of all organizations. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Directory(Arc<RwLock<Organizations>>);
+
+/// By organization, the documents that speak of it (one, as a rule) by their ids.
+#[derive(Debug, Default)]
+struct Organizations {
+    documents: HashMap<String, HashMap<DocumentId, MemberConfig>>,
+    owners: HashMap<DocumentId, String>,
+}
+
+/// A document's `_id` as text, its type included.
+pub(super) type DocumentId = String;
+
+/// What the directory knows of an endpoint.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// Switched on or off, as it says.
+    Endpoint(Arc<Endpoint>),
+    /// There, but it makes no sense; the reason.
+    Refused(String),
+    /// Not there.
+    Unknown,
+}
+
+impl Directory {
+    /// The endpoints of an organization that are switched on and subscribed to this type of event.
+    pub fn wanting(&self, owner: &str, event_type: EventType) -> Vec<EndpointKey> {
+        let organizations = self.0.read();
+        let configs = organizations.documents.get(owner).into_iter().flat_map(HashMap::values);
+        let endpoints = configs.flat_map(|config| &config.endpoints);
+        endpoints
+            .filter(|endpoint| endpoint.wants(event_type))
+            .map(|endpoint| endpoint.key.clone())
+            .collect()
+    }
+
+    /// The endpoint as it is configured now.
+    pub fn find(&self, key: &EndpointKey) -> Found {
+        let organizations = self.0.read();
+        let Some(configs) = organizations.documents.get(key.owner()) else {
+            return Found::Unknown;
+        };
+        for config in configs.values() {
+            if let Some(endpoint) = config.endpoints.iter().find(|endpoint| endpoint.key == *key) {
+                return Found::Endpoint(Arc::clone(endpoint));
+            }
+            if let Some(refused) = config.refused.iter().find(|refused| refused.key.as_ref() == Some(key)) {
+                return Found::Refused(refused.reason.clone());
+            }
+        }
+        Found::Unknown
+    }
+
+    /// How many endpoints are known, and how many are refused.
+    pub fn count(&self) -> (usize, usize) {
+        let organizations = self.0.read();
+        let configs = organizations.documents.values().flat_map(HashMap::values);
+        configs.fold((0, 0), |(good, bad), config| {
+            (good + config.endpoints.len(), bad + config.refused.len())
+        })
+    }
+
+    /// Every endpoint that makes sense.
+    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        let organizations = self.0.read();
+        let configs = organizations.documents.values().flat_map(HashMap::values);
+        configs.flat_map(|config| config.endpoints.iter().cloned()).collect()
+    }
+
+    /// Replaces all.
+    fn replace(&self, configs: Vec<(DocumentId, MemberConfig)>) {
+        let mut fresh = Organizations::default();
+        configs.into_iter().for_each(|(id, config)| fresh.put(id, config));
+        *self.0.write() = fresh;
+    }
+
+    /// Replaces what one document says; returns what it said before.
+    fn put(&self, id: DocumentId, config: MemberConfig) {
+        self.0.write().put(id, config);
+    }
+
+    /// Forgets what one document said.
+    fn remove(&self, id: &DocumentId) {
+        self.0.write().remove(id);
+    }
+
+    /// Why an endpoint was refused before, if it was.
+    fn refusals(&self, id: &DocumentId) -> Vec<String> {
+        let organizations = self.0.read();
+        let config = organizations
+            .owners
+            .get(id)
+            .and_then(|owner| organizations.documents.get(owner)?.get(id));
+        config
+            .into_iter()
+            .flat_map(|config| config.refused.iter().map(|refused| refused.reason.clone()))
+            .collect()
+    }
+}
+
+impl Organizations {
+    fn put(&mut self, id: DocumentId, config: MemberConfig) {
+        self.remove(&id);
+        let owner = config.owner.clone().unwrap_or_default();
+        self.owners.insert(id.clone(), owner.clone());
+        self.documents.entry(owner).or_default().insert(id, config);
+    }
+
+    fn remove(&mut self, id: &DocumentId) {
+        let Some(owner) = self.owners.remove(id) else { return };
+        if let Some(configs) = self.documents.get_mut(&owner) {
+            configs.remove(id);
+            if configs.is_empty() {
+                self.documents.remove(&owner);
+            }
+        }
+    }
+}

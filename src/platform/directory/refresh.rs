@@ -1,0 +1,153 @@
+//! Keeping the directory fresh: all of it at the start and after every break, then each document that changes.
+
+use std::time::Duration;
+
+use bson::{Document, RawBson, RawDocument, RawDocumentBuf, doc};
+use futures_util::TryStreamExt;
+use mongodb::change_stream::ChangeStream;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{Directory, DocumentId};
+use crate::model::{Live, key_part};
+use crate::platform::member_config::{EndpointPolicy, MemberConfig, parse};
+use crate::store::{Backoff, Result, Stopped, Store, command_code};
+
+/// How long the server waits for a change before it answers that there is none.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// How often all is read anew where there is no change stream (a standalone mongod).
+const POLL: Duration = Duration::from_secs(5);
+
+/// Keeps a [`Directory`] fresh.
+#[derive(Clone)]
+pub struct Refresh {
+    /// The database.
+    pub store: Store,
+    /// What is kept fresh.
+    pub directory: Directory,
+    /// What endpoints must satisfy.
+    pub policy: Live<EndpointPolicy>,
+}
+
+impl Refresh {
+    /// Reads all. Must have succeeded before the first event is looked for: who is not in the directory gets nothing.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the daemon stops first.
+    pub async fn load(&self) -> std::result::Result<(), Stopped> {
+        let configs = self.store.persist("read the endpoints", || self.read(doc! {})).await?;
+        self.directory.replace(configs);
+        Ok(())
+    }
+
+    /// Follows changes until `stop`. `beat` is called whenever something was tried.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the daemon gave up on a database that is away.
+    pub async fn run(self, stop: CancellationToken, beat: impl Fn()) -> std::result::Result<(), Stopped> {
+        let mut backoff = Backoff::default();
+        while !stop.is_cancelled() {
+            beat();
+            match self.open().await {
+                Ok(stream) => {
+                    // Read after the stream was opened: no change falls in between.
+                    self.load().await?;
+                    backoff = Backoff::default();
+                    if let Err(error) = self.follow(stream, &stop, &beat).await {
+                        self.store.outage().began("follow the endpoints' changes", &error);
+                        backoff.wait().await;
+                    }
+                }
+                Err(error) if needs_replica_set(&error) => {
+                    self.load().await?;
+                    tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(POLL) => {} }
+                }
+                Err(error) => {
+                    self.store.outage().began("watch the endpoints", &error);
+                    backoff.wait().await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn open(&self) -> Result<ChangeStream<RawDocumentBuf>> {
+        let fields = doc! { "$project": { "operationType": 1, "documentKey": 1 } };
+        Ok(self
+            .store
+            .member_configs()
+            .watch()
+            .pipeline([fields])
+            .max_await_time(WAIT)
+            .await?
+            .with_type())
+    }
+
+    async fn follow(
+        &self,
+        mut stream: ChangeStream<RawDocumentBuf>,
+        stop: &CancellationToken,
+        beat: &impl Fn(),
+    ) -> Result<()> {
+        while !stop.is_cancelled() {
+            let change = stream.next_if_any().await?;
+            beat();
+            let Some(change) = change else { continue };
+            let Ok(Some(id)) = change.get_document("documentKey").and_then(|key| Ok(key.get("_id")?)) else {
+                // Dropped, renamed, invalidated: opened anew.
+                return Ok(());
+            };
+            self.reread(RawBson::from(id)).await?;
+        }
+        Ok(())
+    }
+
+    async fn reread(&self, id: RawBson) -> Result<()> {
+        let key = key_part(id.as_raw_bson_ref());
+        let id = bson::Bson::try_from(id).map_err(mongodb::error::Error::custom)?;
+        let found = self.read(doc! { "_id": id }).await?;
+        if found.is_empty() {
+            self.directory.remove(&key);
+        }
+        found
+            .into_iter()
+            .for_each(|(id, config)| self.directory.put(id, config));
+        Ok(())
+    }
+
+    async fn read(&self, filter: Document) -> Result<Vec<(DocumentId, MemberConfig)>> {
+        let fields = doc! { "_ownerId": 1, "webHookConfig.endpoints": 1 };
+        let mut cursor = self.store.member_configs().find(filter).projection(fields).await?;
+        let policy = self.policy.get();
+        let mut configs = Vec::new();
+        while let Some(document) = cursor.try_next().await? {
+            let id = document_id(&document);
+            let config = parse(&document, &policy);
+            self.warn(&id, &config);
+            configs.push((id, config));
+        }
+        Ok(configs)
+    }
+
+    /// One WARN for each endpoint that makes no sense, when it is first seen so.
+    fn warn(&self, id: &DocumentId, config: &MemberConfig) {
+        let known = self.directory.refusals(id);
+        for refused in config.refused.iter().filter(|refused| !known.contains(&refused.reason)) {
+            let endpoint = refused.key.as_ref().map_or("(unknown)", |key| key.endpoint());
+            warn!(
+                owner = config.owner.as_deref().unwrap_or("(unknown)"), endpoint, reason = %refused.reason,
+                "an endpoint is out of service until its configuration is mended; the others go on"
+            );
+        }
+    }
+}
+
+fn document_id(document: &RawDocument) -> DocumentId {
+    document.get("_id").ok().flatten().map(key_part).unwrap_or_default()
+}
+
+/// A change stream on a standalone mongod.
+fn needs_replica_set(error: &mongodb::error::Error) -> bool {
+    command_code(error) == Some(40573)
+}

@@ -1,0 +1,20 @@
+//! The daemon: builds everything, supervises the tasks, orders the shutdown. The only place that sees all rooms.
+
+mod courier;
+mod daemon;
+mod engine;
+mod loops;
+mod report;
+mod settings;
+mod start;
+mod tally;
+mod tasks;
+
+pub use courier::Courier;
+pub use daemon::{Options, run};
+pub use engine::{Engine, Wanted};
+pub use report::Snapshot;
+pub use settings::Settings;
+pub use start::{Misconfigured, NEEDS_REPLICA_SET, connect, is_refusal, is_replica_set};
+pub use tally::Tally;
+pub use tasks::Tasks;

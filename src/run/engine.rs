@@ -1,0 +1,155 @@
+//! One way through, put together: outbox, window, lanes, recorder, and the sources that feed them.
+//!
+//! `run`, `scan` and `demo` use the same engine; they differ in what they let run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::DateTime;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Courier, Settings, Tally};
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::dispatch::{Feeder, Recorder, Window, Workers};
+use crate::model::{Clock, EndpointKey, Live};
+use crate::outbox::Outbox;
+use crate::platform::{Directory, Refresh};
+use crate::source::{Report, Scan, Watch, WatchStatus};
+use crate::store::{Stopped, Store};
+
+/// How often the feeder looks although no bell has rung: what other daemons appended rings no bell here.
+const POLL: Duration = Duration::from_secs(1);
+
+/// The parts, wired, not running yet.
+pub struct Engine {
+    /// The database.
+    pub store: Store,
+    /// The time.
+    pub clock: Clock,
+    /// The other daemons.
+    pub cluster: Cluster,
+    /// The endpoints.
+    pub directory: Directory,
+    /// The delivery documents.
+    pub outbox: Outbox,
+    /// What is held in memory.
+    pub window: Window,
+    /// What became of attempts.
+    pub tally: Tally,
+    /// What a reload replaces.
+    pub settings: Settings,
+    /// The watch's state.
+    pub watch_status: Live<WatchStatus>,
+    /// The last scan: when it ended, and what it did.
+    pub last_scan: Live<Option<(DateTime, Report)>>,
+    retention: Duration,
+}
+
+/// The lanes that want one more worker.
+pub type Wanted = mpsc::UnboundedReceiver<EndpointKey>;
+
+impl Engine {
+    /// Wires the parts for one run of a daemon on `host`.
+    pub fn new(store: Store, config: &Config, settings: Settings, host: &str) -> (Arc<Self>, Wanted) {
+        let clock = Clock::default();
+        let cluster = Cluster::new(store.clone(), clock.clone(), host);
+        let lanes = cluster.clone();
+        let owns = Box::new(move |endpoint: &EndpointKey| lanes.owns(endpoint));
+        let (window, wanted) = Window::new(config.queue.capacity, config.delivery.concurrency, owns);
+        let outbox = Outbox::new(store.clone(), Arc::clone(cluster.me()), Arc::new(window.clone()));
+        let engine = Self {
+            directory: Directory::default(),
+            tally: Tally::default(),
+            watch_status: Live::new(WatchStatus::default()),
+            retention: config.delivery.retention,
+            store,
+            clock,
+            cluster,
+            outbox,
+            window,
+            settings,
+            last_scan: Live::new(None),
+        };
+        (Arc::new(engine), wanted)
+    }
+
+    /// Joins the other daemons, frees what the dead left, and reads the endpoints. Nothing may be scanned or watched before.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the daemon stops first.
+    pub async fn prepare(&self) -> Result<(), Stopped> {
+        self.store.persist("send a heartbeat", || self.cluster.beat()).await?;
+        let live = self.cluster.live();
+        self.store
+            .persist("free the claims of dead daemons", || self.outbox.adopt(&live))
+            .await?;
+        self.refresh().load().await
+    }
+
+    /// What keeps the directory fresh.
+    pub fn refresh(&self) -> Refresh {
+        Refresh {
+            store: self.store.clone(),
+            directory: self.directory.clone(),
+            policy: self.settings.endpoints.clone(),
+        }
+    }
+
+    /// What scans, until `stop`.
+    pub fn scan(&self, stop: CancellationToken) -> Scan {
+        Scan {
+            store: self.store.clone(),
+            outbox: self.outbox.clone(),
+            directory: self.directory.clone(),
+            cluster: self.cluster.clone(),
+            clock: self.clock.clone(),
+            config: self.settings.scan.clone(),
+            stop,
+        }
+    }
+
+    /// What watches the change stream.
+    pub fn watch(&self) -> Watch {
+        Watch {
+            store: self.store.clone(),
+            outbox: self.outbox.clone(),
+            directory: self.directory.clone(),
+            clock: self.clock.clone(),
+            retention: self.retention,
+            status: self.watch_status.clone(),
+        }
+    }
+
+    /// What fetches from the outbox.
+    pub fn feeder(&self) -> Feeder {
+        Feeder::new(
+            self.outbox.clone(),
+            self.store.clone(),
+            self.window.clone(),
+            self.clock.clone(),
+            POLL,
+        )
+    }
+
+    /// What sends, and what writes the results.
+    pub fn senders(&self) -> (Workers<Courier>, Recorder<Tally>) {
+        let courier = Courier {
+            directory: self.directory.clone(),
+            client: self.settings.client.clone(),
+            clock: self.clock.clone(),
+        };
+        let (recorder, results) = Recorder::new(
+            self.outbox.clone(),
+            self.window.clone(),
+            self.clock.clone(),
+            self.settings.retry.clone(),
+            self.tally.clone(),
+        );
+        (
+            Workers::new(self.window.clone(), courier, self.settings.permits.clone(), results),
+            recorder,
+        )
+    }
+}

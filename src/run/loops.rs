@@ -1,0 +1,101 @@
+//! The daemon's own loops: a ticker and a line each; what they do stands where it belongs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{DateTime, doc};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::{Engine, Snapshot};
+use crate::cluster::BEAT;
+use crate::service::Pulse;
+use crate::service::systemd::Manager;
+use crate::source::{Report, ScanBell};
+use crate::store::Stopped;
+
+/// How often the line in `systemctl status` is brought up to date.
+const STATUS: Duration = Duration::from_secs(1);
+
+/// Scans whenever the bell rings.
+pub(super) async fn scans(engine: Arc<Engine>, bell: ScanBell, stop: CancellationToken) {
+    let scan = engine.scan(stop.clone());
+    while stop.run_until_cancelled(bell.rung()).await.is_some() {
+        let Ok(report) = scan.run_once(engine.clock.now()).await else {
+            return;
+        };
+        let ended = engine.clock.now();
+        engine.last_scan.set(Some((ended, report)));
+        log(&report);
+        if save(&engine, ended, &report).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn log(report: &Report) {
+    info!(
+        found = report.found,
+        renewed = report.renewed,
+        rejected = report.rejected,
+        deliveries = report.deliveries,
+        known = report.known,
+        settled = report.settled,
+        duration_ms = u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX),
+        "scan finished"
+    );
+}
+
+/// For `certhookd status`, which asks MongoDB.
+async fn save(engine: &Engine, at: DateTime, report: &Report) -> Result<(), Stopped> {
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let set = doc! { "$set": {
+        "at": at,
+        "by": &**engine.cluster.me(),
+        "found": number(report.found),
+        "renewed": number(report.renewed),
+        "rejected": number(report.rejected),
+        "deliveries": number(report.deliveries),
+        "known": number(report.known),
+        "durationMs": number(usize::try_from(report.took.as_millis()).unwrap_or(usize::MAX)),
+    } };
+    let state = engine.store.state();
+    let update = || async { state.update_one(doc! { "_id": "scan" }, set.clone()).upsert(true).await };
+    engine.store.persist("save the scan's report", update).await.map(drop)
+}
+
+/// Sends heartbeats; frees the claims of daemons that died, and asks for a scan where their certificates may be unmarked.
+pub(super) async fn heartbeat(engine: Arc<Engine>, bell: ScanBell, pulse: Pulse, end: CancellationToken) {
+    while end.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_some() {
+        let beaten = keep(&engine, &bell).await;
+        pulse.beat();
+        match beaten {
+            Ok(()) => engine.store.outage().ended(),
+            Err(error) => engine.store.outage().began("take the heartbeat", &error),
+        }
+    }
+}
+
+async fn keep(engine: &Engine, bell: &ScanBell) -> crate::store::Result<()> {
+    engine.cluster.beat().await?;
+    let live = engine.cluster.live();
+    if engine.outbox.adopt(&live).await? > 0 {
+        engine.window.look();
+    }
+    if !engine.outbox.orphans(&live, 1).await?.is_empty() {
+        bell.ring();
+    }
+    Ok(())
+}
+
+/// Shows the state in `systemctl status`.
+pub(super) async fn status(engine: Arc<Engine>, manager: Manager, stop: CancellationToken, end: CancellationToken) {
+    loop {
+        let snapshot = Snapshot::take(&engine);
+        let prefix = if stop.is_cancelled() { "stopping: " } else { "" };
+        manager.status(&format!("{prefix}{}", snapshot.status()));
+        if end.run_until_cancelled(tokio::time::sleep(STATUS)).await.is_none() {
+            return;
+        }
+    }
+}

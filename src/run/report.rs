@@ -1,0 +1,100 @@
+//! The state of everything in one line: for SIGUSR2, and a short form for `systemctl status`.
+
+use bson::{DateTime, doc};
+
+use super::Engine;
+use crate::source::Report;
+
+/// The state of a running daemon.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    held: usize,
+    queued: usize,
+    capacity: usize,
+    in_flight: usize,
+    delivered: u64,
+    failed: u64,
+    dead: u64,
+    endpoints: usize,
+    refused: usize,
+    outage_s: Option<u64>,
+    last_scan: Option<(DateTime, Report)>,
+    stream_lag_ms: Option<i64>,
+}
+
+impl Snapshot {
+    /// Reads it from memory; asks nobody.
+    pub fn take(engine: &Engine) -> Self {
+        let fill = engine.window.fill();
+        let (endpoints, refused) = engine.directory.count();
+        let moved = engine.watch_status.get().moved_at;
+        Self {
+            held: fill.held,
+            queued: fill.queued,
+            capacity: fill.capacity,
+            in_flight: engine.settings.permits.in_use(),
+            delivered: engine.tally.delivered(),
+            failed: engine.tally.failed(),
+            dead: engine.tally.dead(),
+            endpoints,
+            refused,
+            outage_s: engine.store.outage().lasts().map(|lasts| lasts.as_secs()),
+            last_scan: *engine.last_scan.get(),
+            stream_lag_ms: moved.map(|at| engine.clock.now().timestamp_millis() - at.timestamp_millis()),
+        }
+    }
+
+    /// The line that `systemctl status` shows: only what changes when something happens.
+    pub fn status(&self) -> String {
+        let mut line = match self.outage_s {
+            Some(_) => "waiting for MongoDB".to_owned(),
+            None => format!("{} endpoints", self.endpoints),
+        };
+        let mut add = |text: String| line = format!("{line}, {text}");
+        if self.refused > 0 {
+            add(format!("{} out of service", self.refused));
+        }
+        if self.held > 0 {
+            add(format!("{} in the queue, {} in flight", self.held, self.in_flight));
+        }
+        add(format!("{} delivered, {} dead", self.delivered, self.dead));
+        if let Some((at, report)) = &self.last_scan {
+            add(format!("last scan {} found {}", text(*at), report.found));
+        }
+        line
+    }
+
+    /// Logs all of it in one line, with what only MongoDB knows.
+    pub async fn log(&self, engine: &Engine) {
+        let deliveries = engine.store.deliveries();
+        let count = |state: &'static str| deliveries.count_documents(doc! { "state": state }).hint(hint(state));
+        // During an outage these are unknown, and the line says what is known.
+        let (pending, dead_letters) = (count("pending").await.ok(), count("dead").await.ok());
+        let scan = self.last_scan.as_ref();
+        tracing::info!(
+            queued = self.queued,
+            held = self.held,
+            capacity = self.capacity,
+            in_flight = self.in_flight,
+            pending,
+            dead_letters,
+            delivered = self.delivered,
+            failed_attempts = self.failed,
+            endpoints = self.endpoints,
+            endpoints_out_of_service = self.refused,
+            last_scan = scan.map(|(at, _)| text(*at)),
+            last_scan_found = scan.map(|(_, report)| report.found),
+            stream_lag_ms = self.stream_lag_ms,
+            outage_s = self.outage_s,
+            "state"
+        );
+    }
+}
+
+fn hint(state: &str) -> mongodb::options::Hint {
+    mongodb::options::Hint::Name(state.into())
+}
+
+fn text(at: DateTime) -> String {
+    at.try_to_rfc3339_string().unwrap_or_else(|_| at.to_string())
+}

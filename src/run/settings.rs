@@ -1,0 +1,94 @@
+//! What a reload replaces, each piece where its reader takes it from.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::config::{self, Config};
+use crate::delivery::{Client, ClientError, Policy, RetryPolicy};
+use crate::dispatch::{Permits, Window};
+use crate::model::Live;
+use crate::platform::EndpointPolicy;
+use crate::source::Schedule;
+
+/// The settings that take effect without a restart.
+#[derive(Clone)]
+pub struct Settings {
+    /// `[scan]`.
+    pub scan: Live<config::Scan>,
+    /// When to scan.
+    pub schedule: Live<Schedule>,
+    /// Rung when the schedule was replaced.
+    pub schedule_changed: Arc<Notify>,
+    /// Attempts and window.
+    pub retry: Live<RetryPolicy>,
+    /// What endpoints must satisfy.
+    pub endpoints: Live<EndpointPolicy>,
+    /// What sends, with the guard's networks and the source's name.
+    pub client: Live<Client>,
+    /// Requests in flight, in all.
+    pub permits: Permits,
+}
+
+impl Settings {
+    /// The settings of a configuration.
+    ///
+    /// # Errors
+    /// The HTTP client can't be built: no usable TLS roots, as a rule.
+    pub fn new(config: &Config) -> Result<Self, ClientError> {
+        Ok(Self {
+            scan: Live::new(config.scan.clone()),
+            schedule: Live::new(schedule(config)),
+            schedule_changed: Arc::default(),
+            retry: Live::new(retry(config)),
+            endpoints: Live::new(endpoints(config)),
+            client: Live::new(Client::new(policy(config))?),
+            permits: Permits::new(config.delivery.max_in_flight),
+        })
+    }
+
+    /// Puts a new configuration into effect. The pooled connections to receivers are opened anew.
+    ///
+    /// # Errors
+    /// The HTTP client can't be built; then nothing has changed.
+    pub fn replace(&self, config: &Config, window: &Window) -> Result<(), ClientError> {
+        self.client.set(Client::new(policy(config))?);
+        self.scan.set(config.scan.clone());
+        self.schedule.set(schedule(config));
+        self.schedule_changed.notify_one();
+        self.retry.set(retry(config));
+        self.endpoints.set(endpoints(config));
+        self.permits.resize(config.delivery.max_in_flight);
+        window.set_concurrency(config.delivery.concurrency);
+        Ok(())
+    }
+}
+
+fn schedule(config: &Config) -> Schedule {
+    Schedule {
+        cron: config.scan.schedule.clone(),
+        zone: config.scan.timezone,
+    }
+}
+
+fn retry(config: &Config) -> RetryPolicy {
+    RetryPolicy {
+        max_attempts: config.delivery.max_attempts,
+        window: config.delivery.retry_window,
+    }
+}
+
+fn endpoints(config: &Config) -> EndpointPolicy {
+    EndpointPolicy {
+        allow_http: config.delivery.allow_http,
+    }
+}
+
+fn policy(config: &Config) -> Policy {
+    Policy {
+        allow_http: config.delivery.allow_http,
+        allow_networks: config.delivery.allow_networks.clone(),
+        source: config.delivery.source.to_str().unwrap_or_default().to_owned(),
+        connections_per_host: config.delivery.concurrency,
+    }
+}

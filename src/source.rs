@@ -1,0 +1,14 @@
+//! Where events come from: the scan for what expired, the change stream for what was completed.
+//!
+//! Sources write to the outbox and ring a bell; they know nothing of who sends.
+
+mod catch_up;
+mod mark;
+mod scan;
+mod schedule;
+mod stream;
+mod watch;
+
+pub use scan::{Report, Scan, ScanBell};
+pub use schedule::Schedule;
+pub use watch::{Watch, WatchStatus};

@@ -1,0 +1,81 @@
+//! When to scan: a cron expression in a time zone.
+//!
+//! `tokio-cron-scheduler` keeps a fixed UTC offset for zoned jobs (its issue 107), an hour off after a daylight-saving
+//! change. So the instants come from `croner` with `chrono-tz`, and the scheduler only rings at each.
+
+use std::time::{Duration, Instant};
+
+use bson::DateTime;
+use chrono::{TimeZone, Utc};
+use chrono_tz::Tz;
+use croner::Cron;
+use tokio::sync::mpsc;
+use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
+use tokio_util::sync::CancellationToken;
+
+use super::ScanBell;
+use crate::model::{Clock, Live};
+
+/// A cron expression (second minute hour day month weekday) in a zone.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// The expression.
+    pub cron: Cron,
+    /// Its zone.
+    pub zone: Tz,
+}
+
+impl Schedule {
+    /// The first instant after `now` at which it fires; `None` if it never does.
+    ///
+    /// A local time that a change to summer time skips fires at the instant the clock jumps; one that a change back
+    /// repeats fires the first time only.
+    pub fn next_after(&self, now: DateTime) -> Option<DateTime> {
+        let now = Utc.timestamp_millis_opt(now.timestamp_millis()).single()?;
+        let next = self
+            .cron
+            .find_next_occurrence(&now.with_timezone(&self.zone), false)
+            .ok()?;
+        Some(DateTime::from_millis(next.timestamp_millis()))
+    }
+
+    /// Rings `bell` at each instant of the schedule until `stop`. A schedule that was replaced takes effect at `changed`.
+    ///
+    /// # Errors
+    /// The scheduler can't be started.
+    pub async fn run(
+        schedule: Live<Self>,
+        clock: Clock,
+        bell: ScanBell,
+        changed: std::sync::Arc<tokio::sync::Notify>,
+        stop: CancellationToken,
+    ) -> Result<(), JobSchedulerError> {
+        let mut scheduler = JobScheduler::new().await?;
+        scheduler.start().await?;
+        let (fired, mut firing) = mpsc::channel(1);
+        while !stop.is_cancelled() {
+            let job = match schedule.get().next_after(clock.now()) {
+                Some(next) => Some(scheduler.add(ring_at(next, &clock, fired.clone())?).await?),
+                None => None,
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(()) = firing.recv() => bell.ring(),
+                () = changed.notified() => {}
+            }
+            if let Some(job) = job {
+                // Already gone when it has fired.
+                let _ = scheduler.remove(&job).await;
+            }
+        }
+        scheduler.shutdown().await
+    }
+}
+
+fn ring_at(next: DateTime, clock: &Clock, fired: mpsc::Sender<()>) -> Result<Job, JobSchedulerError> {
+    let wait = u64::try_from(next.timestamp_millis() - clock.now().timestamp_millis()).unwrap_or(0);
+    let at = Instant::now() + Duration::from_millis(wait);
+    Job::new_one_shot_at_instant(at, move |_, _| {
+        let _ = fired.try_send(());
+    })
+}

@@ -1,0 +1,116 @@
+//! The change stream itself: opened, read and classified in a task of its own.
+//!
+//! A driver future that is dropped can lose an answer (RUST-937), so the stream is asked with `next_if_any` and a
+//! bounded wait, and stops by a flag between two calls.
+
+use std::time::Duration;
+
+use bson::{RawDocumentBuf, Timestamp, doc};
+use mongodb::change_stream::ChangeStream;
+use mongodb::change_stream::event::ResumeToken;
+use mongodb::error::Error;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{Result, Store, command_code};
+
+/// How long the server waits for a change before it answers that there is none.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// Where a stream begins.
+#[derive(Clone, Debug)]
+pub(super) enum Start {
+    /// After the last event that was processed.
+    Token(ResumeToken),
+    /// After the event that ended the stream before.
+    After(ResumeToken),
+    /// At a time of the cluster.
+    At(Timestamp),
+}
+
+/// What comes out of a stream.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// A change, as raw as it came: a typed event that fails to decode would have moved the token already.
+    Change(RawDocumentBuf),
+    /// Nothing happened up to this token.
+    Idle(ResumeToken),
+    /// The stream ended.
+    Ended(Ending),
+}
+
+/// Why a stream ended. Each kind is treated in its own way: whoever treated them alike looped.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// The daemon stops.
+    Stopped,
+    /// The network, a failover: opened anew with the same token.
+    Broken(Error),
+    /// The token is of no use any more, or the event behind it can't be read: opened anew from now, and caught up by query.
+    Lost(Error),
+}
+
+/// Opens a stream and sends what it yields, until it ends; the last item is the ending.
+pub(super) async fn follow(store: Store, start: Start, items: mpsc::Sender<Item>, stop: CancellationToken) {
+    let ending = match open(&store, start).await {
+        Ok(stream) => pump(stream, &items, &stop).await,
+        Err(error) => classify(error),
+    };
+    let _ = items.send(Item::Ended(ending)).await;
+}
+
+async fn open(store: &Store, start: Start) -> Result<ChangeStream<RawDocumentBuf>> {
+    let collection = store.badge_users();
+    let watch = collection.watch().pipeline(pipeline()).max_await_time(WAIT);
+    let watch = match start {
+        Start::Token(token) => watch.resume_after(token),
+        Start::After(token) => watch.start_after(token),
+        Start::At(time) => watch.start_at_operation_time(time),
+    };
+    Ok(watch.await?.with_type())
+}
+
+/// Awards, awards made again, and what ends a stream. Our own marks change other fields and stay outside. An update carries
+/// no document: `updateLookup` with a `$match` behind it is advised against by MongoDB.
+fn pipeline() -> [bson::Document; 2] {
+    let always = ["insert", "replace", "drop", "rename", "dropDatabase", "invalidate"];
+    let again = doc! { "operationType": "update", "updateDescription.updatedFields.creationDate": { "$exists": true } };
+    [
+        doc! { "$match": { "$or": [{ "operationType": { "$in": always } }, again] } },
+        doc! { "$project": { "updateDescription": 0, "lsid": 0, "txnNumber": 0 } },
+    ]
+}
+
+async fn pump(
+    mut stream: ChangeStream<RawDocumentBuf>,
+    items: &mpsc::Sender<Item>,
+    stop: &CancellationToken,
+) -> Ending {
+    while !stop.is_cancelled() {
+        let item = match stream.next_if_any().await {
+            Ok(Some(change)) => Item::Change(change),
+            Ok(None) => match stream.resume_token() {
+                Some(token) => Item::Idle(token),
+                None => continue,
+            },
+            Err(error) => return classify(error),
+        };
+        if items.send(item).await.is_err() {
+            return Ending::Stopped;
+        }
+    }
+    Ending::Stopped
+}
+
+fn classify(error: Error) -> Ending {
+    // ChangeStreamHistoryLost, ChangeStreamFatalError, InvalidResumeToken, BSONObjectTooLarge; a token that is no token
+    // at all fails as BadValue, FailedToParse or TypeMismatch in the command that opens the stream.
+    const LOST: [i32; 8] = [286, 280, 260, 10334, 2, 9, 14, 50811];
+    let lost = error.contains_label("NonResumableChangeStreamError")
+        || command_code(&error).is_some_and(|code| LOST.contains(&code));
+    if lost {
+        Ending::Lost(error)
+    } else {
+        Ending::Broken(error)
+    }
+}

@@ -1,0 +1,153 @@
+//! The database: one client, the collections, and how to wait for MongoDB when it is away.
+
+mod command;
+mod indexes;
+mod outage;
+
+use std::time::Duration;
+
+use bson::{Document, RawDocumentBuf, doc};
+use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
+use mongodb::{Client, Collection, Database};
+use secrecy::ExposeSecret;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Mongodb;
+
+pub use command::{RowError, WriteReply, update_row};
+pub use indexes::{SCAN_INDEX, ensure_deliveries, ensure_scan, scan_index_present};
+pub(crate) use outage::Backoff;
+pub use outage::Outage;
+
+/// How long one operation waits for a usable server before it counts as failed.
+const SERVER_SELECTION: Duration = Duration::from_secs(5);
+
+/// A result of the driver's.
+pub type Result<T> = std::result::Result<T, mongodb::error::Error>;
+
+/// The daemon is stopping: what was asked for did not happen, and is not to be asked again.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the daemon is stopping")]
+pub struct Stopped;
+
+/// The collections, and the way to them. Cheap to clone. Writes are majority and journaled.
+#[derive(Clone, Debug)]
+pub struct Store {
+    client: Client,
+    database: Database,
+    badge_users: String,
+    member_configs: String,
+    outage: Outage,
+    stop: CancellationToken,
+}
+
+impl Store {
+    /// Builds the client; connects on first use. `stop` ends every wait for a database that is away.
+    ///
+    /// # Errors
+    /// A URI or TLS file that makes no sense.
+    pub async fn new(config: &Mongodb, stop: CancellationToken) -> Result<Self> {
+        let mut options = ClientOptions::parse(config.uri.expose_secret()).await?;
+        options.app_name.get_or_insert_with(|| "certhookd".into());
+        options.server_selection_timeout.get_or_insert(SERVER_SELECTION);
+        options.write_concern = Some(
+            WriteConcern::builder()
+                .w(Acknowledgment::Majority)
+                .journal(true)
+                .build(),
+        );
+        let client = Client::with_options(options)?;
+        Ok(Self {
+            database: client.database(&config.database),
+            client,
+            badge_users: config.badge_users.clone(),
+            member_configs: config.member_configs.clone(),
+            outage: Outage::default(),
+            stop,
+        })
+    }
+
+    /// The platform's certificates.
+    pub fn badge_users(&self) -> Collection<RawDocumentBuf> {
+        self.database.collection(&self.badge_users)
+    }
+
+    /// The platform's organizations.
+    pub fn member_configs(&self) -> Collection<RawDocumentBuf> {
+        self.database.collection(&self.member_configs)
+    }
+
+    /// Our outbox.
+    pub fn deliveries(&self) -> Collection<RawDocumentBuf> {
+        self.database.collection(DELIVERIES)
+    }
+
+    /// Our heartbeats, leases, resume token and scan report.
+    pub fn state(&self) -> Collection<Document> {
+        self.database.collection("webhook_state")
+    }
+
+    /// The database itself, for commands.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Whether MongoDB is away just now.
+    pub fn outage(&self) -> &Outage {
+        &self.outage
+    }
+
+    /// Asks the server who it is: `setName` is there on a replica set, `localTime` is its clock.
+    ///
+    /// # Errors
+    /// The server can't be reached, or refuses the credentials.
+    pub async fn hello(&self) -> Result<Document> {
+        self.database.run_command(doc! { "hello": 1 }).await
+    }
+
+    /// Runs `operation` until it succeeds, backing off from 100 ms to 5 s, or until the daemon stops. `what` names it in the log.
+    ///
+    /// Whatever is handed in must be safe to repeat: an answer may be lost after the write was done.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the daemon stops first.
+    pub async fn persist<T, F>(
+        &self,
+        what: &'static str,
+        mut operation: impl FnMut() -> F,
+    ) -> std::result::Result<T, Stopped>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut backoff = outage::Backoff::default();
+        loop {
+            match operation().await {
+                Ok(value) => {
+                    self.outage.ended();
+                    return Ok(value);
+                }
+                Err(error) => self.outage.began(what, &error),
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(Stopped),
+                () = backoff.wait() => {}
+            }
+        }
+    }
+
+    /// Closes the client. Must come last: dropping the client while the runtime goes down can panic in the driver.
+    pub async fn close(self) {
+        self.client.shutdown().immediate(true).await;
+    }
+}
+
+/// The outbox's collection.
+pub const DELIVERIES: &str = "webhook_deliveries";
+
+/// The code of a command that MongoDB refused.
+pub fn command_code(error: &mongodb::error::Error) -> Option<i32> {
+    match error.kind.as_ref() {
+        mongodb::error::ErrorKind::Command(command) => Some(command.code),
+        _ => None,
+    }
+}
