@@ -12,12 +12,12 @@ use super::one_line::one_line;
 /// How much longer a start may take after each [`Manager::starting`]. Longer than any attempt to reach MongoDB.
 const START_EXTENSION: Duration = Duration::from_secs(90);
 
-type Send = dyn Fn(&[NotifyState]) + std::marker::Send + Sync;
+type Notify = dyn Fn(&[NotifyState]) + Send + Sync;
 
 /// The service manager. Clones speak for the same daemon.
 #[derive(Clone)]
 pub struct Manager {
-    send: Arc<Send>,
+    send: Arc<Notify>,
     status: Arc<Mutex<String>>,
 }
 
@@ -32,7 +32,7 @@ impl Manager {
         })
     }
 
-    fn new(send: impl Fn(&[NotifyState]) + std::marker::Send + Sync + 'static) -> Self {
+    fn new(send: impl Fn(&[NotifyState]) + Send + Sync + 'static) -> Self {
         Self {
             send: Arc::new(send),
             status: Arc::default(),

@@ -93,10 +93,12 @@ where
         .with_writer(writer)
 }
 
-/// Adds a field to a line: the message as it stands, any other as ` name=value`.
+/// Adds a field to a line: the message as it stands, any other as ` name=value`. A library's `log.…` fields, which repeat
+/// where its line was written, are left out.
 pub(super) fn write_field(line: &mut dyn Write, name: &str, value: &dyn Debug) -> fmt::Result {
     match name {
         "message" => write!(OneLine(line), "{value:?}"),
+        name if name.starts_with("log.") => Ok(()),
         name => write!(OneLine(line), " {name}={value:?}"),
     }
 }
@@ -153,6 +155,21 @@ mod tests {
         let object: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(object["endpoint"], "Acme\n\u{1b}[2Jforged");
         assert_eq!(object["status"], 200);
+    }
+
+    #[test]
+    fn a_line_of_a_library_is_told_without_its_place() {
+        let mut line = String::new();
+        for (name, value) in [("message", "closed"), ("log.target", "rustls"), ("peer", "a")] {
+            write_field(&mut line, name, &format_args!("{value}")).unwrap();
+        }
+        assert_eq!(line, "closed peer=a");
+    }
+
+    #[test]
+    fn without_a_journal_stderr_is_used_and_the_reason_kept() {
+        let (_, missing) = layer(LogFormat::Journald);
+        assert_eq!(missing.is_none(), std::fs::exists(SD_JOURNAL_SOCK_PATH).unwrap());
     }
 
     #[test]
