@@ -94,7 +94,7 @@ impl Refresh {
             let change = stream.next_if_any().await?;
             beat();
             let Some(change) = change else { continue };
-            let Ok(Some(id)) = change.get_document("documentKey").and_then(|key| Ok(key.get("_id")?)) else {
+            let Ok(Some(id)) = change.get_document("documentKey").and_then(|key| key.get("_id")) else {
                 // Dropped, renamed, invalidated: opened anew.
                 return Ok(());
             };

@@ -110,6 +110,7 @@ fn every_kind_of_auth_is_read() {
             .endpoints
             .remove(0)
             .auth
+            .clone()
     };
     assert!(matches!(auth(doc! { "authType": "none" }), Auth::None));
     let basic = auth(doc! { "authType": "basic_auth", "username": "u", "password": "" });
