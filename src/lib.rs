@@ -24,4 +24,4 @@ pub mod run;
 
 pub mod cli;
 
-// pub mod sandbox;
+pub mod sandbox;

@@ -1,0 +1,245 @@
+//! What a test runs in: a database of its own, a receiver of its own, and the real daemon as a process of its own.
+
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bson::oid::ObjectId;
+use bson::{DateTime, Document, doc};
+use certhookd::model::Clock;
+use certhookd::sandbox::{Received, Receiver, shared};
+use mongodb::{Collection, Database};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::Notify;
+
+/// Nothing that a test waits for takes longer, however busy the machine is.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+pub struct Bed {
+    pub database: Database,
+    pub receiver: Receiver,
+    uri: String,
+    directory: TempDir,
+    settings: String,
+}
+
+impl Bed {
+    pub async fn new() -> Self {
+        let set = shared().await.unwrap();
+        Self::on(set.uri(), set.client().await.unwrap())
+    }
+
+    /// On another MongoDB than the one that all tests share.
+    pub fn on(uri: &str, client: mongodb::Client) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Self {
+            database: client.database(&name),
+            receiver: Receiver::start().unwrap(),
+            uri: uri.to_owned(),
+            directory: TempDir::new().unwrap(),
+            settings: String::new(),
+        }
+    }
+
+    /// More lines for config.toml, as `section.key = value`.
+    pub fn with(mut self, settings: &str) -> Self {
+        self.settings = settings.to_owned();
+        self
+    }
+
+    pub fn badge_users(&self) -> Collection<Document> {
+        self.database.collection("badgeusers")
+    }
+
+    pub fn member_configs(&self) -> Collection<Document> {
+        self.database.collection("memberconfigs")
+    }
+
+    pub fn deliveries(&self) -> Collection<Document> {
+        self.database.collection("webhook_deliveries")
+    }
+
+    pub fn state(&self) -> Collection<Document> {
+        self.database.collection("webhook_state")
+    }
+
+    /// An organization with these endpoints.
+    pub async fn organization(&self, endpoints: Vec<Document>) -> ObjectId {
+        let owner = ObjectId::new();
+        let config = doc! { "_ownerId": owner, "webHookConfig": { "endpoints": endpoints } };
+        self.member_configs().insert_one(config).await.unwrap();
+        owner
+    }
+
+    /// An endpoint of the receiver that wants both types of event.
+    pub fn endpoint(&self, path: &str) -> Document {
+        doc! {
+            "_id": ObjectId::new(), "name": path, "url": self.receiver.url(path), "enabled": true,
+            "eventTypes": ["certificate_completed", "certificate_expired"],
+        }
+    }
+
+    /// Writes config.toml and returns its path.
+    pub fn configure(&self, settings: &str) -> std::path::PathBuf {
+        let path = self.directory.path().join("config.toml");
+        let text = format!(
+            "mongodb.uri = \"{}\"\nmongodb.database = \"{}\"\nscan.schedule = \"0 0 0 1 1 *\"\n\
+             delivery.allow_http = true\ndelivery.allow_networks = [\"127.0.0.0/8\"]\nservice.metrics_listen = \"\"\n{settings}\n",
+            self.uri,
+            self.database.name()
+        );
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// `certhookd` with these arguments, not started yet.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let config = self.configure(&self.settings);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_certhookd"));
+        command.arg("--config").arg(config).args(["--log-format", "json"]).args(arguments);
+        command.env_clear().env("CERTHOOKD_LOG", "certhookd=debug,warn").env("PATH", std::env::var("PATH").unwrap());
+        command.kill_on_drop(true);
+        command
+    }
+
+    /// The daemon, ready.
+    pub async fn daemon(&self) -> Daemon {
+        let daemon = self.launch();
+        daemon.wait_for(|line| line["message"] == "ready").await;
+        daemon
+    }
+
+    /// The daemon, just started.
+    pub fn launch(&self) -> Daemon {
+        Daemon::spawn(self.command(&["run"]))
+    }
+
+    pub async fn wait_for(&self, enough: impl Fn(&[Received]) -> bool) -> Vec<Received> {
+        self.receiver.wait_for(enough, LIMIT).await.unwrap()
+    }
+
+    /// Waits until the collection holds `count` documents that match. The platform's own view: there is no event to wait for.
+    pub async fn wait_for_count(&self, collection: &Collection<Document>, filter: Document, count: u64) {
+        let found = async {
+            while collection.count_documents(filter.clone()).await.unwrap() != count {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(LIMIT, found).await.is_err() {
+            let found: u64 = collection.count_documents(filter.clone()).await.unwrap();
+            panic!("{found} documents instead of {count} in {} match {filter}", collection.name());
+        }
+    }
+}
+
+/// A certificate that expired an hour ago.
+pub fn expired(owner: ObjectId) -> Document {
+    let now = Clock::local();
+    certificate(owner, Some(DateTime::from_millis(now.timestamp_millis() - 3_600_000)))
+}
+
+/// A certificate that expires then.
+pub fn certificate(owner: ObjectId, expires: Option<DateTime>) -> Document {
+    let now = Clock::local();
+    doc! {
+        "_id": ObjectId::new(), "_userId": ObjectId::new(), "_ownerId": owner, "_badgeId": ObjectId::new(),
+        "creationDate": now, "expires": expires, "disabled": false, "expiryReminderSent": false,
+        "_lessonActiveIds": [ObjectId::new()], "ruleData": { "type": "track", "name": "Safety" },
+        "createdAt": now, "updatedAt": now, "__v": 0,
+    }
+}
+
+/// A running `certhookd`, with its log.
+pub struct Daemon {
+    child: Child,
+    log: Arc<Log>,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<Value>>,
+    grown: Notify,
+}
+
+impl Daemon {
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Arc::<Log>::default();
+        let sink = Arc::clone(&log);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                sink.lines.lock().push(value);
+                sink.grown.notify_waiters();
+            }
+        });
+        Self { child, log }
+    }
+
+    /// Waits for a line of the log, and returns it.
+    pub async fn wait_for(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.wait_for_nth(wanted, 1).await
+    }
+
+    /// Waits for the nth such line.
+    pub async fn wait_for_nth(&self, wanted: impl Fn(&Value) -> bool, n: usize) -> Value {
+        let found = async {
+            loop {
+                let grown = self.log.grown.notified();
+                tokio::pin!(grown);
+                grown.as_mut().enable();
+                if let Some(line) = self.log.lines.lock().iter().filter(|line| wanted(line)).nth(n - 1) {
+                    return line.clone();
+                }
+                grown.await;
+            }
+        };
+        match tokio::time::timeout(LIMIT, found).await {
+            Ok(line) => line,
+            Err(_) => panic!("no such line in the log:\n{}", self.text()),
+        }
+    }
+
+    pub fn lines(&self) -> Vec<Value> {
+        self.log.lines.lock().clone()
+    }
+
+    pub fn count(&self, wanted: impl Fn(&Value) -> bool) -> usize {
+        self.log.lines.lock().iter().filter(|line| wanted(line)).count()
+    }
+
+    fn text(&self) -> String {
+        self.log.lines.lock().iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    pub async fn ended(&mut self) -> ExitStatus {
+        tokio::time::timeout(LIMIT, self.child.wait()).await.unwrap_or_else(|_| panic!("still running:\n{}", self.text())).unwrap()
+    }
+
+    /// SIGTERM, and the exit status.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+}
+
+pub fn is_scan(line: &Value) -> bool {
+    line["message"] == "scan finished"
+}

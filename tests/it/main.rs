@@ -1,0 +1,9 @@
+//! Integration tests over real parts: a real mongod replica set, real sockets, real signals, the real binary.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod bed;
+
+mod delivery;
+mod guard;
+
+mod pipeline;
