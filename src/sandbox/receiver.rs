@@ -1,0 +1,164 @@
+//! A webhook endpoint on 127.0.0.1 that keeps what it gets and answers as it was told.
+
+mod answer;
+mod log;
+mod route;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::model::Clock;
+use log::Log;
+use route::Routes;
+
+pub use answer::Answer;
+pub use log::Received;
+
+/// The endpoint. It runs on a thread of its own, so that no runtime is shared with what is tested, and answers any path;
+/// dropping it cuts every connection.
+#[derive(Debug)]
+pub struct Receiver {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    /// `Some` until dropped.
+    runtime: Option<Runtime>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    log: Log,
+    routes: Routes,
+}
+
+impl Receiver {
+    /// Starts one that keeps every request.
+    pub fn start() -> Result<Self> {
+        Self::serve(Log::keeping())
+    }
+
+    /// Starts one that counts requests and forgets them: for benches.
+    pub fn counting() -> Result<Self> {
+        Self::serve(Log::counting())
+    }
+
+    fn serve(log: Log) -> Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("receiver")
+            .enable_all()
+            .build();
+        let runtime = runtime.context("cannot start the receiver's thread")?;
+        let shared = Arc::new(Shared {
+            log,
+            routes: Routes::default(),
+        });
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port for a receiver")?;
+        listener
+            .set_nonblocking(true)
+            .context("cannot set up the receiver's socket")?;
+        let address = listener.local_addr().context("the receiver has no address")?;
+        let router = Router::new().fallback(receive).with_state(Arc::clone(&shared));
+        let _entered = runtime.enter();
+        let listener = TcpListener::from_std(listener).context("cannot set up the receiver's socket")?;
+        runtime.spawn(async move { axum::serve(listener, router).await });
+        drop(_entered);
+        Ok(Self {
+            address,
+            shared,
+            runtime: Some(runtime),
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL of a path, which begins with `/`.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// From now on requests to `path` get these answers in turn, and the last of them for ever. Without any: 200.
+    pub fn script(&self, path: &str, answers: impl IntoIterator<Item = Answer>) {
+        self.shared.routes.at(path).script(answers.into_iter().collect());
+    }
+
+    /// Everything received so far, in order of arrival.
+    pub fn requests(&self) -> Vec<Received> {
+        self.shared.log.requests()
+    }
+
+    /// How many requests came to `path`.
+    pub fn count(&self, path: &str) -> usize {
+        self.shared.routes.at(path).count()
+    }
+
+    /// How many requests came in all.
+    pub fn total(&self) -> usize {
+        self.shared.log.total()
+    }
+
+    /// The most requests to `path` that were ever being answered at once.
+    pub fn max_parallel(&self, path: &str) -> usize {
+        self.shared.routes.at(path).max_parallel()
+    }
+
+    /// Waits until what was received is `enough`, and returns it. Fails after `limit`, with what came instead.
+    pub async fn wait_for(&self, enough: impl Fn(&[Received]) -> bool, limit: Duration) -> Result<Vec<Received>> {
+        self.shared.log.wait_for(|log| log.filter(&enough), limit).await
+    }
+
+    /// Waits until `total` requests came in all. Fails after `limit`.
+    pub async fn wait_for_total(&self, total: usize, limit: Duration) -> Result<()> {
+        self.shared
+            .log
+            .wait_for(|log| (log.total() >= total).then_some(()), limit)
+            .await
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Keeps one request, and answers it. The request is kept when its body is complete, before any delay.
+async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let route = shared.routes.at(parts.uri.path());
+    let _present = route.enter();
+    let Ok(body) = to_bytes(body, usize::MAX).await else {
+        return refusal();
+    };
+    let answer = route.next_answer();
+    shared.log.note(|| Received {
+        at: Clock::local(),
+        instant: std::time::Instant::now(),
+        path: parts.uri.path().to_owned(),
+        headers: parts.headers,
+        body,
+        answer: answer.planned_status(),
+    });
+    answer.give().await
+}
+
+/// For a sender that broke off: nobody reads it.
+fn refusal() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response
+}

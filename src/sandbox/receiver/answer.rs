@@ -1,0 +1,79 @@
+//! What a receiver answers.
+
+use std::future::pending;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+/// One answer: a status, after a delay, with headers and an empty body; or silence.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// `None`: the request is read and never answered.
+    status: Option<StatusCode>,
+    delay: Duration,
+    headers: HeaderMap,
+}
+
+impl Answer {
+    /// 200 at once.
+    pub fn ok() -> Self {
+        Self::status(StatusCode::OK)
+    }
+
+    /// That status at once.
+    pub fn status(status: StatusCode) -> Self {
+        Self {
+            status: Some(status),
+            delay: Duration::ZERO,
+            headers: HeaderMap::new(),
+        }
+    }
+
+    /// None: the request is read, the connection stays open, and nothing comes.
+    pub fn silence() -> Self {
+        Self {
+            status: None,
+            ..Self::ok()
+        }
+    }
+
+    /// The script of an endpoint that fails `times` times and then recovers.
+    pub fn failing(times: usize, status: StatusCode) -> Vec<Self> {
+        let mut answers = vec![Self::status(status); times];
+        answers.push(Self::ok());
+        answers
+    }
+
+    /// The same, after a delay.
+    #[must_use]
+    pub fn after(self, delay: Duration) -> Self {
+        Self { delay, ..self }
+    }
+
+    /// The same, with a header more.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+
+    /// What the sender will be told, if it waits for it.
+    pub(super) fn planned_status(&self) -> Option<StatusCode> {
+        self.status
+    }
+
+    pub(super) async fn give(self) -> Response {
+        let Some(status) = self.status else {
+            return pending().await;
+        };
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
+        }
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}

@@ -1,0 +1,72 @@
+//! One path of the receiver: its script and its gauges.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::Answer;
+
+/// The paths that were asked for or scripted.
+#[derive(Debug, Default)]
+pub(super) struct Routes(RwLock<HashMap<String, Arc<Route>>>);
+
+impl Routes {
+    /// The route of that path, a new one if there is none.
+    pub(super) fn at(&self, path: &str) -> Arc<Route> {
+        if let Some(route) = self.0.read().get(path) {
+            return Arc::clone(route);
+        }
+        Arc::clone(self.0.write().entry(path.to_owned()).or_default())
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Route {
+    script: Mutex<VecDeque<Answer>>,
+    count: AtomicUsize,
+    present: AtomicUsize,
+    max_present: AtomicUsize,
+}
+
+impl Route {
+    pub(super) fn script(&self, answers: VecDeque<Answer>) {
+        *self.script.lock() = answers;
+    }
+
+    /// The next answer of the script; the last one stays.
+    pub(super) fn next_answer(&self) -> Answer {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let mut script = self.script.lock();
+        let answer = if script.len() > 1 {
+            script.pop_front()
+        } else {
+            script.front().cloned()
+        };
+        answer.unwrap_or_else(Answer::ok)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn max_parallel(&self) -> usize {
+        self.max_present.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request as present until the returned value goes.
+    pub(super) fn enter(&self) -> Present<'_> {
+        let present = self.present.fetch_add(1, Ordering::Relaxed) + 1;
+        self.max_present.fetch_max(present, Ordering::Relaxed);
+        Present(self)
+    }
+}
+
+pub(super) struct Present<'a>(&'a Route);
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.present.fetch_sub(1, Ordering::Relaxed);
+    }
+}

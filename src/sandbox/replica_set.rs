@@ -1,0 +1,231 @@
+//! A private replica set, or a standalone mongod, with the accidents that tests need.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mongodb::bson::{Document, doc};
+use mongodb::options::ClientOptions;
+use mongodb::{Client, Database};
+use nix::sys::signal::Signal;
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, sleep};
+
+use super::binary::mongod_binary;
+use super::mongod::Mongod;
+use super::undertaker::Undertaker;
+
+const NAME: &str = "sandbox";
+
+/// How long to wait for a primary, and for the other members to follow it.
+const ELECTION_LIMIT: Duration = Duration::from_secs(60);
+
+/// Long enough for a busy machine of two cores to keep its primary, short enough for a test of its loss.
+const ELECTION_TIMEOUT_MS: i32 = 2_000;
+
+/// What to start.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Members of the replica set: 1 or 3. None: a standalone mongod, which has no change streams.
+    pub members: Option<usize>,
+    /// WiredTiger's cache of each member, in GB: 0.25 at least.
+    pub cache_gb: f64,
+    /// The oplog's size of each member, in MB: small ones roll over soon.
+    pub oplog_mb: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            members: Some(1),
+            cache_gb: 0.25,
+            oplog_mb: 256,
+        }
+    }
+}
+
+/// Mongods on 127.0.0.1 in temporary directories. They end and their files go with this value, or with the process.
+#[derive(Debug)]
+pub struct ReplicaSet {
+    members: Vec<Mongod>,
+    uri: String,
+    /// `Some` until dropped.
+    undertaker: Option<Undertaker>,
+}
+
+impl ReplicaSet {
+    /// Starts the members and waits until there is a primary that the others follow.
+    ///
+    /// Fetches a mongod first where none is found, see [`mongod_binary`].
+    pub async fn start(options: Options) -> Result<Self> {
+        let binary = tokio::task::spawn_blocking(mongod_binary).await??;
+        let undertaker = Undertaker::start()?;
+        let arguments = arguments(options);
+        let members = (0..options.members.unwrap_or(1))
+            .map(|n| Mongod::start(&binary, undertaker.directory().join(n.to_string()), arguments.clone()))
+            .collect::<Result<Vec<_>>>()?;
+        let uri = uri(&members, options.members.is_some());
+        let set = Self {
+            members,
+            uri,
+            undertaker: Some(undertaker),
+        };
+        for member in &set.members {
+            member.ready().await?;
+        }
+        if options.members.is_some() {
+            set.initiate().await?;
+        }
+        Ok(set)
+    }
+
+    /// Where clients connect: all members, as an operator would write it.
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// Where clients connect to talk to one member alone, counted from 0.
+    pub fn member_uri(&self, member: usize) -> String {
+        format!(
+            "mongodb://127.0.0.1:{}/?directConnection=true",
+            self.members[member].port()
+        )
+    }
+
+    /// The port of 127.0.0.1 on which a member listens, the same after a restart.
+    pub fn port(&self, member: usize) -> u16 {
+        self.members[member].port()
+    }
+
+    /// A new client, which belongs to the calling runtime: each test makes its own.
+    pub async fn client(&self) -> Result<Client> {
+        Ok(Client::with_uri_str(&self.uri).await?)
+    }
+
+    /// A database over a new client.
+    pub async fn database(&self, name: &str) -> Result<Database> {
+        Ok(self.client().await?.database(name))
+    }
+
+    /// The member that is primary now. Waits for the election if there is none.
+    pub async fn primary(&self) -> Result<usize> {
+        let hello = command(&self.uri, doc! { "hello": 1 }).await?;
+        let me = hello.get_str("me").context("a standalone mongod is no primary")?;
+        let member = self
+            .members
+            .iter()
+            .position(|member| me.ends_with(&format!(":{}", member.port())));
+        member.with_context(|| format!("the primary {me} is none of the sandbox"))
+    }
+
+    /// Ends a member by SIGKILL, and returns when it is gone.
+    pub fn kill(&self, member: usize) -> Result<()> {
+        self.members[member].kill()
+    }
+
+    /// Starts a killed member over its files, and returns when it takes connections. An election may still follow:
+    /// [`ReplicaSet::primary`] awaits it.
+    pub async fn restart(&self, member: usize) -> Result<()> {
+        self.members[member].spawn()?;
+        self.members[member].ready().await
+    }
+
+    /// Freezes a member by SIGSTOP: its connections stay open, and nothing is answered.
+    pub fn freeze(&self, member: usize) -> Result<()> {
+        self.members[member].signal(Signal::SIGSTOP)
+    }
+
+    /// Lets a frozen member go on.
+    pub fn thaw(&self, member: usize) -> Result<()> {
+        self.members[member].signal(Signal::SIGCONT)
+    }
+
+    /// Makes the primary step down and refuse election for `seconds`. A single member is primary again after that.
+    pub async fn step_down(&self, seconds: u32) -> Result<()> {
+        command(
+            &self.uri,
+            doc! { "replSetStepDown": seconds, "secondaryCatchUpPeriodSecs": 0, "force": true },
+        )
+        .await?;
+        Ok(())
+    }
+
+    async fn initiate(&self) -> Result<()> {
+        let members = self.members.iter().enumerate();
+        let members: Vec<_> = members
+            .map(|(n, member)| doc! { "_id": n as i32, "host": format!("127.0.0.1:{}", member.port()) })
+            .collect();
+        let settings = doc! { "electionTimeoutMillis": ELECTION_TIMEOUT_MS, "heartbeatIntervalMillis": 200 };
+        let config = doc! { "_id": NAME, "members": members, "settings": settings };
+        command(&self.member_uri(0), doc! { "replSetInitiate": config })
+            .await
+            .context("cannot initiate the replica set")?;
+        self.settled().await
+    }
+
+    /// Waits until every member is primary or a secondary.
+    async fn settled(&self) -> Result<()> {
+        let limit = Instant::now() + ELECTION_LIMIT;
+        loop {
+            let status = command(&self.uri, doc! { "replSetGetStatus": 1 }).await?;
+            let members = status
+                .get_array("members")
+                .context("replSetGetStatus names no members")?;
+            let state = |member: &bson::Bson| member.as_document().and_then(|m| m.get_i32("state").ok());
+            if members.iter().all(|member| matches!(state(member), Some(1 | 2))) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < limit,
+                "the replica set did not settle within {ELECTION_LIMIT:?}"
+            );
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for ReplicaSet {
+    fn drop(&mut self) {
+        drop(self.undertaker.take());
+        self.members.iter().for_each(Mongod::reap);
+    }
+}
+
+fn arguments(options: Options) -> Vec<String> {
+    let mut arguments = vec!["--wiredTigerCacheSizeGB".to_owned(), options.cache_gb.to_string()];
+    if options.members.is_some() {
+        arguments.extend(["--replSet", NAME, "--oplogSize"].map(str::to_owned));
+        arguments.push(options.oplog_mb.to_string());
+    }
+    arguments
+}
+
+fn uri(members: &[Mongod], replicated: bool) -> String {
+    let hosts: Vec<_> = members
+        .iter()
+        .map(|member| format!("127.0.0.1:{}", member.port()))
+        .collect();
+    let query = if replicated {
+        format!("?replicaSet={NAME}")
+    } else {
+        String::new()
+    };
+    format!("mongodb://{}/{query}", hosts.join(","))
+}
+
+/// Runs one administrative command over a client of its own, which is shut down before this returns.
+async fn command(uri: &str, command: Document) -> Result<Document> {
+    let mut options = ClientOptions::parse(uri).await?;
+    options.server_selection_timeout = Some(ELECTION_LIMIT);
+    let client = Client::with_options(options)?;
+    let answer = client.database("admin").run_command(command).await;
+    client.shutdown().immediate(true).await;
+    Ok(answer?)
+}
+
+/// One replica set of one member for the whole process, started by the first caller, gone when the process ends.
+///
+/// Made for tests: each uses a database of its own, and a client of its own runtime.
+pub async fn shared() -> Result<&'static ReplicaSet> {
+    static SHARED: OnceCell<ReplicaSet> = OnceCell::const_new();
+    SHARED.get_or_try_init(|| ReplicaSet::start(Options::default())).await
+}

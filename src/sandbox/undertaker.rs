@@ -1,0 +1,69 @@
+//! Ends a sandbox with its owner, however the owner ends: dropped, returned from main, panicked or SIGKILLed.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result};
+
+/// Where a process that the undertaker must end leaves its id, in a folder of its own below the sandbox's directory.
+pub(super) const PID_FILE: &str = "pid";
+
+/// `read` returns when the pipe closes, and only the owner holds its other end. The second `rm` is for a file that a
+/// process created between the kill and its death.
+const SCRIPT: &str = r#"
+read -r _
+for pid in "$1"/*/pid; do kill -KILL "$(cat "$pid")"; done 2>/dev/null
+rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }
+"#;
+
+/// A temporary directory and a shell that waits for this value to go, then kills what runs there and removes it all.
+///
+/// A shell, because it must outlive the owner: statics are not dropped, and nothing of a SIGKILLed process runs.
+#[derive(Debug)]
+pub(super) struct Undertaker {
+    directory: PathBuf,
+    shell: Child,
+}
+
+impl Undertaker {
+    /// Makes the directory, below the system's temporary one, and starts the shell.
+    pub(super) fn start() -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("certhookd-sandbox-").tempdir();
+        let directory = directory.context("cannot make a directory for the sandbox")?;
+        let shell = Command::new("sh")
+            .args(["-c", SCRIPT, "undertaker"])
+            .arg(directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Ctrl-C ends the owner, and the owner's end ends this.
+            .process_group(0)
+            .spawn()
+            .context("cannot start sh, which cleans up after the sandbox")?;
+        Ok(Self {
+            directory: directory.keep(),
+            shell,
+        })
+    }
+
+    /// The directory that goes when this value goes.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl Drop for Undertaker {
+    /// Waits until everything is gone.
+    fn drop(&mut self) {
+        // `wait` closes the pipe first.
+        if let Err(error) = self.shell.wait() {
+            report(&self.directory, &error);
+        }
+    }
+}
+
+fn report(directory: &Path, error: &io::Error) {
+    tracing::warn!(%error, directory = %directory.display(), "the sandbox may not be gone: remove its directory by hand");
+}
