@@ -92,3 +92,25 @@ fn one_line(text: &str) -> String {
         .take(MAX_LENGTH)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_is_one_bounded_line() {
+        let reason = of(&io::Error::other(format!(
+            "first\r\nsecond\u{1b}[31m{}",
+            "é".repeat(1000)
+        )));
+        assert!(reason.starts_with("first  second [31mé"), "{reason}");
+        assert_eq!(reason.chars().count(), MAX_LENGTH);
+    }
+
+    #[test]
+    fn what_an_io_error_carries_decides() {
+        let carried = io::Error::other(rustls::Error::InvalidCertificate(CertificateError::Expired));
+        assert_eq!(of(&io::Error::other(carried)), "tls: certificate has expired");
+        assert_eq!(of(&io::Error::from(io::ErrorKind::ConnectionReset)), "connection reset");
+    }
+}
