@@ -12,6 +12,7 @@ use crate::service::Watchdog;
 use crate::service::signals::{Signal, Signals};
 use crate::service::systemd::Manager;
 use crate::source::ScanBell;
+use crate::store::Stopped;
 
 /// How the daemon is run.
 pub struct Options {
@@ -39,7 +40,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     let (engine, wanted) = Engine::new(store.clone(), &config, settings, &options.host);
     let prepared = tokio::select! {
-        prepared = engine.prepare() => prepared.is_ok(),
+        prepared = prepare(&engine, &config) => prepared.is_ok(),
         () = stopped(&mut signals) => false,
     };
     if !prepared {
@@ -75,6 +76,15 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     drop(daemon);
     store.close().await;
     ended
+}
+
+async fn prepare(engine: &Engine, config: &Config) -> Result<(), Stopped> {
+    engine.prepare().await?;
+    if config.completions.enabled {
+        engine.watch().begin().await
+    } else {
+        Ok(())
+    }
 }
 
 async fn stopped(signals: &mut Signals) {

@@ -20,7 +20,7 @@ use super::one_line::OneLine;
 pub const FILTER_VARIABLE: &str = "CERTHOOKD_LOG";
 
 /// What is logged by default: this daemon's story, and of its libraries only what went wrong.
-pub const DEFAULT_FILTER: &str = "certhookd=info,warn";
+pub const DEFAULT_FILTER: &str = "certhookd=info,warn,rustls_platform_verifier=off";
 
 /// The form of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

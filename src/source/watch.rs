@@ -56,6 +56,14 @@ pub struct WatchStatus {
 }
 
 impl Watch {
+    /// Makes sure that there is a position to go on from. What is awarded after this returns is found.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the daemon stops first.
+    pub async fn begin(&self) -> Result<(), Stopped> {
+        Position::load(&self.store).await.map(drop)
+    }
+
     /// Watches until `stop`, through every accident. `beat` is called whenever the stream moves or fails.
     ///
     /// # Errors

@@ -50,6 +50,7 @@ impl Bed {
     }
 
     /// More lines for config.toml, as `section.key = value`.
+    #[expect(dead_code, reason = "next")]
     pub fn with(mut self, settings: &str) -> Self {
         self.settings = settings.to_owned();
         self
@@ -67,6 +68,7 @@ impl Bed {
         self.database.collection("webhook_deliveries")
     }
 
+    #[expect(dead_code, reason = "next")]
     pub fn state(&self) -> Collection<Document> {
         self.database.collection("webhook_state")
     }
@@ -104,8 +106,15 @@ impl Bed {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let config = self.configure(&self.settings);
         let mut command = Command::new(env!("CARGO_BIN_EXE_certhookd"));
-        command.arg("--config").arg(config).args(["--log-format", "json"]).args(arguments);
-        command.env_clear().env("CERTHOOKD_LOG", "certhookd=debug,warn").env("PATH", std::env::var("PATH").unwrap());
+        command
+            .arg("--config")
+            .arg(config)
+            .args(["--log-format", "json"])
+            .args(arguments);
+        command
+            .env_clear()
+            .env("CERTHOOKD_LOG", "certhookd=debug,warn")
+            .env("PATH", std::env::var("PATH").unwrap());
         command.kill_on_drop(true);
         command
     }
@@ -135,7 +144,10 @@ impl Bed {
         };
         if tokio::time::timeout(LIMIT, found).await.is_err() {
             let found: u64 = collection.count_documents(filter.clone()).await.unwrap();
-            panic!("{found} documents instead of {count} in {} match {filter}", collection.name());
+            panic!(
+                "{found} documents instead of {count} in {} match {filter}",
+                collection.name()
+            );
         }
     }
 }
@@ -171,7 +183,12 @@ struct Log {
 
 impl Daemon {
     pub fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::<Log>::default();
         let sink = Arc::clone(&log);
@@ -209,10 +226,12 @@ impl Daemon {
         }
     }
 
+    #[expect(dead_code, reason = "next")]
     pub fn lines(&self) -> Vec<Value> {
         self.log.lines.lock().clone()
     }
 
+    #[expect(dead_code, reason = "next")]
     pub fn count(&self, wanted: impl Fn(&Value) -> bool) -> usize {
         self.log.lines.lock().iter().filter(|line| wanted(line)).count()
     }
@@ -230,7 +249,10 @@ impl Daemon {
     }
 
     pub async fn ended(&mut self) -> ExitStatus {
-        tokio::time::timeout(LIMIT, self.child.wait()).await.unwrap_or_else(|_| panic!("still running:\n{}", self.text())).unwrap()
+        tokio::time::timeout(LIMIT, self.child.wait())
+            .await
+            .unwrap_or_else(|_| panic!("still running:\n{}", self.text()))
+            .unwrap()
     }
 
     /// SIGTERM, and the exit status.

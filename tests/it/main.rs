@@ -1,9 +1,10 @@
 //! Integration tests over real parts: a real mongod replica set, real sockets, real signals, the real binary.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
 
 mod bed;
 
 mod delivery;
 mod guard;
+mod sandbox;
 
 mod pipeline;

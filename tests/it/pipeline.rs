@@ -23,12 +23,16 @@ async fn an_expired_certificate_is_marked_and_sent() {
     let request = &requests[0];
     let expires = document.get_datetime("expires").unwrap().timestamp_millis();
     assert_eq!(request.header("x-webhook-event"), "certificate_expired");
-    assert_eq!(request.header("webhook-id"), format!("certificate_expired_{id}_{expires}"));
+    assert_eq!(
+        request.header("webhook-id"),
+        format!("certificate_expired_{id}_{expires}")
+    );
     let mut raw = Vec::new();
     let marked = bson::serialize_to_raw_document_buf(&marked).unwrap();
     certhookd::platform::append_json(&marked, &mut raw).unwrap();
     assert_eq!(request.body, raw, "the payload is the document as marked");
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered", "attempts": 1 }, 1).await;
+    bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered", "attempts": 1 }, 1)
+        .await;
     assert!(daemon.stop().await.success());
     assert_eq!(bed.receiver.total(), 1);
 }
@@ -45,9 +49,15 @@ async fn an_awarded_certificate_is_sent_and_one_awarded_again_too() {
     assert_eq!(first[0].header("x-webhook-event"), "certificate_completed");
 
     // A write that leaves `creationDate` alone is no award.
-    bed.badge_users().update_one(doc! { "_id": id }, doc! { "$set": { "disabled": true } }).await.unwrap();
+    bed.badge_users()
+        .update_one(doc! { "_id": id }, doc! { "$set": { "disabled": true } })
+        .await
+        .unwrap();
     let again = DateTime::from_millis(Clock::local().timestamp_millis() + 1);
-    bed.badge_users().update_one(doc! { "_id": id }, doc! { "$set": { "creationDate": again } }).await.unwrap();
+    bed.badge_users()
+        .update_one(doc! { "_id": id }, doc! { "$set": { "creationDate": again } })
+        .await
+        .unwrap();
     let second = bed.wait_for(|requests| requests.len() == 2).await;
     assert_ne!(second[0].header("webhook-id"), second[1].header("webhook-id"));
     let body: serde_json::Value = serde_json::from_slice(&second[1].body).unwrap();
