@@ -19,6 +19,10 @@ use super::undertaker::PID_FILE;
 /// How long a mongod may take until it accepts connections.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// The dynamic loader's exit code where a shared library is missing, and what to do then.
+const LOADER_FAILED: i32 = 127;
+const HINT: &str = "; install that library (on Debian: apt install libcurl4 libssl3)";
+
 /// Below the range from which Linux takes the ports of outgoing connections, so that a killed mongod finds its own again.
 const PORTS: std::ops::Range<u16> = 20_000..32_768;
 
@@ -93,7 +97,11 @@ impl Mongod {
         let limit = Instant::now() + START_LIMIT;
         while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.is_err() {
             if let Some(status) = self.ended()? {
-                bail!("mongod ended at its start ({status}): {}", last_words(&self.directory));
+                let hint = if status.code() == Some(LOADER_FAILED) { HINT } else { "" };
+                bail!(
+                    "mongod ended at its start ({status}): {}{hint}",
+                    last_words(&self.directory)
+                );
             }
             ensure!(
                 Instant::now() < limit,

@@ -1,5 +1,6 @@
 //! A private replica set, or a standalone mongod, with the accidents that tests need.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +22,10 @@ const ELECTION_LIMIT: Duration = Duration::from_secs(60);
 
 /// Long enough for a busy machine of two cores to keep its primary, short enough for a test of its loss.
 const ELECTION_TIMEOUT_MS: i32 = 2_000;
+
+/// Member states, as `replSetGetStatus` numbers them.
+const PRIMARY: i32 = 1;
+const SECONDARY: i32 = 2;
 
 /// What to start.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +53,7 @@ impl Default for Options {
 pub struct ReplicaSet {
     members: Vec<Mongod>,
     uri: String,
+    directory: PathBuf,
     /// `Some` until dropped.
     undertaker: Option<Undertaker>,
 }
@@ -64,9 +70,11 @@ impl ReplicaSet {
             .map(|n| Mongod::start(&binary, undertaker.directory().join(n.to_string()), arguments.clone()))
             .collect::<Result<Vec<_>>>()?;
         let uri = uri(&members, options.members.is_some());
+        let directory = undertaker.directory().to_owned();
         let set = Self {
             members,
             uri,
+            directory,
             undertaker: Some(undertaker),
         };
         for member in &set.members {
@@ -76,6 +84,11 @@ impl ReplicaSet {
             set.initiate().await?;
         }
         Ok(set)
+    }
+
+    /// Where the members keep their files: the log of member n is `n/log`.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Where clients connect: all members, as an operator would write it.
@@ -162,17 +175,18 @@ impl ReplicaSet {
         self.settled().await
     }
 
-    /// Waits until every member is primary or a secondary.
+    /// Waits until one member is primary and the others are secondaries.
     async fn settled(&self) -> Result<()> {
         let limit = Instant::now() + ELECTION_LIMIT;
         loop {
-            let status = command(&self.uri, doc! { "replSetGetStatus": 1 }).await?;
-            let members = status
-                .get_array("members")
-                .context("replSetGetStatus names no members")?;
-            let state = |member: &bson::Bson| member.as_document().and_then(|m| m.get_i32("state").ok());
-            if members.iter().all(|member| matches!(state(member), Some(1 | 2))) {
+            let states = self.states().await?;
+            let followers = states.iter().filter(|state| **state == SECONDARY).count();
+            if followers + 1 == states.len() && states.contains(&PRIMARY) {
                 return Ok(());
+            }
+            if followers == states.len() {
+                // Saves the election timeout. Refused where an election is under way already, which is as good.
+                let _ = command(&self.member_uri(0), doc! { "replSetStepUp": 1 }).await;
             }
             ensure!(
                 Instant::now() < limit,
@@ -180,6 +194,16 @@ impl ReplicaSet {
             );
             sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Each member's state, as the first one sees it.
+    async fn states(&self) -> Result<Vec<i32>> {
+        let status = command(&self.member_uri(0), doc! { "replSetGetStatus": 1 }).await?;
+        let members = status
+            .get_array("members")
+            .context("replSetGetStatus names no members")?;
+        let state = |member: &bson::Bson| member.as_document().and_then(|member| member.get_i32("state").ok());
+        Ok(members.iter().filter_map(state).collect())
     }
 }
 

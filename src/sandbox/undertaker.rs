@@ -67,3 +67,25 @@ impl Drop for Undertaker {
 fn report(directory: &Path, error: &io::Error) {
     tracing::warn!(%error, directory = %directory.display(), "the sandbox may not be gone: remove its directory by hand");
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn kills_what_left_its_id_and_removes_everything() {
+        let undertaker = Undertaker::start().unwrap();
+        let directory = undertaker.directory().to_owned();
+        let mut process = Command::new("sleep").arg("1000").spawn().unwrap();
+        fs::create_dir(directory.join("0")).unwrap();
+        fs::create_dir(directory.join("1")).unwrap();
+        fs::write(directory.join("1").join(PID_FILE), process.id().to_string()).unwrap();
+
+        drop(undertaker);
+        assert!(!directory.exists());
+        assert_eq!(process.wait().unwrap().signal(), Some(9));
+    }
+}
