@@ -113,8 +113,8 @@ fn load(file: Option<&Path>) -> Result<Config, Faults> {
 
 /// This machine's name.
 fn host() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| "unknown".into())
 }
 
 /// Each fault of the configuration is a line; any other error is one line with its causes.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::cluster::Cluster;
 use crate::delivery::Client;
 use crate::dispatch::Deliver;
 use crate::model::{Clock, Failure, Live, Outcome};
@@ -17,10 +18,16 @@ pub struct Courier {
     pub client: Live<Client>,
     /// The time.
     pub clock: Clock,
+    /// Whose lanes are whose now.
+    pub cluster: Cluster,
 }
 
 impl Deliver for Courier {
     async fn attempt(&self, delivery: &Claimed) -> Outcome {
+        if !self.cluster.owns(&delivery.endpoint) {
+            // The lane has moved to another daemon since this was claimed.
+            return Outcome::Interrupted;
+        }
         match self.directory.find(&delivery.endpoint) {
             Found::Endpoint(endpoint) if endpoint.enabled => {
                 self.client

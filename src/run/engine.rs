@@ -80,6 +80,9 @@ impl Engine {
     /// # Errors
     /// [`Stopped`] when the daemon stops first.
     pub async fn prepare(&self) -> Result<(), Stopped> {
+        self.store
+            .persist("look for runs that are gone", || self.cluster.forget_ghosts())
+            .await?;
         self.store.persist("send a heartbeat", || self.cluster.beat()).await?;
         let live = self.cluster.live();
         self.store
@@ -139,6 +142,7 @@ impl Engine {
             directory: self.directory.clone(),
             client: self.settings.client.clone(),
             clock: self.clock.clone(),
+            cluster: self.cluster.clone(),
         };
         let (recorder, results) = Recorder::new(
             self.outbox.clone(),

@@ -17,6 +17,9 @@ use crate::store::Stopped;
 /// How often the line in `systemctl status` is brought up to date.
 const STATUS: Duration = Duration::from_secs(1);
 
+/// How often a daemon that stands by shows that it is alive.
+const STANDBY: Duration = Duration::from_secs(10);
+
 /// Scans whenever the bell rings.
 pub(super) async fn scans(engine: Arc<Engine>, bell: ScanBell, stop: CancellationToken) {
     let scan = engine.scan(stop.clone());
@@ -31,6 +34,49 @@ pub(super) async fn scans(engine: Arc<Engine>, bell: ScanBell, stop: Cancellatio
             return;
         }
     }
+}
+
+/// Tells of duties that come and go. Who takes over the scan scans at once: ticks may have been missed.
+pub(super) async fn duties(engine: Arc<Engine>, bell: ScanBell, stop: CancellationToken) {
+    let mut duties = engine.cluster.duties();
+    let mut held = *duties.borrow_and_update();
+    while let Some(Ok(())) = stop.run_until_cancelled(duties.changed()).await {
+        let now = *duties.borrow_and_update();
+        if held.scan.is_none() && now.scan.is_some() {
+            bell.ring();
+        }
+        info!(
+            scan = now.scan.is_some(),
+            watch = now.watch.is_some(),
+            "this daemon's duties have changed"
+        );
+        held = now;
+    }
+}
+
+/// Follows the change stream while this daemon holds that lease.
+pub(super) async fn watch(engine: Arc<Engine>, pulse: Pulse, stop: CancellationToken) -> Result<(), Stopped> {
+    let mut duties = engine.cluster.duties();
+    while !stop.is_cancelled() {
+        pulse.beat();
+        let Some(lease) = duties.borrow_and_update().watch else {
+            let _ = stop
+                .run_until_cancelled(tokio::time::timeout(STANDBY, duties.changed()))
+                .await;
+            continue;
+        };
+        let term = stop.child_token();
+        let watching = engine.watch().run(lease, term.clone(), || pulse.beat());
+        tokio::pin!(watching);
+        let ended = loop {
+            tokio::select! {
+                ended = &mut watching => break ended,
+                _ = duties.changed() => if duties.borrow().watch != Some(lease) { term.cancel() },
+            }
+        };
+        ended?;
+    }
+    Ok(())
 }
 
 fn log(report: &Report) {

@@ -140,17 +140,23 @@ impl Tasks {
         self.sources.spawn(fallible("endpoints", refresh));
         if config.completions.enabled {
             let pulse = watchdog.register("change stream", ALLOWANCE);
-            let watch = engine.watch().run(self.stop.clone(), move || pulse.beat());
+            let watch = loops::watch(Arc::clone(engine), pulse, self.stop.clone());
             self.sources.spawn(fallible("change stream", watch));
         }
     }
 
     fn spawn_scans(&mut self, engine: &Arc<Engine>, bell: &ScanBell) {
         let settings = engine.settings.clone();
+        let (duties, ticked) = (engine.cluster.duties(), bell.clone());
+        let tick = move || {
+            if duties.borrow().scan.is_some() {
+                ticked.ring();
+            }
+        };
         let schedule = Schedule::run(
             settings.schedule.clone(),
             engine.clock.clone(),
-            bell.clone(),
+            tick,
             Arc::clone(&settings.schedule_changed),
             self.stop.clone(),
         );
@@ -159,9 +165,11 @@ impl Tasks {
                 error!(%error, "the scan's schedule can't run");
             }
         }));
-        if settings.scan.get().on_start {
+        if settings.scan.get().on_start && engine.cluster.duties().borrow().scan.is_some() {
             bell.ring();
         }
+        let duties = loops::duties(Arc::clone(engine), bell.clone(), self.stop.clone());
+        self.sources.spawn(named("duties", duties));
         let scans = loops::scans(Arc::clone(engine), bell.clone(), self.stop.clone());
         self.sources.spawn(named("scan", scans));
     }

@@ -13,7 +13,6 @@ use tokio::sync::mpsc;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tokio_util::sync::CancellationToken;
 
-use super::ScanBell;
 use crate::model::{Clock, Live};
 
 /// A cron expression (second minute hour day month weekday) in a zone.
@@ -39,14 +38,14 @@ impl Schedule {
         Some(DateTime::from_millis(next.timestamp_millis()))
     }
 
-    /// Rings `bell` at each instant of the schedule until `stop`. A schedule that was replaced takes effect at `changed`.
+    /// Calls `ring` at each instant of the schedule until `stop`. A schedule that was replaced takes effect at `changed`.
     ///
     /// # Errors
     /// The scheduler can't be started.
     pub async fn run(
         schedule: Live<Self>,
         clock: Clock,
-        bell: ScanBell,
+        ring: impl Fn(),
         changed: std::sync::Arc<tokio::sync::Notify>,
         stop: CancellationToken,
     ) -> Result<(), JobSchedulerError> {
@@ -60,7 +59,7 @@ impl Schedule {
             };
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(()) = firing.recv() => bell.ring(),
+                Some(()) = firing.recv() => ring(),
                 () = changed.notified() => {}
             }
             if let Some(job) = job {

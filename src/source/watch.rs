@@ -64,14 +64,14 @@ impl Watch {
         Position::load(&self.store).await.map(drop)
     }
 
-    /// Watches until `stop`, through every accident. `beat` is called whenever the stream moves or fails.
+    /// Watches under that lease until `stop`, through every accident, or until a later lease has moved the position. `beat` is called whenever the stream moves or fails.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon gave up on a database that is away; nothing is lost, the token stands where it was saved.
-    pub async fn run(self, stop: CancellationToken, beat: impl Fn()) -> Result<(), Stopped> {
-        let mut position = Position::load(&self.store).await?;
+    pub async fn run(self, lease: i64, stop: CancellationToken, beat: impl Fn()) -> Result<(), Stopped> {
+        let mut position = Position::load(&self.store).await?.under(lease);
         let mut backoff = crate::store::Backoff::default();
-        while !stop.is_cancelled() {
+        while !stop.is_cancelled() && !position.is_fenced() {
             self.catch_up(&mut position).await?;
             let (items, receiver) = mpsc::channel(GROUP);
             let stream = tokio::spawn(follow(self.store.clone(), position.start(), items, stop.clone()));
@@ -116,6 +116,9 @@ impl Watch {
             if saved.elapsed() >= SAVE_EVERY || step.ending.is_some() {
                 position.save(&self.store).await?;
                 saved = Instant::now();
+            }
+            if position.is_fenced() {
+                return Ok(Ending::Stopped);
             }
             if let Some(ending) = step.ending {
                 return Ok(ending);

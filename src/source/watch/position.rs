@@ -16,6 +16,9 @@ pub(super) struct Position {
     at: DateTime,
     /// An accident happened: awards since then are to be found by query.
     pub(super) catch_up_from: Option<DateTime>,
+    /// The lease under which it is written: one under a later lease is not overwritten.
+    lease: i64,
+    fenced: bool,
     saved: bool,
 }
 
@@ -32,14 +35,33 @@ impl Position {
         }
         let (start, at) = now(store).await?;
         info!("no stream position yet: completions are watched from now on");
-        let mut position = Self {
+        let first = doc! { "$setOnInsert": fields(&start, at, None, 0) };
+        let create = || async {
+            store
+                .state()
+                .update_one(doc! { "_id": "watch" }, first.clone())
+                .upsert(true)
+                .await
+        };
+        store.persist("note the stream's start", create).await?;
+        Ok(Self {
             start,
             at,
             catch_up_from: None,
-            saved: false,
-        };
-        position.save(store).await?;
-        Ok(position)
+            lease: 0,
+            fenced: false,
+            saved: true,
+        })
+    }
+
+    /// The same, written under this lease.
+    pub(super) fn under(self, lease: i64) -> Self {
+        Self { lease, ..self }
+    }
+
+    /// Whether a later lease has moved the position: then this one is nobody's business any more.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fenced
     }
 
     pub(super) fn start(&self) -> Start {
@@ -74,32 +96,26 @@ impl Position {
         if self.saved {
             return Ok(());
         }
-        let document = self.document();
-        store
-            .persist("save the stream's position", || async {
-                store
-                    .state()
-                    .replace_one(doc! { "_id": "watch" }, document.clone())
-                    .upsert(true)
-                    .await
-            })
-            .await?;
+        let document = fields(&self.start, self.at, self.catch_up_from, self.lease);
+        let mine = doc! { "_id": "watch", "lease": { "$not": { "$gt": self.lease } } };
+        let write = || async { store.state().replace_one(mine.clone(), document.clone()).await };
+        self.fenced = store.persist("save the stream's position", write).await?.matched_count == 0;
         self.saved = true;
         Ok(())
     }
+}
 
-    fn document(&self) -> Document {
-        let (kind, value) = match &self.start {
-            Start::Token(token) => ("token", bson(token)),
-            Start::After(token) => ("after", bson(token)),
-            Start::At(time) => ("time", Bson::Timestamp(*time)),
-        };
-        let mut document = doc! { "_id": "watch", kind: value, "at": self.at };
-        if let Some(since) = self.catch_up_from {
-            document.insert("catchUpFrom", since);
-        }
-        document
+fn fields(start: &Start, at: DateTime, catch_up_from: Option<DateTime>, lease: i64) -> Document {
+    let (kind, value) = match start {
+        Start::Token(token) => ("token", bson(token)),
+        Start::After(token) => ("after", bson(token)),
+        Start::At(time) => ("time", Bson::Timestamp(*time)),
+    };
+    let mut fields = doc! { kind: value, "at": at, "lease": lease };
+    if let Some(since) = catch_up_from {
+        fields.insert("catchUpFrom", since);
     }
+    fields
 }
 
 fn bson(token: &ResumeToken) -> Bson {
@@ -116,6 +132,8 @@ fn parse(document: &Document) -> Option<Position> {
         start,
         at: document.get_datetime("at").ok().copied()?,
         catch_up_from: document.get_datetime("catchUpFrom").ok().copied(),
+        lease: 0,
+        fenced: false,
         saved: true,
     })
 }
