@@ -50,7 +50,6 @@ impl Bed {
     }
 
     /// More lines for config.toml, as `section.key = value`.
-    #[expect(dead_code, reason = "next")]
     pub fn with(mut self, settings: &str) -> Self {
         self.settings = settings.to_owned();
         self
@@ -68,7 +67,6 @@ impl Bed {
         self.database.collection("webhook_deliveries")
     }
 
-    #[expect(dead_code, reason = "next")]
     pub fn state(&self) -> Collection<Document> {
         self.database.collection("webhook_state")
     }
@@ -226,12 +224,10 @@ impl Daemon {
         }
     }
 
-    #[expect(dead_code, reason = "next")]
     pub fn lines(&self) -> Vec<Value> {
         self.log.lines.lock().clone()
     }
 
-    #[expect(dead_code, reason = "next")]
     pub fn count(&self, wanted: impl Fn(&Value) -> bool) -> usize {
         self.log.lines.lock().iter().filter(|line| wanted(line)).count()
     }

@@ -7,4 +7,5 @@ mod delivery;
 mod guard;
 mod sandbox;
 
+mod cluster;
 mod pipeline;

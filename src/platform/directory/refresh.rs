@@ -6,7 +6,7 @@ use bson::{Document, RawBson, RawDocument, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use mongodb::change_stream::ChangeStream;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Directory, DocumentId};
 use crate::model::{Live, key_part};
@@ -110,9 +110,10 @@ impl Refresh {
         if found.is_empty() {
             self.directory.remove(&key);
         }
-        found
-            .into_iter()
-            .for_each(|(id, config)| self.directory.put(id, config));
+        for (id, config) in found {
+            Self::note(&config);
+            self.directory.put(id, config);
+        }
         Ok(())
     }
 
@@ -128,6 +129,17 @@ impl Refresh {
             configs.push((id, config));
         }
         Ok(configs)
+    }
+
+    /// One DEBUG line for each document that is read anew.
+    fn note(config: &MemberConfig) {
+        let owner = config.owner.as_deref().unwrap_or("(unknown)");
+        debug!(
+            owner,
+            endpoints = config.endpoints.len(),
+            refused = config.refused.len(),
+            "endpoints read"
+        );
     }
 
     /// One WARN for each endpoint that makes no sense, when it is first seen so.
