@@ -1,5 +1,6 @@
 //! An endpoint that makes sense: what an organization configured, validated.
 
+use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
@@ -9,7 +10,7 @@ use url::Url;
 use crate::model::{EndpointKey, EventType};
 
 /// Where one organization wants its events. Only sensible ones exist: see `member_config` for what is refused.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Endpoint {
     /// Its name in the outbox, the log and the statistics.
     pub key: EndpointKey,
@@ -61,5 +62,21 @@ impl Endpoint {
     /// The contract's filter: switched on, and subscribed to this type.
     pub fn wants(&self, event_type: EventType) -> bool {
         self.enabled && self.event_types.contains(&event_type)
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    /// Of the URL only its origin: path and query may each hold a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("key", &self.key)
+            .field("name", &self.name)
+            .field("url", &self.url.origin().ascii_serialization())
+            .field("enabled", &self.enabled)
+            .field("event_types", &self.event_types)
+            .field("timeout", &self.timeout)
+            .field("headers", &self.headers)
+            .field("auth", &self.auth)
+            .finish_non_exhaustive()
     }
 }

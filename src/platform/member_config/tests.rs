@@ -298,3 +298,16 @@ fn text_that_is_not_utf8_harms_its_own_endpoint_alone() {
     assert_eq!(config.endpoints.len(), 1);
     assert_eq!(config.refused[0].reason, "`auth` is not valid BSON");
 }
+
+#[test]
+fn an_endpoint_prints_its_origin_and_no_secret() {
+    let mut source = with("url", format!("https://hub.example:8443/{SECRET}?key={SECRET}"));
+    source.insert("headers", doc! { "X-Team": SECRET });
+    source.insert("auth", doc! { "authType": "bearer_token", "token": SECRET });
+    let printed = format!("{:?}", parse_endpoints([source], &HTTPS_ONLY).endpoints[0]);
+    assert!(printed.contains("https://hub.example:8443"), "{printed}");
+    assert!(
+        !printed.contains(SECRET) && !printed.contains(SIGNING_SECRET),
+        "{printed}"
+    );
+}
