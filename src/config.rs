@@ -82,5 +82,4 @@ impl Config {
 }
 
 #[cfg(test)]
-#[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::table;
 use crate::config::Config;
 use crate::run::{Engine, Settings, Tasks, Wanted, connect};
-use crate::service::signals::{Signal, Signals};
+use crate::service::signals::Signals;
 use crate::service::systemd::Manager;
 
 /// How often is looked whether all is delivered.
@@ -27,16 +27,12 @@ pub(super) async fn run(config: &Config, dry_run: bool) -> anyhow::Result<ExitCo
         code = async {
             if dry_run { count(&engine).await } else { deliver(&engine, wanted, config, give_up).await }
         } => code,
-        () = stopped(&mut signals) => Ok(ExitCode::FAILURE),
+        () = signals.stopped() => Ok(ExitCode::FAILURE),
     };
     let _ = engine.cluster.leave().await;
     drop(engine);
     store.close().await;
     code
-}
-
-async fn stopped(signals: &mut Signals) {
-    while signals.next().await != Signal::Stop {}
 }
 
 async fn count(engine: &Engine) -> anyhow::Result<ExitCode> {

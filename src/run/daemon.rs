@@ -1,18 +1,14 @@
 //! `certhookd run`: start in order, answer signals, stop in order.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::tasks::Tasks;
-use super::{Engine, Settings, Snapshot, connect};
+use super::{Engine, Running, Snapshot};
 use crate::config::{Config, Faults, restart_needed};
-use crate::service::Watchdog;
 use crate::service::signals::{Signal, Signals};
-use crate::service::systemd::Manager;
 use crate::source::ScanBell;
-use crate::store::Stopped;
 
 /// How the daemon is run.
 pub struct Options {
@@ -31,70 +27,30 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
     let config = (options.load)()?;
-    let manager = Manager::from_env();
-    let settings = Settings::new(&config)?;
-    let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
-    let store = tokio::select! {
-        store = connect(&config, &manager, &stop, give_up.clone()) => store?,
-        () = stopped(&mut signals) => return Ok(()),
-    };
-    let (engine, wanted) = Engine::new(store.clone(), &config, settings, &options.host);
-    let prepared = tokio::select! {
-        prepared = prepare(&engine, &config) => prepared.is_ok(),
-        () = stopped(&mut signals) => false,
-    };
-    if !prepared {
-        store.close().await;
+    let started = Running::start(&config, &options.host, signals.stopped()).await?;
+    let Some(mut running) = started else {
         return Ok(());
-    }
-    let (bell, watchdog) = (ScanBell::default(), Watchdog::new());
-    let mut tasks = Tasks::spawn(&engine, wanted, &config, &bell, &watchdog, &manager, give_up);
-    manager.ready();
-    info!(daemon = %engine.cluster.me(), version = env!("CARGO_PKG_VERSION"), "ready");
+    };
     let mut daemon = Daemon {
+        engine: Arc::clone(&running.engine),
+        bell: running.bell.clone(),
         options,
         config,
-        engine,
-        bell,
     };
     let ended = tokio::select! {
         () = daemon.answer(&mut signals) => Ok(()),
-        broken = tasks.broken() => Err(broken),
+        broken = running.broken() => Err(broken),
     };
     let grace = daemon.config.service.shutdown_grace;
-    info!(
-        grace_s = grace.as_secs(),
-        "stopping: no more work is taken, what is in flight finishes"
-    );
-    manager.stopping();
-    tasks.shut_down(grace).await;
-    let _ = daemon.engine.cluster.leave().await;
-    info!(
-        delivered = daemon.engine.tally.delivered(),
-        "stopped; what is left stays in the outbox"
-    );
     drop(daemon);
-    store.close().await;
+    running.stop(grace).await;
     ended
-}
-
-async fn prepare(engine: &Engine, config: &Config) -> Result<(), Stopped> {
-    engine.prepare().await?;
-    if config.completions.enabled {
-        engine.watch().begin().await
-    } else {
-        Ok(())
-    }
-}
-
-async fn stopped(signals: &mut Signals) {
-    while signals.next().await != Signal::Stop {}
 }
 
 struct Daemon {
     options: Options,
     config: Config,
-    engine: std::sync::Arc<Engine>,
+    engine: Arc<Engine>,
     bell: ScanBell,
 }
 

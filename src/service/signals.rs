@@ -58,6 +58,11 @@ impl Signals {
             _ = self.user2.recv() => Signal::Report,
         }
     }
+
+    /// Waits for a stop; every other wish is passed over.
+    pub async fn stopped(&mut self) {
+        while self.next().await != Signal::Stop {}
+    }
 }
 
 #[cfg(test)]

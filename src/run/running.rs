@@ -1,0 +1,94 @@
+//! A daemon at work: started in order, stopped in order. What makes it stop is its owner's affair.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::tasks::Tasks;
+use super::{Engine, Settings, connect};
+use crate::config::Config;
+use crate::service::Watchdog;
+use crate::service::systemd::Manager;
+use crate::source::ScanBell;
+use crate::store::{Stopped, Store};
+
+/// The whole pipeline, running. [`Running::stop`] must end it.
+pub struct Running {
+    /// The parts.
+    pub engine: Arc<Engine>,
+    /// Asks for a scan.
+    pub bell: ScanBell,
+    tasks: Tasks,
+    manager: Manager,
+    store: Store,
+}
+
+impl Running {
+    /// Waits for MongoDB, prepares it, and starts everything. `None`: `stopped` came first.
+    ///
+    /// # Errors
+    /// [`super::Misconfigured`] for what waiting can't mend.
+    pub async fn start(config: &Config, host: &str, stopped: impl Future<Output = ()>) -> anyhow::Result<Option<Self>> {
+        tokio::pin!(stopped);
+        let manager = Manager::from_env();
+        let settings = Settings::new(config)?;
+        let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
+        let store = tokio::select! {
+            store = connect(config, &manager, &stop, give_up.clone()) => store?,
+            () = &mut stopped => return Ok(None),
+        };
+        let (engine, wanted) = Engine::new(store.clone(), config, settings, host);
+        let prepared = tokio::select! {
+            prepared = prepare(&engine, config) => prepared.is_ok(),
+            () = stopped => false,
+        };
+        if !prepared {
+            store.close().await;
+            return Ok(None);
+        }
+        let (bell, watchdog) = (ScanBell::default(), Watchdog::new());
+        let tasks = Tasks::spawn(&engine, wanted, config, &bell, &watchdog, &manager, give_up);
+        manager.ready();
+        info!(daemon = %engine.cluster.me(), version = env!("CARGO_PKG_VERSION"), "ready");
+        Ok(Some(Self {
+            engine,
+            bell,
+            tasks,
+            manager,
+            store,
+        }))
+    }
+
+    /// Waits for a task that ends although nobody asked it to.
+    pub async fn broken(&mut self) -> anyhow::Error {
+        self.tasks.broken().await
+    }
+
+    /// Stops all in order; what is in flight has until `grace` has passed.
+    pub async fn stop(self, grace: Duration) {
+        info!(
+            grace_s = grace.as_secs(),
+            "stopping: no more work is taken, what is in flight finishes"
+        );
+        self.manager.stopping();
+        self.tasks.shut_down(grace).await;
+        let _ = self.engine.cluster.leave().await;
+        info!(
+            delivered = self.engine.tally.delivered(),
+            "stopped; what is left stays in the outbox"
+        );
+        drop(self.engine);
+        self.store.close().await;
+    }
+}
+
+async fn prepare(engine: &Engine, config: &Config) -> Result<(), Stopped> {
+    engine.prepare().await?;
+    if config.completions.enabled {
+        engine.watch().begin().await
+    } else {
+        Ok(())
+    }
+}
