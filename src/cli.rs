@@ -4,6 +4,7 @@
 mod check;
 // mod demo;
 // mod sandbox;
+mod replay;
 mod scan;
 mod status;
 mod table;
@@ -50,6 +51,8 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Send again what ended: dead letters, cancelled or delivered ones. Running daemons do it within a second.
+    Replay(replay::Args),
     /// Show queue, deliveries, endpoints, last scan and stream, as MongoDB knows them.
     Status {
         /// As JSON.
@@ -95,6 +98,7 @@ async fn execute(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Check { config_only } => return Ok(check::run(file.as_deref(), config_only).await),
         Command::Scan { dry_run } => return scan::run(&load(file.as_deref())?, dry_run).await,
+        Command::Replay(args) => replay::run(&load(file.as_deref())?, args).await?,
         Command::Status { json } => status::run(&load(file.as_deref())?, json).await?,
         Command::Demo => {}
         Command::Sandbox => {}

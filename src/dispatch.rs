@@ -7,6 +7,7 @@
 //!
 //! A delivery keeps its place in the window until its result is written, so memory is bounded by construction.
 
+mod breaker;
 mod feeder;
 mod permits;
 mod recorder;

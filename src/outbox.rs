@@ -17,6 +17,7 @@ mod claim;
 mod document;
 mod handoff;
 mod record;
+mod replay;
 mod transition;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use claim::LostClaim;
 pub use document::{Claimed, NewDelivery};
 pub use handoff::{Intake, Slot};
 pub use record::Verdict;
+pub use replay::Selection;
 pub use transition::{Next, transition};
 
 /// Our delivery documents.

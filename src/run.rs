@@ -4,6 +4,7 @@ mod courier;
 mod daemon;
 mod engine;
 mod loops;
+mod redrive;
 mod report;
 mod running;
 mod settings;

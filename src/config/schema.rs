@@ -104,6 +104,8 @@ section! {
         max_attempts: u32 = "100", number(1..=1000);
         /// From the first attempt to the last.
         retry_window: Duration = "10m", duration("1s"..="7d");
+        /// Dead letters younger than this go out again by themselves when their endpoint answers; 0 turns it off.
+        redrive_for: Duration = "24h", duration("0s"..="365d");
         /// How long finished deliveries are kept.
         retention: Duration = "30d", duration("1h"..="3650d");
         /// Whether endpoints may have `http` addresses.

@@ -102,12 +102,7 @@ impl Feeder {
         let mut places: HashMap<EndpointKey, Vec<Place>> = HashMap::new();
         let mut wants = Vec::new();
         for (endpoint, _) in due {
-            let held = self.window.held(&endpoint);
-            // Refilled in halves: a claim for every freed place would be a command a delivery.
-            if held > share / 2 {
-                continue;
-            }
-            let granted = self.window.take(&endpoint, share - held);
+            let granted = self.window.take(&endpoint, share);
             if !granted.is_empty() {
                 wants.push((endpoint.clone(), granted.len()));
                 places.insert(endpoint, granted);

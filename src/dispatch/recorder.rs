@@ -71,6 +71,7 @@ impl<O: Observer> Recorder<O> {
     /// Judges the results; the places are freed when the verdicts are written.
     fn judge(&self, attempted: &mut Vec<Attempted>, now: DateTime) -> (Vec<Verdict>, Vec<Place>) {
         let policy = self.policy.get();
+        self.note_health(attempted);
         attempted
             .drain(..)
             .map(|(Job { delivery, place }, outcome)| {
@@ -79,6 +80,17 @@ impl<O: Observer> Recorder<O> {
                 (Verdict { delivery, next }, place)
             })
             .unzip()
+    }
+
+    /// Tells the breakers.
+    fn note_health(&self, attempted: &[Attempted]) {
+        for (job, outcome) in attempted {
+            match outcome {
+                Outcome::Delivered { .. } | Outcome::Gone(_) => self.window.succeeded(&job.delivery.endpoint),
+                Outcome::Failed(_) => self.window.failed(&job.delivery.endpoint),
+                Outcome::Cancelled { .. } | Outcome::Interrupted => {}
+            }
+        }
     }
 
     /// A retry may be due before the feeder's next look.

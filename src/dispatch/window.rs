@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
+use super::breaker::Breakers;
 use crate::model::EndpointKey;
 use crate::outbox::{Claimed, Intake, Slot};
 
@@ -18,6 +20,10 @@ const MAX_BYTES: usize = 16 << 20;
 
 /// Whether this daemon delivers to an endpoint.
 pub(super) type Owns = dyn Fn(&EndpointKey) -> bool + Send + Sync;
+
+/// Endpoints that are only probed take no more places than this between them, so that any number of hung ones leaves requests
+/// in flight to the others.
+const MAX_PROBES: usize = 64;
 
 /// The window. Cheap to clone.
 #[derive(Clone)]
@@ -38,7 +44,10 @@ struct Shared {
 struct State {
     held: usize,
     bytes: usize,
+    /// Places taken by endpoints that are only probed.
+    probes: usize,
     lanes: HashMap<EndpointKey, Lane>,
+    breakers: Breakers,
     closed: bool,
 }
 
@@ -63,6 +72,7 @@ pub(crate) struct Place {
     window: Window,
     endpoint: EndpointKey,
     bytes: usize,
+    probe: bool,
 }
 
 /// How full the window is.
@@ -72,6 +82,8 @@ pub struct Fill {
     pub held: usize,
     /// Of these, deliveries that wait for a worker.
     pub queued: usize,
+    /// Endpoints that are only probed.
+    pub probed: usize,
     /// Places in all.
     pub capacity: usize,
 }
@@ -104,6 +116,7 @@ impl Window {
         Fill {
             held: state.held,
             queued,
+            probed: state.breakers.open(),
             capacity: self.0.capacity,
         }
     }
@@ -152,19 +165,43 @@ impl Window {
         job
     }
 
-    /// Takes up to `wanted` places for deliveries that are about to be claimed; their bodies are counted when they are put in.
-    pub(crate) fn take(&self, endpoint: &EndpointKey, wanted: usize) -> Vec<Place> {
+    /// Takes places for deliveries that are about to be claimed, until the lane holds its `share`; their bodies are counted when
+    /// they are put in.
+    ///
+    /// A lane is refilled when half of its share is used up: a claim for every freed place would be a command a delivery. An
+    /// endpoint that is only probed gets one place, once a second.
+    pub(crate) fn take(&self, endpoint: &EndpointKey, share: usize) -> Vec<Place> {
         let mut state = self.0.state.lock();
         if state.closed || state.bytes >= MAX_BYTES {
             return Vec::new();
         }
+        let held = state.lanes.get(endpoint).map_or(0, |lane| lane.held);
+        let probe = state.breakers.is_open(endpoint);
+        let wanted = match probe {
+            true if held > 0 || state.probes >= MAX_PROBES => 0,
+            true => usize::from(state.breakers.may_probe(endpoint, Instant::now())),
+            false if held > share / 2 => 0,
+            false => share - held,
+        };
         let granted = wanted.min(self.0.capacity - state.held);
-        (0..granted).map(|_| self.place(&mut state, endpoint, 0)).collect()
+        (0..granted)
+            .map(|_| self.place(&mut state, endpoint, 0, probe))
+            .collect()
     }
 
-    /// How many places a lane holds.
-    pub(crate) fn held(&self, endpoint: &EndpointKey) -> usize {
-        self.0.state.lock().lanes.get(endpoint).map_or(0, |lane| lane.held)
+    /// The endpoint answered: its breaker is closed.
+    pub(crate) fn succeeded(&self, endpoint: &EndpointKey) {
+        self.0.state.lock().breakers.succeeded(endpoint);
+    }
+
+    /// An attempt failed: its breaker may open.
+    pub(crate) fn failed(&self, endpoint: &EndpointKey) {
+        self.0.state.lock().breakers.failed(endpoint, Instant::now());
+    }
+
+    /// Whether a delivery must go back to the outbox, because its endpoint is only probed since it was queued.
+    pub(crate) fn must_wait(&self, job: &Job) -> bool {
+        !job.place.probe && self.0.state.lock().breakers.is_open(&job.place.endpoint)
     }
 
     /// Says whether a lane has deliveries due in the outbox.
@@ -189,8 +226,9 @@ impl Window {
             .collect()
     }
 
-    fn place(&self, state: &mut State, endpoint: &EndpointKey, bytes: usize) -> Place {
+    fn place(&self, state: &mut State, endpoint: &EndpointKey, bytes: usize, probe: bool) -> Place {
         state.held += 1;
+        state.probes += usize::from(probe);
         state.bytes += bytes;
         match state.lanes.get_mut(endpoint) {
             Some(lane) => lane.held += 1,
@@ -200,6 +238,7 @@ impl Window {
             window: self.clone(),
             endpoint: endpoint.clone(),
             bytes,
+            probe,
         }
     }
 
@@ -230,8 +269,8 @@ impl Intake for Window {
             .map_or((0, false), |lane| (lane.held, lane.waiting));
         let free = self.0.capacity - state.held;
         let fits = state.bytes + bytes <= MAX_BYTES || state.held == 0;
-        (!state.closed && !waiting && held < free && fits)
-            .then(|| Box::new(self.place(&mut state, endpoint, bytes)) as Box<dyn Slot>)
+        (!state.closed && !waiting && held < free && fits && !state.breakers.is_open(endpoint))
+            .then(|| Box::new(self.place(&mut state, endpoint, bytes, false)) as Box<dyn Slot>)
     }
 
     fn pending(&self, endpoints: &mut dyn Iterator<Item = &EndpointKey>) {
@@ -267,6 +306,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.window.0.state.lock();
         state.held -= 1;
+        state.probes -= usize::from(self.probe);
         state.bytes = state.bytes.saturating_sub(self.bytes);
         let Some(lane) = state.lanes.get_mut(&self.endpoint) else {
             return;

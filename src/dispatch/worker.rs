@@ -76,9 +76,13 @@ impl<D: Deliver> Workers<D> {
             loop {
                 let permit = permits.acquire().await;
                 let Some(job) = window.pop(&endpoint) else { break };
-                let outcome = tokio::select! {
-                    outcome = deliver.attempt(&job.delivery) => outcome,
-                    () = abort.cancelled() => Outcome::Interrupted,
+                let outcome = if window.must_wait(&job) {
+                    Outcome::Interrupted
+                } else {
+                    tokio::select! {
+                        outcome = deliver.attempt(&job.delivery) => outcome,
+                        () = abort.cancelled() => Outcome::Interrupted,
+                    }
                 };
                 drop(permit);
                 let _ = results.send((job, outcome));

@@ -35,6 +35,8 @@ pub struct Claimed {
     pub first_attempt_at: Option<DateTime>,
     /// The claim's number.
     pub claim: i64,
+    /// Whether it was a dead letter and is tried once more: see [`Outbox::redrive`](super::Outbox::redrive).
+    pub redriven: bool,
 }
 
 /// The `_id` of a delivery. The event's id holds no slash.
@@ -63,6 +65,7 @@ impl NewDelivery {
             attempts: 1,
             first_attempt_at: None,
             claim,
+            redriven: false,
         }
     }
 
@@ -138,6 +141,7 @@ pub(crate) fn decode(document: &RawDocument, claim: i64) -> Result<Claimed, Stri
         attempts: u32::try_from(attempts).unwrap_or(0).saturating_add(1),
         first_attempt_at: document.get_datetime("firstAttemptAt").ok(),
         claim,
+        redriven: document.get_datetime("deadSince").is_ok(),
     })
 }
 

@@ -63,11 +63,11 @@ impl Outbox {
 }
 
 fn update(next: &Next, now: DateTime) -> RawDocumentBuf {
-    let done = rawdoc! { "claim": 1, "unmarked": 1, "due": 1 };
+    let done = rawdoc! { "claim": 1, "unmarked": 1 };
     match next {
         Next::Delivered { status } => rawdoc! {
             "$set": { "state": "delivered", "finishedAt": now, "lastAttemptAt": now, "lastStatus": i32::from(*status) },
-            "$unset": done,
+            "$unset": { "claim": 1, "unmarked": 1, "deadSince": 1, "redrivable": 1 },
         },
         Next::Retry {
             due,
@@ -79,11 +79,17 @@ fn update(next: &Next, now: DateTime) -> RawDocumentBuf {
             set.append(cstr!("firstAttemptAt"), *first_attempt_at);
             rawdoc! { "$set": set, "$unset": { "claim": 1, "unmarked": 1 } }
         }
-        Next::Dead { verdict, failure } => {
+        Next::Dead {
+            verdict,
+            failure,
+            redrivable,
+        } => {
             let mut set = failed("dead", failure, now);
             set.append(cstr!("reason"), verdict.as_str());
             set.append(cstr!("finishedAt"), now);
-            rawdoc! { "$set": set, "$unset": done }
+            set.append(cstr!("redrivable"), *redrivable);
+            // The first death counts.
+            rawdoc! { "$set": set, "$min": { "deadSince": now }, "$unset": done }
         }
         Next::Cancelled { reason } => rawdoc! {
             "$set": { "state": "cancelled", "reason": reason.as_str(), "finishedAt": now },

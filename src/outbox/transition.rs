@@ -33,6 +33,8 @@ pub enum Next {
         verdict: String,
         /// What failed last.
         failure: Failure,
+        /// Whether it is tried again by itself once the endpoint answers: not where the receiver said 410.
+        redrivable: bool,
     },
     /// Its endpoint is gone.
     Cancelled {
@@ -52,6 +54,7 @@ pub fn transition(delivery: &Claimed, outcome: &Outcome, now: DateTime, policy: 
         Outcome::Gone(failure) => Next::Dead {
             verdict: "the receiver answered 410 Gone".into(),
             failure: failure.clone(),
+            redrivable: false,
         },
         Outcome::Failed(failure) => after_failure(delivery, failure, now, policy, jitter),
     }
@@ -63,7 +66,11 @@ fn after_failure(delivery: &Claimed, failure: &Failure, now: DateTime, policy: &
     let dead = |verdict: String| Next::Dead {
         verdict,
         failure: failure.clone(),
+        redrivable: true,
     };
+    if delivery.redriven {
+        return dead("it failed again after it was a dead letter".into());
+    }
     if delivery.attempts >= policy.max_attempts {
         return dead(format!("{} attempts failed", delivery.attempts));
     }

@@ -12,6 +12,7 @@ pub struct Snapshot {
     queued: usize,
     capacity: usize,
     in_flight: usize,
+    probed: usize,
     delivered: u64,
     failed: u64,
     dead: u64,
@@ -32,6 +33,7 @@ impl Snapshot {
             held: fill.held,
             queued: fill.queued,
             capacity: fill.capacity,
+            probed: fill.probed,
             in_flight: engine.settings.permits.in_use(),
             delivered: engine.tally.delivered(),
             failed: engine.tally.failed(),
@@ -53,6 +55,9 @@ impl Snapshot {
         let mut add = |text: String| line = format!("{line}, {text}");
         if self.refused > 0 {
             add(format!("{} out of service", self.refused));
+        }
+        if self.probed > 0 {
+            add(format!("{} failing", self.probed));
         }
         if self.held > 0 {
             add(format!("{} in the queue, {} in flight", self.held, self.in_flight));
@@ -76,6 +81,7 @@ impl Snapshot {
             held = self.held,
             capacity = self.capacity,
             in_flight = self.in_flight,
+            endpoints_probed = self.probed,
             pending,
             dead_letters,
             delivered = self.delivered,

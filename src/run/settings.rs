@@ -1,6 +1,7 @@
 //! What a reload replaces, each piece where its reader takes it from.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -26,6 +27,8 @@ pub struct Settings {
     pub endpoints: Live<EndpointPolicy>,
     /// What sends, with the guard's networks and the source's name.
     pub client: Live<Client>,
+    /// How long after their death dead letters are tried again.
+    pub redrive_for: Live<Duration>,
     /// Requests in flight, in all.
     pub permits: Permits,
 }
@@ -43,6 +46,7 @@ impl Settings {
             retry: Live::new(retry(config)),
             endpoints: Live::new(endpoints(config)),
             client: Live::new(Client::new(policy(config))?),
+            redrive_for: Live::new(config.delivery.redrive_for),
             permits: Permits::new(config.delivery.max_in_flight),
         })
     }
@@ -58,6 +62,7 @@ impl Settings {
         self.schedule_changed.notify_one();
         self.retry.set(retry(config));
         self.endpoints.set(endpoints(config));
+        self.redrive_for.set(config.delivery.redrive_for);
         self.permits.resize(config.delivery.max_in_flight);
         window.set_concurrency(config.delivery.concurrency);
         Ok(())

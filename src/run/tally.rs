@@ -72,7 +72,10 @@ impl Observer for Tally {
                 add(&self.0.failed);
                 failed(delivery, failure);
             }
-            Next::Dead { verdict, failure } => {
+            Next::Dead { failure, .. } if delivery.redriven => {
+                line!(debug, delivery, failure.status, failure.elapsed, reason = %failure.reason, "still a dead letter");
+            }
+            Next::Dead { verdict, failure, .. } => {
                 add(&self.0.dead);
                 line!(error, delivery, failure.status, failure.elapsed, reason = %failure.reason,
                     "dead letter: {verdict}; kept, `certhookd status` counts it");

@@ -168,6 +168,8 @@ impl Tasks {
         if settings.scan.get().on_start && engine.cluster.duties().borrow().scan.is_some() {
             bell.ring();
         }
+        let redrive = super::redrive::redrive(Arc::clone(engine), self.stop.clone());
+        self.sources.spawn(named("redrive", redrive));
         let duties = loops::duties(Arc::clone(engine), bell.clone(), self.stop.clone());
         self.sources.spawn(named("duties", duties));
         let scans = loops::scans(Arc::clone(engine), bell.clone(), self.stop.clone());

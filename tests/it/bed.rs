@@ -224,6 +224,7 @@ impl Daemon {
         }
     }
 
+    #[allow(dead_code)]
     pub fn lines(&self) -> Vec<Value> {
         self.log.lines.lock().clone()
     }

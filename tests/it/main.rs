@@ -8,4 +8,5 @@ mod guard;
 mod sandbox;
 
 mod cluster;
+mod dead_letters;
 mod pipeline;

@@ -1,0 +1,84 @@
+//! Dead letters that go out again by themselves: an ordinary outage of a receiver needs no operator.
+//!
+//! While an endpoint fails, its oldest dead letter is tried now and then; once the endpoint answers, the others follow, the
+//! oldest first, at a gentle rate.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bson::DateTime;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::Engine;
+use crate::model::EndpointKey;
+use crate::platform::Found;
+use crate::store::Result;
+
+/// How often is looked for dead letters that may go out again.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How often an endpoint that has not answered since is tried with one dead letter.
+const TRY_EVERY: Duration = Duration::from_secs(60);
+
+/// So many go to an endpoint that answers, at each look: ten a second.
+const GENTLE: i64 = 50;
+
+/// What was last tried of an endpoint's dead letters.
+struct Trial {
+    at: Instant,
+    id: String,
+}
+
+/// Sends dead letters again until `stop`.
+pub(super) async fn redrive(engine: std::sync::Arc<Engine>, stop: CancellationToken) {
+    let mut trials = HashMap::new();
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        if let Err(error) = look(&engine, &mut trials).await {
+            engine.store.outage().began("send dead letters again", &error);
+        }
+    }
+}
+
+async fn look(engine: &Engine, trials: &mut HashMap<EndpointKey, Trial>) -> Result<()> {
+    let age = i64::try_from(engine.settings.redrive_for.get().as_millis()).unwrap_or(i64::MAX);
+    let now = engine.clock.now();
+    let since = DateTime::from_millis(now.timestamp_millis().saturating_sub(age));
+    let endpoints = engine.outbox.with_dead_letters(since).await?;
+    trials.retain(|endpoint, _| endpoints.contains(endpoint));
+    let ours = |endpoint: &&EndpointKey| {
+        let enabled = matches!(engine.directory.find(endpoint), Found::Endpoint(found) if found.enabled);
+        enabled && engine.cluster.owns(endpoint)
+    };
+    for endpoint in endpoints.iter().filter(ours) {
+        let Some(limit) = allowed(engine, trials.get(endpoint)).await? else {
+            continue;
+        };
+        let ids = engine.outbox.redrive(endpoint, since, limit, now).await?;
+        let count = ids.len();
+        let Some(id) = ids.into_iter().next_back() else {
+            continue;
+        };
+        trials.insert(endpoint.clone(), Trial { at: Instant::now(), id });
+        engine.window.look();
+        info!(
+            owner = endpoint.owner(),
+            endpoint = endpoint.endpoint(),
+            count,
+            "dead letters are tried again"
+        );
+    }
+    Ok(())
+}
+
+/// How many may go out now: many where the last trial arrived, none while it is on its way, one now and then where it failed.
+async fn allowed(engine: &Engine, last: Option<&Trial>) -> Result<Option<i64>> {
+    let Some(last) = last else { return Ok(Some(1)) };
+    let state = engine.outbox.state_of(&last.id).await?;
+    Ok(match state.as_deref() {
+        Some("delivered") => Some(GENTLE),
+        Some("pending" | "claimed") => None,
+        _ => (last.at.elapsed() >= TRY_EVERY).then_some(1),
+    })
+}
