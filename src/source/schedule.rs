@@ -59,12 +59,14 @@ impl Schedule {
             };
             tokio::select! {
                 () = stop.cancelled() => break,
+                // A job that has fired goes by itself; taken out before, the scheduler would log an error.
                 Some(()) = firing.recv() => ring(),
-                () = changed.notified() => {}
-            }
-            if let Some(job) = job {
-                // Already gone when it has fired.
-                let _ = scheduler.remove(&job).await;
+                () = changed.notified() => {
+                    if let Some(job) = job {
+                        // It may have fired just now.
+                        let _ = scheduler.remove(&job).await;
+                    }
+                }
             }
         }
         scheduler.shutdown().await
