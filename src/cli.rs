@@ -2,9 +2,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "people read it")]
 
 mod check;
-// mod demo;
-// mod sandbox;
+mod demo;
 mod replay;
+mod sandbox;
 mod scan;
 mod status;
 mod table;
@@ -20,6 +20,9 @@ use crate::service::telemetry::{self, LogFormat};
 
 /// What only the configuration can mend. systemd does not restart on it (`EX_CONFIG` of sysexits.h).
 const EX_CONFIG: u8 = 78;
+
+/// What a sandbox logs: what goes wrong, and that it fetches a mongod. Failed attempts are part of the demo, which tells them.
+const QUIET: &str = "warn,certhookd::sandbox=info,certhookd::run::tally=error,rustls_platform_verifier=off";
 
 /// Durable webhooks for certificates, from MongoDB to the endpoints that subscribed.
 #[derive(Debug, Parser)]
@@ -66,10 +69,20 @@ enum Command {
     Sandbox,
 }
 
+impl Command {
+    /// What is logged where [`telemetry::FILTER_VARIABLE`] doesn't say it.
+    fn filter(&self) -> &'static str {
+        match self {
+            Self::Demo | Self::Sandbox => QUIET,
+            _ => telemetry::DEFAULT_FILTER,
+        }
+    }
+}
+
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = std::env::var(telemetry::FILTER_VARIABLE).unwrap_or_else(|_| telemetry::DEFAULT_FILTER.into());
+    let filter = std::env::var(telemetry::FILTER_VARIABLE).unwrap_or_else(|_| args.command.filter().into());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = telemetry::init(args.log_format, &filter)
         .and_then(|()| Ok(runtime?))
@@ -100,8 +113,8 @@ async fn execute(args: Args) -> anyhow::Result<ExitCode> {
         Command::Scan { dry_run } => return scan::run(&load(file.as_deref())?, dry_run).await,
         Command::Replay(args) => replay::run(&load(file.as_deref())?, args).await?,
         Command::Status { json } => status::run(&load(file.as_deref())?, json).await?,
-        Command::Demo => {}
-        Command::Sandbox => {}
+        Command::Demo => return demo::run().await,
+        Command::Sandbox => sandbox::run().await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,148 @@
+//! `certhookd demo`: the whole pipeline at work, over a MongoDB and a receiver that live as long as this process.
+
+mod story;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use bson::Document;
+use http::StatusCode;
+use mongodb::Collection;
+use tokio_util::sync::CancellationToken;
+
+use super::sandbox::{Sandbox, add};
+use crate::config::{Config, Faults};
+use crate::model::{Clock, EventType};
+use crate::run::Running;
+use crate::sandbox::{Answer, Receiver};
+use crate::service::signals::Signals;
+use story::Story;
+
+/// Certificates of each kind, one an organization.
+const EACH: usize = 6;
+
+/// Within this time after the start certificates expire, one after the other.
+const EXPIRING_WITHIN: Duration = Duration::from_secs(12);
+
+/// Between two awards.
+const AWARD_EVERY: Duration = Duration::from_secs(2);
+
+/// The endpoint that fails twice.
+const FLAKY: &str = "/clinic";
+
+/// What has not arrived by then is missing.
+const LIMIT: Duration = Duration::from_secs(60);
+
+const INTRO: &str = "\
+certhookd demo: certificates in MongoDB become webhooks. Six sample organizations, about 20 seconds.
+
+  6 certificates have expired already      the first scan finds them
+  6 expire while you watch                 a scan every second finds each when its time has come
+  6 are awarded while you watch            the change stream tells of each at once
+
+Each line below is a request that reached an endpoint. What to look at:
+  /clinic     answers 503 twice, is tried again, and recovers: the same webhook-id, try 3
+  /foods/old  is switched off and stays silent; /horizon/lms and /harbour/awards want awards only
+
+Starting a MongoDB of its own (where none is installed, one is fetched once)...
+";
+
+/// Plays it to the end, to Ctrl-C or to the limit, and leaves nothing behind.
+pub(super) async fn run() -> Result<ExitCode> {
+    let mut signals = Signals::install()?;
+    println!("{INTRO}");
+    let mut sandbox = Sandbox::start().await?;
+    let played = play(&mut sandbox, &mut signals).await;
+    sandbox.end().await;
+    played
+}
+
+async fn play(sandbox: &mut Sandbox, signals: &mut Signals) -> Result<ExitCode> {
+    let config = config(sandbox.uri())?;
+    let began = Instant::now();
+    let (mut story, awards) = prepare(sandbox).await?;
+    let started = Running::start(&config, &super::host(), signals.stopped()).await?;
+    let Some(mut running) = started else {
+        return Ok(ExitCode::FAILURE);
+    };
+    let stop = CancellationToken::new();
+    let awarding = tokio::spawn(award(sandbox.badge_users(), awards, stop.clone()));
+    let ended = tokio::select! {
+        () = watch(&mut story, &sandbox.receiver, began) => Ok(()),
+        () = signals.stopped() => {
+            println!("\nStopped early.");
+            Ok(())
+        }
+        broken = running.broken() => Err(broken),
+    };
+    stop.cancel();
+    let awarded = awarding.await?;
+    running.stop(config.service.shutdown_grace).await;
+    ended.and(awarded)?;
+    Ok(story.conclude())
+}
+
+/// As an operator would write it, but for the loopback addresses of the endpoints and a scan every second.
+fn config(uri: &str) -> Result<Config, Faults> {
+    let settings = [
+        ("CERTHOOKD_MONGODB__URI", uri),
+        ("CERTHOOKD_SCAN__SCHEDULE", "* * * * * *"),
+        ("CERTHOOKD_DELIVERY__ALLOW_HTTP", "true"),
+        ("CERTHOOKD_DELIVERY__ALLOW_NETWORKS", "127.0.0.0/8"),
+        ("CERTHOOKD_SERVICE__METRICS_LISTEN", ""),
+    ];
+    Config::load(None, &settings.map(|(key, value)| (key.into(), value.into())), None)
+}
+
+/// Writes what has expired and what will; returns what must arrive, and the certificates to award.
+async fn prepare(sandbox: &mut Sandbox) -> Result<(Story, Vec<Document>)> {
+    let now = Clock::local();
+    let mut certificates = sandbox.add_expired(EACH, now).await?;
+    let expiring = sandbox.samples.expiring(EACH, now, EXPIRING_WITHIN);
+    add(&sandbox.badge_users(), &expiring).await?;
+    certificates.extend(expiring);
+    let awards = sandbox.samples.awarded(EACH, now);
+    sandbox
+        .receiver
+        .script(FLAKY, Answer::failing(2, StatusCode::SERVICE_UNAVAILABLE));
+    let mut story = Story::new(sandbox.samples.organizations());
+    for (event_type, certificates) in [
+        (EventType::CertificateExpired, &certificates),
+        (EventType::CertificateCompleted, &awards),
+    ] {
+        story.expect(event_type, sandbox.samples.expected(event_type, certificates));
+    }
+    Ok((story, awards))
+}
+
+/// People complete their courses, one after the other.
+async fn award(badge_users: Collection<Document>, awards: Vec<Document>, stop: CancellationToken) -> Result<()> {
+    for certificate in awards {
+        if stop
+            .run_until_cancelled(tokio::time::sleep(AWARD_EVERY))
+            .await
+            .is_none()
+        {
+            break;
+        }
+        add(&badge_users, &[certificate]).await?;
+    }
+    Ok(())
+}
+
+/// Prints requests as they arrive, until all have arrived that must, or the limit has passed.
+async fn watch(story: &mut Story, receiver: &Receiver, began: Instant) {
+    println!("{}", Story::HEADER);
+    let mut seen = 0;
+    while !story.is_complete() {
+        let left = LIMIT.saturating_sub(began.elapsed());
+        let Ok(requests) = receiver.wait_for(|requests| requests.len() > seen, left).await else {
+            return;
+        };
+        for request in &requests[seen..] {
+            println!("{}", story.note(request, began));
+        }
+        seen = requests.len();
+    }
+}
