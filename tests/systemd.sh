@@ -70,6 +70,14 @@ has_fields() { # JOURNALCTL_MATCH... -- FIELD...: the entry has these fields and
   for field; do grep -q "^ *$field=." <<<"$entry" || { echo "no $field in: $entry" && return 1; }; done
 }
 
+drop_in() { # NAME LINE...: more for the unit's [Service]
+  local name=$1
+  shift
+  mkdir -p /run/systemd/system/$unit.d
+  printf '%s\n' '[Service]' "$@" >"/run/systemd/system/$unit.d/$name.conf"
+  systemctl daemon-reload
+}
+
 configure() { # TOML_LINE...: what every test needs, and these
   printf '%s\n' '[scan]' 'schedule = "0 0 0 1 1 *"' 'on_start = false' '[delivery]' 'allow_http = true' \
     'allow_networks = ["127.0.0.0/8"]' "$@" >$config
@@ -93,6 +101,8 @@ refuses_to_start() {
 
 starts() {
   configure
+  # A delivery that succeeds at once is logged at DEBUG.
+  drop_in talkative Environment=CERTHOOKD_LOG=certhookd=debug,warn
   check "starts" systemctl start $unit
   check "is active (running)" running
   check "has a STATUS line" test -n "$(systemctl show -P StatusText $unit)"
@@ -139,9 +149,7 @@ is_watched() {
   local before
   rm /etc/credstore/mongodb-uri
   configure '[mongodb]' "uri = \"$uri\""
-  mkdir -p /run/systemd/system/$unit.d
-  printf '[Service]\nWatchdogSec=2s\nTimeoutAbortSec=1s\n' >/run/systemd/system/$unit.d/impatient.conf
-  systemctl daemon-reload
+  drop_in impatient WatchdogSec=2s TimeoutAbortSec=1s
   check "starts without a credential too" systemctl start $unit
   before=$(pid)
   systemctl kill --signal=STOP $unit
