@@ -9,6 +9,7 @@ mod client;
 mod connection;
 mod connector;
 mod guard;
+mod oauth;
 mod reason;
 mod request;
 mod resolve;

@@ -10,11 +10,17 @@ use url::Url;
 use super::request::{Unsendable, is_reserved};
 use crate::platform::{Auth, Endpoint};
 
-/// Adds what authenticates to `headers`. A request that can't be authenticated as configured is not sent at all.
+/// Adds what authenticates to `headers`, `token` where the endpoint wants OAuth2. A request that can't be authenticated as
+/// configured is not sent at all.
 ///
 /// # Errors
-/// [`Unsendable`] if a secret can't stand in a header, or the key's header is one that the daemon itself sets.
-pub(super) fn authenticate(headers: &mut HeaderMap, endpoint: &Endpoint) -> Result<(), Unsendable> {
+/// [`Unsendable`] if a secret can't stand in a header, the key's header is one that the daemon itself sets, or there is no
+/// token.
+pub(super) fn authenticate(
+    headers: &mut HeaderMap,
+    endpoint: &Endpoint,
+    token: Option<&HeaderValue>,
+) -> Result<(), Unsendable> {
     match &endpoint.auth {
         Auth::None => from_url(headers, &endpoint.url),
         Auth::Bearer { token } => insert(headers, AUTHORIZATION, format!("Bearer {}", token.expose_secret())),
@@ -25,6 +31,10 @@ pub(super) fn authenticate(headers: &mut HeaderMap, endpoint: &Endpoint) -> Resu
         ),
         Auth::ApiKey { header, .. } if is_reserved(header) => Err(Unsendable::ReservedHeader(header.clone())),
         Auth::ApiKey { header, key } => insert(headers, header.clone(), key.expose_secret().to_owned()),
+        Auth::OAuth2(_) => {
+            headers.insert(AUTHORIZATION, token.ok_or(Unsendable::NoToken)?.clone());
+            Ok(())
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bson::DateTime;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -14,11 +14,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connection::History;
 use super::connector::{self, Http};
+use super::oauth::Tokens;
 use super::request::{self, Unsendable};
-use super::resolve::{Lookup, system_lookup};
+use super::resolve::{Lookup, Resolver, system_lookup};
 use super::{Policy, answer, guard, reason};
 use crate::model::{Failure, Message, Outcome};
-use crate::platform::Endpoint;
+use crate::platform::{Auth, ClientCredentials, Endpoint};
 
 /// How a transport reports that the other side has closed it. Over TLS a missing farewell is an unexpected end.
 const CLOSED: [ErrorKind; 4] = [
@@ -34,6 +35,9 @@ pub enum ClientError {
     /// The platform's certificates can't be used.
     #[error("TLS can't be set up: {0}; install ca-certificates or point SSL_CERT_FILE at a bundle")]
     Tls(#[from] rustls::Error),
+    /// What asks token servers can't be set up.
+    #[error("the client for token servers can't be set up: {0}")]
+    Tokens(#[from] reqwest::Error),
     /// `delivery.source` can't stand in a header.
     #[error("delivery.source: it holds a character that no header may hold")]
     Source(#[from] http::header::InvalidHeaderValue),
@@ -46,6 +50,15 @@ pub struct Client {
     source: HeaderValue,
     pooled: Http,
     fresh: Http,
+    tokens: Tokens,
+}
+
+/// What one attempt is about.
+struct Attempt<'a> {
+    endpoint: &'a Endpoint,
+    message: &'a Message,
+    now: DateTime,
+    deadline: Instant,
 }
 
 /// Why an attempt got no answer.
@@ -71,8 +84,11 @@ impl Client {
     pub fn with_lookup(policy: Policy, lookup: Lookup) -> Result<Self, ClientError> {
         let source = HeaderValue::from_str(&policy.source)?;
         let policy = Arc::new(policy);
-        let (pooled, fresh) = connector::clients(&policy, lookup)?;
+        let resolver = Resolver::new(Arc::clone(&policy), lookup);
+        let tls = connector::tls_config()?;
+        let (pooled, fresh) = connector::clients(&policy, resolver.clone(), tls.clone());
         Ok(Self {
+            tokens: Tokens::new(Arc::clone(&policy), resolver, tls)?,
             policy,
             source,
             pooled,
@@ -82,12 +98,18 @@ impl Client {
 
     /// Tries once to deliver `message` to `endpoint`; `now` is the request's timestamp.
     ///
-    /// `endpoint.timeout` bounds it all: resolving, connecting, TLS, sending, and the answer's head. A 2xx within it is a
+    /// `endpoint.timeout` bounds it all: a token, resolving, connecting, TLS, sending, and the answer's head. A 2xx within it is a
     /// success, whatever its body does. An endpoint that can't be sent to as configured ends as [`Outcome::Cancelled`].
     pub async fn attempt(&self, endpoint: &Endpoint, message: &Message, now: DateTime) -> Outcome {
         let start = Instant::now();
         let deadline = start + endpoint.timeout;
-        match self.answer(endpoint, message, now, deadline).await {
+        let attempt = Attempt {
+            endpoint,
+            message,
+            now,
+            deadline,
+        };
+        match self.answer(&attempt).await {
             Ok(response) => {
                 let outcome = answer::judge(&response, now, start.elapsed());
                 answer::drain(response.into_body(), deadline).await;
@@ -107,19 +129,48 @@ impl Client {
         }
     }
 
-    /// Sends the request, and once more over a new connection where a pooled one turned out to be closed.
-    async fn answer(
+    /// Sends the request as the endpoint wants it, and once more with a new token where it refuses the one it got.
+    async fn answer(&self, attempt: &Attempt<'_>) -> Result<Response<Incoming>, NoAnswer> {
+        guard::check_url(&attempt.endpoint.url, &self.policy)
+            .map_err(|refused| NoAnswer::Broken(refused.to_string()))?;
+        let Auth::OAuth2(credentials) = &attempt.endpoint.auth else {
+            return self.exchange(attempt, None).await;
+        };
+        let token = self.token(credentials, None, attempt).await?;
+        let response = self.exchange(attempt, Some(&token)).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(response);
+        }
+        answer::drain(response.into_body(), attempt.deadline).await;
+        let renewed = self.token(credentials, Some(&token), attempt).await?;
+        self.exchange(attempt, Some(&renewed)).await
+    }
+
+    async fn token(
         &self,
-        endpoint: &Endpoint,
-        message: &Message,
-        now: DateTime,
-        deadline: Instant,
+        credentials: &ClientCredentials,
+        refused: Option<&HeaderValue>,
+        attempt: &Attempt<'_>,
+    ) -> Result<HeaderValue, NoAnswer> {
+        let token = self
+            .tokens
+            .authorization(credentials, refused, attempt.now, attempt.deadline);
+        token.await.map_err(NoAnswer::Broken)
+    }
+
+    /// Sends the request, and once more over a new connection where a pooled one turned out to be closed.
+    async fn exchange(
+        &self,
+        attempt: &Attempt<'_>,
+        token: Option<&HeaderValue>,
     ) -> Result<Response<Incoming>, NoAnswer> {
-        guard::check_url(&endpoint.url, &self.policy).map_err(|refused| NoAnswer::Broken(refused.to_string()))?;
-        let build = || request::build(endpoint, message, &self.source, now).map_err(NoAnswer::Unsendable);
-        let mut sent = send(&self.pooled, build()?, deadline).await?;
+        let build = || {
+            request::build(attempt.endpoint, attempt.message, &self.source, attempt.now, token)
+                .map_err(NoAnswer::Unsendable)
+        };
+        let mut sent = send(&self.pooled, build()?, attempt.deadline).await?;
         if sent.as_ref().is_err_and(was_stale) {
-            sent = send(&self.fresh, build()?, deadline).await?;
+            sent = send(&self.fresh, build()?, attempt.deadline).await?;
         }
         let response = sent.map_err(|error| NoAnswer::Broken(reason::of(&error)))?;
         if let Some(history) = response.extensions().get::<History>() {

@@ -15,7 +15,7 @@ use tower::util::MapResponse;
 
 use super::Policy;
 use super::connection::Remembering;
-use super::resolve::{Lookup, Resolver};
+use super::resolve::Resolver;
 
 /// Below the 5 s after which Node, the commonest receiver, closes an idle connection.
 const IDLE: Duration = Duration::from_secs(4);
@@ -34,12 +34,12 @@ type Connector = MapResponse<HttpsConnector<HttpConnector<Resolver>>, Remember>;
 pub(super) type Http = legacy::Client<Connector, Full<Bytes>>;
 
 /// Two clients over one connector: one that pools its connections, one that makes a new one for each request.
-pub(super) fn clients(policy: &Arc<Policy>, lookup: Lookup) -> Result<(Http, Http), rustls::Error> {
-    let connector = connector(policy, lookup)?;
-    Ok((
+pub(super) fn clients(policy: &Policy, resolver: Resolver, tls: rustls::ClientConfig) -> (Http, Http) {
+    let connector = connector(policy, resolver, tls);
+    (
         build(connector.clone(), policy.connections_per_host),
         build(connector, 0),
-    ))
+    )
 }
 
 fn build(connector: Connector, idle_per_host: usize) -> Http {
@@ -55,23 +55,23 @@ fn build(connector: Connector, idle_per_host: usize) -> Http {
         .build(connector)
 }
 
-fn connector(policy: &Arc<Policy>, lookup: Lookup) -> Result<Connector, rustls::Error> {
-    let mut tcp = HttpConnector::new_with_resolver(Resolver::new(Arc::clone(policy), lookup));
+fn connector(policy: &Policy, resolver: Resolver, tls: rustls::ClientConfig) -> Connector {
+    let mut tcp = HttpConnector::new_with_resolver(resolver);
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    let tls = HttpsConnectorBuilder::new().with_tls_config(tls_config()?);
+    let tls = HttpsConnectorBuilder::new().with_tls_config(tls);
     let tls = if policy.allow_http {
         tls.https_or_http()
     } else {
         tls.https_only()
     };
-    Ok(tls
-        .enable_all_versions()
+    tls.enable_all_versions()
         .wrap_connector(tcp)
-        .map_response(Remembering as Remember))
+        .map_response(Remembering as Remember)
 }
 
-fn tls_config() -> Result<rustls::ClientConfig, rustls::Error> {
+/// What is trusted: the platform's certificates, read now.
+pub(super) fn tls_config() -> Result<rustls::ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     Ok(rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

@@ -27,6 +27,8 @@ pub(super) enum Unsendable {
     Credentials,
     #[error("auth: the header {0} is reserved")]
     ReservedHeader(HeaderName),
+    #[error("auth: it wants a token, and there is none")]
+    NoToken,
     #[error("signing secret {number} is empty or not base64")]
     SigningSecret {
         /// Its place in the list, the first being 1.
@@ -48,7 +50,7 @@ pub fn is_reserved(name: &HeaderName) -> bool {
         || name.as_str().starts_with("webhook-")
 }
 
-/// Builds the request that delivers `message` to `endpoint` at `now`.
+/// Builds the request that delivers `message` to `endpoint` at `now`, with `token` where it wants OAuth2.
 ///
 /// # Errors
 /// [`Unsendable`] if the endpoint's secrets, headers or URL make no request.
@@ -57,6 +59,7 @@ pub(super) fn build(
     message: &Message,
     source: &HeaderValue,
     now: DateTime,
+    token: Option<&HeaderValue>,
 ) -> Result<Request<Full<Bytes>>, Unsendable> {
     let timestamp = now.timestamp_millis().div_euclid(1000);
     let mut headers = own_headers(endpoint);
@@ -65,7 +68,7 @@ pub(super) fn build(
     headers
         .entry(EVENT)
         .or_insert(HeaderValue::from_static(message.event_type.as_str()));
-    auth::authenticate(&mut headers, endpoint)?;
+    auth::authenticate(&mut headers, endpoint, token)?;
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(ID, HeaderValue::from_str(message.event_id.as_str())?);
     headers.insert(TIMESTAMP, HeaderValue::from(timestamp));

@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use hyper_util::client::legacy::connect::dns::Name;
 use parking_lot::Mutex;
+use reqwest::dns::{Addrs, Resolving};
 
 use super::Policy;
 use super::guard::{self, Refused};
@@ -111,6 +112,17 @@ impl tower::Service<Name> for Resolver {
     fn call(&mut self, name: Name) -> Self::Future {
         let (flight, policy) = (self.find(name.as_str()), Arc::clone(&self.policy));
         Box::pin(async move { checked(&flight.await?, &policy) })
+    }
+}
+
+/// The same for token requests.
+impl reqwest::dns::Resolve for Resolver {
+    fn resolve(&self, name: reqwest::dns::Name) -> Resolving {
+        let (flight, policy) = (self.find(name.as_str()), Arc::clone(&self.policy));
+        Box::pin(async move {
+            let addresses: Addrs = Box::new(checked(&flight.await?, &policy)?);
+            Ok(addresses)
+        })
     }
 }
 

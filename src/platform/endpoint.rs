@@ -56,6 +56,21 @@ pub enum Auth {
         /// The key.
         key: SecretString,
     },
+    /// `Authorization: Bearer …`, with a token that a token server gives.
+    OAuth2(ClientCredentials),
+}
+
+/// What a token is asked for with: OAuth2 client credentials (RFC 6749, 4.4).
+#[derive(Clone, Debug)]
+pub struct ClientCredentials {
+    /// Where to ask. May hold secrets: never log it.
+    pub token_url: Url,
+    /// The client's name at the token server.
+    pub client_id: String,
+    /// The client's secret there.
+    pub client_secret: SecretString,
+    /// What the token is to be good for, where the server wants to be told.
+    pub scope: Option<String>,
 }
 
 impl Endpoint {

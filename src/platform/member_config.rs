@@ -3,6 +3,7 @@
 //! Every endpoint is judged alone. A bad one is refused with a reason for the operator, whatever stands beside it, and one
 //! whose authentication or signature can't be made as configured is refused too: it never sends with less.
 
+mod address;
 mod auth;
 mod endpoint;
 mod field;

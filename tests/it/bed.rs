@@ -224,7 +224,6 @@ impl Daemon {
         }
     }
 
-    #[allow(dead_code)]
     pub fn lines(&self) -> Vec<Value> {
         self.log.lines.lock().clone()
     }

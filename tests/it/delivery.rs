@@ -3,4 +3,4 @@
 mod healthy;
 mod sick;
 pub(crate) mod support;
-mod tls;
+pub(crate) mod tls;

@@ -9,4 +9,5 @@ mod sandbox;
 
 mod cluster;
 mod dead_letters;
+mod oauth;
 mod pipeline;

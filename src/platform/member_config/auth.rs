@@ -4,24 +4,24 @@ use bson::RawDocument;
 use http::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 
-use super::{field, headers};
-use crate::platform::Auth;
+use super::{EndpointPolicy, address, field, headers};
+use crate::platform::{Auth, ClientCredentials};
 
 /// The header of an `api_key` that names none.
 const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The endpoint's `auth`; none when it is absent or null.
-pub(super) fn read(source: &RawDocument) -> Result<Auth, String> {
+pub(super) fn read(source: &RawDocument, policy: &EndpointPolicy) -> Result<Auth, String> {
     let Some(value) = field::present(source, "auth")? else {
         return Ok(Auth::None);
     };
     let auth = value
         .as_document()
         .ok_or_else(|| field::wrong_type("auth", value, "a document"))?;
-    of_type(auth).map_err(|reason| format!("`auth`: {reason}"))
+    of_type(auth, policy).map_err(|reason| format!("`auth`: {reason}"))
 }
 
-fn of_type(auth: &RawDocument) -> Result<Auth, String> {
+fn of_type(auth: &RawDocument, policy: &EndpointPolicy) -> Result<Auth, String> {
     match required(auth, "authType")? {
         "none" => Ok(Auth::None),
         "bearer_token" => Ok(Auth::Bearer {
@@ -32,7 +32,7 @@ fn of_type(auth: &RawDocument) -> Result<Auth, String> {
             header: api_key_header(auth)?,
             key: header_secret(auth, "key")?,
         }),
-        "oauth2_client_credentials" => Err("oauth2_client_credentials is not supported yet by this version".to_owned()),
+        "oauth2_client_credentials" => client_credentials(auth, policy).map(Auth::OAuth2),
         // Not quoted: it may be a secret that got into the wrong field.
         _ => Err("this version doesn't know its `authType`".to_owned()),
     }
@@ -61,6 +61,18 @@ fn api_key_header(auth: &RawDocument) -> Result<HeaderName, String> {
         return Err("`header` is one that the daemon sets itself".to_owned());
     }
     Ok(name)
+}
+
+/// Blank counts as absent for `scope`: the token server decides then (RFC 6749, 3.3).
+fn client_credentials(auth: &RawDocument, policy: &EndpointPolicy) -> Result<ClientCredentials, String> {
+    Ok(ClientCredentials {
+        token_url: address::read("tokenUrl", required(auth, "tokenUrl")?, policy)?,
+        client_id: required(auth, "clientId")?.to_owned(),
+        client_secret: required(auth, "clientSecret")?.into(),
+        scope: field::text(auth, "scope")?
+            .filter(|scope| !scope.trim().is_empty())
+            .map(str::to_owned),
+    })
 }
 
 fn header_secret(auth: &RawDocument, name: &str) -> Result<SecretString, String> {

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use standardwebhooks::Webhook;
 use url::Url;
 
-use super::{EndpointPolicy, auth, field, headers};
+use super::{EndpointPolicy, address, auth, field, headers};
 use crate::model::{EndpointKey, EventType};
 use crate::platform::Endpoint;
 
@@ -35,29 +35,14 @@ pub(super) fn read(
         event_types: event_types(source)?,
         timeout: timeout(source, changes)?,
         headers: headers::read(source, changes)?,
-        auth: auth::read(source)?,
+        auth: auth::read(source, policy)?,
         signing_secrets: signing_secrets(source)?,
     })
 }
 
 fn url(source: &RawDocument, policy: &EndpointPolicy) -> Result<Url, String> {
     let text = field::text(source, "url")?.ok_or("it has no `url`")?;
-    // The texts of url::ParseError are fixed: they quote nothing.
-    let mut url = Url::parse(text).map_err(|error| format!("`url` is not a valid address: {error}"))?;
-    match url.scheme() {
-        "https" => {}
-        "http" if policy.allow_http => {}
-        "http" => return Err("`url` is http, expected https (delivery.allow_http is off)".to_owned()),
-        _ => return Err("`url` is not https".to_owned()),
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("`url` holds a user name or password, which belong in `auth`".to_owned());
-    }
-    url.set_fragment(None);
-    match url.as_str().parse::<http::Uri>() {
-        Ok(_) => Ok(url),
-        Err(_) => Err("`url` is too long or holds characters that HTTP can't carry".to_owned()),
-    }
+    address::read("url", text, policy)
 }
 
 /// Null is not the default: the platform's own filter takes it for "off".

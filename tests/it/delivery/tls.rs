@@ -18,13 +18,13 @@ use tokio_rustls::server::TlsStream;
 
 use super::support::{self, delivered, endpoint, failure, impatient, message, now, read_request, server};
 
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -36,8 +36,12 @@ impl Authority {
         }
     }
 
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
     /// A server's configuration with a certificate for `name`, valid until the end of `year`.
-    fn acceptor(&self, name: &str, year: i32, alpn: &[u8]) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self, name: &str, year: i32, alpn: &[u8]) -> TlsAcceptor {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.not_after = date_time_ymd(year, 12, 31);
         let key = KeyPair::generate().unwrap();

@@ -52,7 +52,7 @@ fn url() {
             (format!("file:///{SECRET}").into(), "`url` is not https"),
             (
                 user.into(),
-                "`url` holds a user name or password, which belong in `auth`",
+                "`url` holds a user name or password, which belong in fields of `auth`",
             ),
             (
                 long.into(),
@@ -102,7 +102,6 @@ fn auth() {
     let no_token = "`auth`: `token` is missing or empty";
     let line_break = format!("{SECRET}\n");
     let unknown = "`auth`: this version doesn't know its `authType`";
-    let oauth2 = doc! { "authType": "oauth2_client_credentials", "clientSecret": SECRET };
     check_field(
         "auth",
         [
@@ -114,10 +113,6 @@ fn auth() {
             ),
             (doc! { "authType": SECRET }.into(), unknown),
             (doc! { "authType": "None" }.into(), unknown),
-            (
-                oauth2.into(),
-                "`auth`: oauth2_client_credentials is not supported yet by this version",
-            ),
             (doc! { "authType": "bearer_token" }.into(), no_token),
             (doc! { "authType": "bearer_token", "token": "" }.into(), no_token),
             (
@@ -164,6 +159,53 @@ fn api_key() {
             (
                 with_header("Webhook-Id"),
                 "`auth`: `header` is one that the daemon sets itself",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn oauth2() {
+    let credentials = |changed: Document| {
+        let mut auth = doc! {
+            "authType": "oauth2_client_credentials", "tokenUrl": "https://id.example/token", "clientId": SECRET,
+            "clientSecret": SECRET,
+        };
+        auth.extend(changed);
+        Bson::from(auth)
+    };
+    let http = format!("http://id.example/{SECRET}");
+    let user = format!("https://u:{SECRET}@id.example/token");
+    check_field(
+        "auth",
+        [
+            (
+                credentials(doc! { "tokenUrl": null }),
+                "`auth`: `tokenUrl` is missing or empty",
+            ),
+            (
+                credentials(doc! { "tokenUrl": SECRET }),
+                "`auth`: `tokenUrl` is not a valid address: relative URL without a base",
+            ),
+            (
+                credentials(doc! { "tokenUrl": http }),
+                "`auth`: `tokenUrl` is http, expected https (delivery.allow_http is off)",
+            ),
+            (
+                credentials(doc! { "tokenUrl": user }),
+                "`auth`: `tokenUrl` holds a user name or password, which belong in fields of `auth`",
+            ),
+            (
+                credentials(doc! { "clientId": "" }),
+                "`auth`: `clientId` is missing or empty",
+            ),
+            (
+                credentials(doc! { "clientSecret": null }),
+                "`auth`: `clientSecret` is missing or empty",
+            ),
+            (
+                credentials(doc! { "scope": [SECRET] }),
+                "`auth`: `scope` is an array, expected a string",
             ),
         ],
     );

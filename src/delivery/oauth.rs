@@ -1,0 +1,186 @@
+//! OAuth2 client credentials (RFC 6749, 4.4): the tokens that endpoints ask for, kept while they last.
+
+mod answer;
+mod server;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use bson::DateTime;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use http::HeaderValue;
+use parking_lot::Mutex;
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use self::answer::Grant;
+use self::server::{Placement, TokenServer};
+use super::Policy;
+use super::resolve::Resolver;
+use crate::platform::ClientCredentials;
+
+const NO_ANSWER: &str = "oauth2: the token server did not answer within the endpoint's timeout";
+
+/// The tokens of all endpoints. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Tokens {
+    server: TokenServer,
+    held: Arc<Mutex<HashMap<Key, Held>>>,
+}
+
+/// What a token depends on. Endpoints that agree in all of it share their token.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    token_url: Url,
+    client_id: String,
+    scope: Option<String>,
+    secret_hash: [u8; 32],
+}
+
+#[derive(Clone)]
+enum Held {
+    Token(Token),
+    Flight(Flight),
+}
+
+/// The fetch of a token that is under way; its error is the reason for the operator.
+type Flight = Shared<BoxFuture<'static, Result<Token, String>>>;
+
+#[derive(Clone)]
+struct Token {
+    /// The value of `Authorization`, marked sensitive.
+    authorization: HeaderValue,
+    usable_until: DateTime,
+    /// Where the token server takes the credentials.
+    placement: Placement,
+}
+
+impl Tokens {
+    /// Token requests resolve names by `resolver` and trust what `tls` trusts.
+    ///
+    /// # Errors
+    /// The HTTP client can't be built.
+    pub(super) fn new(policy: Arc<Policy>, resolver: Resolver, tls: rustls::ClientConfig) -> reqwest::Result<Self> {
+        Ok(Self {
+            server: TokenServer::new(policy, resolver, tls)?,
+            held: Arc::default(),
+        })
+    }
+
+    /// The value of `Authorization` for `credentials` at `now`, but not the one that the endpoint has `refused`.
+    ///
+    /// The token that is held, if it lasts. Otherwise all attempts that want it wait for one fetch, each until its own
+    /// `deadline`, the fetch itself until that of the attempt that began it.
+    ///
+    /// # Errors
+    /// The reason for the operator, if there is no token.
+    pub(super) async fn authorization(
+        &self,
+        credentials: &ClientCredentials,
+        refused: Option<&HeaderValue>,
+        now: DateTime,
+        deadline: Instant,
+    ) -> Result<HeaderValue, String> {
+        let token = match self.find(credentials, refused, now, deadline) {
+            Held::Token(token) => token,
+            Held::Flight(flight) => timeout_at(deadline, flight).await.map_err(|_| NO_ANSWER)??,
+        };
+        Ok(token.authorization)
+    }
+
+    fn find(
+        &self,
+        credentials: &ClientCredentials,
+        refused: Option<&HeaderValue>,
+        now: DateTime,
+        deadline: Instant,
+    ) -> Held {
+        let key = Key::of(credentials);
+        let mut all = self.held.lock();
+        let placement = match all.get(&key) {
+            Some(Held::Token(token)) if !token.serves(now, refused) => token.placement,
+            Some(held) => return held.clone(),
+            None => Placement::default(),
+        };
+        // Those of endpoints that are gone or have other credentials by now go with the others that expired.
+        all.retain(|_, held| held.lasts(now));
+        let flight = Held::Flight(self.fetch(key.clone(), credentials.clone(), placement, now, deadline));
+        all.insert(key, flight.clone());
+        flight
+    }
+
+    fn fetch(
+        &self,
+        key: Key,
+        credentials: ClientCredentials,
+        placement: Placement,
+        now: DateTime,
+        deadline: Instant,
+    ) -> Flight {
+        let tokens = self.clone();
+        // A task of its own: it ends, and clears its entry, also when every attempt that waited for it is gone.
+        let task = tokio::spawn(async move {
+            let fetch = tokens.server.fetch(&credentials, placement);
+            let fetched = match timeout_at(deadline, fetch).await {
+                Ok(fetched) => fetched
+                    .map(|granted| Token::new(granted, now))
+                    .map_err(|error| error.to_string()),
+                Err(_) => Err(NO_ANSWER.to_owned()),
+            };
+            tokens.land(key, &fetched);
+            fetched
+        });
+        task.map(|ended| ended.unwrap_or_else(|error| Err(format!("oauth2: {}", io::Error::from(error)))))
+            .boxed()
+            .shared()
+    }
+
+    /// A failure is not kept: the next attempt asks again.
+    fn land(&self, key: Key, fetched: &Result<Token, String>) {
+        let mut all = self.held.lock();
+        match fetched {
+            Ok(token) => all.insert(key, Held::Token(token.clone())),
+            Err(_) => all.remove(&key),
+        };
+    }
+}
+
+impl Key {
+    fn of(credentials: &ClientCredentials) -> Self {
+        Self {
+            token_url: credentials.token_url.clone(),
+            client_id: credentials.client_id.clone(),
+            scope: credentials.scope.clone(),
+            secret_hash: Sha256::digest(credentials.client_secret.expose_secret()).into(),
+        }
+    }
+}
+
+impl Held {
+    fn lasts(&self, now: DateTime) -> bool {
+        match self {
+            Self::Token(token) => token.serves(now, None),
+            Self::Flight(_) => true,
+        }
+    }
+}
+
+impl Token {
+    /// `asked` is when the attempt began that wanted it.
+    fn new((grant, placement): (Grant, Placement), asked: DateTime) -> Self {
+        let usable = i64::try_from(grant.usable.as_millis()).unwrap_or(i64::MAX);
+        Self {
+            authorization: grant.authorization,
+            usable_until: DateTime::from_millis(asked.timestamp_millis().saturating_add(usable)),
+            placement,
+        }
+    }
+
+    fn serves(&self, now: DateTime, refused: Option<&HeaderValue>) -> bool {
+        now < self.usable_until && refused != Some(&self.authorization)
+    }
+}

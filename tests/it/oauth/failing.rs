@@ -1,0 +1,156 @@
+//! Token servers that give no token: a failed attempt with a reason, no request to the endpoint, and never a secret.
+
+use std::time::Duration;
+
+use certhookd::platform::Endpoint;
+use tokio::io::AsyncWriteExt;
+
+use super::support::{Receiver, Scene, answering, endpoint};
+use crate::delivery::support::{self, delivered, failure, message, now, server};
+
+/// The reason of an attempt whose token server answers so.
+async fn reason(status: u16, body: &str) -> String {
+    let scene = Scene::new().await;
+    scene.server.answers([(status, body), (status, body)]);
+    let failed = failure(scene.attempt().await);
+    assert!(scene.receiver.tokens().is_empty(), "sent without a token");
+    assert!(!failed.reason.contains("s3cr3t"), "{}", failed.reason);
+    assert_eq!((failed.status, failed.retry_after), (None, None));
+    failed.reason
+}
+
+#[tokio::test]
+async fn what_a_token_server_answers_is_told_without_its_secrets() {
+    let long = format!(r#"{{"access_token":"{}"}}"#, "x".repeat(64 * 1024));
+    let table = [
+        (400, r#"{"error":"invalid_client"}"#, " 400 invalid_client"),
+        (401, r#"{"error":"s3cr3t: +/%"}"#, " 401"),
+        (
+            400,
+            r#"{"error":"invalid_scope","error_description":"s3cr3t"}"#,
+            " 400 invalid_scope",
+        ),
+        (503, "s3cr3t", " 503"),
+        (302, "", " 302, redirects are not followed"),
+        (
+            200,
+            "<s3cr3t>",
+            " 200 without a usable token: no JSON object with an access_token",
+        ),
+        (
+            200,
+            r#"{"token_type":"bearer"}"#,
+            " 200 without a usable token: no JSON object with an access_token",
+        ),
+        (
+            200,
+            r#"{"access_token":""}"#,
+            " 200 without a usable token: its access_token is empty",
+        ),
+        (
+            200,
+            r#"{"access_token":"s3cr3t","token_type":"mac"}"#,
+            " 200 without a usable token: its token_type is not Bearer",
+        ),
+        (
+            200,
+            r#"{"access_token":"s3cr3t\n"}"#,
+            " 200 without a usable token: its access_token holds a character that no header may hold",
+        ),
+    ];
+    for (status, body, expected) in table {
+        assert_eq!(
+            reason(status, body).await,
+            format!("oauth2: token server answered{expected}")
+        );
+    }
+    assert_eq!(
+        reason(200, &long).await,
+        "oauth2: token server: its answer is longer than 64 KiB"
+    );
+}
+
+/// Which of two refusals tells the operator more.
+#[tokio::test]
+async fn of_two_refusals_the_one_that_knows_the_client_is_told() {
+    let (client, request) = (r#"{"error":"invalid_client"}"#, r#"{"error":"invalid_request"}"#);
+    for answers in [[(401, client), (400, request)], [(400, request), (401, client)]] {
+        let scene = Scene::new().await;
+        scene.server.answers(answers);
+        let failed = failure(scene.attempt().await);
+        assert_eq!(failed.reason, "oauth2: token server answered 401 invalid_client");
+        assert_eq!(scene.server.count(), 2);
+    }
+}
+
+#[tokio::test]
+async fn attempts_at_once_share_a_failure_and_the_next_asks_again() {
+    let scene = Scene::new().await;
+    scene.server.answers([(500, "")]);
+    for outcome in scene.attempts().await {
+        assert_eq!(failure(outcome).reason, "oauth2: token server answered 500");
+    }
+    assert_eq!(scene.server.count(), 1);
+    delivered(scene.attempt().await);
+}
+
+#[tokio::test]
+async fn a_renewal_that_fails_is_the_attempts_failure() {
+    let scene = Scene::new().await;
+    delivered(scene.attempt().await);
+    scene.receiver.accept("token-2");
+    scene.server.answers([(503, "")]);
+    let failed = failure(scene.attempt().await);
+    assert_eq!(failed.reason, "oauth2: token server answered 503");
+    assert_eq!(scene.receiver.tokens(), ["token-1", "token-1"]);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_costs_the_timeout_and_no_more() {
+    let hung = [
+        server(|stream, _| async move {
+            let _open = stream;
+            std::future::pending().await
+        })
+        .await,
+        server(|mut stream, _| async move {
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n{").await?;
+            std::future::pending().await
+        })
+        .await,
+    ];
+    let receiver = Receiver::start().await;
+    for url in hung {
+        let impatient = Endpoint {
+            timeout: Duration::from_millis(400),
+            ..endpoint(&receiver, &url)
+        };
+        let failed = failure(support::client().attempt(&impatient, &message(), now()).await);
+        assert_eq!(
+            failed.reason,
+            "oauth2: the token server did not answer within the endpoint's timeout"
+        );
+    }
+    assert!(receiver.tokens().is_empty());
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_or_breaks_off_is_told() {
+    // Bound and not listening: the port stays this test's own.
+    let unheard = tokio::net::TcpSocket::new_v4().unwrap();
+    unheard.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gone = unheard.local_addr().unwrap();
+    let breaking = answering("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{").await;
+    let garbage = answering("SSH-2.0-OpenSSH_9.2\r\n").await;
+    let receiver = Receiver::start().await;
+    let table = [
+        (format!("http://{gone}/?s3cr3t"), "connection refused"),
+        (breaking, "connection closed"),
+        (garbage, "the answer is not HTTP"),
+    ];
+    for (url, expected) in table {
+        let endpoint = endpoint(&receiver, &url);
+        let failed = failure(support::client().attempt(&endpoint, &message(), now()).await);
+        assert_eq!(failed.reason, format!("oauth2: token server: {expected}"));
+    }
+}

@@ -1,0 +1,138 @@
+//! Tokens that work: asked for as the standard says, kept, shared, renewed.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bson::DateTime;
+
+use super::support::{ID, SECRET, Scene, credentials};
+use crate::delivery::support::{delivered, failure, now};
+use certhookd::platform::Auth;
+
+fn later(seconds: i64) -> DateTime {
+    DateTime::from_millis(now().timestamp_millis() + 1000 * seconds)
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_once_and_goes_with_every_request() {
+    let scene = Scene::new().await;
+    for _ in 0..3 {
+        assert_eq!(delivered(scene.attempt().await), 200);
+    }
+    assert_eq!(scene.receiver.tokens(), ["token-1"; 3]);
+    let [asked] = &*scene.server.asked() else {
+        panic!("asked {} times", scene.server.count())
+    };
+    assert_eq!(asked.form["grant_type"], "client_credentials");
+    assert_eq!(asked.form["scope"], "events:write");
+    assert_eq!(asked.form.len(), 2, "the secret is in the header alone");
+    // RFC 6749, 2.3.1: form-encoded, then joined by a colon.
+    let basic = STANDARD.encode("the+client%3A+%C3%A9:s3cr3t%3A+%2B%2F%25");
+    assert_eq!(asked.authorization(), Some(&*format!("Basic {basic}")));
+    assert_eq!(asked.headers["content-type"], "application/x-www-form-urlencoded");
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_shortly_before_it_expires() {
+    let scene = Scene::new().await;
+    for seconds in [0, 3560, 3580, 3600] {
+        delivered(scene.attempt_at(later(seconds)).await);
+    }
+    assert_eq!(scene.receiver.tokens(), ["token-1", "token-1", "token-2", "token-2"]);
+}
+
+#[tokio::test]
+async fn a_token_of_untold_life_is_used_for_five_minutes() {
+    let scene = Scene::new().await;
+    scene.server.answers([(200, r#"{"access_token":"untold"}"#)]);
+    for seconds in [0, 290, 310] {
+        delivered(scene.attempt_at(later(seconds)).await);
+    }
+    assert_eq!(scene.receiver.tokens(), ["untold", "untold", "token-1"]);
+}
+
+#[tokio::test]
+async fn attempts_at_once_share_one_fetch() {
+    let scene = Scene::new().await;
+    for outcome in scene.attempts().await {
+        delivered(outcome);
+    }
+    assert_eq!(scene.receiver.tokens(), ["token-1"; 5]);
+    assert_eq!(scene.server.count(), 1);
+}
+
+#[tokio::test]
+async fn other_credentials_have_other_tokens() {
+    let mut scene = Scene::new().await;
+    let own = || credentials(&scene.server.url());
+    let (mut scope, mut secret, mut id, mut url) = (own(), own(), own(), own());
+    scope.scope = None;
+    secret.client_secret = "rotated".into();
+    id.client_id = "another".into();
+    url.token_url.set_path("/another");
+    let all = [own(), scope, secret, id, url];
+    for _ in 0..2 {
+        for credentials in all.clone() {
+            scene.endpoint.auth = Auth::OAuth2(credentials);
+            delivered(scene.attempt().await);
+        }
+    }
+    assert_eq!(scene.server.count(), 5);
+    assert_eq!(scene.receiver.tokens()[..5], scene.receiver.tokens()[5..]);
+    assert!(!scene.server.asked()[1].form.contains_key("scope"));
+}
+
+#[tokio::test]
+async fn a_refused_token_is_renewed_once_within_the_attempt() {
+    let scene = Scene::new().await;
+    delivered(scene.attempt().await);
+    scene.receiver.accept("token-2");
+    delivered(scene.attempt().await);
+    delivered(scene.attempt().await);
+    assert_eq!(scene.receiver.tokens(), ["token-1", "token-1", "token-2", "token-2"]);
+    assert_eq!(scene.server.count(), 2);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_every_token_is_asked_twice_an_attempt() {
+    let scene = Scene::new().await;
+    scene.receiver.accept("another's");
+    let failed = failure(scene.attempt().await);
+    assert_eq!((failed.status, &*failed.reason), (Some(401), "status 401"));
+    assert_eq!(scene.receiver.tokens(), ["token-1", "token-2"]);
+    assert_eq!(scene.server.count(), 2);
+}
+
+#[tokio::test]
+async fn attempts_whose_token_is_refused_at_once_share_its_renewal() {
+    let scene = Scene::new().await;
+    delivered(scene.attempt().await);
+    scene.receiver.accept("token-2");
+    for outcome in scene.attempts().await {
+        delivered(outcome);
+    }
+    assert_eq!(scene.server.count(), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_reads_credentials_in_the_form_alone_gets_them_there() {
+    let scene = Scene::new().await;
+    scene.server.answers([(400, r#"{"error":"invalid_request"}"#)]);
+    delivered(scene.attempt().await);
+    // Renewed: by now it is known what the server reads.
+    delivered(scene.attempt_at(later(4000)).await);
+    let asked = scene.server.asked();
+    let places: Vec<_> = asked
+        .iter()
+        .map(|asked| {
+            (
+                asked.authorization().is_some(),
+                asked.form.contains_key("client_secret"),
+            )
+        })
+        .collect();
+    assert_eq!(places, [(true, false), (false, true), (false, true)]);
+    assert_eq!(
+        (&*asked[1].form["client_id"], &*asked[1].form["client_secret"]),
+        (ID, SECRET)
+    );
+}
