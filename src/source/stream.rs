@@ -5,17 +5,25 @@
 
 use std::time::Duration;
 
-use bson::{RawDocumentBuf, Timestamp, doc};
+use bson::{DateTime, RawDocumentBuf, Timestamp, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::error::Error;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::model::Clock;
 use crate::store::{Result, Store, command_code};
 
 /// How long the server waits for a change before it answers that there is none.
 const WAIT: Duration = Duration::from_secs(1);
+
+/// Refusals that pass or that an operator mends, and that say nothing of the token: those that the driver specification of
+/// change streams calls resumable, a time limit, a key that a new primary has not read yet, and missing privileges.
+const PASSING: [i32; 20] = [
+    6, 7, 63, 89, 91, 133, 150, 189, 234, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436, // resumable
+    50, 211, 13,
+];
 
 /// Where a stream begins.
 #[derive(Clone, Debug)]
@@ -33,8 +41,12 @@ pub(super) enum Start {
 pub(super) enum Item {
     /// A change, as raw as it came: a typed event that fails to decode would have moved the token already.
     Change(RawDocumentBuf),
-    /// Nothing happened up to this token.
-    Idle(ResumeToken),
+    /// Nothing more happened up to this token.
+    Idle {
+        token: ResumeToken,
+        /// When it was asked for.
+        at: DateTime,
+    },
     /// The stream ended.
     Ended(Ending),
 }
@@ -46,14 +58,23 @@ pub(super) enum Ending {
     Stopped,
     /// The network, a failover: opened anew with the same token.
     Broken(Error),
+    /// The collection was dropped or renamed, or another one was renamed to its name: opened anew after that, and caught up
+    /// by query, because what came in by renaming was never inserted.
+    Invalidated,
     /// The token is of no use any more, or the event behind it can't be read: opened anew from now, and caught up by query.
     Lost(Error),
 }
 
 /// Opens a stream and sends what it yields, until it ends; the last item is the ending.
-pub(super) async fn follow(store: Store, start: Start, items: mpsc::Sender<Item>, stop: CancellationToken) {
+pub(super) async fn follow(
+    store: Store,
+    clock: Clock,
+    start: Start,
+    items: mpsc::Sender<Item>,
+    stop: CancellationToken,
+) {
     let ending = match open(&store, start).await {
-        Ok(stream) => pump(stream, &items, &stop).await,
+        Ok(stream) => pump(stream, &clock, &items, &stop).await,
         Err(error) => classify(error),
     };
     let _ = items.send(Item::Ended(ending)).await;
@@ -83,14 +104,18 @@ fn pipeline() -> [bson::Document; 2] {
 
 async fn pump(
     mut stream: ChangeStream<RawDocumentBuf>,
+    clock: &Clock,
     items: &mpsc::Sender<Item>,
     stop: &CancellationToken,
 ) -> Ending {
     while !stop.is_cancelled() {
+        let at = clock.now();
         let item = match stream.next_if_any().await {
             Ok(Some(change)) => Item::Change(change),
+            // The server closes the stream behind an invalidation. Its token must not be taken for one of idleness.
+            Ok(None) if !stream.is_alive() => return Ending::Invalidated,
             Ok(None) => match stream.resume_token() {
-                Some(token) => Item::Idle(token),
+                Some(token) => Item::Idle { token, at },
                 None => continue,
             },
             Err(error) => return classify(error),
@@ -102,15 +127,13 @@ async fn pump(
     Ending::Stopped
 }
 
+/// What MongoDB itself refuses is for the token's sake or the event's, and stays so however often it is asked: corrupt tokens
+/// alone fail with a dozen codes. To give up a good token costs a query, to insist on a bad one would cost every award.
 fn classify(error: Error) -> Ending {
-    // ChangeStreamHistoryLost, ChangeStreamFatalError, InvalidResumeToken, BSONObjectTooLarge; a token that is no token
-    // at all fails as BadValue, FailedToParse or TypeMismatch in the command that opens the stream.
-    const LOST: [i32; 8] = [286, 280, 260, 10334, 2, 9, 14, 50811];
-    let lost = error.contains_label("NonResumableChangeStreamError")
-        || command_code(&error).is_some_and(|code| LOST.contains(&code));
-    if lost {
-        Ending::Lost(error)
-    } else {
-        Ending::Broken(error)
+    let resumable = error.contains_label("ResumableChangeStreamError");
+    match command_code(&error) {
+        Some(code) if !resumable && !PASSING.contains(&code) => Ending::Lost(error),
+        _ if error.contains_label("NonResumableChangeStreamError") => Ending::Lost(error),
+        _ => Ending::Broken(error),
     }
 }

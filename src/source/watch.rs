@@ -74,7 +74,9 @@ impl Watch {
         while !stop.is_cancelled() && !position.is_fenced() {
             self.catch_up(&mut position).await?;
             let (items, receiver) = mpsc::channel(GROUP);
-            let stream = tokio::spawn(follow(self.store.clone(), position.start(), items, stop.clone()));
+            let (store, clock, start) = (self.store.clone(), self.clock.clone(), position.start());
+            let stream = tokio::spawn(follow(store, clock, start, items, stop.clone()));
+            let before = position.at();
             let ending = self.drain(receiver, &mut position, &beat).await;
             // The stream's task ends by itself once nobody listens; a driver future is never dropped.
             let _ = stream.await;
@@ -83,15 +85,21 @@ impl Watch {
                 Ending::Stopped => {}
                 Ending::Broken(error) => {
                     self.store.outage().began("follow the change stream", &error);
-                    backoff.wait().await;
-                    continue;
+                }
+                Ending::Invalidated => {
+                    warn!(
+                        "the collection was dropped or renamed; starting afresh, missed completions are found by query"
+                    );
                 }
                 Ending::Lost(error) => {
                     warn!(%error, "the change stream's token is of no use; starting afresh, missed completions are found by query");
                     position.lose(&self.store).await?;
                 }
             }
-            backoff = crate::store::Backoff::default();
+            if position.at() > before {
+                backoff = crate::store::Backoff::default();
+            }
+            stop.run_until_cancelled(backoff.wait()).await;
         }
         position.save(&self.store).await
     }

@@ -5,7 +5,7 @@ use mongodb::change_stream::event::ResumeToken;
 use tracing::info;
 
 use super::process::Step;
-use crate::source::stream::Start;
+use crate::source::stream::{Ending, Start};
 use crate::store::{Result, Stopped, Store};
 
 /// Where to go on.
@@ -68,19 +68,34 @@ impl Position {
         self.start.clone()
     }
 
+    /// When the stream last moved.
+    pub(super) fn at(&self) -> DateTime {
+        self.at
+    }
+
     /// Moves on, in memory, after the group is in the outbox.
     pub(super) fn advance(&mut self, step: &Step) {
-        let Some(start) = &step.reached else { return };
-        self.start = start.clone();
-        self.at = step.at.unwrap_or(self.at).max(self.at);
+        if let Some(start) = &step.reached {
+            self.start = start.clone();
+            self.at = step.at.unwrap_or(self.at).max(self.at);
+            self.saved = false;
+        }
+        if matches!(step.ending, Some(Ending::Invalidated)) {
+            self.missed();
+        }
+    }
+
+    /// Awards since the stream last moved are to be found by query.
+    fn missed(&mut self) {
+        self.catch_up_from.get_or_insert(self.at);
         self.saved = false;
     }
 
     /// The token is of no use: notes durably that from now on is watched, and until now is to be found by query.
     pub(super) async fn lose(&mut self, store: &Store) -> std::result::Result<(), Stopped> {
         let (start, at) = now(store).await?;
-        self.catch_up_from = Some(self.catch_up_from.unwrap_or(self.at));
-        (self.start, self.at, self.saved) = (start, at, false);
+        self.missed();
+        (self.start, self.at) = (start, at);
         self.save(store).await
     }
 

@@ -18,7 +18,7 @@ pub(super) struct Step {
     pub(super) changes: Vec<RawDocumentBuf>,
     /// Where the stream goes on after them.
     pub(super) reached: Option<Start>,
-    /// When the last of them happened.
+    /// When the last of them happened, or when it was known that nothing more had.
     pub(super) at: Option<DateTime>,
     pub(super) ending: Option<Ending>,
 }
@@ -27,7 +27,10 @@ impl Step {
     pub(super) fn add(&mut self, item: Item) {
         match item {
             Item::Change(change) => self.add_change(change),
-            Item::Idle(token) => self.reached = Some(Start::Token(token)),
+            Item::Idle { token, at } => {
+                self.reached = Some(Start::Token(token));
+                self.at = Some(at);
+            }
             Item::Ended(ending) => self.ending = Some(ending),
         }
     }
