@@ -5,6 +5,9 @@ use bson::{DateTime, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 use super::json;
 use crate::model::{EventId, EventType, Message, key_part};
 
+/// A longer `_id`, in bytes, is no certificate's: it would stand next to the payload in a delivery, which has 16 MB in all.
+const MAX_ID: usize = 64 << 10;
+
 /// Something that happened to a certificate.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -23,7 +26,7 @@ pub struct Event {
 pub struct Unfit {
     /// The id that the event would have had.
     pub event_id: EventId,
-    /// The certificate's `_id`.
+    /// The certificate's `_id`; null if it is too large to be kept.
     pub badge_user: RawBson,
     /// What is wrong, in one line.
     pub reason: String,
@@ -59,11 +62,15 @@ fn event(
     let occurred_at = document.get_datetime(instant);
     let at = occurred_at.as_ref().copied().unwrap_or(DateTime::from_millis(0));
     let event_id = EventId::derive(event_type, id, at);
+    let id_bytes = size(id);
     let unfit = |reason: String| Unfit {
         event_id: event_id.clone(),
-        badge_user: RawBson::from(id),
+        badge_user: if id_bytes > MAX_ID { RawBson::Null } else { id.into() },
         reason,
     };
+    if id_bytes > MAX_ID {
+        return Err(unfit(format!("its `_id` has {id_bytes} bytes, more than {MAX_ID}")));
+    }
     if occurred_at.is_err() {
         return Err(unfit(format!("`{instant}` is not a date")));
     }
@@ -89,6 +96,16 @@ fn event(
         owner,
         occurred_at: at,
     })
+}
+
+fn size(value: RawBsonRef<'_>) -> usize {
+    match value {
+        RawBsonRef::String(text) => text.len(),
+        RawBsonRef::Document(document) => document.as_bytes().len(),
+        RawBsonRef::Binary(binary) => binary.bytes.len(),
+        // Arrays and regular expressions are refused as `_id`; all else is small.
+        _ => 0,
+    }
 }
 
 /// The document as `$set: {expiryReminderSent: true, updatedAt}` leaves it: in place, or at the end in this order.
