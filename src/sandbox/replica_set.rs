@@ -36,6 +36,8 @@ pub struct Options {
     pub cache_gb: f64,
     /// The oplog's size of each member, in MB: small ones roll over soon.
     pub oplog_mb: u32,
+    /// From one checkpoint of each member to the next, in seconds: the oplog is cut no further than to the last one.
+    pub checkpoint_s: u32,
 }
 
 impl Default for Options {
@@ -44,6 +46,7 @@ impl Default for Options {
             members: Some(1),
             cache_gb: 0.25,
             oplog_mb: 256,
+            checkpoint_s: 60,
         }
     }
 }
@@ -216,6 +219,7 @@ impl Drop for ReplicaSet {
 
 fn arguments(options: Options) -> Vec<String> {
     let mut arguments = vec!["--wiredTigerCacheSizeGB".to_owned(), options.cache_gb.to_string()];
+    arguments.extend(["--syncdelay".to_owned(), options.checkpoint_s.to_string()]);
     if options.members.is_some() {
         arguments.extend(["--replSet", NAME, "--oplogSize"].map(str::to_owned));
         arguments.push(options.oplog_mb.to_string());
