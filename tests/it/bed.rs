@@ -1,5 +1,6 @@
 //! What a test runs in: a database of its own, a receiver of its own, and the real daemon as a process of its own.
 
+use std::collections::HashMap;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -256,6 +257,31 @@ impl Daemon {
         self.signal(Signal::SIGTERM);
         self.ended().await
     }
+}
+
+/// The `webhook-id` of a certificate's award.
+pub fn completed_id(document: &Document) -> String {
+    event_id("certificate_completed", document, "creationDate")
+}
+
+/// The `webhook-id` of a certificate's expiry.
+pub fn expired_id(document: &Document) -> String {
+    event_id("certificate_expired", document, "expires")
+}
+
+fn event_id(event_type: &str, document: &Document, instant: &str) -> String {
+    let at = document.get_datetime(instant).unwrap().timestamp_millis();
+    format!("{event_type}_{}_{at}", document.get_object_id("_id").unwrap())
+}
+
+/// What was received, by path and `webhook-id`, and how often.
+pub fn heard(requests: &[Received]) -> HashMap<(String, String), usize> {
+    let mut heard = HashMap::new();
+    for request in requests {
+        let key = (request.path.clone(), request.header("webhook-id").to_owned());
+        *heard.entry(key).or_default() += 1;
+    }
+    heard
 }
 
 pub fn is_scan(line: &Value) -> bool {

@@ -11,3 +11,4 @@ mod cluster;
 mod dead_letters;
 mod oauth;
 mod pipeline;
+mod stream;

@@ -1,0 +1,232 @@
+//! The change stream through its accidents: no award is missed, and no accident becomes a loop.
+
+use std::collections::HashSet;
+
+use bson::oid::ObjectId;
+use bson::{Bson, Document, doc};
+use certhookd::model::Clock;
+use certhookd::sandbox::{Options, ReplicaSet};
+use mongodb::Collection;
+use serde_json::Value;
+
+use crate::bed::{Bed, Daemon, certificate, completed_id};
+
+/// Inserts so many awards and returns their ids as receivers see them.
+async fn award(badge_users: &Collection<Document>, owner: ObjectId, count: usize) -> HashSet<String> {
+    let documents: Vec<_> = (0..count).map(|_| certificate(owner, None)).collect();
+    badge_users.insert_many(&documents).await.unwrap();
+    documents.iter().map(completed_id).collect()
+}
+
+/// Waits until each of these was received.
+async fn received(bed: &Bed, ids: &HashSet<String>) {
+    bed.wait_for(|requests| {
+        let heard: HashSet<_> = requests.iter().map(|request| request.header("webhook-id")).collect();
+        ids.iter().all(|id| heard.contains(&**id))
+    })
+    .await;
+}
+
+/// A daemon that watches, with one award delivered, and whom the awards are of.
+async fn watching() -> (Bed, ObjectId, Daemon) {
+    let bed = Bed::new().await;
+    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let daemon = bed.daemon().await;
+    received(&bed, &award(&bed.badge_users(), owner, 1).await).await;
+    (bed, owner, daemon)
+}
+
+fn is_afresh(line: &Value) -> bool {
+    let message = line["message"].as_str().unwrap_or_default();
+    line["level"] == "WARN" && message.contains("starting afresh")
+}
+
+fn is_caught_up(line: &Value) -> bool {
+    line["message"] == "caught up with missed completions"
+}
+
+/// After so many accidents the stream takes the next award, and each accident was told and caught up with once.
+async fn goes_on(bed: &Bed, owner: ObjectId, daemon: &Daemon, accidents: usize) {
+    daemon.wait_for_nth(is_caught_up, accidents).await;
+    received(bed, &award(&bed.badge_users(), owner, 1).await).await;
+    assert_eq!(daemon.count(is_afresh), accidents);
+    assert_eq!(daemon.count(is_caught_up), accidents);
+}
+
+async fn position(bed: &Bed) -> Document {
+    bed.state().find_one(doc! { "_id": "watch" }).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_first_start_begins_now() {
+    let bed = Bed::new().await;
+    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    award(&bed.badge_users(), owner, 1).await;
+    let mut daemon = bed.daemon().await;
+    received(&bed, &award(&bed.badge_users(), owner, 1).await).await;
+    assert!(daemon.stop().await.success());
+    assert_eq!(bed.receiver.total(), 1);
+}
+
+#[tokio::test]
+async fn awards_made_while_the_daemon_is_down_arrive_after_its_start() {
+    let (bed, owner, mut daemon) = watching().await;
+    assert!(daemon.stop().await.success());
+    let mut awards = award(&bed.badge_users(), owner, 50).await;
+    let mut daemon = bed.daemon().await;
+    awards.extend(award(&bed.badge_users(), owner, 10).await);
+    received(&bed, &awards).await;
+    assert!(daemon.stop().await.success());
+    assert_eq!(bed.receiver.total(), 61, "each once");
+}
+
+#[tokio::test]
+async fn the_position_of_a_quiet_collection_keeps_moving() {
+    let bed = Bed::new().await;
+    let _daemon = bed.daemon().await;
+    let saved = doc! { "_id": "watch", "token": { "$exists": true } };
+    bed.wait_for_count(&bed.state(), saved, 1).await;
+    let before = position(&bed).await;
+    let (token, at) = (
+        before.get_document("token").unwrap(),
+        before.get_datetime("at").unwrap(),
+    );
+    bed.database.collection("other").insert_one(doc! {}).await.unwrap();
+    let moved = doc! { "_id": "watch", "token._data": { "$gt": token.get_str("_data").unwrap() }, "at": { "$gt": at } };
+    bed.wait_for_count(&bed.state(), moved, 1).await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_none_is_given_up_once_and_caught_up_by_query() {
+    for data in [Bson::from("token"), Bson::from("82"), Bson::from(""), Bson::from(7)] {
+        let (bed, owner, mut daemon) = watching().await;
+        assert!(daemon.stop().await.success());
+        let broken = doc! { "$set": { "token": { "_data": data }, "at": Clock::local() } };
+        bed.state().update_one(doc! { "_id": "watch" }, broken).await.unwrap();
+        let missed = award(&bed.badge_users(), owner, 5).await;
+
+        let mut daemon = bed.daemon().await;
+        received(&bed, &missed).await;
+        goes_on(&bed, owner, &daemon, 1).await;
+        assert!(daemon.stop().await.success());
+        assert_eq!(bed.receiver.total(), 7, "each once");
+    }
+}
+
+#[tokio::test]
+async fn a_position_that_fell_out_of_the_oplog_is_given_up_once_and_caught_up_by_query() {
+    let options = Options {
+        oplog_mb: 1,
+        checkpoint_s: 1,
+        ..Options::default()
+    };
+    let set = ReplicaSet::start(options).await.unwrap();
+    let bed = Bed::on(set.uri(), set.client().await.unwrap());
+    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let mut daemon = bed.daemon().await;
+    received(&bed, &award(&bed.badge_users(), owner, 1).await).await;
+    assert!(daemon.stop().await.success());
+    let missed = award(&bed.badge_users(), owner, 5).await;
+    roll_over(&bed).await;
+
+    let mut daemon = bed.daemon().await;
+    received(&bed, &missed).await;
+    goes_on(&bed, owner, &daemon, 1).await;
+    assert!(daemon.stop().await.success());
+    assert_eq!(bed.receiver.total(), 7, "each once");
+}
+
+/// Writes until the oplog holds nothing of what it holds now.
+async fn roll_over(bed: &Bed) {
+    let oplog = bed
+        .database
+        .client()
+        .database("local")
+        .collection::<Document>("oplog.rs");
+    let newest = oplog
+        .find_one(doc! {})
+        .sort(doc! { "$natural": -1 })
+        .await
+        .unwrap()
+        .unwrap();
+    let filler = bed.database.collection("filler");
+    loop {
+        let oldest = oplog
+            .find_one(doc! {})
+            .sort(doc! { "$natural": 1 })
+            .await
+            .unwrap()
+            .unwrap();
+        if oldest.get_timestamp("ts").unwrap() > newest.get_timestamp("ts").unwrap() {
+            return;
+        }
+        filler.insert_one(doc! { "text": "x".repeat(12 << 20) }).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_collection_that_is_dropped_and_created_again_is_watched_on() {
+    let (bed, owner, daemon) = watching().await;
+    for accidents in 1..=2 {
+        bed.badge_users().drop().await.unwrap();
+        received(&bed, &award(&bed.badge_users(), owner, 5).await).await;
+        goes_on(&bed, owner, &daemon, accidents).await;
+    }
+    assert_eq!(bed.receiver.total(), 13, "each once");
+}
+
+/// As a restore does it: what comes in by renaming was never inserted as far as the stream knows.
+#[tokio::test]
+async fn a_collection_that_is_renamed_away_and_replaced_by_another_is_caught_up_by_query() {
+    let (bed, owner, daemon) = watching().await;
+    rename(&bed, "badgeusers", "old").await;
+    goes_on(&bed, owner, &daemon, 1).await;
+    bed.badge_users().drop().await.unwrap();
+    goes_on(&bed, owner, &daemon, 2).await;
+    bed.badge_users().drop().await.unwrap();
+    daemon.wait_for_nth(is_caught_up, 3).await;
+
+    let missed = award(&bed.database.collection("restored"), owner, 5).await;
+    rename(&bed, "restored", "badgeusers").await;
+    received(&bed, &missed).await;
+    goes_on(&bed, owner, &daemon, 4).await;
+}
+
+async fn rename(bed: &Bed, from: &str, to: &str) {
+    let name = |collection| format!("{}.{collection}", bed.database.name());
+    let command = doc! { "renameCollection": name(from), "to": name(to) };
+    bed.database
+        .client()
+        .database("admin")
+        .run_command(command)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn an_award_too_large_for_a_delivery_is_rejected_and_the_stream_goes_on() {
+    let (bed, owner, daemon) = watching().await;
+    let mut huge = certificate(owner, None);
+    huge.insert("ruleData", "x".repeat((16 << 20) - 400));
+    bed.badge_users().insert_one(&huge).await.unwrap();
+    let id = format!("rejected/{}", completed_id(&huge));
+    bed.wait_for_count(&bed.deliveries(), doc! { "_id": id, "state": "rejected" }, 1)
+        .await;
+    received(&bed, &award(&bed.badge_users(), owner, 1).await).await;
+    assert_eq!(daemon.count(is_afresh), 0);
+}
+
+/// An event holds the `_id` twice more, in its key and in its token: the stream can't read past this one.
+#[tokio::test]
+async fn an_award_too_large_for_an_event_is_found_by_query_and_rejected_and_the_stream_goes_on() {
+    let (bed, owner, daemon) = watching().await;
+    let mut huge = certificate(owner, None);
+    huge.insert("_id", "x".repeat(2 << 20));
+    huge.insert("ruleData", "x".repeat(11 << 20));
+    bed.badge_users().insert_one(&huge).await.unwrap();
+    let missed = award(&bed.badge_users(), owner, 5).await;
+    received(&bed, &missed).await;
+    let rejected = doc! { "state": "rejected", "reason": { "$regex": "^its `_id` has 2097152 bytes" } };
+    bed.wait_for_count(&bed.deliveries(), rejected, 1).await;
+    goes_on(&bed, owner, &daemon, 1).await;
+}
