@@ -3,12 +3,14 @@
 //! Sources write to the outbox and ring a bell; they know nothing of who sends.
 
 mod catch_up;
+mod lookahead;
 mod mark;
 mod scan;
 mod schedule;
 mod stream;
 mod watch;
 
+pub use lookahead::{Horizon, Lookahead};
 pub use scan::{Report, Scan, ScanBell};
 pub use schedule::Schedule;
 pub use watch::{Watch, WatchStatus};

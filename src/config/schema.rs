@@ -70,6 +70,8 @@ section! {
         on_start: bool = "true", boolean;
         /// Certificates that expired before it are left alone.
         not_before: Option<DateTime> = "", instant;
+        /// Whether certificates are also scanned for at the moment they expire.
+        precise: bool = "true", boolean;
         /// Whether the daemon creates the index that serves the scan.
         ensure_indexes: bool = "true", boolean;
         /// Documents read, appended and marked at a time.

@@ -16,7 +16,7 @@ use crate::dispatch::{Feeder, Recorder, Window, Workers};
 use crate::model::{Clock, EndpointKey, Live};
 use crate::outbox::Outbox;
 use crate::platform::{Directory, Refresh};
-use crate::source::{Report, Scan, Watch, WatchStatus};
+use crate::source::{Horizon, Lookahead, Report, Scan, Watch, WatchStatus};
 use crate::store::{Stopped, Store};
 
 /// How often the feeder looks although no bell has rung: what other daemons appended rings no bell here.
@@ -44,6 +44,8 @@ pub struct Engine {
     pub watch_status: Live<WatchStatus>,
     /// The last scan: when it ended, and what it did.
     pub last_scan: Live<Option<(DateTime, Report)>>,
+    /// The next expiry that is known.
+    pub horizon: Horizon,
     retention: Duration,
 }
 
@@ -63,6 +65,7 @@ impl Engine {
             directory: Directory::default(),
             tally: Tally::default(),
             watch_status: Live::new(WatchStatus::default()),
+            horizon: Horizon::default(),
             retention: config.delivery.retention,
             store,
             clock,
@@ -113,6 +116,18 @@ impl Engine {
         }
     }
 
+    /// What scans at the moment of an expiry; `streaming` says whether a change stream tells of new ones.
+    pub fn lookahead(&self, streaming: bool) -> Lookahead {
+        Lookahead {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            config: self.settings.scan.clone(),
+            duties: self.cluster.duties(),
+            horizon: self.horizon.clone(),
+            streaming,
+        }
+    }
+
     /// What watches the change stream.
     pub fn watch(&self) -> Watch {
         Watch {
@@ -122,6 +137,7 @@ impl Engine {
             clock: self.clock.clone(),
             retention: self.retention,
             status: self.watch_status.clone(),
+            horizon: self.horizon.clone(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bson::{DateTime, doc};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::{Engine, Snapshot};
 use crate::cluster::BEAT;
@@ -23,13 +23,13 @@ const STANDBY: Duration = Duration::from_secs(10);
 /// Scans whenever the bell rings.
 pub(super) async fn scans(engine: Arc<Engine>, bell: ScanBell, stop: CancellationToken) {
     let scan = engine.scan(stop.clone());
-    while stop.run_until_cancelled(bell.rung()).await.is_some() {
+    while let Some(asked) = stop.run_until_cancelled(bell.rung()).await {
         let Ok(report) = scan.run_once(engine.clock.now()).await else {
             return;
         };
         let ended = engine.clock.now();
         engine.last_scan.set(Some((ended, report)));
-        log(&report);
+        log(&report, asked);
         if save(&engine, ended, &report).await.is_err() {
             return;
         }
@@ -79,17 +79,23 @@ pub(super) async fn watch(engine: Arc<Engine>, pulse: Pulse, stop: CancellationT
     Ok(())
 }
 
-fn log(report: &Report) {
-    info!(
-        found = report.found,
-        renewed = report.renewed,
-        rejected = report.rejected,
-        deliveries = report.deliveries,
-        known = report.known,
-        settled = report.settled,
-        duration_ms = u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX),
-        "scan finished"
-    );
+/// A scan that nobody asked for is routine.
+fn log(report: &Report, asked: bool) {
+    macro_rules! line {
+        ($level:ident) => {
+            $level!(
+                found = report.found,
+                renewed = report.renewed,
+                rejected = report.rejected,
+                deliveries = report.deliveries,
+                known = report.known,
+                settled = report.settled,
+                duration_ms = u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX),
+                "scan finished"
+            )
+        };
+    }
+    if asked { line!(info) } else { line!(debug) }
 }
 
 /// For `certhookd status`, which asks MongoDB.

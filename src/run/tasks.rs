@@ -50,7 +50,8 @@ impl Tasks {
         tasks.spawn_senders(engine, wanted);
         tasks.spawn_feeder(engine, watchdog);
         tasks.spawn_streams(engine, config, watchdog);
-        tasks.spawn_scans(engine, bell);
+        tasks.spawn_scans(engine, config, bell);
+        tasks.spawn_upkeep(engine, bell);
         tasks
     }
 
@@ -145,7 +146,7 @@ impl Tasks {
         }
     }
 
-    fn spawn_scans(&mut self, engine: &Arc<Engine>, bell: &ScanBell) {
+    fn spawn_scans(&mut self, engine: &Arc<Engine>, config: &Config, bell: &ScanBell) {
         let settings = engine.settings.clone();
         let (duties, ticked) = (engine.cluster.duties(), bell.clone());
         let tick = move || {
@@ -168,12 +169,19 @@ impl Tasks {
         if settings.scan.get().on_start && engine.cluster.duties().borrow().scan.is_some() {
             bell.ring();
         }
+        let lookahead = engine
+            .lookahead(config.completions.enabled)
+            .run(bell.clone(), self.stop.clone());
+        self.sources.spawn(fallible("look-ahead", lookahead));
+        let scans = loops::scans(Arc::clone(engine), bell.clone(), self.stop.clone());
+        self.sources.spawn(named("scan", scans));
+    }
+
+    fn spawn_upkeep(&mut self, engine: &Arc<Engine>, bell: &ScanBell) {
         let redrive = super::redrive::redrive(Arc::clone(engine), self.stop.clone());
         self.sources.spawn(named("redrive", redrive));
         let duties = loops::duties(Arc::clone(engine), bell.clone(), self.stop.clone());
         self.sources.spawn(named("duties", duties));
-        let scans = loops::scans(Arc::clone(engine), bell.clone(), self.stop.clone());
-        self.sources.spawn(named("scan", scans));
     }
 }
 

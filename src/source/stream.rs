@@ -25,6 +25,10 @@ const PASSING: [i32; 20] = [
     50, 211, 13,
 ];
 
+/// What a change says of the fields that matter here.
+const CREATION_DATE: &str = "updateDescription.updatedFields.creationDate";
+const EXPIRES: &str = "updateDescription.updatedFields.expires";
+
 /// Where a stream begins.
 #[derive(Clone, Debug)]
 pub(super) enum Start {
@@ -91,14 +95,17 @@ async fn open(store: &Store, start: Start) -> Result<ChangeStream<RawDocumentBuf
     Ok(watch.await?.with_type())
 }
 
-/// Awards, awards made again, and what ends a stream. Our own marks change other fields and stay outside. An update carries
+/// Awards, awards made again, changed expiries, and what ends a stream. Our own marks change other fields and stay outside. An update carries
 /// no document: `updateLookup` with a `$match` behind it is advised against by MongoDB.
 fn pipeline() -> [bson::Document; 2] {
     let always = ["insert", "replace", "drop", "rename", "dropDatabase", "invalidate"];
-    let again = doc! { "operationType": "update", "updateDescription.updatedFields.creationDate": { "$exists": true } };
+    let update = |field| doc! { "operationType": "update", field: { "$exists": true } };
+    let (again, renewed) = (update(CREATION_DATE), update(EXPIRES));
     [
-        doc! { "$match": { "$or": [{ "operationType": { "$in": always } }, again] } },
-        doc! { "$project": { "updateDescription": 0, "lsid": 0, "txnNumber": 0 } },
+        doc! { "$match": { "$or": [{ "operationType": { "$in": always } }, again, renewed] } },
+        doc! { "$project": {
+            "operationType": 1, "documentKey": 1, "fullDocument": 1, "clusterTime": 1, CREATION_DATE: 1, EXPIRES: 1,
+        } },
     ]
 }
 

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::catch_up;
 use super::stream::{Ending, Item, follow};
+use super::{Horizon, catch_up};
 use crate::model::{Clock, Live};
 use crate::outbox::Outbox;
 use crate::platform::Directory;
@@ -44,6 +44,8 @@ pub struct Watch {
     pub retention: Duration,
     /// What the watch tells of itself.
     pub status: Live<WatchStatus>,
+    /// Who wants to hear of expiries.
+    pub horizon: Horizon,
 }
 
 /// The state of the watch, for status lines.

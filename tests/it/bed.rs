@@ -265,6 +265,7 @@ pub fn completed_id(document: &Document) -> String {
 }
 
 /// The `webhook-id` of a certificate's expiry.
+#[allow(dead_code)]
 pub fn expired_id(document: &Document) -> String {
     event_id("certificate_expired", document, "expires")
 }
@@ -275,6 +276,7 @@ fn event_id(event_type: &str, document: &Document, instant: &str) -> String {
 }
 
 /// What was received, by path and `webhook-id`, and how often.
+#[allow(dead_code)]
 pub fn heard(requests: &[Received]) -> HashMap<(String, String), usize> {
     let mut heard = HashMap::new();
     for request in requests {

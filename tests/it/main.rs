@@ -11,4 +11,5 @@ mod cluster;
 mod dead_letters;
 mod oauth;
 mod pipeline;
+mod precise;
 mod stream;

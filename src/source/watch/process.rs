@@ -56,12 +56,17 @@ impl Step {
 impl Watch {
     /// Writes the events of these changes to the outbox; returns how many are new.
     pub(super) async fn process(&self, changes: &[RawDocumentBuf]) -> std::result::Result<usize, Stopped> {
+        changes
+            .iter()
+            .filter_map(|change| expires(change))
+            .for_each(|expires| self.horizon.tell(expires));
+        let changes: Vec<_> = changes.iter().filter(|change| is_award(change)).collect();
         if changes.is_empty() {
             return Ok(0);
         }
         let updated = self
             .store
-            .persist("read awarded certificates", || self.read_updated(changes))
+            .persist("read awarded certificates", || self.read_updated(&changes))
             .await?;
         let documents = changes.iter().filter_map(|change| match kind(change) {
             "update" => updated.get(key_of(change)?.as_slice()).map(|document| &**document),
@@ -97,7 +102,7 @@ impl Watch {
     }
 
     /// Updates carry no document. One that is gone meanwhile is no error: nothing is awarded any more.
-    async fn read_updated(&self, changes: &[RawDocumentBuf]) -> Result<HashMap<Vec<u8>, RawDocumentBuf>> {
+    async fn read_updated(&self, changes: &[&RawDocumentBuf]) -> Result<HashMap<Vec<u8>, RawDocumentBuf>> {
         let updates = changes.iter().filter(|change| kind(change) == "update");
         let ids: RawArrayBuf = updates.filter_map(|change| id_of(change)).collect();
         if ids.is_empty() {
@@ -122,6 +127,30 @@ impl Watch {
             .get_datetime("creationDate")
             .is_ok_and(|at| at.timestamp_millis() >= oldest)
     }
+}
+
+/// The fields that an update changed, of those that matter here.
+fn updated_fields(change: &RawDocument) -> Option<&RawDocument> {
+    change
+        .get_document("updateDescription")
+        .ok()?
+        .get_document("updatedFields")
+        .ok()
+}
+
+/// Whether it is more than a changed expiry.
+fn is_award(change: &RawDocument) -> bool {
+    let set = |fields: &RawDocument| fields.get("creationDate").is_ok_and(|date| date.is_some());
+    kind(change) != "update" || updated_fields(change).is_some_and(set)
+}
+
+/// When the certificate now expires, as far as the change says so.
+fn expires(change: &RawDocument) -> Option<DateTime> {
+    let document = change
+        .get_document("fullDocument")
+        .ok()
+        .or_else(|| updated_fields(change))?;
+    document.get_datetime("expires").ok()
 }
 
 /// What kind of change it is.
