@@ -28,22 +28,22 @@ const EXPIRING_WITHIN: Duration = Duration::from_secs(12);
 /// Between two awards.
 const AWARD_EVERY: Duration = Duration::from_secs(2);
 
-/// The endpoint that fails twice.
-const FLAKY: &str = "/clinic";
+/// The endpoint that fails twice. It expects one event only, so both failures are of that one.
+const FLAKY: &str = "/horizon/lms";
 
 /// What has not arrived by then is missing.
 const LIMIT: Duration = Duration::from_secs(60);
 
 const INTRO: &str = "\
-certhookd demo: certificates in MongoDB become webhooks. Six sample organizations, about 20 seconds.
+certhookd demo: certificates in MongoDB become webhooks. Six sample organizations, about 20 seconds; Ctrl-C ends it.
 
-  6 certificates have expired already      the first scan finds them
-  6 expire while you watch                 a scan every second finds each when its time has come
-  6 are awarded while you watch            the change stream tells of each at once
+  6 certificates have expired already    expired    the first scan finds them
+  6 expire while you watch               expired    a scan every second finds each when its time has come
+  6 are awarded while you watch          completed  the change stream tells of each at once
 
-Each line below is a request that reached an endpoint. What to look at:
-  /clinic     answers 503 twice, is tried again, and recovers: the same webhook-id, try 3
-  /foods/old  is switched off and stays silent; /horizon/lms and /harbour/awards want awards only
+Each line below is a request as it reached an endpoint, in seconds since the start. What to look at:
+  /horizon/lms  answers 503 twice, is tried again and recovers: the same webhook-id, try 3; no other waits for it
+  /foods/old    is switched off and stays silent; /harbour/awards wants awards only
 
 Starting a MongoDB of its own (where none is installed, one is fetched once)...
 ";
@@ -55,6 +55,7 @@ pub(super) async fn run() -> Result<ExitCode> {
     let mut sandbox = Sandbox::start().await?;
     let played = play(&mut sandbox, &mut signals).await;
     sandbox.end().await;
+    println!("Nothing is left of it: the MongoDB is gone, and so are its files.");
     played
 }
 

@@ -9,6 +9,7 @@ mod sandbox;
 
 mod cluster;
 mod dead_letters;
+mod demo;
 mod oauth;
 mod pipeline;
 mod precise;
