@@ -25,6 +25,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
             old.completions.enabled != new.completions.enabled,
         ),
         ("queue.capacity", old.queue.capacity != new.queue.capacity),
+        ("delivery.retention", old.delivery.retention != new.delivery.retention),
         (
             "service.metrics_listen",
             old.service.metrics_listen != new.service.metrics_listen,

@@ -89,7 +89,7 @@ fn a_reload_names_the_keys_that_need_a_restart() {
     let old = Given::nothing().config();
     let new = Given::toml(
         "mongodb.database = 'other'\ncompletions.enabled = false\nqueue.capacity = 2000\nservice.metrics_listen = ''\n\
-         delivery.concurrency = 3\nscan.timezone = 'Europe/Paris'",
+         delivery.retention = '60d'\ndelivery.concurrency = 3\nscan.timezone = 'Europe/Paris'",
     )
     .env("CERTHOOKD_MONGODB__URI", SECRET_URI)
     .config();
@@ -100,6 +100,7 @@ fn a_reload_names_the_keys_that_need_a_restart() {
             "mongodb.database",
             "completions.enabled",
             "queue.capacity",
+            "delivery.retention",
             "service.metrics_listen"
         ]
     );

@@ -91,6 +91,7 @@ impl Daemon {
         self.config.mongodb = running.mongodb;
         self.config.completions = running.completions;
         self.config.queue = running.queue;
+        self.config.delivery.retention = running.delivery.retention;
         self.config.service.metrics_listen = running.service.metrics_listen;
     }
 }
