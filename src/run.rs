@@ -18,6 +18,6 @@ pub use engine::{Engine, Wanted};
 pub use report::Snapshot;
 pub use running::Running;
 pub use settings::Settings;
-pub use start::{Misconfigured, NEEDS_REPLICA_SET, connect, is_refusal, is_replica_set};
+pub use start::{Misconfigured, NEEDS_REPLICA_SET, connect, is_refusal, is_replica_set, reach};
 pub use tally::Tally;
 pub use tasks::Tasks;

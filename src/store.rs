@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Mongodb;
 
 pub use command::{RowError, WriteReply, update_row};
-pub use indexes::{SCAN_INDEX, ensure_deliveries, ensure_scan, scan_index_present};
+pub use indexes::{SCAN_INDEX, ensure_deliveries, ensure_scan, scan_index};
 pub(crate) use outage::Backoff;
 pub use outage::Outage;
 

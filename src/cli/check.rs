@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::EX_CONFIG;
 use crate::config::Config;
 use crate::run::{is_refusal, is_replica_set};
-use crate::store::{DELIVERIES, Result, Store, scan_index_present};
+use crate::store::{Result, SCAN_INDEX, Store, scan_index};
 
 /// MongoDB is asked for no longer than this.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,6 +52,12 @@ async fn database(config: &Config) -> Finding {
         Ok(store) => store,
         Err(error) => return say(Finding::Misconfigured, "connection", &error.to_string()),
     };
+    let worst = ask(config, &store).await;
+    store.close().await;
+    worst
+}
+
+async fn ask(config: &Config, store: &Store) -> Finding {
     let hello = match tokio::time::timeout(PATIENCE, store.hello()).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(error)) => return say(kind(&error), "connection", &error.to_string()),
@@ -65,10 +71,9 @@ async fn database(config: &Config) -> Finding {
             &format!("database {}, wire version {version}", config.mongodb.database),
         ),
         replica_set(config, &hello),
-        privileges(config, &store).await,
-        index(config, &store).await,
+        privileges(config, store).await,
+        index(config, store).await,
     ];
-    store.close().await;
     worst.into_iter().max().unwrap_or(Finding::Good)
 }
 
@@ -142,18 +147,17 @@ async fn watch_privilege(config: &Config, store: &Store) -> Finding {
 }
 
 async fn index(config: &Config, store: &Store) -> Finding {
-    let name = format!("{} on {}", crate::store::SCAN_INDEX, config.mongodb.badge_users);
-    match scan_index_present(store).await {
-        Ok(true) => say(Finding::Good, "index", &name),
-        Ok(false) if config.scan.ensure_indexes => {
-            say(Finding::Good, "index", &format!("{name}: created at the start"))
-        }
-        Ok(false) => say(
+    let collection = &config.mongodb.badge_users;
+    let name = format!("{SCAN_INDEX} on {collection}");
+    match scan_index(store).await {
+        Ok(Some(name)) => say(Finding::Good, "index", &format!("{name} on {collection}")),
+        Ok(None) if config.scan.ensure_indexes => say(Finding::Good, "index", &format!("{name}: created at the start")),
+        Ok(None) => say(
             Finding::Misconfigured,
             "index",
             &format!("{name} is missing and scan.ensure_indexes is off: every scan would read the whole collection"),
         ),
-        Err(error) => say(kind(&error), "index", &format!("{DELIVERIES}: {error}")),
+        Err(error) => say(kind(&error), "index", &format!("{name}: {error}")),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::table;
 use crate::config::Config;
-use crate::run::{Engine, Settings, Tasks, Wanted, connect};
+use crate::run::{Engine, Settings, Tasks, Wanted, connect, reach};
 use crate::service::signals::Signals;
 use crate::service::systemd::Manager;
 
@@ -21,15 +21,25 @@ pub(super) async fn run(config: &Config, dry_run: bool) -> anyhow::Result<ExitCo
     let mut signals = Signals::install()?;
     let give_up = CancellationToken::new();
     let settings = Settings::new(config)?;
-    let store = connect(config, &Manager::from_env(), &CancellationToken::new(), give_up.clone()).await?;
+    let (manager, stop) = (Manager::from_env(), CancellationToken::new());
+    let store = if dry_run {
+        reach(config, &manager, &stop, give_up.clone()).await?
+    } else {
+        connect(config, &manager, &stop, give_up.clone()).await?
+    };
     let (engine, wanted) = Engine::new(store.clone(), config, settings, &super::host());
+    let done = async {
+        if dry_run {
+            return count(&engine).await;
+        }
+        let code = deliver(&engine, wanted, config, give_up).await;
+        let _ = engine.cluster.leave().await;
+        code
+    };
     let code = tokio::select! {
-        code = async {
-            if dry_run { count(&engine).await } else { deliver(&engine, wanted, config, give_up).await }
-        } => code,
+        code = done => code,
         () = signals.stopped() => Ok(ExitCode::FAILURE),
     };
-    let _ = engine.cluster.leave().await;
     drop(engine);
     store.close().await;
     code

@@ -6,7 +6,7 @@ use tracing::info;
 
 use crate::config::Config;
 use crate::service::systemd::Manager;
-use crate::store::{Backoff, Store, command_code, ensure_deliveries, ensure_scan};
+use crate::store::{Backoff, Result, Store, command_code, ensure_deliveries, ensure_scan};
 
 /// Something that only a change of the configuration (ours, or MongoDB's) can mend: exit code 78.
 #[derive(Debug, thiserror::Error)]
@@ -26,22 +26,48 @@ pub async fn connect(
     stop: &CancellationToken,
     give_up: CancellationToken,
 ) -> anyhow::Result<Store> {
+    let store = reach(config, manager, stop, give_up).await?;
+    let wait = Wait {
+        store: &store,
+        manager,
+        stop,
+    };
+    match wait.for_indexes(config).await {
+        Ok(()) => Ok(store),
+        Err(error) => {
+            store.close().await;
+            Err(error)
+        }
+    }
+}
+
+/// Waits for MongoDB, and changes nothing there.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn reach(
+    config: &Config,
+    manager: &Manager,
+    stop: &CancellationToken,
+    give_up: CancellationToken,
+) -> anyhow::Result<Store> {
     let store = Store::new(&config.mongodb, give_up)
         .await
         .map_err(|error| Misconfigured(format!("mongodb.uri: {error}")))?;
-    let hello = reach(&store, manager, stop).await?;
-    if config.completions.enabled && !is_replica_set(&hello) {
-        return Err(Misconfigured(NEEDS_REPLICA_SET.into()).into());
-    }
-    store
-        .persist("create the outbox's indexes", || {
-            ensure_deliveries(&store, config.delivery.retention)
-        })
-        .await?;
-    if config.scan.ensure_indexes {
-        store.persist("create the scan's index", || ensure_scan(&store)).await?;
-    }
-    Ok(store)
+    let wait = Wait {
+        store: &store,
+        manager,
+        stop,
+    };
+    let fault = match wait.for_answer().await {
+        Ok(hello) if config.completions.enabled && !is_replica_set(&hello) => {
+            Misconfigured(NEEDS_REPLICA_SET.into()).into()
+        }
+        Ok(_) => return Ok(store),
+        Err(error) => error,
+    };
+    store.close().await;
+    Err(fault)
 }
 
 /// Whether that answer to `hello` comes from a replica set or a router.
@@ -49,34 +75,63 @@ pub fn is_replica_set(hello: &Document) -> bool {
     hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|message| message == "isdbgrid")
 }
 
-async fn reach(store: &Store, manager: &Manager, stop: &CancellationToken) -> anyhow::Result<Document> {
-    let mut backoff = Backoff::default();
-    loop {
-        match store
-            .database()
-            .run_command(bson::doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true })
-            .await
-        {
-            Ok(_) => {
-                store.outage().ended();
-                info!("connected to MongoDB");
-                return Ok(store.hello().await?);
-            }
-            Err(error) if is_refusal(&error) => {
-                return Err(Misconfigured(format!("MongoDB refuses this user: {error}")).into());
-            }
-            Err(error) => store.outage().began("answer", &error),
+/// A wait at the start: an outage may last, a refusal ends it.
+struct Wait<'a> {
+    store: &'a Store,
+    manager: &'a Manager,
+    stop: &'a CancellationToken,
+}
+
+impl Wait<'_> {
+    async fn for_answer(&self) -> anyhow::Result<Document> {
+        let list = bson::doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true };
+        let database = self.store.database();
+        self.until_done("answer", || async { database.run_command(list.clone()).await })
+            .await?;
+        info!("connected to MongoDB");
+        self.until_done("answer", || self.store.hello()).await
+    }
+
+    async fn for_indexes(&self, config: &Config) -> anyhow::Result<()> {
+        let retention = config.delivery.retention;
+        self.until_done("create the outbox's indexes", || {
+            ensure_deliveries(self.store, retention)
+        })
+        .await?;
+        if config.scan.ensure_indexes {
+            self.until_done("create the scan's index", || ensure_scan(self.store))
+                .await?;
         }
-        manager.starting("waiting for MongoDB");
-        tokio::select! {
-            () = stop.cancelled() => anyhow::bail!("stopped before MongoDB was reached"),
-            () = backoff.wait() => {}
+        Ok(())
+    }
+
+    async fn until_done<T, F>(&self, what: &'static str, mut operation: impl FnMut() -> F) -> anyhow::Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut backoff = Backoff::default();
+        loop {
+            match operation().await {
+                Ok(value) => {
+                    self.store.outage().ended();
+                    return Ok(value);
+                }
+                Err(error) if is_refusal(&error) => {
+                    return Err(Misconfigured(format!("MongoDB refuses to {what}: {error}")).into());
+                }
+                Err(error) => self.store.outage().began(what, &error),
+            }
+            self.manager.starting("waiting for MongoDB");
+            tokio::select! {
+                () = self.stop.cancelled() => anyhow::bail!("stopped before MongoDB was reached"),
+                () = backoff.wait() => {}
+            }
         }
     }
 }
 
-/// Authentication failed, or a privilege is missing: no waiting mends it.
+/// Authentication failed, a privilege is missing, or an index is in the way (same name, other keys): no waiting mends it.
 pub fn is_refusal(error: &mongodb::error::Error) -> bool {
     matches!(*error.kind, mongodb::error::ErrorKind::Authentication { .. })
-        || matches!(command_code(error), Some(13 | 18))
+        || matches!(command_code(error), Some(13 | 18 | 85 | 86))
 }

@@ -2,45 +2,64 @@
 
 use std::time::Duration;
 
-use bson::{Document, doc};
+use bson::{Bson, Document, doc};
+use futures_util::TryStreamExt;
 use mongodb::IndexModel;
 use mongodb::options::IndexOptions;
 use tracing::info;
 
 use super::{Result, Store};
 
-/// The name of the scan's index on the certificates.
+/// The name of the scan's index on the certificates, where the daemon creates it.
 pub const SCAN_INDEX: &str = "certhookd_scan";
 
-/// Creates the index that serves the scan, unless it is there, and says so in the log.
+/// Its keys, both ascending.
+const SCAN_KEYS: [&str; 2] = ["expiryReminderSent", "expires"];
+
+/// The name of the index that serves the scan: created before, unless one serves already, and then the log says so.
 ///
 /// Not partial: a filter on `expiryReminderSent: false` would leave out the documents that lack the field.
 ///
 /// # Errors
-/// MongoDB is away, or an index of that name has other keys.
-pub async fn ensure_scan(store: &Store) -> Result<()> {
-    if scan_index_present(store).await? {
-        return Ok(());
+/// MongoDB is away, or an index of that name has other keys or options.
+pub async fn ensure_scan(store: &Store) -> Result<String> {
+    if let Some(name) = scan_index(store).await? {
+        return Ok(name);
     }
-    let keys = doc! { "expiryReminderSent": 1, "expires": 1 };
+    let keys: Document = SCAN_KEYS
+        .iter()
+        .map(|key| ((*key).to_owned(), Bson::Int32(1)))
+        .collect();
     info!(collection = store.badge_users().name(), index = SCAN_INDEX, keys = %keys, "creating the index that serves the scan");
     store
         .badge_users()
         .create_index(index(SCAN_INDEX, keys, IndexOptions::default()))
         .await?;
-    Ok(())
+    Ok(SCAN_INDEX.into())
 }
 
-/// Whether the scan's index is there.
+/// The name of an index that serves the scan, whoever created it and whatever its name; `None` if there is none.
 ///
 /// # Errors
 /// MongoDB is away.
-pub async fn scan_index_present(store: &Store) -> Result<bool> {
-    match store.badge_users().list_index_names().await {
-        Ok(names) => Ok(names.iter().any(|name| name == SCAN_INDEX)),
-        Err(error) if is_namespace_not_found(&error) => Ok(false),
-        Err(error) => Err(error),
-    }
+pub async fn scan_index(store: &Store) -> Result<Option<String>> {
+    let indexes: Vec<IndexModel> = match store.badge_users().list_indexes().await {
+        Ok(indexes) => indexes.try_collect().await?,
+        Err(error) if is_namespace_not_found(&error) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let serving = indexes.into_iter().find(serves_scan);
+    Ok(serving.and_then(|index| index.options?.name))
+}
+
+/// The right keys, and no document left out.
+fn serves_scan(index: &IndexModel) -> bool {
+    let ascending = |value: &Bson| matches!(value, Bson::Int32(1) | Bson::Int64(1)) || value.as_f64() == Some(1.0);
+    let whole = |options: &IndexOptions| {
+        let skips = options.sparse == Some(true) || options.partial_filter_expression.is_some();
+        !skips && options.hidden != Some(true) && options.collation.is_none()
+    };
+    index.keys.keys().eq(SCAN_KEYS) && index.keys.values().all(ascending) && index.options.as_ref().is_none_or(whole)
 }
 
 /// Creates the outbox's indexes; `retention` is how long finished deliveries are kept. A changed retention is applied.
