@@ -81,23 +81,23 @@ impl Outbox {
         })
     }
 
-    /// Sends staged deliveries on their way, but for those of events in `renewed`, which are taken out again.
+    /// Sends staged deliveries on their way, but for those of events in `renewed`, which are taken out again. Returns how many were
+    /// taken out.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon stops before MongoDB confirmed the write.
-    pub async fn confirm(&self, staged: Staged, renewed: &HashSet<EventId>) -> std::result::Result<(), Stopped> {
+    pub async fn confirm(&self, staged: Staged, renewed: &HashSet<EventId>) -> std::result::Result<usize, Stopped> {
         let Staged { mut rows, claim, .. } = staged;
         let (gone, kept): (Vec<_>, Vec<_>) = rows
             .drain(..)
             .partition(|row| renewed.contains(&row.delivery.message.event_id));
-        self.withdraw(
-            gone.iter()
-                .filter(|row| row.fresh)
-                .map(|row| row.delivery.id())
-                .collect(),
-            claim,
-        )
-        .await?;
+        let gone: Vec<_> = gone
+            .iter()
+            .filter(|row| row.fresh)
+            .map(|row| row.delivery.id())
+            .collect();
+        let withdrawn = gone.len();
+        self.withdraw(gone, claim).await?;
         let mut overflow = Vec::new();
         for mut row in kept.into_iter().filter(|row| row.fresh) {
             match row.slot.take() {
@@ -108,7 +108,7 @@ impl Outbox {
         self.free(overflow.iter().map(|row| row.delivery.id()).collect(), claim)
             .await?;
         self.announce(&overflow);
-        Ok(())
+        Ok(withdrawn)
     }
 
     /// Keeps a note of documents that can't be events. Writing one again changes nothing.

@@ -35,11 +35,20 @@ pub struct Unfit {
 /// The event of a certificate that has expired. The payload is the document as it will be when it is marked at `marked_at`.
 ///
 /// # Errors
-/// The document has no `_ownerId`, no `expires` date, or can't be printed as JSON.
+/// The document has no `_ownerId`, no `expires` date, an `expiryReminderSent` that says neither yes nor no, or can't be printed as
+/// JSON.
 pub fn expired(document: &RawDocument, marked_at: DateTime) -> Result<Event, Unfit> {
-    event(document, EventType::CertificateExpired, "expires", || {
+    let event = event(document, EventType::CertificateExpired, "expires", || {
         marked(document, marked_at)
-    })
+    })?;
+    match document.get("expiryReminderSent") {
+        Ok(None | Some(RawBsonRef::Boolean(_) | RawBsonRef::Null | RawBsonRef::Undefined)) => Ok(event),
+        _ => Err(Unfit {
+            event_id: event.message.event_id,
+            badge_user: event.badge_user,
+            reason: "`expiryReminderSent` is not a boolean".into(),
+        }),
+    }
 }
 
 /// The event of a certificate that was awarded. The payload is the document as it is.

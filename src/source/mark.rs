@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use bson::{DateTime, RawBson, RawDocument, RawDocumentBuf, doc, rawdoc};
 use futures_util::TryStreamExt;
+use tracing::warn;
 
 use crate::store::{Result, Stopped, Store, update_row};
 
@@ -39,6 +40,12 @@ pub(super) async fn mark(store: &Store, marks: &[Mark], now: DateTime) -> std::r
     store
         .persist("mark expired certificates", || async {
             let reply = store.update_rows(collection.name(), rows.iter()).await?;
+            if let Some(refused) = reply.errors.first() {
+                warn!(
+                    certificates = reply.errors.len(), code = refused.code,
+                    "MongoDB refused to mark certificates: sent once, and found again by every scan until they can be written"
+                );
+            }
             if reply.matched == marks.len() {
                 Ok(HashSet::new())
             } else {
@@ -51,7 +58,8 @@ pub(super) async fn mark(store: &Store, marks: &[Mark], now: DateTime) -> std::r
 fn row(mark: &Mark, now: DateTime) -> RawDocumentBuf {
     let filter = rawdoc! {
         "_id": mark.badge_user.clone(),
-        "expires": mark.expires.clone(),
+        // As a value, whatever it is: a document would be taken for operators.
+        "expires": { "$eq": mark.expires.clone() },
         "expiryReminderSent": { "$ne": true },
     };
     update_row(

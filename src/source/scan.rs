@@ -84,13 +84,17 @@ impl Scan {
         Ok(report)
     }
 
-    /// Counts per organization what a scan at `now` would send: `(owner, certificates, deliveries)`, by owner.
+    /// Counts per organization what a scan at `now` would send: `(owner, certificates, deliveries)`, by owner. Writes nothing.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon stops first.
     pub async fn dry_run(&self, now: DateTime) -> Result<Vec<(String, usize, usize)>, Stopped> {
         let mut counts = std::collections::BTreeMap::<String, (usize, usize)>::new();
-        let mut batches = read::expired(&self.store, &self.config.get(), now);
+        let config = config::Scan {
+            ensure_indexes: false,
+            ..(*self.config.get()).clone()
+        };
+        let mut batches = read::expired(&self.store, &config, now);
         while let Some(batch) = batches.recv().await {
             for document in batch? {
                 let (owner, wanting) = match badge_user::expired(&document, now) {
@@ -135,9 +139,11 @@ impl Scan {
         report.found += batch.len();
         report.rejected += rejected.len();
         report.renewed += renewed.len();
-        report.deliveries += staged.appended.fresh;
-        report.known += staged.appended.known;
-        self.outbox.confirm(staged, &taken_back).await
+        let appended = staged.appended;
+        let withdrawn = self.outbox.confirm(staged, &taken_back).await?;
+        report.deliveries += appended.fresh - withdrawn;
+        report.known += appended.known;
+        Ok(())
     }
 
     fn deliveries(&self, event: &Event) -> Vec<NewDelivery> {
