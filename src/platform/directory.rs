@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use tokio::sync::SetOnce;
 
 use super::{Endpoint, MemberConfig};
 use crate::model::{EndpointKey, EventType};
@@ -14,7 +15,10 @@ pub use refresh::Refresh;
 
 /// The endpoints of all organizations. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Directory(Arc<RwLock<Organizations>>);
+pub struct Directory {
+    organizations: Arc<RwLock<Organizations>>,
+    followed: Arc<SetOnce<()>>,
+}
 
 /// By organization, the documents that speak of it (one, as a rule) by their ids.
 #[derive(Debug, Default)]
@@ -40,7 +44,7 @@ pub enum Found {
 impl Directory {
     /// The endpoints of an organization that are switched on and subscribed to this type of event.
     pub fn wanting(&self, owner: &str, event_type: EventType) -> Vec<EndpointKey> {
-        let organizations = self.0.read();
+        let organizations = self.organizations.read();
         let configs = organizations.documents.get(owner).into_iter().flat_map(HashMap::values);
         let endpoints = configs.flat_map(|config| &config.endpoints);
         endpoints
@@ -51,7 +55,7 @@ impl Directory {
 
     /// The endpoint as it is configured now.
     pub fn find(&self, key: &EndpointKey) -> Found {
-        let organizations = self.0.read();
+        let organizations = self.organizations.read();
         let Some(configs) = organizations.documents.get(key.owner()) else {
             return Found::Unknown;
         };
@@ -68,7 +72,7 @@ impl Directory {
 
     /// How many endpoints are known, and how many are refused.
     pub fn count(&self) -> (usize, usize) {
-        let organizations = self.0.read();
+        let organizations = self.organizations.read();
         let configs = organizations.documents.values().flat_map(HashMap::values);
         configs.fold((0, 0), |(good, bad), config| {
             (good + config.endpoints.len(), bad + config.refused.len())
@@ -77,39 +81,38 @@ impl Directory {
 
     /// Every endpoint that makes sense.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-        let organizations = self.0.read();
+        let organizations = self.organizations.read();
         let configs = organizations.documents.values().flat_map(HashMap::values);
         configs.flat_map(|config| config.endpoints.iter().cloned()).collect()
+    }
+
+    /// Waits until changes are followed: from then on each takes effect by itself.
+    pub async fn followed(&self) {
+        self.followed.wait().await;
     }
 
     /// Replaces all.
     fn replace(&self, configs: Vec<(DocumentId, MemberConfig)>) {
         let mut fresh = Organizations::default();
         configs.into_iter().for_each(|(id, config)| fresh.put(id, config));
-        *self.0.write() = fresh;
+        *self.organizations.write() = fresh;
     }
 
-    /// Replaces what one document says; returns what it said before.
+    /// Replaces what one document says.
     fn put(&self, id: DocumentId, config: MemberConfig) {
-        self.0.write().put(id, config);
+        self.organizations.write().put(id, config);
     }
 
     /// Forgets what one document said.
     fn remove(&self, id: &DocumentId) {
-        self.0.write().remove(id);
+        self.organizations.write().remove(id);
     }
 
-    /// Why an endpoint was refused before, if it was.
-    fn refusals(&self, id: &DocumentId) -> Vec<String> {
-        let organizations = self.0.read();
-        let config = organizations
-            .owners
-            .get(id)
-            .and_then(|owner| organizations.documents.get(owner)?.get(id));
-        config
-            .into_iter()
-            .flat_map(|config| config.refused.iter().map(|refused| refused.reason.clone()))
-            .collect()
+    /// What one document said when it was last read.
+    fn saying(&self, id: &DocumentId) -> Option<MemberConfig> {
+        let organizations = self.organizations.read();
+        let owner = organizations.owners.get(id)?;
+        organizations.documents.get(owner)?.get(id).cloned()
     }
 }
 

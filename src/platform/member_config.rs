@@ -50,6 +50,14 @@ pub struct Refused {
     pub reason: String,
 }
 
+impl Refused {
+    /// Whether it says the same of the same endpoint, wherever that stands now. One that can't be named is known by its place.
+    pub fn says_as(&self, other: &Self) -> bool {
+        let same = self.key == other.key && self.reason == other.reason;
+        same && (self.key.is_some() || self.position == other.position)
+    }
+}
+
 /// An endpoint that is served, but not quite as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {

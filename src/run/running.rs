@@ -42,7 +42,7 @@ impl Running {
         let (engine, wanted) = Engine::new(store.clone(), config, settings, host);
         let prepared = tokio::select! {
             prepared = prepare(&engine, config) => prepared.is_ok(),
-            () = stopped => false,
+            () = &mut stopped => false,
         };
         if !prepared {
             store.close().await;
@@ -50,15 +50,24 @@ impl Running {
         }
         let (bell, watchdog) = (ScanBell::default(), Watchdog::new());
         let tasks = Tasks::spawn(&engine, wanted, config, &bell, &watchdog, &manager, give_up);
-        manager.ready();
-        info!(daemon = %engine.cluster.me(), version = env!("CARGO_PKG_VERSION"), "ready");
-        Ok(Some(Self {
+        let mut running = Self {
             engine,
             bell,
             tasks,
             manager,
             store,
-        }))
+        };
+        let ended = tokio::select! {
+            () = running.engine.directory.followed() => {
+                running.manager.ready();
+                info!(daemon = %running.engine.cluster.me(), version = env!("CARGO_PKG_VERSION"), "ready");
+                return Ok(Some(running));
+            }
+            () = stopped => Ok(None),
+            broken = running.tasks.broken() => Err(broken),
+        };
+        running.stop(config.service.shutdown_grace).await;
+        ended
     }
 
     /// Waits for a task that ends although nobody asked it to.

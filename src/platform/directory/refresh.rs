@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::{Directory, DocumentId};
 use crate::model::{Live, key_part};
-use crate::platform::member_config::{EndpointPolicy, MemberConfig, parse};
+use crate::platform::member_config::{EndpointPolicy, MemberConfig, Refused, parse};
 use crate::store::{Backoff, Result, Stopped, Store, command_code};
 
 /// How long the server waits for a change before it answers that there is none.
@@ -51,16 +51,19 @@ impl Refresh {
             beat();
             match self.open().await {
                 Ok(stream) => {
+                    let policy = self.policy.get();
                     // Read after the stream was opened: no change falls in between.
                     self.load().await?;
+                    let _ = self.directory.followed.set(());
                     backoff = Backoff::default();
-                    if let Err(error) = self.follow(stream, &stop, &beat).await {
+                    if let Err(error) = self.follow(stream, &policy, &stop, &beat).await {
                         self.store.outage().began("follow the endpoints' changes", &error);
                         backoff.wait().await;
                     }
                 }
                 Err(error) if needs_replica_set(&error) => {
                     self.load().await?;
+                    let _ = self.directory.followed.set(());
                     tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(POLL) => {} }
                 }
                 Err(error) => {
@@ -84,13 +87,15 @@ impl Refresh {
             .with_type())
     }
 
+    /// Until `stop`, the stream's end, or a reload that judges endpoints otherwise: then all are to be read anew.
     async fn follow(
         &self,
         mut stream: ChangeStream<RawDocumentBuf>,
+        policy: &EndpointPolicy,
         stop: &CancellationToken,
         beat: &impl Fn(),
     ) -> Result<()> {
-        while !stop.is_cancelled() {
+        while !stop.is_cancelled() && *self.policy.get() == *policy {
             let change = stream.next_if_any().await?;
             beat();
             let Some(change) = change else { continue };
@@ -111,8 +116,8 @@ impl Refresh {
             self.directory.remove(&key);
         }
         for (id, config) in found {
+            self.directory.put(id, config.clone());
             Self::note(&config);
-            self.directory.put(id, config);
         }
         Ok(())
     }
@@ -131,7 +136,7 @@ impl Refresh {
         Ok(configs)
     }
 
-    /// One DEBUG line for each document that is read anew.
+    /// One DEBUG line for each document that has changed, once that is in effect.
     fn note(config: &MemberConfig) {
         let owner = config.owner.as_deref().unwrap_or("(unknown)");
         debug!(
@@ -142,15 +147,21 @@ impl Refresh {
         );
     }
 
-    /// One WARN for each endpoint that makes no sense, when it is first seen so.
+    /// One WARN for each endpoint that makes no sense or is not served quite as configured, when it is first seen so.
     fn warn(&self, id: &DocumentId, config: &MemberConfig) {
-        let known = self.directory.refusals(id);
-        for refused in config.refused.iter().filter(|refused| !known.contains(&refused.reason)) {
+        let known = self.directory.saying(id).unwrap_or_default();
+        let owner = config.owner.as_deref().unwrap_or("(unknown)");
+        let is_new = |refused: &&Refused| !known.refused.iter().any(|old| refused.says_as(old));
+        for refused in config.refused.iter().filter(is_new) {
             let endpoint = refused.key.as_ref().map_or("(unknown)", |key| key.endpoint());
             warn!(
-                owner = config.owner.as_deref().unwrap_or("(unknown)"), endpoint, reason = %refused.reason,
+                owner, endpoint, reason = %refused.reason,
                 "an endpoint is out of service until its configuration is mended; the others go on"
             );
+        }
+        for warning in config.warnings.iter().filter(|one| !known.warnings.contains(one)) {
+            let endpoint = warning.key.endpoint();
+            warn!(owner, endpoint, reason = %warning.reason, "an endpoint is not served quite as it is configured");
         }
     }
 }
