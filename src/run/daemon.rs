@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use super::{Engine, Running, Snapshot};
@@ -34,6 +35,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut daemon = Daemon {
         engine: Arc::clone(&running.engine),
         bell: running.bell.clone(),
+        reports: JoinSet::new(),
         options,
         config,
     };
@@ -52,6 +54,8 @@ struct Daemon {
     config: Config,
     engine: Arc<Engine>,
     bell: ScanBell,
+    /// While MongoDB is away a report waits for it; signals must not.
+    reports: JoinSet<()>,
 }
 
 impl Daemon {
@@ -60,11 +64,18 @@ impl Daemon {
         loop {
             match signals.next().await {
                 Signal::Scan => self.bell.ring(),
-                Signal::Report => Snapshot::take(&self.engine).log(&self.engine).await,
+                Signal::Report => self.report(),
                 Signal::Reload => self.reload(),
                 Signal::Stop => return,
             }
         }
+    }
+
+    fn report(&mut self) {
+        let engine = Arc::clone(&self.engine);
+        self.reports
+            .spawn(async move { Snapshot::take(&engine).log(&engine).await });
+        while self.reports.try_join_next().is_some() {}
     }
 
     /// A file that makes no sense is refused and changes nothing.
