@@ -88,16 +88,20 @@ impl Bed {
         }
     }
 
-    /// Writes config.toml and returns its path.
+    /// Writes config.toml and returns its path. `settings` are lines of it; what they don't set is as tests need it.
     pub fn configure(&self, settings: &str) -> std::path::PathBuf {
         let path = self.directory.path().join("config.toml");
-        let text = format!(
+        let needed = format!(
             "mongodb.uri = \"{}\"\nmongodb.database = \"{}\"\nscan.schedule = \"0 0 0 1 1 *\"\n\
-             delivery.allow_http = true\ndelivery.allow_networks = [\"127.0.0.0/8\"]\nservice.metrics_listen = \"\"\n{settings}\n",
+             delivery.allow_http = true\ndelivery.allow_networks = [\"127.0.0.0/8\"]\nservice.metrics_listen = \"\"\n",
             self.uri,
             self.database.name()
         );
-        std::fs::write(&path, text).unwrap();
+        let key = |line: &str| line.split(" =").next().unwrap().to_owned();
+        let set: Vec<_> = settings.lines().map(key).collect();
+        let needed = needed.lines().filter(|line| !set.contains(&key(line)));
+        let text: Vec<_> = needed.chain(settings.lines()).collect();
+        std::fs::write(&path, text.join("\n")).unwrap();
         path
     }
 
@@ -116,6 +120,11 @@ impl Bed {
             .env("PATH", std::env::var("PATH").unwrap());
         command.kill_on_drop(true);
         command
+    }
+
+    /// Runs `certhookd` with these arguments to its end.
+    pub async fn outcome(&self, arguments: &[&str]) -> Outcome {
+        Outcome::of(self.command(arguments)).await
     }
 
     /// The daemon, ready.
@@ -165,6 +174,34 @@ pub fn certificate(owner: ObjectId, expires: Option<DateTime>) -> Document {
         "creationDate": now, "expires": expires, "disabled": false, "expiryReminderSent": false,
         "_lessonActiveIds": [ObjectId::new()], "ruleData": { "type": "track", "name": "Safety" },
         "createdAt": now, "updatedAt": now, "__v": 0,
+    }
+}
+
+/// How a `certhookd` ended.
+#[derive(Debug)]
+pub struct Outcome {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub log: Vec<Value>,
+}
+
+impl Outcome {
+    pub async fn of(mut command: Command) -> Self {
+        let output = command.stdin(Stdio::null()).output();
+        let output = tokio::time::timeout(LIMIT, output).await.unwrap().unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        let line = |line: &str| serde_json::from_str(line).unwrap_or(Value::String(line.to_owned()));
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            log: log.lines().map(line).collect(),
+        }
+    }
+
+    /// The texts of the log's errors.
+    pub fn errors(&self) -> Vec<&str> {
+        let errors = self.log.iter().filter(|line| line["level"] == "ERROR");
+        errors.filter_map(|line| line["message"].as_str()).collect()
     }
 }
 
@@ -286,6 +323,7 @@ pub fn heard(requests: &[Received]) -> HashMap<(String, String), usize> {
     heard
 }
 
+/// Whether the line tells of a scan that ended.
 pub fn is_scan(line: &Value) -> bool {
     line["message"] == "scan finished"
 }

@@ -7,10 +7,18 @@ mod delivery;
 mod guard;
 mod sandbox;
 
+mod bad_input;
+mod check;
+mod cli;
 mod cluster;
 mod dead_letters;
 mod demo;
+mod directory;
 mod oauth;
 mod pipeline;
+mod plan;
 mod precise;
+mod race;
+mod scan;
+mod signals;
 mod stream;

@@ -1,0 +1,121 @@
+//! `certhookd check`, and the starts that no waiting would mend.
+
+use bson::doc;
+use certhookd::sandbox::{Options, ReplicaSet, shared};
+use mongodb::IndexModel;
+use mongodb::options::IndexOptions;
+
+use crate::bed::{Bed, Outcome, expired};
+
+/// The lines of the check that say so, without their mark.
+fn told<'a>(check: &'a Outcome, mark: &str) -> Vec<&'a str> {
+    check
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix(mark))
+        .map(str::trim)
+        .collect()
+}
+
+#[tokio::test]
+async fn a_good_set_passes_point_by_point() {
+    let bed = Bed::new().await;
+    let check = bed.outcome(&["check"]).await;
+    assert_eq!(check.code, Some(0), "{check:?}");
+    assert_eq!(told(&check, "FAIL"), [""; 0]);
+    let good = told(&check, "ok");
+    for point in ["configuration", "connection", "replica set", "index"] {
+        assert_eq!(
+            good.iter().filter(|line| line.starts_with(point)).count(),
+            1,
+            "{good:#?}"
+        );
+    }
+    assert_eq!(
+        good.iter().filter(|line| line.starts_with("privilege")).count(),
+        6,
+        "{good:#?}"
+    );
+    assert_eq!(
+        bed.database.list_collection_names().await.unwrap(),
+        [""; 0],
+        "it writes nothing"
+    );
+
+    let without_index = bed.with("scan.ensure_indexes = false").outcome(&["check"]).await;
+    assert_eq!(without_index.code, Some(78), "{without_index:?}");
+    assert!(told(&without_index, "FAIL")[0].starts_with("index: certhookd_scan on badgeusers is missing"));
+}
+
+#[tokio::test]
+async fn a_mongodb_that_can_not_be_reached_is_exit_1() {
+    let uri = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300";
+    let bed = Bed::on(uri, shared().await.unwrap().client().await.unwrap());
+    let check = bed.outcome(&["check"]).await;
+    assert_eq!(check.code, Some(1), "{check:?}");
+    assert!(told(&check, "FAIL")[0].starts_with("connection: "));
+    assert_eq!(bed.outcome(&["status"]).await.code, Some(1));
+    // By the configuration alone it is good.
+    assert_eq!(bed.outcome(&["check", "--config-only"]).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_exit_78_and_not_shown() {
+    let set = shared().await.unwrap();
+    // A mongod without access control checks the credentials that it is given all the same.
+    let uri = set.uri().replace("mongodb://", "mongodb://nobody:hunter2@");
+    let bed = Bed::on(&uri, set.client().await.unwrap());
+    let check = bed.outcome(&["check"]).await;
+    assert_eq!(check.code, Some(78), "{check:?}");
+    assert!(told(&check, "FAIL")[0].starts_with("connection: "));
+    let run = bed.outcome(&["run"]).await;
+    assert_eq!(run.code, Some(78), "{run:?}");
+    assert!(run.errors()[0].starts_with("MongoDB refuses to answer"), "{run:?}");
+    assert!(!format!("{check:?} {run:?}").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_standalone_with_completions_on_is_exit_78_and_says_how_to_get_a_replica_set() {
+    let options = Options {
+        members: None,
+        ..Options::default()
+    };
+    let set = ReplicaSet::start(options).await.unwrap();
+    let bed = Bed::on(set.uri(), set.client().await.unwrap());
+    let check = bed.outcome(&["check"]).await;
+    assert_eq!(check.code, Some(78), "{check:?}");
+    let faults = told(&check, "FAIL");
+    assert_eq!(faults.len(), 1, "{faults:#?}");
+    assert!(
+        faults[0].starts_with("replica set: ") && faults[0].contains("rs.initiate()"),
+        "{faults:?}"
+    );
+    let run = bed.outcome(&["run"]).await;
+    assert_eq!(run.code, Some(78), "{run:?}");
+    assert!(run.errors()[0].contains("--replSet") && run.errors()[0].contains("completions.enabled"));
+
+    let bed = bed.with("completions.enabled = false");
+    assert_eq!(bed.outcome(&["check"]).await.code, Some(0));
+    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    let mut daemon = bed.daemon().await;
+    bed.wait_for(|requests| requests.len() == 1).await;
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn another_index_under_the_name_of_the_scan_s_is_exit_78_and_named() {
+    let bed = Bed::new().await;
+    let options = IndexOptions::builder().name("certhookd_scan".to_owned()).build();
+    let index = IndexModel::builder()
+        .keys(doc! { "expires": 1 })
+        .options(options)
+        .build();
+    bed.badge_users().create_index(index).await.unwrap();
+    let run = bed.outcome(&["run"]).await;
+    assert_eq!(run.code, Some(78), "{run:?}");
+    assert!(
+        run.errors()[0].starts_with("MongoDB refuses to create the scan's index"),
+        "{run:?}"
+    );
+}

@@ -1,0 +1,208 @@
+//! The commands that are run by hand.
+
+use bson::doc;
+use certhookd::sandbox::Answer;
+use http::StatusCode;
+use serde_json::Value;
+
+use crate::bed::{Bed, Outcome, certificate, expired, is_scan};
+
+const FAULTS: &str = "scan.schedule = \"every minute\"\nscan.timezone = \"Europe/Pari\"\ndelivery.concurency = 3\nqueue.capacity = \"many\"\n\
+                      delivery.max_attempts = 0\nservise.shutdown_grace = \"1s\"";
+
+#[tokio::test]
+async fn every_fault_is_named_at_once_with_the_nearest_key_and_exit_code_78() {
+    let bed = Bed::new().await.with(FAULTS);
+    let faults = [
+        "delivery.concurency: expected a key, found an unknown one; did you mean delivery.concurrency?",
+        "delivery.max_attempts: expected",
+        "queue.capacity: expected",
+        "scan.schedule: expected six cron fields",
+        "scan.timezone: expected",
+        "servise: expected a section, found an unknown one; did you mean service?",
+    ];
+    for command in [&["run"][..], &["scan"], &["status"]] {
+        let outcome = bed.outcome(command).await;
+        assert_eq!(outcome.code, Some(78), "{outcome:?}");
+        let errors = outcome.errors();
+        assert_eq!(errors.len(), faults.len(), "{errors:#?}");
+        for (error, fault) in errors.iter().zip(faults) {
+            assert!(error.contains(fault), "{error} instead of {fault}");
+        }
+    }
+    let check = bed.outcome(&["check"]).await;
+    assert_eq!(check.code, Some(78));
+    assert_eq!(
+        check
+            .stdout
+            .lines()
+            .filter(|line| line.starts_with("FAIL  configuration: "))
+            .count(),
+        faults.len()
+    );
+}
+
+#[tokio::test]
+async fn a_variable_overrides_the_file_and_a_wrong_one_is_named() {
+    let bed = Bed::new().await.with("delivery.source = \"file\"");
+    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    let mut command = bed.command(&["scan"]);
+    command.env("CERTHOOKD_DELIVERY__SOURCE", "environment");
+    assert_eq!(Outcome::of(command).await.code, Some(0));
+    assert_eq!(bed.receiver.requests()[0].header("x-webhook-source"), "environment");
+
+    let mut command = bed.command(&["scan"]);
+    command.env("CERTHOOKD_DELIVERY__SORCE", "environment");
+    let outcome = Outcome::of(command).await;
+    assert_eq!(outcome.code, Some(78));
+    let errors = outcome.errors();
+    assert!(
+        errors[0].contains("did you mean CERTHOOKD_DELIVERY__SOURCE?"),
+        "{errors:?}"
+    );
+}
+
+#[tokio::test]
+async fn bad_usage_exits_2() {
+    let bed = Bed::new().await;
+    for arguments in [&["scan", "--dry"][..], &["skan"], &[]] {
+        assert_eq!(bed.outcome(arguments).await.code, Some(2), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn scan_delivers_what_it_found_and_says_what_became_of_it() {
+    let bed = Bed::new().await;
+    bed.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+    let fine = bed.organization(vec![bed.endpoint("/a"), bed.endpoint("/b")]).await;
+    bed.badge_users()
+        .insert_many([expired(fine), expired(fine)])
+        .await
+        .unwrap();
+    let outcome = bed.outcome(&["scan"]).await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(
+        outcome
+            .stdout
+            .contains("found 2 certificates, 4 deliveries: 4 delivered, 0 dead"),
+        "{outcome:?}"
+    );
+    assert_eq!(bed.receiver.total(), 4);
+
+    let gone = bed.organization(vec![bed.endpoint("/gone")]).await;
+    bed.badge_users().insert_one(expired(gone)).await.unwrap();
+    let outcome = bed.outcome(&["scan"]).await;
+    assert_eq!(outcome.code, Some(1), "a dead letter: {outcome:?}");
+    assert!(
+        outcome
+            .stdout
+            .contains("found 1 certificates, 1 deliveries: 0 delivered, 1 dead"),
+        "{outcome:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_dry_run_counts_per_organization_and_writes_and_sends_nothing() {
+    let bed = Bed::new().await;
+    let two = bed.organization(vec![bed.endpoint("/a"), bed.endpoint("/b")]).await;
+    let none = bson::oid::ObjectId::new();
+    let mut odd = expired(two);
+    odd.insert("expires", "soon");
+    let documents = [
+        expired(two),
+        expired(two),
+        expired(two),
+        expired(none),
+        odd,
+        certificate(two, None),
+    ];
+    bed.badge_users().insert_many(&documents).await.unwrap();
+    let outcome = bed.outcome(&["scan", "--dry-run"]).await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let row = |owner: &str| {
+        let line = outcome.stdout.lines().find(|line| line.starts_with(owner)).unwrap();
+        line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(row("organization"), ["certificates", "deliveries"]);
+    assert_eq!(row(&two.to_hex()), ["3", "6"]);
+    assert_eq!(row(&none.to_hex()), ["1", "0"]);
+    assert_eq!(row("(rejected)"), ["1", "0"]);
+
+    let mut names = bed.database.list_collection_names().await.unwrap();
+    names.sort();
+    assert_eq!(names, ["badgeusers", "memberconfigs"]);
+    assert_eq!(bed.badge_users().list_index_names().await.unwrap(), ["_id_"]);
+    let unsent = doc! { "expiryReminderSent": false };
+    assert_eq!(bed.badge_users().count_documents(unsent).await.unwrap(), 6);
+    assert_eq!(bed.receiver.total(), 0);
+}
+
+#[tokio::test]
+async fn status_tells_of_daemons_outbox_endpoints_scan_and_stream() {
+    let bed = Bed::new().await;
+    let outcome = bed.outcome(&["status"]).await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stdout.contains("last scan  never") && outcome.stdout.contains("stream     never started"));
+
+    bed.receiver
+        .script("/flaky", Answer::failing(1, StatusCode::BAD_GATEWAY));
+    bed.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+    let mut off = bed.endpoint("/off");
+    off.insert("enabled", false);
+    let owner = bed
+        .organization(vec![bed.endpoint("/flaky"), bed.endpoint("/gone"), off])
+        .await;
+    bed.badge_users()
+        .insert_many([expired(owner), expired(owner)])
+        .await
+        .unwrap();
+    let mut daemon = bed.daemon().await;
+    daemon.wait_for(is_scan).await;
+    bed.wait_for_count(&bed.deliveries(), doc! { "state": { "$in": ["delivered", "dead"] } }, 4)
+        .await;
+    bed.wait_for_count(&bed.state(), doc! { "_id": "scan", "found": 2 }, 1)
+        .await;
+
+    let json = bed.outcome(&["status", "--json"]).await;
+    assert_eq!(json.code, Some(0), "{json:?}");
+    let status: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(
+        (&status["outbox"]["delivered"], &status["outbox"]["dead"]),
+        (&2.into(), &2.into())
+    );
+    assert_eq!(
+        (&status["last_scan"]["found"], &status["last_scan"]["deliveries"]),
+        (&2.into(), &4.into())
+    );
+    assert!(status["stream"]["last_event_at"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(status["daemons"][0]["alive"], true);
+    assert_eq!(status["daemons"][0]["pid"], daemon.pid().as_raw());
+    let endpoint = |path: &str| {
+        let all = status["endpoints"].as_array().unwrap();
+        all.iter().find(|endpoint| endpoint["name"] == path).unwrap().clone()
+    };
+    let counts =
+        |path: &str| ["delivered", "failed_attempts", "dead"].map(|count| endpoint(path)[count].as_u64().unwrap());
+    assert_eq!(
+        [counts("/flaky"), counts("/gone"), counts("/off")],
+        [[2, 1, 0], [0, 2, 2], [0, 0, 0]]
+    );
+    assert_eq!(
+        (&endpoint("/flaky")["state"], &endpoint("/off")["state"]),
+        (&"enabled".into(), &"disabled".into())
+    );
+
+    assert!(daemon.stop().await.success());
+    let table = bed.outcome(&["status"]).await.stdout;
+    assert!(
+        table.contains("0 pending, 0 claimed, 2 delivered, 2 dead, 0 cancelled, 0 rejected"),
+        "{table}"
+    );
+    assert!(table.contains(": 2 found, 4 deliveries"), "{table}");
+    let row = table.lines().find(|line| line.contains("/gone")).unwrap();
+    assert_eq!(
+        row.split_whitespace().skip(2).collect::<Vec<_>>(),
+        ["/gone", "enabled", "0", "2", "0", "2", "0"]
+    );
+}

@@ -1,0 +1,130 @@
+//! What happens while a scan stands between its outbox write and its mark: mongod's own failpoint holds it there.
+
+use bson::{DateTime, Document, doc};
+use certhookd::model::Clock;
+use certhookd::sandbox::{Options, ReplicaSet};
+use mongodb::Client;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::bed::{Bed, Daemon, LIMIT, expired, is_scan};
+
+const FAILPOINT: &str = "hangDuringBatchUpdate";
+
+/// Holds every `update` of the certificates. A mongod has one such failpoint: each test has a mongod of its own.
+struct Hold {
+    set: ReplicaSet,
+    client: Client,
+    bed: Bed,
+}
+
+impl Hold {
+    async fn new() -> Self {
+        let set = ReplicaSet::start(Options::default()).await.unwrap();
+        let client = set.client().await.unwrap();
+        let bed = Bed::on(set.uri(), client.clone());
+        let hold = Self { set, client, bed };
+        let nss = format!("{}.badgeusers", hold.bed.database.name());
+        hold.configure(doc! { "mode": "alwaysOn", "data": { "nss": nss } })
+            .await;
+        hold
+    }
+
+    async fn configure(&self, settings: Document) {
+        let mut command = doc! { "configureFailPoint": FAILPOINT };
+        command.extend(settings);
+        self.client.database("admin").run_command(command).await.unwrap();
+    }
+
+    /// Waits until the daemon's mark is held.
+    async fn is_held(&self) {
+        let limit = i64::try_from(LIMIT.as_millis()).unwrap();
+        let command = doc! { "waitForFailPoint": FAILPOINT, "timesEntered": 1, "maxTimeMS": limit };
+        self.client.database("admin").run_command(command).await.unwrap();
+    }
+
+    async fn release(&self) {
+        self.configure(doc! { "mode": "off" }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_renewed_or_deleted_between_read_and_mark_stays_unmarked_and_sends_nothing() {
+    let hold = Hold::new().await;
+    let bed = &hold.bed;
+    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let [kept, renewed, deleted] = [expired(owner), expired(owner), expired(owner)];
+    bed.badge_users()
+        .insert_many([&kept, &renewed, &deleted])
+        .await
+        .unwrap();
+    let mut daemon = bed.daemon().await;
+    hold.is_held().await;
+    assert_eq!(
+        bed.deliveries()
+            .count_documents(doc! { "unmarked": true })
+            .await
+            .unwrap(),
+        3
+    );
+
+    let next_year = DateTime::from_millis(Clock::local().timestamp_millis() + 365 * 86_400_000);
+    let renewal = doc! { "$set": { "expires": next_year } };
+    let of = |document: &Document| doc! { "_id": document.get("_id").unwrap() };
+    // Not an `update` command: it is not held.
+    bed.badge_users()
+        .find_one_and_update(of(&renewed), renewal)
+        .await
+        .unwrap();
+    bed.badge_users().delete_one(of(&deleted)).await.unwrap();
+    hold.release().await;
+
+    let report = daemon.wait_for(is_scan).await;
+    assert_eq!(
+        (&report["found"], &report["renewed"], &report["deliveries"]),
+        (&3.into(), &2.into(), &1.into())
+    );
+    let requests = bed.wait_for(|requests| requests.len() == 1).await;
+    let body: Value = serde_json::from_slice(&requests[0].body).unwrap();
+    assert_eq!(body["_id"], kept.get_object_id("_id").unwrap().to_hex());
+    let now = bed.badge_users().find_one(of(&renewed)).await.unwrap().unwrap();
+    let mut expected = renewed.clone();
+    expected.insert("expires", next_year);
+    assert_eq!(now, expected);
+    assert!(daemon.stop().await.success());
+    assert_eq!(bed.deliveries().count_documents(doc! {}).await.unwrap(), 1);
+    assert_eq!(bed.receiver.total(), 1);
+    drop(hold.set);
+}
+
+/// Asks for a scan, and waits until the daemon has taken note.
+async fn ask(daemon: &Daemon, nth: usize) {
+    daemon.signal(Signal::SIGUSR1);
+    daemon.signal(Signal::SIGUSR2);
+    daemon.wait_for_nth(|line| line["message"] == "state", nth).await;
+}
+
+#[tokio::test]
+async fn however_often_a_scan_is_asked_for_while_one_runs_exactly_one_more_follows() {
+    let hold = Hold::new().await;
+    let bed = &hold.bed;
+    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    let mut daemon = bed.daemon().await;
+    hold.is_held().await;
+    for nth in 1..=6 {
+        ask(&daemon, nth).await;
+    }
+    assert_eq!(daemon.count(is_scan), 0);
+    hold.release().await;
+    assert_eq!(daemon.wait_for(is_scan).await["found"], 1);
+    assert_eq!(daemon.wait_for_nth(is_scan, 2).await["found"], 0);
+
+    // The next one to follow is the one that is asked for now.
+    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    ask(&daemon, 7).await;
+    daemon.wait_for_nth(|line| is_scan(line) && line["found"] == 1, 2).await;
+    assert!(daemon.stop().await.success());
+    assert_eq!(daemon.count(is_scan), 3);
+    drop(hold.set);
+}

@@ -1,0 +1,177 @@
+//! What an operator asks of a running daemon.
+
+use bson::doc;
+use certhookd::sandbox::{Answer, Options, ReplicaSet};
+use http::StatusCode;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::bed::{Bed, expired, is_scan};
+
+fn is_state(line: &Value) -> bool {
+    line["message"] == "state"
+}
+
+#[tokio::test]
+async fn sigusr2_tells_the_state_of_everything_in_one_line() {
+    let bed = Bed::new().await;
+    bed.receiver.script("/hung", [Answer::silence()]);
+    bed.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+    bed.receiver
+        .script("/down", [Answer::status(StatusCode::SERVICE_UNAVAILABLE)]);
+    let mut patient = bed.endpoint("/hung");
+    patient.insert("timeout", 30_000);
+    let hung = bed.organization(vec![patient]).await;
+    let others = bed
+        .organization(vec![bed.endpoint("/gone"), bed.endpoint("/fine")])
+        .await;
+    let documents = (0..12).map(|_| expired(hung)).chain([expired(others)]);
+    bed.badge_users().insert_many(documents).await.unwrap();
+    let daemon = bed.daemon().await;
+    daemon.wait_for(is_scan).await;
+    bed.wait_for(|requests| requests.len() == 7).await;
+    bed.wait_for_count(&bed.deliveries(), doc! { "state": { "$in": ["dead", "delivered"] } }, 2)
+        .await;
+
+    daemon.signal(Signal::SIGUSR2);
+    let state = daemon.wait_for(is_state).await;
+    let numbers = [
+        "in_flight",
+        "queued",
+        "held",
+        "capacity",
+        "pending",
+        "dead_letters",
+        "delivered",
+        "endpoints",
+        "last_scan_found",
+    ];
+    let told = numbers.map(|number| state[number].as_u64().unwrap_or_else(|| panic!("{number}: {state}")));
+    assert_eq!(told, [5, 7, 12, 1024, 0, 1, 1, 3, 13]);
+    assert!(state["last_scan"].as_str().unwrap().ends_with('Z'), "{state}");
+    // It moves once a second, whether or not something happens.
+    assert!(state["stream_lag_ms"].as_i64().unwrap() < 60_000, "{state}");
+    assert_eq!(daemon.count(is_state), 1);
+}
+
+#[tokio::test]
+async fn sighup_applies_what_changed_and_names_what_needs_a_restart() {
+    let bed = Bed::new().await.with("scan.on_start = false");
+    let daemon = bed.daemon().await;
+    bed.configure("scan.schedule = \"* * * * * *\"\nqueue.capacity = 2000\ndelivery.retention = \"60d\"\nmongodb.badge_users = \"others\"");
+    daemon.signal(Signal::SIGHUP);
+    daemon
+        .wait_for(|line| line["message"] == "configuration reloaded")
+        .await;
+    daemon.wait_for_nth(is_scan, 2).await;
+    let restart = |line: &Value| line["message"] == "this key has changed and takes effect after a restart";
+    let lines = daemon.lines();
+    let named: Vec<_> = lines
+        .iter()
+        .filter(|line| restart(line))
+        .filter_map(|line| line["key"].as_str())
+        .collect();
+    assert_eq!(named, ["mongodb.badge_users", "queue.capacity", "delivery.retention"]);
+}
+
+#[tokio::test]
+async fn a_bad_file_is_refused_on_sighup_with_every_fault_and_the_old_one_stays() {
+    let bed = Bed::new()
+        .await
+        .with("scan.on_start = false\nscan.schedule = \"* * * * * *\"\ndelivery.source = \"before\"");
+    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let mut daemon = bed.daemon().await;
+    bed.configure("scan.schedule = \"never\"\ndelivery.concurency = 3\ndelivery.source = \"after\"");
+    daemon.signal(Signal::SIGHUP);
+    let refused =
+        |line: &Value| line["level"] == "ERROR" && line["message"].as_str().unwrap().starts_with("reload refused");
+    daemon.wait_for_nth(refused, 2).await;
+    let about = |key: &str| daemon.count(|line| refused(line) && line["message"].as_str().unwrap().contains(key));
+    assert_eq!((about("scan.schedule"), about("delivery.concurency")), (1, 1));
+
+    let before = daemon.count(is_scan);
+    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    daemon.wait_for_nth(is_scan, before + 2).await;
+    let requests = bed.wait_for(|requests| requests.len() == 2).await;
+    assert!(
+        requests
+            .iter()
+            .all(|request| request.header("x-webhook-source") == "before")
+    );
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_reload_judges_endpoints_by_the_new_rules() {
+    let bed = Bed::new().await.with("delivery.allow_http = false");
+    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let daemon = bed.daemon().await;
+    let refused = |line: &Value| {
+        line["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("delivery.allow_http"))
+    };
+    daemon.wait_for(refused).await;
+    bed.configure("delivery.allow_http = true");
+    daemon.signal(Signal::SIGHUP);
+    daemon
+        .wait_for(|line| line["message"] == "configuration reloaded")
+        .await;
+    // In effect within about a second: awards that come before have no subscriber.
+    let served = async {
+        loop {
+            daemon.signal(Signal::SIGUSR2);
+            let seen = daemon.count(is_state);
+            let state = daemon.wait_for_nth(is_state, seen + 1).await;
+            if state["endpoints"] == 1 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(crate::bed::LIMIT, served).await.unwrap();
+    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    bed.wait_for(|requests| requests.len() == 1).await;
+}
+
+#[tokio::test]
+async fn sigterm_and_sigint_finish_what_is_in_flight_and_exit_0() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let bed = Bed::new().await;
+        bed.receiver
+            .script("/slow", [Answer::ok().after(std::time::Duration::from_millis(300))]);
+        let owner = bed.organization(vec![bed.endpoint("/slow")]).await;
+        bed.badge_users()
+            .insert_many((0..20).map(|_| expired(owner)))
+            .await
+            .unwrap();
+        let mut daemon = bed.daemon().await;
+        daemon.wait_for(is_scan).await;
+        bed.wait_for(|requests| requests.len() >= 5).await;
+        daemon.signal(signal);
+        assert_eq!(daemon.ended().await.code(), Some(0));
+
+        let deliveries = bed.deliveries();
+        let count = async |state: &str| deliveries.count_documents(doc! { "state": state }).await.unwrap();
+        let (delivered, pending) = (count("delivered").await, count("pending").await);
+        assert_eq!(delivered, bed.receiver.total() as u64, "every request was waited for");
+        assert_eq!(delivered + pending, 20, "the rest is back in the outbox");
+    }
+}
+
+#[tokio::test]
+async fn while_mongodb_hangs_signals_are_answered_and_the_report_comes_when_it_is_back() {
+    let set = ReplicaSet::start(Options::default()).await.unwrap();
+    let bed = Bed::on(set.uri(), set.client().await.unwrap());
+    let mut daemon = bed.daemon().await;
+    daemon.wait_for(is_scan).await;
+    set.freeze(0).unwrap();
+    daemon.signal(Signal::SIGUSR2);
+    daemon.signal(Signal::SIGHUP);
+    daemon
+        .wait_for(|line| line["message"] == "configuration reloaded")
+        .await;
+    assert_eq!(daemon.count(is_state), 0);
+    set.thaw(0).unwrap();
+    daemon.wait_for(is_state).await;
+    assert!(daemon.stop().await.success());
+}
