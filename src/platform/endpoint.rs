@@ -61,7 +61,7 @@ pub enum Auth {
 }
 
 /// What a token is asked for with: OAuth2 client credentials (RFC 6749, 4.4).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ClientCredentials {
     /// Where to ask. May hold secrets: never log it.
     pub token_url: Url,
@@ -77,6 +77,17 @@ impl Endpoint {
     /// The contract's filter: switched on, and subscribed to this type.
     pub fn wants(&self, event_type: EventType) -> bool {
         self.enabled && self.event_types.contains(&event_type)
+    }
+}
+
+impl fmt::Debug for ClientCredentials {
+    /// Of the URL only its origin, as of an endpoint's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCredentials")
+            .field("token_url", &self.token_url.origin().ascii_serialization())
+            .field("client_id", &self.client_id)
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
     }
 }
 

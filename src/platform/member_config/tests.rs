@@ -123,14 +123,14 @@ fn every_kind_of_auth_is_read() {
     assert!(matches!(key, Auth::ApiKey { header, key } if header == "x-token" && key.expose_secret() == SECRET));
     for (scope, expected) in [(Bson::Null, None), (" ".into(), None), ("a b".into(), Some("a b"))] {
         let oauth2 = auth(doc! {
-            "authType": "oauth2_client_credentials", "tokenUrl": "https://id.example/token#x", "clientId": "u",
+            "authType": "oauth2_client_credentials", "tokenUrl": format!("https://id.example/?{SECRET}#x"), "clientId": "u",
             "clientSecret": SECRET, "scope": scope,
         });
         assert!(!format!("{oauth2:?}").contains(SECRET));
         let Auth::OAuth2(credentials) = oauth2 else {
             panic!("{oauth2:?}")
         };
-        assert_eq!(credentials.token_url.as_str(), "https://id.example/token");
+        assert_eq!(credentials.token_url.as_str(), format!("https://id.example/?{SECRET}"));
         assert_eq!(
             (credentials.client_id.as_str(), credentials.scope.as_deref()),
             ("u", expected)
