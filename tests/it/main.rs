@@ -21,4 +21,5 @@ mod precise;
 mod race;
 mod scan;
 mod signals;
+mod standard_webhooks;
 mod stream;

@@ -1,0 +1,102 @@
+//! The official libraries at the versions that tests/data/interop pins, installed once under target/.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+const NODE: &str = "install Node.js 18 or newer with npm (Debian: apt install nodejs npm)";
+const PYTHON: &str = "install Python 3.9 or newer with pip (Debian: apt install python3 python3-pip)";
+
+/// A file of tests/data/interop.
+pub(crate) fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/interop")
+        .join(name)
+}
+
+/// `node`, in a folder where scripts find the library.
+pub(crate) fn node() -> Command {
+    let home = installed("package-lock.json", "node_modules", |work| {
+        for file in ["package.json", "package-lock.json"] {
+            fs::copy(data(file), work.join(file)).unwrap();
+        }
+        let mut npm = Command::new("npm");
+        npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"])
+            .current_dir(work);
+        succeed(npm, NODE);
+    });
+    let mut node = present("node", NODE);
+    node.current_dir(home);
+    node
+}
+
+/// `python3`, with the library on its path, in the same kind of folder.
+pub(crate) fn python() -> Command {
+    let home = installed("requirements.txt", "site", |work| {
+        let mut pip = Command::new("python3");
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ])
+        .args([
+            "--only-binary=:all:",
+            "--require-hashes",
+            "--target",
+            "site",
+            "--requirement",
+        ])
+        .arg(data("requirements.txt"))
+        .current_dir(work);
+        succeed(pip, PYTHON);
+    });
+    let mut python = present("python3", PYTHON);
+    python
+        .env("PYTHONPATH", home.join("site"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .current_dir(home);
+    python
+}
+
+/// The folder that holds `result`, as `install` makes it in a folder of its own from the versions that `pins` names.
+///
+/// Safe against other threads and processes: one installs, the others wait, and the result appears whole.
+fn installed(pins: &str, result: &str, install: impl FnOnce(&Path)) -> PathBuf {
+    let hash = Sha256::digest(fs::read(data(pins)).unwrap());
+    let version: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("interop-{version}"));
+    fs::create_dir_all(&home).unwrap();
+    let lock = File::open(&home).unwrap();
+    lock.lock().unwrap();
+    if !home.join(result).exists() {
+        let work = tempfile::tempdir_in(&home).unwrap();
+        install(work.path());
+        fs::rename(work.path().join(result), home.join(result)).unwrap();
+    }
+    home
+}
+
+fn present(program: &str, otherwise: &str) -> Command {
+    let mut version = Command::new(program);
+    version.arg("--version");
+    succeed(version, otherwise);
+    Command::new(program)
+}
+
+fn succeed(mut command: Command, otherwise: &str) {
+    let program = command.get_program().to_string_lossy().into_owned();
+    match command.output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => panic!(
+            "{program} failed with {}: {}; if it is not usable here, {otherwise}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        ),
+        Err(error) => panic!("this test needs {program} ({error}): {otherwise}"),
+    }
+}
