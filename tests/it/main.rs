@@ -19,6 +19,7 @@ mod pipeline;
 mod plan;
 mod precise;
 mod race;
+mod receivers;
 mod scan;
 mod signals;
 mod standard_webhooks;
