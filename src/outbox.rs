@@ -53,6 +53,11 @@ impl Outbox {
         }
     }
 
+    /// How many deliveries the queue has room for just now: a source that appends no more spares the way through the database.
+    pub async fn room(&self) -> usize {
+        self.intake.room().await
+    }
+
     /// A claim number that this owner never used before.
     fn draw_claim(&self) -> i64 {
         self.claims.fetch_add(1, Ordering::Relaxed) + 1

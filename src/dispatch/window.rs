@@ -6,7 +6,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -25,6 +27,9 @@ pub(super) type Owns = dyn Fn(&EndpointKey) -> bool + Send + Sync;
 /// in flight to the others.
 const MAX_PROBES: usize = 64;
 
+/// How long a source waits for places.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 /// The window. Cheap to clone.
 #[derive(Clone)]
 pub struct Window(Arc<Shared>);
@@ -38,6 +43,8 @@ struct Shared {
     ready: mpsc::UnboundedSender<EndpointKey>,
     /// Rung when deliveries wait in the outbox, or when a place got free while some do.
     bell: Notify,
+    /// Rung when a place got free.
+    freed: Notify,
 }
 
 #[derive(Default)]
@@ -105,6 +112,7 @@ impl Window {
             owns,
             ready,
             bell: Notify::new(),
+            freed: Notify::new(),
         };
         (Self(Arc::new(shared)), wanted)
     }
@@ -242,6 +250,20 @@ impl Window {
         }
     }
 
+    /// The free places; where they are fewer than a quarter, waits for that or for [`PATIENCE`], whatever comes first: a full
+    /// window may be full for long, and a source must not stand still for an endpoint.
+    async fn wait_for_room(&self) -> usize {
+        let enough = self.0.capacity / 4;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let freed = self.0.freed.notified();
+            let free = self.0.capacity - self.0.state.lock().held;
+            if free >= enough || tokio::time::timeout_at(deadline, freed).await.is_err() {
+                return free;
+            }
+        }
+    }
+
     fn push(&self, job: Job) {
         let mut state = self.0.state.lock();
         let endpoint = job.place.endpoint.clone();
@@ -258,6 +280,10 @@ impl Window {
 }
 
 impl Intake for Window {
+    fn room(&self) -> BoxFuture<'_, usize> {
+        Box::pin(self.wait_for_room())
+    }
+
     fn reserve(&self, endpoint: &EndpointKey, bytes: usize) -> Option<Box<dyn Slot>> {
         if !self.owns(endpoint) {
             return None;
@@ -313,6 +339,7 @@ impl Drop for Place {
         };
         lane.held -= 1;
         let wanted = lane.waiting;
+        self.window.0.freed.notify_one();
         forget_idle(&mut state, &self.endpoint);
         drop(state);
         if wanted {

@@ -1,17 +1,16 @@
 //! One scan: read what has expired, write it to the outbox, mark it, let it go.
 
 mod bell;
+mod portion;
 mod read;
 mod settle;
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use bson::{DateTime, RawDocumentBuf};
+use bson::DateTime;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::mark::{Mark, mark};
 use crate::cluster::Cluster;
 use crate::config;
 use crate::model::EventType;
@@ -19,6 +18,8 @@ use crate::model::{Clock, Live};
 use crate::outbox::{NewDelivery, Outbox, Rejected};
 use crate::platform::{Directory, Event, Unfit, badge_user};
 use crate::store::{Stopped, Store};
+
+use portion::Portions;
 
 pub use bell::ScanBell;
 
@@ -72,13 +73,30 @@ impl Scan {
             settled,
             ..Report::default()
         };
-        let config = self.config.get();
-        let mut batches = read::expired(&self.store, &config, now);
-        while let Some(batch) = batches.recv().await {
-            if self.stop.is_cancelled() {
-                return Err(Stopped);
+        let batches = read::expired(&self.store, &self.config.get(), now);
+        let mut portions = Portions::new(batches);
+        let mut staged = None;
+        loop {
+            let portion = match self.stop.is_cancelled() {
+                true => None,
+                false => portions.next(self.outbox.room().await).await?,
+            };
+            if portion.is_none() && staged.is_none() {
+                break;
             }
-            self.process(&batch?, &mut report).await?;
+            // One portion is marked while the next is written to the outbox.
+            let stage = async {
+                Ok(match portion {
+                    Some(portion) => Some(self.stage(portion).await?),
+                    None => None,
+                })
+            };
+            let (next, finished) = tokio::join!(stage, self.finish(staged.take(), &mut report));
+            finished?;
+            staged = next?;
+        }
+        if self.stop.is_cancelled() {
+            return Err(Stopped);
         }
         report.took = began.elapsed();
         Ok(report)
@@ -109,41 +127,6 @@ impl Scan {
             .into_iter()
             .map(|(owner, (certificates, deliveries))| (owner, certificates, deliveries))
             .collect())
-    }
-
-    async fn process(&self, batch: &[RawDocumentBuf], report: &mut Report) -> Result<(), Stopped> {
-        let now = self.clock.now();
-        let events: Vec<_> = batch
-            .iter()
-            .map(|document| badge_user::expired(document, now))
-            .collect();
-        let deliveries = events
-            .iter()
-            .flatten()
-            .flat_map(|event| self.deliveries(event))
-            .collect();
-        let rejected = events.iter().filter_map(|event| event.as_ref().err());
-        let rejected: Vec<_> = rejected
-            .map(|unfit| reject(unfit, EventType::CertificateExpired))
-            .collect();
-        // Outbox first, then the mark: a crash in between costs a repetition, never an event.
-        let staged = self.outbox.stage(deliveries, now).await?;
-        self.outbox.reject(&rejected, now).await?;
-        let marks: Vec<_> = batch.iter().map(|document| Mark::of(document)).collect();
-        let renewed = mark(&self.store, &marks, now).await?;
-        let taken_back: HashSet<_> = renewed
-            .iter()
-            .filter_map(|place| events[*place].as_ref().ok())
-            .map(|event| event.message.event_id.clone())
-            .collect();
-        report.found += batch.len();
-        report.rejected += rejected.len();
-        report.renewed += renewed.len();
-        let appended = staged.appended;
-        let withdrawn = self.outbox.confirm(staged, &taken_back).await?;
-        report.deliveries += appended.fresh - withdrawn;
-        report.known += appended.known;
-        Ok(())
     }
 
     fn deliveries(&self, event: &Event) -> Vec<NewDelivery> {
