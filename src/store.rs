@@ -4,7 +4,7 @@ mod command;
 mod indexes;
 mod outage;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
@@ -17,7 +17,7 @@ use crate::config::Mongodb;
 pub use command::{RowError, WriteReply, update_row};
 pub use indexes::{SCAN_INDEX, ensure_deliveries, ensure_scan, scan_index};
 pub(crate) use outage::Backoff;
-pub use outage::Outage;
+pub use outage::{Outage, Tries};
 
 /// How long one operation waits for a usable server before it counts as failed.
 const SERVER_SELECTION: Duration = Duration::from_secs(5);
@@ -119,14 +119,15 @@ impl Store {
     where
         F: Future<Output = Result<T>>,
     {
-        let mut backoff = outage::Backoff::default();
+        let (mut backoff, mut tries) = (Backoff::default(), self.outage.tries());
         loop {
+            let began = Instant::now();
             match operation().await {
                 Ok(value) => {
-                    self.outage.ended();
+                    tries.succeeded();
                     return Ok(value);
                 }
-                Err(error) => self.outage.began(what, &error),
+                Err(error) => tries.failed(what, &error, began),
             }
             tokio::select! {
                 () = self.stop.cancelled() => return Err(Stopped),
@@ -143,6 +144,11 @@ impl Store {
 
 /// The outbox's collection.
 pub const DELIVERIES: &str = "webhook_deliveries";
+
+/// What went wrong, in one line: without the driver's copy of the server's answer.
+pub fn reason(error: &mongodb::error::Error) -> String {
+    error.kind.to_string().replace(['\n', '\r'], " ")
+}
 
 /// The code of a command that MongoDB refused.
 pub fn command_code(error: &mongodb::error::Error) -> Option<i32> {

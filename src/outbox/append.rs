@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bson::{DateTime, RawBson, RawDocumentBuf, doc, rawdoc};
-use tracing::warn;
 
 use super::document::{Birth, id_list};
 use super::{NewDelivery, Outbox, Slot};
@@ -251,7 +250,6 @@ fn count(rows: &[Row]) -> Appended {
 }
 
 fn refused(code: i32) -> mongodb::error::Error {
-    warn!(code, "MongoDB refused a delivery document; trying again");
     mongodb::error::Error::custom(format!("a row was refused with code {code}"))
 }
 

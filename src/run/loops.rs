@@ -1,7 +1,7 @@
 //! The daemon's own loops: a ticker and a line each; what they do stands where it belongs.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bson::{DateTime, doc};
 use tokio_util::sync::CancellationToken;
@@ -118,12 +118,14 @@ async fn save(engine: &Engine, at: DateTime, report: &Report) -> Result<(), Stop
 
 /// Sends heartbeats; frees the claims of daemons that died, and asks for a scan where their certificates may be unmarked.
 pub(super) async fn heartbeat(engine: Arc<Engine>, bell: ScanBell, pulse: Pulse, end: CancellationToken) {
+    let mut tries = engine.store.outage().tries();
     while end.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_some() {
+        let began = Instant::now();
         let beaten = keep(&engine, &bell).await;
         pulse.beat();
         match beaten {
-            Ok(()) => engine.store.outage().ended(),
-            Err(error) => engine.store.outage().began("take the heartbeat", &error),
+            Ok(()) => tries.succeeded(),
+            Err(error) => tries.failed("take the heartbeat", &error, began),
         }
     }
 }

@@ -33,10 +33,12 @@ struct Trial {
 
 /// Sends dead letters again until `stop`.
 pub(super) async fn redrive(engine: std::sync::Arc<Engine>, stop: CancellationToken) {
-    let mut trials = HashMap::new();
+    let (mut trials, mut tries) = (HashMap::new(), engine.store.outage().tries());
     while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-        if let Err(error) = look(&engine, &mut trials).await {
-            engine.store.outage().began("send dead letters again", &error);
+        let began = std::time::Instant::now();
+        match look(&engine, &mut trials).await {
+            Ok(()) => tries.succeeded(),
+            Err(error) => tries.failed("send dead letters again", &error, began),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Before the work: a database that answers, is what it must be, and has its indexes.
 
+use std::time::Instant;
+
 use bson::Document;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -109,17 +111,18 @@ impl Wait<'_> {
     where
         F: Future<Output = Result<T>>,
     {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut tries) = (Backoff::default(), self.store.outage().tries());
         loop {
+            let began = Instant::now();
             match operation().await {
                 Ok(value) => {
-                    self.store.outage().ended();
+                    tries.succeeded();
                     return Ok(value);
                 }
                 Err(error) if is_refusal(&error) => {
                     return Err(Misconfigured(format!("MongoDB refuses to {what}: {error}")).into());
                 }
-                Err(error) => self.store.outage().began(what, &error),
+                Err(error) => tries.failed(what, &error, began),
             }
             self.manager.starting("waiting for MongoDB");
             tokio::select! {

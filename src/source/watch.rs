@@ -19,7 +19,7 @@ use super::{Horizon, catch_up};
 use crate::model::{Clock, Live};
 use crate::outbox::Outbox;
 use crate::platform::Directory;
-use crate::store::{Stopped, Store};
+use crate::store::{Backoff, Stopped, Store, Tries, reason};
 
 use position::Position;
 
@@ -72,34 +72,32 @@ impl Watch {
     /// [`Stopped`] when the daemon gave up on a database that is away; nothing is lost, the token stands where it was saved.
     pub async fn run(self, lease: i64, stop: CancellationToken, beat: impl Fn()) -> Result<(), Stopped> {
         let mut position = Position::load(&self.store).await?.under(lease);
-        let mut backoff = crate::store::Backoff::default();
+        let (mut backoff, mut tries) = (Backoff::default(), self.store.outage().tries());
         while !stop.is_cancelled() && !position.is_fenced() {
             self.catch_up(&mut position).await?;
             let (items, receiver) = mpsc::channel(GROUP);
             let (store, clock, start) = (self.store.clone(), self.clock.clone(), position.start());
             let stream = tokio::spawn(follow(store, clock, start, items, stop.clone()));
-            let before = position.at();
-            let ending = self.drain(receiver, &mut position, &beat).await;
+            let (before, began) = (position.at(), std::time::Instant::now());
+            let ending = self.drain(receiver, &mut position, &mut tries, &beat).await;
             // The stream's task ends by itself once nobody listens; a driver future is never dropped.
             let _ = stream.await;
             beat();
             match ending? {
                 Ending::Stopped => {}
-                Ending::Broken(error) => {
-                    self.store.outage().began("follow the change stream", &error);
-                }
+                Ending::Broken(error) => tries.failed("follow the change stream", &error, began),
                 Ending::Invalidated => {
                     warn!(
                         "the collection was dropped or renamed; starting afresh, missed completions are found by query"
                     );
                 }
                 Ending::Lost(error) => {
-                    warn!(%error, "the change stream's token is of no use; starting afresh, missed completions are found by query");
+                    warn!(error = %reason(&error), "the change stream's token is of no use; starting afresh, missed completions are found by query");
                     position.lose(&self.store).await?;
                 }
             }
             if position.at() > before {
-                backoff = crate::store::Backoff::default();
+                backoff = Backoff::default();
             }
             stop.run_until_cancelled(backoff.wait()).await;
         }
@@ -111,6 +109,7 @@ impl Watch {
         &self,
         mut items: mpsc::Receiver<Item>,
         position: &mut Position,
+        tries: &mut Tries,
         beat: &impl Fn(),
     ) -> Result<Ending, Stopped> {
         let mut group = Vec::with_capacity(GROUP);
@@ -121,6 +120,9 @@ impl Watch {
             group.drain(..).for_each(|item| step.add(item));
             let events = self.process(&step.changes).await?;
             self.moved(events);
+            if step.reached.is_some() {
+                tries.succeeded();
+            }
             beat();
             position.advance(&step);
             if saved.elapsed() >= SAVE_EVERY || step.ending.is_some() {

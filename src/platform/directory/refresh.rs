@@ -1,6 +1,6 @@
 //! Keeping the directory fresh: all of it at the start and after every break, then each document that changes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bson::{Document, RawBson, RawDocument, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
@@ -46,9 +46,10 @@ impl Refresh {
     /// # Errors
     /// [`Stopped`] when the daemon gave up on a database that is away.
     pub async fn run(self, stop: CancellationToken, beat: impl Fn()) -> std::result::Result<(), Stopped> {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut tries) = (Backoff::default(), self.store.outage().tries());
         while !stop.is_cancelled() {
             beat();
+            let began = Instant::now();
             match self.open().await {
                 Ok(stream) => {
                     let policy = self.policy.get();
@@ -56,19 +57,21 @@ impl Refresh {
                     self.load().await?;
                     let _ = self.directory.followed.set(());
                     backoff = Backoff::default();
+                    tries.succeeded();
                     if let Err(error) = self.follow(stream, &policy, &stop, &beat).await {
-                        self.store.outage().began("follow the endpoints' changes", &error);
-                        backoff.wait().await;
+                        tries.failed("follow the endpoints' changes", &error, began);
+                        stop.run_until_cancelled(backoff.wait()).await;
                     }
                 }
                 Err(error) if needs_replica_set(&error) => {
                     self.load().await?;
+                    tries.succeeded();
                     let _ = self.directory.followed.set(());
                     tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(POLL) => {} }
                 }
                 Err(error) => {
-                    self.store.outage().began("watch the endpoints", &error);
-                    backoff.wait().await;
+                    tries.failed("watch the endpoints", &error, began);
+                    stop.run_until_cancelled(backoff.wait()).await;
                 }
             }
         }
