@@ -354,3 +354,6 @@ fn forget_idle(state: &mut State, endpoint: &EndpointKey) {
         state.lanes.remove(endpoint);
     }
 }
+
+#[cfg(test)]
+mod tests;

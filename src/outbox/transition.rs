@@ -92,3 +92,6 @@ fn later(instant: DateTime, by: Duration, sign: i64) -> DateTime {
     let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
     DateTime::from_millis(instant.timestamp_millis().saturating_add(by.saturating_mul(sign)))
 }
+
+#[cfg(test)]
+mod tests;

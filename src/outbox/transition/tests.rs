@@ -1,0 +1,145 @@
+//! The contract's section 4, a row a rule.
+
+use super::*;
+use crate::model::{EndpointKey, EventId, EventType, Message};
+
+const NOW: i64 = 1_000_000_000;
+
+/// The contract's: 100 attempts within 10 minutes.
+const POLICY: RetryPolicy = RetryPolicy {
+    max_attempts: 100,
+    window: Duration::from_secs(600),
+};
+
+/// A delivery at that attempt; its first failed so many milliseconds ago.
+fn at(attempts: u32, first_failed_ago: Option<i64>) -> Claimed {
+    let id = bson::RawBsonRef::Int32(1);
+    Claimed {
+        message: Message {
+            event_id: EventId::derive(EventType::CertificateExpired, id, DateTime::from_millis(0)),
+            event_type: EventType::CertificateExpired,
+            body: "{}".into(),
+        },
+        endpoint: EndpointKey::from_stored("owner/endpoint"),
+        attempts,
+        first_attempt_at: first_failed_ago.map(|ago| DateTime::from_millis(NOW - ago)),
+        claim: 1,
+        redriven: false,
+    }
+}
+
+/// An attempt that failed after 200 ms.
+fn failure(retry_after: Option<u64>) -> Failure {
+    Failure {
+        status: Some(503),
+        reason: "status 503".into(),
+        retry_after: retry_after.map(Duration::from_secs),
+        elapsed: Duration::from_millis(200),
+    }
+}
+
+fn next(delivery: &Claimed, outcome: &Outcome) -> Next {
+    transition(delivery, outcome, DateTime::from_millis(NOW), &POLICY, 0.5)
+}
+
+/// Expects another attempt in so many milliseconds, the first one having begun so many ago.
+fn retried(delivery: Claimed, retry_after: Option<u64>, due_in: i64, first_ago: i64) {
+    let failure = failure(retry_after);
+    let expected = Next::Retry {
+        due: DateTime::from_millis(NOW + due_in),
+        first_attempt_at: DateTime::from_millis(NOW - first_ago),
+        failure: failure.clone(),
+    };
+    assert_eq!(next(&delivery, &Outcome::Failed(failure)), expected);
+}
+
+/// Expects a dead letter.
+fn dead(delivery: Claimed, retry_after: Option<u64>, verdict: &str) {
+    let failure = failure(retry_after);
+    let expected = Next::Dead {
+        verdict: verdict.into(),
+        failure: failure.clone(),
+        redrivable: true,
+    };
+    assert_eq!(next(&delivery, &Outcome::Failed(failure)), expected);
+}
+
+#[test]
+fn any_success_delivers_at_any_attempt() {
+    for delivery in [at(1, None), at(100, Some(599_000)), at(7, Some(3_600_000))] {
+        let (status, elapsed) = (204, Duration::ZERO);
+        assert_eq!(
+            next(&delivery, &Outcome::Delivered { status, elapsed }),
+            Next::Delivered { status }
+        );
+    }
+}
+
+#[test]
+fn the_window_begins_with_the_first_attempt() {
+    retried(at(1, None), None, 500, 200);
+    retried(at(2, Some(700)), None, 1000, 700);
+}
+
+#[test]
+fn pauses_grow_to_a_cap() {
+    retried(at(3, Some(2_000)), None, 2000, 2_000);
+    retried(at(4, Some(4_000)), None, 4000, 4_000);
+    let cap = i64::try_from(POLICY.delay(5, 0.5).as_millis()).unwrap();
+    retried(at(5, Some(8_000)), None, cap, 8_000);
+    retried(at(99, Some(580_000)), None, cap, 580_000);
+}
+
+#[test]
+fn the_last_attempt_and_any_beyond_it_end_in_a_dead_letter() {
+    dead(at(100, Some(590_000)), None, "100 attempts failed");
+    dead(at(101, Some(590_000)), None, "101 attempts failed");
+    dead(at(100, Some(590_000)), Some(1), "100 attempts failed");
+}
+
+#[test]
+fn the_end_of_the_window_is_the_last_chance() {
+    retried(at(50, Some(599_000)), None, 1000, 599_000);
+    retried(at(50, Some(599_999)), None, 1, 599_999);
+    dead(at(50, Some(600_000)), None, "the retry window ended after 50 attempts");
+}
+
+#[test]
+fn a_time_that_the_receiver_names_is_honoured_within_the_window() {
+    retried(at(1, None), Some(30), 30_000, 200);
+    retried(at(3, Some(10_000)), Some(1), 2000, 10_000);
+    retried(at(1, None), Some(86_400), 600_000 - 200, 200);
+    retried(at(1, None), Some(u64::MAX), 600_000 - 200, 200);
+    dead(
+        at(3, Some(600_000)),
+        Some(30),
+        "the retry window ended after 3 attempts",
+    );
+}
+
+#[test]
+fn gone_is_final_at_the_first_attempt_and_not_tried_again_by_itself() {
+    let expected = Next::Dead {
+        verdict: "the receiver answered 410 Gone".into(),
+        failure: failure(None),
+        redrivable: false,
+    };
+    assert_eq!(next(&at(1, None), &Outcome::Gone(failure(None))), expected);
+}
+
+#[test]
+fn a_dead_letter_that_was_tried_once_more_is_dead_again() {
+    let delivery = Claimed {
+        redriven: true,
+        ..at(1, None)
+    };
+    dead(delivery, None, "it failed again after it was a dead letter");
+}
+
+#[test]
+fn an_endpoint_that_is_gone_cancels_and_an_interruption_changes_nothing() {
+    let reason = "the endpoint was deleted".to_owned();
+    let cancelled = next(&at(3, Some(1)), &Outcome::Cancelled { reason: reason.clone() });
+    assert_eq!(cancelled, Next::Cancelled { reason });
+    assert_eq!(next(&at(100, Some(700_000)), &Outcome::Interrupted), Next::Released);
+}
