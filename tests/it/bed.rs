@@ -56,6 +56,10 @@ impl Bed {
         self
     }
 
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
     pub fn badge_users(&self) -> Collection<Document> {
         self.database.collection("badgeusers")
     }
@@ -164,6 +168,15 @@ impl Bed {
 pub fn expired(owner: ObjectId) -> Document {
     let now = Clock::local();
     certificate(owner, Some(DateTime::from_millis(now.timestamp_millis() - 3_600_000)))
+}
+
+/// Certificates that expired, one second after the other, the last an hour ago.
+pub fn expired_in_turn(owner: ObjectId, count: i64) -> Vec<Document> {
+    let last = Clock::local().timestamp_millis() - 3_600_000;
+    let expires = |place| DateTime::from_millis(last - (count - 1 - place) * 1000);
+    (0..count)
+        .map(|place| certificate(owner, Some(expires(place))))
+        .collect()
 }
 
 /// A certificate that expires then.

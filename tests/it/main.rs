@@ -24,3 +24,10 @@ mod scan;
 mod signals;
 mod standard_webhooks;
 mod stream;
+
+mod crash;
+mod lanes;
+mod outage;
+mod outbox;
+mod retries;
+mod shutdown;

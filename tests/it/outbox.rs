@@ -1,0 +1,130 @@
+//! The outbox by itself, over a real mongod: what no daemon can be made to do on demand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::oid::ObjectId;
+use bson::{DateTime, Document, RawBson, doc};
+use certhookd::config::Mongodb;
+use certhookd::model::{Clock, EndpointKey, EventId, EventType, Failure, Message};
+use certhookd::outbox::{Claimed, Intake, NewDelivery, Next, Outbox, Slot, Verdict};
+use certhookd::store::{Store, ensure_deliveries};
+use tokio_util::sync::CancellationToken;
+
+use crate::bed::Bed;
+
+/// A queue that takes nothing: everything stays in the outbox.
+struct NoRoom;
+
+impl Intake for NoRoom {
+    fn reserve(&self, _: &EndpointKey, _: usize) -> Option<Box<dyn Slot>> {
+        None
+    }
+
+    fn pending(&self, _: &mut dyn Iterator<Item = &EndpointKey>) {}
+}
+
+/// The bed's database, with the outbox's indexes.
+pub async fn store(bed: &Bed) -> Store {
+    let config = Mongodb {
+        uri: bed.uri().into(),
+        database: bed.database.name().to_owned(),
+        badge_users: "badgeusers".to_owned(),
+        member_configs: "memberconfigs".to_owned(),
+    };
+    let store = Store::new(&config, CancellationToken::new()).await.unwrap();
+    ensure_deliveries(&store, Duration::from_secs(3600)).await.unwrap();
+    store
+}
+
+/// The delivery of some event to that endpoint.
+pub fn delivery(endpoint: &EndpointKey) -> NewDelivery {
+    let (id, at) = (RawBson::ObjectId(ObjectId::new()), DateTime::from_millis(0));
+    NewDelivery {
+        message: Message {
+            event_id: EventId::derive(EventType::CertificateExpired, id.as_raw_bson_ref(), at),
+            event_type: EventType::CertificateExpired,
+            body: "{}".into(),
+        },
+        endpoint: endpoint.clone(),
+        badge_user: id,
+        occurred_at: at,
+    }
+}
+
+async fn claim(outbox: &Outbox, endpoint: &EndpointKey) -> Claimed {
+    let claimed = outbox.claim(&[(endpoint.clone(), 10)], Clock::local()).await.unwrap();
+    assert_eq!(claimed.len(), 1);
+    claimed.into_iter().next().unwrap()
+}
+
+async fn record(outbox: &Outbox, delivery: &Claimed, next: Next) {
+    let delivery = delivery.clone();
+    outbox
+        .record(&[Verdict { delivery, next }], Clock::local())
+        .await
+        .unwrap();
+}
+
+fn every_next() -> [Next; 5] {
+    let failure = Failure {
+        status: Some(500),
+        reason: "status 500".into(),
+        retry_after: None,
+        elapsed: Duration::ZERO,
+    };
+    let at = DateTime::from_millis(1);
+    [
+        Next::Delivered { status: 200 },
+        Next::Retry {
+            due: at,
+            first_attempt_at: at,
+            failure: failure.clone(),
+        },
+        Next::Dead {
+            verdict: "dead".into(),
+            failure,
+            redrivable: true,
+        },
+        Next::Cancelled { reason: "gone".into() },
+        Next::Released,
+    ]
+}
+
+#[tokio::test]
+async fn a_late_result_of_a_lost_claim_changes_nothing() {
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let outbox = |owner: &str| Outbox::new(store.clone(), owner.into(), Arc::new(NoRoom));
+    let (slow, heir) = (outbox("slow"), outbox("heir"));
+    let endpoint = EndpointKey::from_stored("owner/endpoint");
+    slow.append(vec![delivery(&endpoint)], Clock::local()).await.unwrap();
+    let lost = claim(&slow, &endpoint).await;
+    let look = || async { bed.deliveries().find_one(doc! {}).await.unwrap().unwrap() };
+    let unchanged = async |outbox: &Outbox, lost: &Claimed, before: &Document| {
+        for next in every_next() {
+            record(outbox, lost, next).await;
+            assert_eq!(look().await, *before);
+        }
+    };
+
+    // Another daemon counts as dead, and its claim goes to the heir.
+    assert_eq!(heir.adopt(&["heir".into()]).await.unwrap(), 1);
+    unchanged(&slow, &lost, &look().await).await;
+    let first = claim(&heir, &endpoint).await;
+    assert_eq!(first.attempts, 2, "what may have been sent counts");
+    unchanged(&slow, &lost, &look().await).await;
+
+    // The same daemon's earlier claim is as lost as another's.
+    record(&heir, &first, Next::Released).await;
+    let second = claim(&heir, &endpoint).await;
+    unchanged(&heir, &first, &look().await).await;
+    record(&heir, &second, Next::Delivered { status: 204 }).await;
+    let done = look().await;
+    assert!(
+        done.get_str("state").unwrap() == "delivered" && done.get_i32("attempts").unwrap() == 2,
+        "{done}"
+    );
+    unchanged(&slow, &lost, &done).await;
+    store.close().await;
+}
