@@ -175,7 +175,7 @@ async fn mongodb_away_at_the_start_is_waited_for() {
 /// What can't be recorded any more is sent again by the next daemon: at least once.
 async fn stops_in_time(away: impl FnOnce(&Proxy)) {
     // The driver itself would wait for up to 20 s.
-    let scene = Scene::over("").await;
+    let scene = Scene::over("retryWrites=true").await;
     let mut daemon = scene.holding().await;
     away(&scene.proxy);
     let asked = Instant::now();
