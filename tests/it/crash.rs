@@ -82,6 +82,7 @@ async fn what_a_crash_left_between_outbox_and_mark_goes_out_only_if_the_certific
         .into();
     bed.deliveries().insert_many(&left).await.unwrap();
     marked.insert("expiryReminderSent", true);
+    marked.insert("updatedAt", DateTime::from_millis(0));
     let next_year = DateTime::from_millis(Clock::local().timestamp_millis() + 365 * 86_400_000);
     let mut later = renewed.clone();
     later.insert("expires", next_year);
@@ -121,7 +122,8 @@ async fn claims_of_the_dead_are_adopted_and_those_of_the_living_are_left_to_them
     let dead = claimed(owner, &endpoints[0], &certificate, "dead");
     bed.deliveries().insert_many([&dead, &living]).await.unwrap();
     let in_an_hour = DateTime::from_millis(Clock::local().timestamp_millis() + 3_600_000);
-    let heartbeat = doc! { "_id": "daemon/living", "startedAt": Clock::local(), "seenAt": in_an_hour };
+    // Never settled, so that no lane is its own.
+    let heartbeat = doc! { "_id": "daemon/living", "startedAt": in_an_hour, "seenAt": in_an_hour };
     bed.state().insert_one(heartbeat).await.unwrap();
 
     let _daemon = bed.daemon().await;

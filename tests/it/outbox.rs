@@ -11,12 +11,18 @@ use certhookd::outbox::{Claimed, Intake, NewDelivery, Next, Outbox, Slot, Verdic
 use certhookd::store::{Store, ensure_deliveries};
 use tokio_util::sync::CancellationToken;
 
+use futures_util::future::BoxFuture;
+
 use crate::bed::Bed;
 
 /// A queue that takes nothing: everything stays in the outbox.
 struct NoRoom;
 
 impl Intake for NoRoom {
+    fn room(&self) -> BoxFuture<'_, usize> {
+        Box::pin(std::future::ready(0))
+    }
+
     fn reserve(&self, _: &EndpointKey, _: usize) -> Option<Box<dyn Slot>> {
         None
     }
