@@ -22,6 +22,9 @@ pub use outage::{Outage, Tries};
 /// How long one operation waits for a usable server before it counts as failed.
 const SERVER_SELECTION: Duration = Duration::from_secs(5);
 
+/// How long a server that does not answer is asked to end our sessions.
+const CLOSING: Duration = Duration::from_secs(1);
+
 /// A result of the driver's.
 pub type Result<T> = std::result::Result<T, mongodb::error::Error>;
 
@@ -138,7 +141,7 @@ impl Store {
 
     /// Closes the client. Must come last: dropping the client while the runtime goes down can panic in the driver.
     pub async fn close(self) {
-        self.client.shutdown().immediate(true).await;
+        let _ = tokio::time::timeout(CLOSING, self.client.shutdown().immediate(true)).await;
     }
 }
 

@@ -14,6 +14,9 @@ use crate::service::systemd::Manager;
 use crate::source::ScanBell;
 use crate::store::{Stopped, Store};
 
+/// How long the database is asked to note that this daemon leaves; otherwise the others learn it from its silence.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// The whole pipeline, running. [`Running::stop`] must end it.
 pub struct Running {
     /// The parts.
@@ -83,7 +86,7 @@ impl Running {
         );
         self.manager.stopping();
         self.tasks.shut_down(grace).await;
-        let _ = self.engine.cluster.leave().await;
+        let _ = tokio::time::timeout(FAREWELL, self.engine.cluster.leave()).await;
         info!(
             delivered = self.engine.tally.delivered(),
             "stopped; what is left stays in the outbox"

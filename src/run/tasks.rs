@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{Engine, Wanted, loops};
 use crate::config::Config;
@@ -16,6 +16,9 @@ use crate::store::Stopped;
 
 /// A loop counts as moving when its try has failed; no try takes longer than this, outage or not.
 const ALLOWANCE: Duration = Duration::from_secs(60);
+
+/// Time for the results of what was cut short at the end of the grace.
+const LAST_WRITES: Duration = Duration::from_secs(1);
 
 /// A group of tasks; each says its name when it ends.
 type Group = JoinSet<&'static str>;
@@ -92,20 +95,32 @@ impl Tasks {
     }
 
     /// Stops all in order. What is in flight has until `grace` has passed; then it is cut short, and waits for a database that is
-    /// away end too.
+    /// away end too. What even then hangs in a database that does not answer is abandoned [`LAST_WRITES`] later.
     pub async fn shut_down(mut self, grace: Duration) {
         let give_up = self.give_up.clone();
         let deadline = tokio::spawn(async move {
             tokio::time::sleep(grace).await;
             give_up.cancel();
         });
+        // Abandoned with `self`: a driver's future may be dropped here, because nothing is asked of its connection any more.
+        if tokio::time::timeout(grace + LAST_WRITES, self.in_order())
+            .await
+            .is_err()
+        {
+            warn!(
+                "MongoDB did not answer in time: results that could not be written are sent again after the next start"
+            );
+        }
+        deadline.abort();
+    }
+
+    async fn in_order(&mut self) {
         self.stop.cancel();
         join(&mut self.sources).await;
         self.drain.cancel();
         join(&mut self.senders).await;
         self.end.cancel();
         join(&mut self.keepers).await;
-        deadline.abort();
     }
 
     fn spawn_keepers(&mut self, engine: &Arc<Engine>, bell: &ScanBell, watchdog: &Watchdog, manager: &Manager) {

@@ -182,6 +182,7 @@ async fn stops_in_time(away: impl FnOnce(&Proxy)) {
     assert!(daemon.stop().await.success());
     let took = asked.elapsed();
     assert!(took < Duration::from_secs(6), "{took:?}");
+    assert_eq!(daemon.count(Value::is_string), 0, "no panic: every line is the log's");
     scene.proxy.pass();
     let _daemon = scene.bed.daemon().await;
     scene
