@@ -20,9 +20,10 @@ use ipnet::IpNet;
 
 pub use client::{Client, ClientError};
 pub use guard::{Refused, check_addr, check_url};
-pub use request::is_reserved;
+pub use request::{Unsendable, is_reserved};
 pub use resolve::{Lookup, system_lookup};
 pub use retry::RetryPolicy;
+pub use sign::sign;
 
 /// What the operator allows, and how requests present themselves.
 #[derive(Clone, Debug)]

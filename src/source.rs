@@ -11,6 +11,6 @@ mod stream;
 mod watch;
 
 pub use lookahead::{Horizon, Lookahead};
-pub use scan::{Report, Scan, ScanBell};
+pub use scan::{Report, Scan, ScanBell, deliveries};
 pub use schedule::Schedule;
 pub use watch::{Watch, WatchStatus};

@@ -22,18 +22,23 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Why an endpoint can't be sent to as it is configured. Names no secret.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unsendable {
+pub enum Unsendable {
+    /// A user name, password, token or key.
     #[error("auth: its credentials hold a character that no header may hold")]
     Credentials,
+    /// An API key in a header that is the transport's or ours.
     #[error("auth: the header {0} is reserved")]
     ReservedHeader(HeaderName),
+    /// OAuth2, and no token.
     #[error("auth: it wants a token, and there is none")]
     NoToken,
+    /// A secret that can't sign.
     #[error("signing secret {number} is empty or not base64")]
     SigningSecret {
         /// Its place in the list, the first being 1.
         number: usize,
     },
+    /// A URL or header that HTTP does not know.
     #[error("the request can't be built: {0}")]
     Http(#[from] http::Error),
 }

@@ -12,11 +12,7 @@ use crate::model::Message;
 ///
 /// # Errors
 /// [`Unsendable`] if a secret is empty or not base64, or the body is not text: what can't be signed is not sent.
-pub(super) fn sign(
-    secrets: &[SecretString],
-    message: &Message,
-    timestamp: i64,
-) -> Result<Option<HeaderValue>, Unsendable> {
+pub fn sign(secrets: &[SecretString], message: &Message, timestamp: i64) -> Result<Option<HeaderValue>, Unsendable> {
     if secrets.is_empty() {
         return Ok(None);
     }

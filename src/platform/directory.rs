@@ -91,8 +91,8 @@ impl Directory {
         self.followed.wait().await;
     }
 
-    /// Replaces all.
-    fn replace(&self, configs: Vec<(DocumentId, MemberConfig)>) {
+    /// Replaces all: each document by its id.
+    pub fn replace(&self, configs: Vec<(DocumentId, MemberConfig)>) {
         let mut fresh = Organizations::default();
         configs.into_iter().for_each(|(id, config)| fresh.put(id, config));
         *self.organizations.write() = fresh;

@@ -135,7 +135,7 @@ impl Scan {
 }
 
 /// One delivery for each endpoint that wants the event.
-pub(super) fn deliveries(directory: &Directory, event: &Event) -> Vec<NewDelivery> {
+pub fn deliveries(directory: &Directory, event: &Event) -> Vec<NewDelivery> {
     let wanting = directory.wanting(&event.owner, event.message.event_type);
     let delivery = |endpoint| NewDelivery {
         message: event.message.clone(),
