@@ -1,0 +1,181 @@
+//! The receiver of all cases, the same for both sides: as little work for each request as HTTP/1.1 allows, because it
+//! shares the machine with what is measured.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bytes::{Buf, BytesMut};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
+
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+/// After every so many requests the time is noted: the growth line is drawn from it.
+pub const STEP: usize = 1_000;
+
+/// No case takes longer.
+const LIMIT: Duration = Duration::from_secs(1_800);
+
+/// How a receiver answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// At once.
+    AtOnce,
+    /// After this time.
+    After(Duration),
+    /// At once, and keeps when each certificate came.
+    Stamping,
+}
+
+/// An endpoint on 127.0.0.1 with a thread of its own. Dropped, it is gone.
+#[derive(Debug)]
+pub struct Receiver {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    /// `Some` until dropped.
+    runtime: Option<Runtime>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    manner: Manner,
+    total: AtomicUsize,
+    target: AtomicUsize,
+    reached: Notify,
+    steps: Mutex<Vec<Instant>>,
+    stamps: Mutex<Vec<(String, Instant)>>,
+}
+
+impl Receiver {
+    /// Starts one.
+    pub fn start(manner: Manner) -> Result<Self> {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let shared = Arc::new(Shared {
+            manner,
+            total: AtomicUsize::new(0),
+            target: AtomicUsize::new(usize::MAX),
+            reached: Notify::new(),
+            steps: Mutex::default(),
+            stamps: Mutex::default(),
+        });
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let entered = runtime.enter();
+        runtime.spawn(accept(TcpListener::from_std(listener)?, Arc::clone(&shared)));
+        drop(entered);
+        Ok(Self {
+            address,
+            shared,
+            runtime: Some(runtime),
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Forgets what came.
+    pub fn reset(&self) {
+        self.shared.total.store(0, Ordering::SeqCst);
+        self.shared.steps.lock().clear();
+        self.shared.stamps.lock().clear();
+    }
+
+    /// Waits until so many requests came since the start or the last [`Receiver::reset`].
+    pub async fn wait_for(&self, total: usize) -> Result<()> {
+        let reached = self.shared.reached.notified();
+        self.shared.target.store(total, Ordering::SeqCst);
+        let came = || self.shared.total.load(Ordering::SeqCst);
+        if came() < total {
+            let waited = tokio::time::timeout(LIMIT, reached).await;
+            waited.with_context(|| format!("{} requests instead of {total} came in {LIMIT:?}", came()))?;
+        }
+        ensure!(came() >= total, "the receiver was woken before its time");
+        Ok(())
+    }
+
+    /// When each [`STEP`]th request came.
+    pub fn steps(&self) -> Vec<Instant> {
+        self.shared.steps.lock().clone()
+    }
+
+    /// Which certificate came when, in order of arrival.
+    pub fn stamps(&self) -> Vec<(String, Instant)> {
+        self.shared.stamps.lock().clone()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(serve(stream, Arc::clone(&shared)));
+    }
+}
+
+/// Answers until the sender closes, or sends what is no request.
+async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buffer = BytesMut::with_capacity(16 << 10);
+    loop {
+        while let Some((head, whole)) = measure(&buffer)? {
+            shared.note(&buffer[head..whole]);
+            buffer.advance(whole);
+            if let Manner::After(delay) = shared.manner {
+                tokio::time::sleep(delay).await;
+            }
+            stream.write_all(ANSWER).await?;
+        }
+        if stream.read_buf(&mut buffer).await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// The length of the head and of the whole request, once all of it is there.
+fn measure(buffer: &[u8]) -> Result<Option<(usize, usize)>> {
+    let Some(head) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let length = std::str::from_utf8(&buffer[..head])?.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("content-length").then_some(value)
+    });
+    let whole = head + 4 + length.context("a request without content-length")?.parse::<usize>()?;
+    Ok((buffer.len() >= whole).then_some((head + 4, whole)))
+}
+
+impl Shared {
+    fn note(&self, body: &[u8]) {
+        if self.manner == Manner::Stamping {
+            self.stamps.lock().push((certificate(body), Instant::now()));
+        }
+        let total = self.total.fetch_add(1, Ordering::SeqCst) + 1;
+        if total.is_multiple_of(STEP) {
+            self.steps.lock().push(Instant::now());
+        }
+        if total == self.target.load(Ordering::SeqCst) {
+            self.reached.notify_waiters();
+        }
+    }
+}
+
+/// The 24 hex digits of the payload's `_id`, which stands first.
+fn certificate(body: &[u8]) -> String {
+    let id = body.strip_prefix(br#"{"_id":""#).and_then(|rest| rest.get(..24));
+    String::from_utf8_lossy(id.unwrap_or_default()).into_owned()
+}

@@ -1,0 +1,156 @@
+//! Where the cases play: one throwaway MongoDB, and for each measurement a database of its own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use bson::{DateTime, Document, doc};
+use certhookd::model::Clock;
+use certhookd::sandbox::{Bulk, Options, ReplicaSet};
+use certhookd::store::SCAN_INDEX;
+use mongodb::options::{Hint, IndexOptions};
+use mongodb::{Client, Collection, Database, IndexModel};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::process::Process;
+
+/// The release binary.
+pub const DAEMON: &str = env!("CARGO_BIN_EXE_certhookd");
+
+/// How often MongoDB is asked whether all results are written, once the last request came.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// The MongoDB of all cases.
+pub struct Stage {
+    set: ReplicaSet,
+    client: Client,
+}
+
+/// One database: organizations with an endpoint each, and their certificates.
+pub struct Scene {
+    pub database: Database,
+    uri: String,
+    receiver: SocketAddr,
+    bulk: Bulk,
+    directory: TempDir,
+}
+
+impl Stage {
+    /// Starts a replica set of one member, with room for a million certificates and what happens to them.
+    pub async fn start() -> Result<Self> {
+        let options = Options {
+            cache_gb: 2.0,
+            oplog_mb: 2_048,
+            ..Options::default()
+        };
+        let set = ReplicaSet::start(options).await?;
+        let client = set.client().await?;
+        Ok(Self { set, client })
+    }
+
+    /// MongoDB's version.
+    pub async fn version(&self) -> Result<String> {
+        let info = self
+            .client
+            .database("admin")
+            .run_command(doc! { "buildInfo": 1 })
+            .await?;
+        Ok(info.get_str("version")?.to_owned())
+    }
+
+    /// A new database with so many organizations, their endpoints at `receiver`, and the scan's index.
+    pub async fn scene(&self, organizations: usize, receiver: SocketAddr) -> Result<Scene> {
+        let scene = Scene {
+            database: self.client.database(&format!("bench_{:08x}", fastrand::u32(..))),
+            uri: self.set.uri().to_owned(),
+            receiver,
+            bulk: Bulk::new(fastrand::u64(..), organizations),
+            directory: TempDir::new()?,
+        };
+        let url = |i| format!("http://{receiver}/{i}");
+        let configs: Collection<Document> = scene.database.collection("memberconfigs");
+        configs.insert_many(scene.bulk.member_configs(url)).await?;
+        let index = IndexModel::builder().keys(doc! { "expiryReminderSent": 1, "expires": 1 });
+        let named = IndexOptions::builder().name(SCAN_INDEX.to_owned()).build();
+        scene.badge_users().create_index(index.options(named).build()).await?;
+        Ok(scene)
+    }
+}
+
+impl Scene {
+    pub fn badge_users(&self) -> Collection<Document> {
+        self.database.collection("badgeusers")
+    }
+
+    /// The organizations.
+    pub fn owners(&self) -> &[bson::oid::ObjectId] {
+        self.bulk.owners()
+    }
+
+    /// Adds certificates that expired a minute ago and before, a millisecond apart.
+    pub async fn expired(&mut self, n: usize) -> Result<()> {
+        self.insert(n, -60_000, -1).await
+    }
+
+    /// Adds certificates that expire in an hour and later, a millisecond apart.
+    pub async fn alive(&mut self, n: usize) -> Result<()> {
+        self.insert(n, 3_600_000, 1).await
+    }
+
+    async fn insert(&mut self, n: usize, first_ms: i64, step_ms: i64) -> Result<()> {
+        let first = Clock::local().timestamp_millis() + first_ms;
+        let expires = |i: usize| Some(DateTime::from_millis(first + step_ms * i as i64));
+        let collection = self.badge_users();
+        self.bulk.insert(&collection, n, expires).await
+    }
+
+    /// The daemon as an operator runs it, but that it scans only when asked to.
+    pub async fn daemon(&self) -> Result<Process> {
+        let config = self.directory.path().join("config.toml");
+        let text = format!(
+            "mongodb.uri = \"{}\"\nmongodb.database = \"{}\"\nscan.schedule = \"0 0 0 1 1 *\"\nscan.on_start = false\n\
+             delivery.allow_http = true\ndelivery.allow_networks = [\"127.0.0.0/8\"]\nservice.metrics_listen = \"\"\n",
+            self.uri,
+            self.database.name()
+        );
+        std::fs::write(&config, text)?;
+        let mut command = Command::new(DAEMON);
+        command
+            .arg("--config")
+            .arg(config)
+            .args(["--log-format", "json", "run"])
+            .env_clear();
+        Process::start(command).await
+    }
+
+    /// A baseline, which is this program in another part.
+    pub async fn baseline(&self, part: &str) -> Result<Process> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .arg(part)
+            .args([&self.uri, self.database.name(), &self.receiver.to_string()]);
+        Process::start(command).await
+    }
+
+    /// Waits until no delivery is on its way any more: the last result is written.
+    pub async fn recorded(&self) -> Result<()> {
+        let deliveries: Collection<Document> = self.database.collection("webhook_deliveries");
+        for state in ["claimed", "pending"] {
+            let left = || {
+                deliveries
+                    .find_one(doc! { "state": state })
+                    .hint(Hint::Name(state.into()))
+            };
+            while left().await?.is_some() {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the database.
+    pub async fn strike(self) -> Result<()> {
+        Ok(self.database.drop().await?)
+    }
+}
