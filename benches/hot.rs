@@ -90,6 +90,7 @@ fn claimed(message: Message) -> Claimed {
         attempts: 3,
         first_attempt_at: Some(NOW),
         claim: 1,
+        redriven: false,
     }
 }
 
