@@ -1,12 +1,15 @@
 //! The official libraries at the versions that tests/data/interop pins, installed once under target/.
 
+mod nodejs;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
-const NODE: &str = "install Node.js 18 or newer with npm (Debian: apt install nodejs npm)";
+use nodejs::Nodejs;
+
 const PYTHON: &str = "install Python 3.9 or newer with pip (Debian: apt install python3 python3-pip)";
 
 /// A file of tests/data/interop.
@@ -18,49 +21,43 @@ pub(crate) fn data(name: &str) -> PathBuf {
 
 /// `node`, in a folder where scripts find the library.
 pub(crate) fn node() -> Command {
+    let nodejs = Nodejs::present();
     let home = installed("package-lock.json", "node_modules", |work| {
         for file in ["package.json", "package-lock.json"] {
             fs::copy(data(file), work.join(file)).unwrap();
         }
-        let mut npm = Command::new("npm");
+        let mut npm = nodejs.npm();
         npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"])
             .current_dir(work);
-        succeed(npm, NODE);
+        succeed(npm, nodejs::OTHERWISE);
     });
-    let mut node = present("node", NODE);
+    let mut node = nodejs.node();
     node.current_dir(home);
     node
 }
 
 /// `python3`, with the library on its path, in the same kind of folder.
 pub(crate) fn python() -> Command {
-    let home = installed("requirements.txt", "site", |work| {
-        let mut pip = Command::new("python3");
-        pip.args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-        ])
-        .args([
-            "--only-binary=:all:",
-            "--require-hashes",
-            "--target",
-            "site",
-            "--requirement",
-        ])
-        .arg(data("requirements.txt"))
-        .current_dir(work);
-        succeed(pip, PYTHON);
-    });
-    let mut python = present("python3", PYTHON);
+    let home = installed_by_pip("requirements.txt", "site");
+    let mut python = Command::new("python3");
     python
         .env("PYTHONPATH", home.join("site"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .current_dir(home);
     python
+}
+
+/// The folder in whose `target` stands what `pins` names, each package with its checksum.
+fn installed_by_pip(pins: &str, target: &str) -> PathBuf {
+    installed(pins, target, |work| {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args(["--no-deps", "--only-binary=:all:", "--require-hashes"])
+            .args(["--target", target, "--requirement"])
+            .arg(data(pins))
+            .current_dir(work);
+        succeed(pip, PYTHON);
+    })
 }
 
 /// The folder that holds `result`, as `install` makes it in a folder of its own from the versions that `pins` names.
@@ -79,13 +76,6 @@ fn installed(pins: &str, result: &str, install: impl FnOnce(&Path)) -> PathBuf {
         fs::rename(work.path().join(result), home.join(result)).unwrap();
     }
     home
-}
-
-fn present(program: &str, otherwise: &str) -> Command {
-    let mut version = Command::new(program);
-    version.arg("--version");
-    succeed(version, otherwise);
-    Command::new(program)
 }
 
 fn succeed(mut command: Command, otherwise: &str) {
