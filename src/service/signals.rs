@@ -46,16 +46,16 @@ impl Signals {
         })
     }
 
-    /// Waits for the next wish. Equal ones that came together count once; a stop comes before all others.
+    /// Waits for the next wish. Equal ones that came together count once; a stop comes before all others, a reload after.
     /// May be dropped and called again: no signal is lost by it.
     pub async fn next(&mut self) -> Signal {
         tokio::select! {
             biased;
             _ = self.terminate.recv() => Signal::Stop,
             _ = self.interrupt.recv() => Signal::Stop,
-            _ = self.hangup.recv() => Signal::Reload,
             _ = self.user1.recv() => Signal::Scan,
             _ = self.user2.recv() => Signal::Report,
+            _ = self.hangup.recv() => Signal::Reload,
         }
     }
 

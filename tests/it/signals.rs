@@ -8,6 +8,10 @@ use serde_json::Value;
 
 use crate::bed::{Bed, expired, is_scan};
 
+fn is_reload(line: &Value) -> bool {
+    line["message"] == "configuration reloaded"
+}
+
 fn is_state(line: &Value) -> bool {
     line["message"] == "state"
 }
@@ -60,9 +64,7 @@ async fn sighup_applies_what_changed_and_names_what_needs_a_restart() {
     let daemon = bed.daemon().await;
     bed.configure("scan.schedule = \"* * * * * *\"\nqueue.capacity = 2000\ndelivery.retention = \"60d\"\nmongodb.badge_users = \"others\"");
     daemon.signal(Signal::SIGHUP);
-    daemon
-        .wait_for(|line| line["message"] == "configuration reloaded")
-        .await;
+    daemon.wait_for(is_reload).await;
     daemon.wait_for_nth(is_scan, 2).await;
     let restart = |line: &Value| line["message"] == "this key has changed and takes effect after a restart";
     let lines = daemon.lines();
@@ -114,9 +116,7 @@ async fn a_reload_judges_endpoints_by_the_new_rules() {
     daemon.wait_for(refused).await;
     bed.configure("delivery.allow_http = true");
     daemon.signal(Signal::SIGHUP);
-    daemon
-        .wait_for(|line| line["message"] == "configuration reloaded")
-        .await;
+    daemon.wait_for(is_reload).await;
     // In effect within about a second: awards that come before have no subscriber.
     let served = async {
         loop {
@@ -166,10 +166,9 @@ async fn while_mongodb_hangs_signals_are_answered_and_the_report_comes_when_it_i
     daemon.wait_for(is_scan).await;
     set.freeze(0).unwrap();
     daemon.signal(Signal::SIGUSR2);
+    // Of two signals at once the reload comes last.
     daemon.signal(Signal::SIGHUP);
-    daemon
-        .wait_for(|line| line["message"] == "configuration reloaded")
-        .await;
+    daemon.wait_for(is_reload).await;
     assert_eq!(daemon.count(is_state), 0);
     set.thaw(0).unwrap();
     daemon.wait_for(is_state).await;
