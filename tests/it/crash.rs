@@ -104,7 +104,8 @@ async fn what_a_crash_left_between_outbox_and_mark_goes_out_only_if_the_certific
     let once = |certificate| heard.get(&("/a".to_owned(), expired_id(certificate))) == Some(&1);
     assert!(heard.len() == 2 && once(&read) && once(&marked), "{heard:?}");
     // Marked at the instant that the payload names.
-    let mark = doc! { "expiryReminderSent": true, "updatedAt": left[0].get_datetime("createdAt").unwrap() };
+    let written = left[0].get_datetime("createdAt").unwrap();
+    let mark = doc! { "_id": read.get("_id"), "expiryReminderSent": true, "updatedAt": written };
     assert_eq!(bed.badge_users().count_documents(mark).await.unwrap(), 1);
     let kept = doc! { "expires": next_year, "expiryReminderSent": false };
     assert_eq!(bed.badge_users().count_documents(kept).await.unwrap(), 1);

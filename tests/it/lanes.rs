@@ -6,7 +6,7 @@ use std::time::Duration;
 use bson::Document;
 use certhookd::dispatch::{Deliver, Feeder, Permits, Window, Workers};
 use certhookd::model::{Clock, EndpointKey, Outcome};
-use certhookd::outbox::{Claimed, Outbox};
+use certhookd::outbox::{Claimed, Intake, Outbox, Slot};
 use certhookd::sandbox::Answer;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -124,14 +124,27 @@ impl Deliver for Teller {
     }
 }
 
+/// The window's bell, and no place in it for what is new.
+struct BellOnly(Window);
+
+impl Intake for BellOnly {
+    fn reserve(&self, _: &EndpointKey, _: usize) -> Option<Box<dyn Slot>> {
+        None
+    }
+
+    fn pending(&self, endpoints: &mut dyn Iterator<Item = &EndpointKey>) {
+        self.0.pending(endpoints);
+    }
+}
+
 #[tokio::test]
 async fn the_bell_wakes_a_feeder_that_would_look_in_an_hour() {
     let bed = Bed::new().await;
     let store = store(&bed).await;
     let endpoint = EndpointKey::from_stored("owner/endpoint");
-    // No place for more than one: the others stay in the outbox.
+    // One at a time: the bell rings for what is new, and again for each place that gets free.
     let (window, wanted) = Window::new(1, 1, Box::new(|_| true));
-    let outbox = Outbox::new(store.clone(), "me".into(), Arc::new(window.clone()));
+    let outbox = Outbox::new(store.clone(), "me".into(), Arc::new(BellOnly(window.clone())));
     let stop = CancellationToken::new();
     let (beats, mut rounds) = mpsc::unbounded_channel();
     let feeder = Feeder::new(

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use bson::doc;
 use bson::oid::ObjectId;
-use bson::{Document, doc};
 use certhookd::sandbox::{Answer, Options, Proxy, ReplicaSet};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -143,14 +143,14 @@ async fn the_network_a_black_hole() {
 async fn the_disk_full() {
     let scene = Scene::new().await;
     let daemon = scene.holding().await;
-    let fail = |mode: Document| {
-        let fails =
-            doc! { "errorCode": 14031, "appName": "certhookd", "failCommands": ["insert", "update", "findAndModify"] };
-        doc! { "configureFailPoint": "failCommand", "mode": mode, "data": fails }
-    };
     let admin = scene.bed.database.client().database("admin");
-    admin.run_command(fail(doc! { "times": 1_000_000 })).await.unwrap();
+    let writes = ["insert", "update", "findAndModify"];
+    let data = doc! { "errorCode": 14031, "appName": "certhookd", "failCommands": writes.as_slice() };
+    let full = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
+    let before = admin.run_command(full).await.unwrap().get_i32("count").unwrap_or(0);
     scene.endures(&daemon).await;
+    let failed = doc! { "waitForFailPoint": "failCommand", "timesEntered": before + 20, "maxTimeMS": 60_000 };
+    admin.run_command(failed).await.unwrap();
     admin
         .run_command(doc! { "configureFailPoint": "failCommand", "mode": "off" })
         .await
