@@ -10,7 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::window::{Place, Window};
 use crate::model::{Clock, EndpointKey};
 use crate::outbox::{Claimed, LostClaim, Outbox};
-use crate::store::{Result, Stopped, Store};
+use crate::store::{Stopped, Store};
+
+/// A claim whose answer was lost may still take effect: its command may lie in the buffers of a connection that was given up,
+/// and TCP tries to deliver it for up to 924.6 s (Linux, `tcp_retries2`).
+const STRAY: Duration = Duration::from_secs(1200);
 
 /// Fetches deliveries into the window.
 pub struct Feeder {
@@ -19,6 +23,7 @@ pub struct Feeder {
     window: Window,
     clock: Clock,
     poll: Duration,
+    lost: Vec<(Instant, LostClaim)>,
 }
 
 /// What one round did.
@@ -39,14 +44,16 @@ impl Feeder {
             window,
             clock,
             poll,
+            lost: Vec::new(),
         }
     }
 
     /// Feeds until `stop`. `beat` is called after every round, failed or not.
-    pub async fn run(self, stop: CancellationToken, beat: impl Fn()) {
+    pub async fn run(mut self, stop: CancellationToken, beat: impl Fn()) {
+        let window = self.window.clone();
         while !stop.is_cancelled() {
             // Registered before looking: a bell that rings meanwhile is not missed.
-            let bell = self.window.bell().notified();
+            let bell = window.bell().notified();
             let began = Instant::now();
             let fed = self.round().await;
             beat();
@@ -62,7 +69,8 @@ impl Feeder {
         }
     }
 
-    async fn round(&self) -> std::result::Result<Fed, Stopped> {
+    async fn round(&mut self) -> std::result::Result<Fed, Stopped> {
+        self.free_lost().await?;
         let now = self.clock.now();
         let waiting = self
             .store
@@ -96,7 +104,11 @@ impl Feeder {
     }
 
     /// Claims for each lane its share of the window, the longest waiting lane first.
-    async fn feed(&self, mut due: Vec<(EndpointKey, DateTime)>, now: DateTime) -> std::result::Result<usize, Stopped> {
+    async fn feed(
+        &mut self,
+        mut due: Vec<(EndpointKey, DateTime)>,
+        now: DateTime,
+    ) -> std::result::Result<usize, Stopped> {
         due.sort_by_key(|(_, at)| *at);
         let share = (self.window.fill().capacity / (due.len() + 1)).max(1);
         let mut places: HashMap<EndpointKey, Vec<Place>> = HashMap::new();
@@ -118,18 +130,29 @@ impl Feeder {
         Ok(count)
     }
 
-    async fn claim(&self, wants: &[(EndpointKey, usize)], now: DateTime) -> std::result::Result<Vec<Claimed>, Stopped> {
+    async fn claim(
+        &mut self,
+        wants: &[(EndpointKey, usize)],
+        now: DateTime,
+    ) -> std::result::Result<Vec<Claimed>, Stopped> {
         match self.outbox.claim(wants, now).await {
             Ok(claimed) => Ok(claimed),
             Err(lost) => {
-                self.store.persist("free a lost claim", || self.free(&lost)).await?;
+                self.lost.push((Instant::now(), lost));
+                self.free_lost().await?;
                 Ok(Vec::new())
             }
         }
     }
 
-    async fn free(&self, lost: &LostClaim) -> Result<()> {
-        self.outbox.free_claim(lost).await
+    /// Frees them again and again: once is not enough where the claim takes effect after it was freed.
+    async fn free_lost(&mut self) -> std::result::Result<(), Stopped> {
+        self.lost.retain(|(since, _)| since.elapsed() < STRAY);
+        if self.lost.is_empty() {
+            return Ok(());
+        }
+        let free = || self.outbox.free_claims(self.lost.iter().map(|(_, lost)| lost));
+        self.store.persist("free a lost claim", free).await
     }
 
     fn until(&self, due: Option<DateTime>) -> Duration {

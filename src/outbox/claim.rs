@@ -45,7 +45,7 @@ impl Outbox {
     /// with the claim, before anything is sent.
     ///
     /// # Errors
-    /// MongoDB is away. What was claimed all the same is freed by [`Outbox::free_claim`].
+    /// MongoDB is away. What was claimed all the same is freed by [`Outbox::free_claims`].
     pub async fn claim(
         &self,
         wants: &[(EndpointKey, usize)],
@@ -120,16 +120,15 @@ impl Outbox {
             .ok()
     }
 
-    /// Gives back everything that was claimed under a number, as if nothing had happened.
+    /// Gives back everything that was claimed under these numbers, as if nothing had happened.
     ///
     /// # Errors
     /// MongoDB is away.
-    pub async fn free_claim(&self, lost: &LostClaim) -> Result<()> {
+    pub async fn free_claims(&self, lost: impl Iterator<Item = &LostClaim>) -> Result<()> {
+        let numbers: Vec<_> = lost.map(|lost| lost.number).collect();
+        let filter = doc! { "state": "claimed", "claim.by": &*self.owner, "claim.n": { "$in": numbers } };
         let update = doc! { "$set": { "state": "pending" }, "$inc": { "attempts": -1 }, "$unset": { "claim": 1 } };
-        self.store
-            .deliveries()
-            .update_many(self.claim_filter(lost.number), update)
-            .await?;
+        self.store.deliveries().update_many(filter, update).await?;
         Ok(())
     }
 
