@@ -250,8 +250,8 @@ impl Window {
         }
     }
 
-    /// The free places; where they are fewer than a quarter, waits for that or for [`PATIENCE`], whatever comes first: a full
-    /// window may be full for long, and a source must not stand still for an endpoint.
+    /// The free places, at most a quarter of all, so that several portions are under way at once; waits for as many or for
+    /// [`PATIENCE`], whatever comes first: a full window may be full for long, and a source must not stand still for an endpoint.
     async fn wait_for_room(&self) -> usize {
         let enough = self.0.capacity / 4;
         let deadline = Instant::now() + PATIENCE;
@@ -259,7 +259,7 @@ impl Window {
             let freed = self.0.freed.notified();
             let free = self.0.capacity - self.0.state.lock().held;
             if free >= enough || tokio::time::timeout_at(deadline, freed).await.is_err() {
-                return free;
+                return free.min(enough);
             }
         }
     }

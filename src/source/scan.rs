@@ -77,23 +77,13 @@ impl Scan {
         let mut portions = Portions::new(batches);
         let mut staged = None;
         loop {
-            let portion = match self.stop.is_cancelled() {
-                true => None,
-                false => portions.next(self.outbox.room().await).await?,
-            };
-            if portion.is_none() && staged.is_none() {
-                break;
-            }
-            // One portion is marked while the next is written to the outbox.
-            let stage = async {
-                Ok(match portion {
-                    Some(portion) => Some(self.stage(portion).await?),
-                    None => None,
-                })
-            };
-            let (next, finished) = tokio::join!(stage, self.finish(staged.take(), &mut report));
+            // One portion is marked and let go while the next waits for room and is written to the outbox.
+            let (next, finished) = tokio::join!(self.stage_next(&mut portions), self.finish(staged, &mut report));
             finished?;
             staged = next?;
+            if staged.is_none() {
+                break;
+            }
         }
         if self.stop.is_cancelled() {
             return Err(Stopped);

@@ -52,8 +52,19 @@ pub(super) struct Portion {
 }
 
 impl Scan {
+    /// Writes the next portion to the outbox; `None` when all is read, or when the daemon stops.
+    pub(super) async fn stage_next(&self, portions: &mut Portions) -> Result<Option<Portion>, Stopped> {
+        if self.stop.is_cancelled() {
+            return Ok(None);
+        }
+        match portions.next(self.outbox.room().await).await? {
+            Some(documents) => Ok(Some(self.stage(documents).await?)),
+            None => Ok(None),
+        }
+    }
+
     /// Outbox first, then the mark: a crash in between costs a repetition, never an event.
-    pub(super) async fn stage(&self, documents: Vec<RawDocumentBuf>) -> Result<Portion, Stopped> {
+    async fn stage(&self, documents: Vec<RawDocumentBuf>) -> Result<Portion, Stopped> {
         let marked_at = self.clock.now();
         let event = |document: &RawDocumentBuf| badge_user::expired(document, marked_at);
         let events: Vec<_> = documents.iter().map(event).collect();
