@@ -8,6 +8,7 @@ use certhookd::dispatch::{Deliver, Feeder, Permits, Window, Workers};
 use certhookd::model::{Clock, EndpointKey, Outcome};
 use certhookd::outbox::{Claimed, Intake, Outbox, Slot};
 use certhookd::sandbox::Answer;
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -130,6 +131,10 @@ struct BellOnly(Window);
 impl Intake for BellOnly {
     fn reserve(&self, _: &EndpointKey, _: usize) -> Option<Box<dyn Slot>> {
         None
+    }
+
+    fn room(&self) -> BoxFuture<'_, usize> {
+        self.0.room()
     }
 
     fn pending(&self, endpoints: &mut dyn Iterator<Item = &EndpointKey>) {
