@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Faults};
+use crate::kill_point;
 use crate::run::{self, Misconfigured};
 use crate::service::telemetry::{self, LogFormat};
 
@@ -81,6 +82,7 @@ impl Command {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
+    let _armed = kill_point::arm();
     let args = Args::parse();
     let filter = std::env::var(telemetry::FILTER_VARIABLE).unwrap_or_else(|_| args.command.filter().into());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

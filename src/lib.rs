@@ -2,6 +2,7 @@
 //!
 //! The modules stand in the order in which an event passes them.
 
+mod kill_point;
 pub mod model;
 
 pub mod config;

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 use super::window::{Job, Place, Window};
 use super::worker::Attempted;
 use crate::delivery::RetryPolicy;
+use crate::kill_point;
 use crate::model::{Clock, Live, Outcome};
 use crate::outbox::{Claimed, Next, Outbox, Verdict, transition};
 use crate::store::Stopped;
@@ -62,6 +63,7 @@ impl<O: Observer> Recorder<O> {
             let now = self.clock.now();
             let (verdicts, places) = self.judge(&mut attempted, now);
             self.outbox.record(&verdicts, now).await?;
+            kill_point::reach("recorded");
             self.note_retries(&verdicts);
             drop(places);
         }

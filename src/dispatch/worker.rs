@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::permits::Permits;
 use super::window::{Job, Window};
+use crate::kill_point;
 use crate::model::{EndpointKey, Outcome};
 use crate::outbox::Claimed;
 
@@ -79,12 +80,14 @@ impl<D: Deliver> Workers<D> {
                 let outcome = if window.must_wait(&job) {
                     Outcome::Interrupted
                 } else {
+                    kill_point::reach("to-be-sent");
                     tokio::select! {
                         outcome = deliver.attempt(&job.delivery) => outcome,
                         () = abort.cancelled() => Outcome::Interrupted,
                     }
                 };
                 drop(permit);
+                kill_point::reach("sent");
                 let _ = results.send((job, outcome));
             }
         }

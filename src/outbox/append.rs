@@ -7,6 +7,7 @@ use bson::{DateTime, RawBson, RawDocumentBuf, doc, rawdoc};
 
 use super::document::{Birth, id_list};
 use super::{NewDelivery, Outbox, Slot};
+use crate::kill_point;
 use crate::model::{EventId, EventType};
 use crate::store::{DELIVERIES, Result, Stopped};
 
@@ -57,6 +58,7 @@ impl Outbox {
     /// [`Stopped`] when the daemon stops before MongoDB confirmed the write.
     pub async fn append(&self, deliveries: Vec<NewDelivery>, now: DateTime) -> std::result::Result<Appended, Stopped> {
         let (mut rows, claim) = self.write(deliveries, now, false).await?;
+        kill_point::reach("appended");
         let appended = count(&rows);
         for row in &mut rows {
             if let (true, Some(slot)) = (row.fresh, row.slot.take()) {

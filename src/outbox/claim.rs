@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::document::{decode, id_list, id_of};
 use super::{Claimed, Outbox};
+use crate::kill_point;
 use crate::model::EndpointKey;
 use crate::store::{DELIVERIES, Result, update_row};
 
@@ -100,6 +101,7 @@ impl Outbox {
         let claim = doc! { "by": &*self.owner, "n": number };
         let update = doc! { "$set": { "state": "claimed", "claim": claim }, "$inc": { "attempts": 1 } };
         let done = self.store.deliveries().update_many(filter, update).await?;
+        kill_point::reach("claimed");
         let mut claimed: Vec<_> = found
             .iter()
             .filter_map(|document| self.readable(document, number))

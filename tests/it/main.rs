@@ -26,6 +26,7 @@ mod standard_webhooks;
 mod stream;
 
 mod crash;
+mod kill_points;
 mod lanes;
 mod outage;
 mod outbox;

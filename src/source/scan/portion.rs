@@ -6,6 +6,7 @@ use bson::{DateTime, RawDocumentBuf};
 use tokio::sync::mpsc;
 
 use super::{Report, Scan, reject};
+use crate::kill_point;
 use crate::model::EventType;
 use crate::outbox::Staged;
 use crate::platform::{Event, Unfit, badge_user};
@@ -74,6 +75,7 @@ impl Scan {
             .flat_map(|event| self.deliveries(event))
             .collect();
         let staged = self.outbox.stage(deliveries, marked_at).await?;
+        kill_point::reach("staged");
         Ok(Portion {
             documents,
             events,
@@ -98,6 +100,7 @@ impl Scan {
         self.outbox.reject(&rejected, marked_at).await?;
         let marks: Vec<_> = documents.iter().map(|document| Mark::of(document)).collect();
         let renewed = mark(&self.store, &marks, marked_at).await?;
+        kill_point::reach("marked");
         let taken_back: HashSet<_> = renewed
             .iter()
             .filter_map(|place| events[*place].as_ref().ok())
@@ -105,6 +108,7 @@ impl Scan {
             .collect();
         let appended = staged.appended;
         let withdrawn = self.outbox.confirm(staged, &taken_back).await?;
+        kill_point::reach("confirmed");
         report.found += documents.len();
         report.rejected += rejected.len();
         report.renewed += renewed.len();

@@ -8,6 +8,7 @@ use bson::{DateTime, RawBson, RawDocumentBuf};
 
 use super::super::mark::{Mark, mark};
 use crate::cluster::Cluster;
+use crate::kill_point;
 use crate::outbox::Outbox;
 use crate::store::{Stopped, Store};
 
@@ -52,6 +53,7 @@ async fn settle_batch(
         .filter(|place| !renewed.contains(place))
         .map(|i| ids[i].clone())
         .collect();
+    kill_point::reach("orphans-marked");
     let orphans: HashMap<_, _> = ids.into_iter().zip(orphans).collect();
     store
         .persist("settle unmarked deliveries", || outbox.settle(&orphans, &valid))

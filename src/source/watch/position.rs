@@ -5,6 +5,7 @@ use mongodb::change_stream::event::ResumeToken;
 use tracing::info;
 
 use super::process::Step;
+use crate::kill_point;
 use crate::source::stream::{Ending, Start};
 use crate::store::{Result, Stopped, Store};
 
@@ -113,8 +114,10 @@ impl Position {
         }
         let document = fields(&self.start, self.at, self.catch_up_from, self.lease);
         let mine = doc! { "_id": "watch", "lease": { "$not": { "$gt": self.lease } } };
+        kill_point::reach("token-to-be-saved");
         let write = || async { store.state().replace_one(mine.clone(), document.clone()).await };
         self.fenced = store.persist("save the stream's position", write).await?.matched_count == 0;
+        kill_point::reach("token-saved");
         self.saved = true;
         Ok(())
     }

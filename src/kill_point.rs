@@ -1,0 +1,24 @@
+//! Steps of the protocol at which tests end the process, to show that no crash there loses anything.
+//!
+//! A step is armed by `FAILPOINTS=STEP=return` in the environment (the syntax of the crate `fail`). The crate's feature
+//! `failpoints` is on for tests and benches alone, through `[dev-dependencies]`: elsewhere nothing of this is compiled.
+
+use fail::FailScenario;
+use nix::sys::signal::{Signal, raise};
+
+/// Arms the steps that the environment names; they stay armed while the returned value lives.
+///
+/// # Panics
+/// The environment names them in another syntax, in a build for tests.
+pub(crate) fn arm() -> Option<FailScenario<'static>> {
+    fail::has_failpoints().then(FailScenario::setup)
+}
+
+/// The protocol has come to `step`: ends the process by SIGKILL if it is armed.
+pub(crate) fn reach(step: &str) {
+    let _ = step;
+    fail::fail_point!(step, |_| {
+        // It does not come back.
+        let _ = raise(Signal::SIGKILL);
+    });
+}
