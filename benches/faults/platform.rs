@@ -1,0 +1,234 @@
+//! The platform at work: awards, renews and deletes certificates while things go wrong, and keeps account.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use bson::oid::ObjectId;
+use bson::{DateTime, Document, doc};
+use certhookd::model::Clock;
+use fastrand::Rng;
+use mongodb::Collection;
+use mongodb::error::Error;
+use tokio::time::{Instant, sleep};
+
+use super::ledger::{Certificate, Ledger, Subscriptions};
+use super::stage::Stage;
+
+/// The endpoints that get something.
+pub const PATHS: [&str; 4] = ["/0/all", "/0/expired", "/1/all", "/1/completed"];
+
+/// How long MongoDB may be away.
+const AWAY_LIMIT: Duration = Duration::from_secs(60);
+
+pub struct Platform {
+    badge_users: Collection<Document>,
+    organizations: Vec<ObjectId>,
+    random: Rng,
+    pub ledger: Ledger,
+}
+
+impl Platform {
+    /// Three organizations: with endpoints that want all or a part, with one that is disabled, and with none.
+    pub async fn create(stage: &Stage<'_>, seed: u64) -> Result<Self> {
+        let (completed, expired) = ("certificate_completed", "certificate_expired");
+        let endpoint = |path: &str, enabled: bool, types: &[&str]| {
+            doc! {
+                "_id": ObjectId::new(), "name": path, "url": stage.receiver.url(path), "enabled": enabled,
+                "eventTypes": types, "timeout": 1000,
+            }
+        };
+        let [all, only_expired, all_too, only_completed] = PATHS;
+        let endpoints = [
+            vec![
+                endpoint(all, true, &[completed, expired]),
+                endpoint(only_expired, true, &[expired]),
+            ],
+            vec![
+                endpoint(all_too, true, &[completed, expired]),
+                endpoint(only_completed, true, &[completed]),
+            ],
+            vec![endpoint("/2/disabled", false, &[completed, expired])],
+            vec![],
+        ];
+        let subscriptions = vec![
+            Subscriptions {
+                completed: vec![all],
+                expired: vec![all, only_expired],
+            },
+            Subscriptions {
+                completed: vec![all_too, only_completed],
+                expired: vec![all_too],
+            },
+            Subscriptions::default(),
+            Subscriptions::default(),
+        ];
+        let organizations: Vec<_> = endpoints.iter().map(|_| ObjectId::new()).collect();
+        let configs = organizations
+            .iter()
+            .zip(endpoints)
+            .map(|(owner, endpoints)| doc! { "_ownerId": owner, "webHookConfig": { "endpoints": endpoints } });
+        stage.database.collection("memberconfigs").insert_many(configs).await?;
+        Ok(Self {
+            badge_users: stage.database.collection("badgeusers"),
+            organizations,
+            // Not the numbers that the plan is made of.
+            random: Rng::with_seed(!seed),
+            ledger: Ledger::new(subscriptions),
+        })
+    }
+
+    /// Works for so long.
+    pub async fn work(&mut self, length: Duration) -> Result<()> {
+        let began = Instant::now();
+        while began.elapsed() < length {
+            match self.random.u8(0..10) {
+                0..=4 => self.award().await?,
+                5..=7 => self.renew().await?,
+                8 => self.award_again().await?,
+                _ => self.delete().await?,
+            }
+            sleep(Duration::from_millis(self.random.u64(10..150))).await;
+        }
+        Ok(())
+    }
+
+    /// Some new certificates: that never expire, that expire soon, that have expired long ago.
+    async fn award(&mut self) -> Result<()> {
+        for _ in 0..self.random.u8(1..10) {
+            let (now, random) = (now(), &mut self.random);
+            let expires = match random.u8(0..5) {
+                0 => None,
+                1 => Some(now - random.i64(60_000..86_400_000)),
+                _ => Some(now + random.i64(0..5000)),
+            };
+            let certificate = Certificate {
+                id: ObjectId::new(),
+                organization: random.usize(..self.organizations.len()),
+                expires,
+                awarded_again: false,
+            };
+            let document = self.document(&certificate, now);
+            persist(|| insert(&self.badge_users, &document)).await?;
+            self.ledger.awarded(&certificate, now);
+            self.ledger.certificates.insert(certificate.id, certificate);
+        }
+        Ok(())
+    }
+
+    /// One that expires soon or just did now expires a little later, or much.
+    async fn renew(&mut self) -> Result<()> {
+        let Some(certificate) = self.choose(|_| true) else {
+            return Ok(());
+        };
+        let now = now();
+        let later = now
+            + if self.random.bool() {
+                self.random.i64(500..5000)
+            } else {
+                86_400_000
+            };
+        let set = doc! {
+            "expires": DateTime::from_millis(later), "expiryReminderSent": false, "updatedAt": DateTime::from_millis(now),
+        };
+        let as_it_was = doc! { "_id": certificate.id, "expires": certificate.expires.map(DateTime::from_millis) };
+        let before = persist(|| async {
+            let set = doc! { "$set": set.clone() };
+            self.badge_users.find_one_and_update(as_it_was.clone(), set).await
+        });
+        self.ledger.outdated(&certificate, marked(before.await?));
+        let renewed = Certificate {
+            expires: Some(later),
+            ..certificate
+        };
+        self.ledger.certificates.insert(certificate.id, renewed);
+        Ok(())
+    }
+
+    /// One gets a new `creationDate`. Once only: of two that follow fast the daemon may see just the second.
+    async fn award_again(&mut self) -> Result<()> {
+        let Some(certificate) = self.choose(|one| !one.awarded_again) else {
+            return Ok(());
+        };
+        let at = now();
+        let again = doc! { "$set": { "creationDate": DateTime::from_millis(at) } };
+        persist(|| async {
+            self.badge_users
+                .update_one(doc! { "_id": certificate.id }, again.clone())
+                .await
+        })
+        .await?;
+        self.ledger.awarded(&certificate, at);
+        let awarded_again = Certificate {
+            awarded_again: true,
+            ..certificate
+        };
+        self.ledger.certificates.insert(certificate.id, awarded_again);
+        Ok(())
+    }
+
+    /// One is deleted. None that was awarded again: the daemon reads it after the change, and it may be gone.
+    async fn delete(&mut self) -> Result<()> {
+        let Some(certificate) = self.choose(|one| !one.awarded_again) else {
+            return Ok(());
+        };
+        let before = persist(|| async {
+            self.badge_users
+                .find_one_and_delete(doc! { "_id": certificate.id })
+                .await
+        });
+        self.ledger.outdated(&certificate, marked(before.await?));
+        self.ledger.certificates.remove(&certificate.id);
+        Ok(())
+    }
+
+    /// One of those that expire about now.
+    fn choose(&mut self, wanted: impl Fn(&Certificate) -> bool) -> Option<Certificate> {
+        let now = now();
+        let about_now = |one: &&Certificate| one.expires.is_some_and(|at| (now - 4000..now + 3000).contains(&at));
+        let chosen = self.ledger.certificates.values().filter(about_now);
+        let mut chosen: Vec<_> = chosen.filter(|one| wanted(one)).copied().collect();
+        // A map has an order of its own in every process.
+        chosen.sort_by_key(|one| one.id);
+        (!chosen.is_empty()).then(|| chosen[self.random.usize(..chosen.len())])
+    }
+
+    fn document(&self, certificate: &Certificate, now: i64) -> Document {
+        let now = DateTime::from_millis(now);
+        doc! {
+            "_id": certificate.id, "_userId": ObjectId::new(), "_ownerId": self.organizations[certificate.organization],
+            "_badgeId": ObjectId::new(), "creationDate": now, "expires": certificate.expires.map(DateTime::from_millis),
+            "disabled": false, "expiryReminderSent": false, "_lessonActiveIds": [ObjectId::new()],
+            "ruleData": { "type": "track", "name": "Safety" }, "createdAt": now, "updatedAt": now, "__v": 0,
+        }
+    }
+}
+
+/// The platform's clock, in milliseconds.
+pub fn now() -> i64 {
+    Clock::local().timestamp_millis()
+}
+
+/// Whether it was marked when it was changed. None came back: a try whose answer was lost has changed it.
+fn marked(before: Option<Document>) -> Option<bool> {
+    before.map(|before| before.get_bool("expiryReminderSent").unwrap_or(false))
+}
+
+async fn insert(badge_users: &Collection<Document>, document: &Document) -> Result<(), Error> {
+    match badge_users.insert_one(document).await {
+        // A try whose answer was lost has inserted it.
+        Err(error) if error.to_string().contains("E11000") => Ok(()),
+        done => done.map(drop),
+    }
+}
+
+/// Repeats what fails while MongoDB is away.
+async fn persist<T, F: Future<Output = Result<T, Error>>>(operation: impl Fn() -> F) -> Result<T> {
+    let limit = Instant::now() + AWAY_LIMIT;
+    loop {
+        match operation().await {
+            Err(error) if Instant::now() > limit => return Err(error.into()),
+            Err(_) => sleep(Duration::from_millis(100)).await,
+            Ok(done) => return Ok(done),
+        }
+    }
+}

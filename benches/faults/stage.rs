@@ -1,0 +1,85 @@
+//! What a round runs on: a database of its own, a receiver, and two daemons, each behind a network of its own.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bson::doc;
+use certhookd::sandbox::{Proxy, Receiver, ReplicaSet};
+use mongodb::Database;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use super::daemon::{Daemon, GRACE};
+
+/// The driver notices soon that a server is away.
+const SOON: &str = "serverSelectionTimeoutMS=2000&connectTimeoutMS=2000&heartbeatFrequencyMS=1000";
+
+/// How long the daemons may take until they watch.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+pub struct Stage<'a> {
+    pub set: &'a ReplicaSet,
+    pub database: Database,
+    pub receiver: Receiver,
+    pub proxies: Vec<Proxy>,
+    pub daemons: Vec<Daemon>,
+    pub directory: TempDir,
+}
+
+impl<'a> Stage<'a> {
+    /// Two daemons that are not started yet; the second one's clock is wrong by `skew_s` seconds.
+    pub async fn new(set: &'a ReplicaSet, seed: u64, skew_s: i64) -> Result<Self> {
+        let mut stage = Self {
+            set,
+            database: set.database(&format!("faults_{seed}")).await?,
+            receiver: Receiver::start()?,
+            proxies: Vec::new(),
+            daemons: Vec::new(),
+            directory: tempfile::Builder::new().prefix("certhookd-faults-").tempdir()?,
+        };
+        stage.database.drop().await?;
+        for (number, skew_s) in [0, skew_s].into_iter().enumerate() {
+            let proxy = Proxy::start(set.port(0)).await?;
+            let config = stage.directory.path().join(format!("daemon-{number}.toml"));
+            configure(&config, &proxy, stage.database.name())?;
+            stage.proxies.push(proxy);
+            stage.daemons.push(Daemon::new(config, skew_s));
+        }
+        Ok(stage)
+    }
+
+    /// Starts both daemons and waits until one of them has begun to watch: what is awarded before is nobody's.
+    pub async fn open(&self) -> Result<()> {
+        for daemon in &self.daemons {
+            daemon.start(None).await?;
+        }
+        let limit = Instant::now() + READY_LIMIT;
+        let state = self.database.collection::<bson::Document>("webhook_state");
+        while state.find_one(doc! { "_id": "watch" }).await?.is_none() {
+            ensure!(Instant::now() < limit, "no daemon watches after {READY_LIMIT:?}");
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Stops both daemons, in order.
+    pub async fn close(&self) -> Result<()> {
+        for daemon in &self.daemons {
+            daemon.terminate().await?;
+        }
+        Ok(())
+    }
+}
+
+/// A small queue, so that the outbox has its part; a scan every second, so that no accident is slept through.
+fn configure(path: &Path, proxy: &Proxy, database: &str) -> Result<()> {
+    let text = format!(
+        "mongodb.uri = \"mongodb://{}/?directConnection=true&{SOON}\"\nmongodb.database = \"{database}\"\n\
+         scan.schedule = \"* * * * * *\"\nqueue.capacity = 64\ndelivery.max_in_flight = 64\n\
+         delivery.allow_http = true\ndelivery.allow_networks = [\"127.0.0.0/8\"]\n\
+         service.metrics_listen = \"\"\nservice.shutdown_grace = \"{GRACE}\"\n",
+        proxy.address(),
+    );
+    Ok(std::fs::write(path, text)?)
+}
