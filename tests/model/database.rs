@@ -198,7 +198,7 @@ impl Database {
             Write::Adopt { .. } if broken == Some(Broken::NeverAdopted) => false,
             Write::Adopt { live } => {
                 let checked = broken != Some(Broken::UnmarkedAdopted);
-                self.free_all(|held, unmarked| !contains(live, held.by) && !(checked && unmarked))
+                self.free_all(|held, unmarked| !(contains(live, held.by) || checked && unmarked))
             }
             Write::Settle { event, claim, valid } => {
                 let next = if valid { Delivery::Pending } else { Delivery::Absent };

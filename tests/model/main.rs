@@ -2,6 +2,7 @@
 //! daemons, the platform's writes and the accidents can come. Each step names the function in `src/` that it stands for.
 //!
 //! It is as true as those names are: who changes the order of writes, or the filter of one, changes it here first.
+#![allow(clippy::print_stdout, reason = "the sizes of the state spaces, with --nocapture")]
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
 
 mod daemon;
