@@ -95,7 +95,7 @@ impl Tasks {
     }
 
     /// Stops all in order. What is in flight has until `grace` has passed; then it is cut short, and waits for a database that is
-    /// away end too. What even then hangs in a database that does not answer is abandoned [`LAST_WRITES`] later.
+    /// away end too. What even then hangs in a database that does not answer is abandoned a second later.
     pub async fn shut_down(mut self, grace: Duration) {
         let give_up = self.give_up.clone();
         let deadline = tokio::spawn(async move {
