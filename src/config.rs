@@ -1,7 +1,7 @@
 //! The configuration: defaults < file < environment, every value checked, every fault named at once.
 //!
-//! The way of a value: `file` and `environment` put what the operator gave into `settings`, `uri` fetches the connection
-//! string from wherever it is kept, `schema` (one row per key) turns it into types by the `rules`, and `contradictions`
+//! The way of a value: `file` and `environment` put what the operator gave into `settings`, `secrets` fetches those that are
+//! kept elsewhere, `schema` (one row per key) turns it into types by the `rules`, and `contradictions`
 //! looks at the values that must agree. Operators rely on the names and defaults of the keys: `config.toml` lists them.
 
 use std::path::Path;
@@ -16,16 +16,20 @@ mod nearest;
 mod raw;
 mod reload;
 mod rules;
+mod secrets;
 mod settings;
-mod uri;
+mod smtp;
+mod template;
 
 pub use faults::{Fault, Faults};
 pub use reload::restart_needed;
-pub use schema::{Completions, Delivery, Mongodb, Queue, Scan, Service};
+pub use schema::{Completions, Delivery, Email, Mongodb, Queue, Scan, Service};
+pub use smtp::{Encryption, SmtpServer};
+pub use template::Template;
 
 use settings::Settings;
 
-/// A configuration that makes sense. `Debug` does not show the connection string.
+/// A configuration that makes sense. `Debug` does not show what may hold a password.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where the certificates are.
@@ -38,13 +42,15 @@ pub struct Config {
     pub queue: Queue,
     /// How events reach the endpoints.
     pub delivery: Delivery,
+    /// Reminders to users.
+    pub email: Email,
     /// The daemon itself.
     pub service: Service,
 }
 
 impl Config {
     /// Merges the defaults, `file` (none: no file), the `CERTHOOKD_SECTION__KEY` variables among `env` and the
-    /// credential `mongodb-uri` of the directory `credentials` (systemd's `$CREDENTIALS_DIRECTORY`), and validates it.
+    /// credentials `mongodb-uri` and `smtp-url` of the directory `credentials` (systemd's `$CREDENTIALS_DIRECTORY`), and validates it.
     ///
     /// # Errors
     /// Everything that is wrong, not the first thing only. Contradictions between values are looked for where both
@@ -53,7 +59,7 @@ impl Config {
         let mut settings = Settings::default();
         let file_known = file.is_none_or(|path| file::merge(path, &mut settings));
         environment::merge(env, &mut settings);
-        uri::resolve(credentials, &mut settings);
+        secrets::resolve(credentials, &mut settings);
         let config = Self::read(&mut settings);
         if let Some(config) = config.as_ref().filter(|_| file_known) {
             contradictions::find(config, &mut settings);
@@ -69,6 +75,7 @@ impl Config {
         let completions = Completions::read(settings);
         let queue = Queue::read(settings);
         let delivery = Delivery::read(settings);
+        let email = Email::read(settings);
         let service = Service::read(settings);
         Some(Self {
             mongodb: mongodb?,
@@ -76,6 +83,7 @@ impl Config {
             completions: completions?,
             queue: queue?,
             delivery: delivery?,
+            email: email?,
             service: service?,
         })
     }

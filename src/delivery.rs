@@ -20,6 +20,7 @@ use ipnet::IpNet;
 
 pub use client::{Client, ClientError};
 pub use guard::{Refused, check_addr, check_url};
+pub(crate) use reason::of as describe;
 pub use request::{Unsendable, is_reserved};
 pub use resolve::{Lookup, system_lookup};
 pub use retry::RetryPolicy;

@@ -17,6 +17,7 @@ pub mod outbox;
 pub mod dispatch;
 
 pub mod delivery;
+pub mod mail;
 
 pub mod cluster;
 pub mod service;

@@ -9,10 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::EX_CONFIG;
 use crate::config::Config;
+use crate::mail::Mailer;
 use crate::run::{is_refusal, is_replica_set};
 use crate::store::{Result, SCAN_INDEX, Store, scan_index};
 
-/// MongoDB is asked for no longer than this.
+/// The name of a point.
+const MAIL_SERVER: &str = "mail server";
+
+/// MongoDB, and the mail server, are asked for no longer than this.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is found, worst last.
@@ -73,6 +77,7 @@ async fn ask(config: &Config, store: &Store) -> Finding {
         replica_set(config, &hello),
         privileges(config, store).await,
         index(config, store).await,
+        mail_server(config).await,
     ];
     worst.into_iter().max().unwrap_or(Finding::Good)
 }
@@ -131,7 +136,20 @@ async fn privileges(config: &Config, store: &Store) -> Finding {
             Err(error) => say(kind(&error), "privilege", &format!("{what}: {error}")),
         });
     }
-    worst.max(watch_privilege(config, store).await)
+    worst
+        .max(users_privilege(config, store).await)
+        .max(watch_privilege(config, store).await)
+}
+
+async fn users_privilege(config: &Config, store: &Store) -> Finding {
+    if config.email.smtp_url.is_none() {
+        return Finding::Good;
+    }
+    let users = store.database().collection::<Document>(&config.email.users);
+    match users.find_one(doc! {}).projection(doc! { "_id": 1 }).await {
+        Ok(_) => say(Finding::Good, "privilege", "read users"),
+        Err(error) => say(kind(&error), "privilege", &format!("read users: {error}")),
+    }
 }
 
 async fn watch_privilege(config: &Config, store: &Store) -> Finding {
@@ -158,6 +176,25 @@ async fn index(config: &Config, store: &Store) -> Finding {
             &format!("{name} is missing and scan.ensure_indexes is off: every scan would read the whole collection"),
         ),
         Err(error) => say(kind(&error), "index", &format!("{name}: {error}")),
+    }
+}
+
+/// Connects to it and logs in; sends nothing.
+async fn mail_server(config: &Config) -> Finding {
+    let mailer = match Mailer::new(&config.email) {
+        Ok(Some(mailer)) => mailer,
+        Ok(None) => return Finding::Good,
+        Err(error) => return say(Finding::Misconfigured, MAIL_SERVER, &error.to_string()),
+    };
+    match tokio::time::timeout(PATIENCE, mailer.check()).await {
+        Ok(Ok(())) => say(
+            Finding::Good,
+            MAIL_SERVER,
+            "answers, and takes the login where one is configured",
+        ),
+        Ok(Err((reason, true))) => say(Finding::Misconfigured, MAIL_SERVER, &reason),
+        Ok(Err((reason, false))) => say(Finding::Unreachable, MAIL_SERVER, &reason),
+        Err(_) => say(Finding::Unreachable, MAIL_SERVER, "no answer within 10 s"),
     }
 }
 

@@ -71,7 +71,7 @@ struct Stream {
 /// Asks and prints.
 pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
-    let status = gather(&store, config.delivery.allow_http).await;
+    let status = gather(&store, config).await;
     store.close().await;
     let status = status?;
     if json {
@@ -82,10 +82,13 @@ pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn gather(store: &Store, allow_http: bool) -> anyhow::Result<Status> {
+async fn gather(store: &Store, config: &Config) -> anyhow::Result<Status> {
     let now = store.hello().await?.get_datetime("localTime").copied()?;
     let directory = Directory::default();
-    let policy = Live::new(EndpointPolicy { allow_http });
+    directory.switch_email(config.email.smtp_url.is_some());
+    let policy = Live::new(EndpointPolicy {
+        allow_http: config.delivery.allow_http,
+    });
     Refresh {
         store: store.clone(),
         directory: directory.clone(),
@@ -171,7 +174,8 @@ async fn oldest(store: &Store, now: DateTime) -> Result<Option<i64>> {
 fn endpoints(directory: &Directory, counts: &[Document]) -> Vec<Endpoint> {
     let mut endpoints: HashMap<String, Endpoint> = HashMap::new();
     let known = directory.endpoints();
-    for key in known.iter().map(|endpoint| endpoint.key.clone()) {
+    let email = directory.email().then(EndpointKey::email);
+    for key in known.iter().map(|endpoint| endpoint.key.clone()).chain(email) {
         endpoints.insert(key.to_string(), describe(directory, &key));
     }
     for row in counts {
@@ -206,6 +210,8 @@ fn describe(directory: &Directory, key: &EndpointKey) -> Endpoint {
     let (name, state) = match directory.find(key) {
         Found::Endpoint(endpoint) if endpoint.enabled => (endpoint.name.clone(), "enabled"),
         Found::Endpoint(endpoint) => (endpoint.name.clone(), "disabled"),
+        Found::Email { enabled: true } => ("reminders to users".into(), "enabled"),
+        Found::Email { enabled: false } => ("reminders to users".into(), "disabled"),
         Found::Refused(_) => (String::new(), "out of service"),
         Found::Unknown => (String::new(), "deleted"),
     };

@@ -18,7 +18,7 @@ struct Contradiction {
     find: fn(&Config) -> Option<(String, String)>,
 }
 
-const CONTRADICTIONS: [Contradiction; 5] = [
+const CONTRADICTIONS: [Contradiction; 6] = [
     Contradiction {
         keys: ["mongodb.member_configs", "mongodb.badge_users"],
         find: |Config { mongodb, .. }| {
@@ -59,6 +59,13 @@ const CONTRADICTIONS: [Contradiction; 5] = [
                 let expected = format!("at least delivery.retry_window ({least})");
                 (expected, format_duration(delivery.retention).to_string())
             })
+        },
+    },
+    Contradiction {
+        keys: ["email.from", "email.smtp_url"],
+        find: |Config { email, .. }| {
+            let nobody = email.smtp_url.is_some() && email.from.is_none();
+            nobody.then(|| ("an address, since email.smtp_url is set".to_owned(), "none".to_owned()))
         },
     },
 ];

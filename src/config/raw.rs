@@ -58,10 +58,10 @@ impl Raw {
         }
     }
 
-    /// The same value, its text never shown from now on.
+    /// The same value, its text never shown from now on. An empty text has nothing to hide.
     pub(super) fn hidden(self) -> Self {
         match self {
-            Self::Text(text) | Self::Untyped(text) => Self::Secret(text),
+            Self::Text(text) | Self::Untyped(text) if !text.is_empty() => Self::Secret(text),
             other => other,
         }
     }

@@ -12,11 +12,13 @@ use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds, Year};
 use http::HeaderValue;
 use ipnet::IpNet;
+use lettre::message::Mailbox;
 use mongodb::options::ConnectionString;
 use secrecy::SecretString;
 
 use super::nearest::nearest;
 use super::raw::{Raw, shown};
+use super::{SmtpServer, Template};
 
 /// A value that broke its rule.
 pub(super) struct Mismatch {
@@ -180,6 +182,46 @@ pub(super) fn connection_string(raw: &Raw) -> Result<SecretString, Mismatch> {
                 "a connection string (mongodb:// or mongodb+srv://, user and password percent-encoded, known options)",
             )
         })
+}
+
+/// A mail server's URL; the empty text is none, but an empty file or credential is a mistake.
+pub(super) fn smtp_server(raw: &Raw) -> Result<Option<SmtpServer>, Mismatch> {
+    let mismatch = || {
+        Mismatch::new(
+            r#"smtps://USER:PASSWORD@HOST or smtp://HOST (user and password percent-encoded), or "" for no e-mails"#,
+        )
+    };
+    match raw {
+        Raw::Text(text) | Raw::Untyped(text) if text.is_empty() => Ok(None),
+        raw => {
+            let parsed = SmtpServer::parse(raw.as_text().ok_or_else(mismatch)?);
+            parsed.map(Some).map_err(|why| mismatch().because(why))
+        }
+    }
+}
+
+/// An e-mail address, with a name or without; the empty text is none.
+pub(super) fn mailbox(raw: &Raw) -> Result<Option<Mailbox>, Mismatch> {
+    let expected = r#"an address such as "Academy <no-reply@example.com>", or "" for none"#;
+    optional(raw, expected, |text| text.parse().ok())
+}
+
+/// A template that compiles.
+pub(super) fn template(raw: &Raw) -> Result<Template, Mismatch> {
+    let mismatch = || Mismatch::new("a template such as {{ certificate.ruleData.name }}");
+    let source = filled(raw).ok_or_else(mismatch)?;
+    Template::compile(source).map_err(|why| mismatch().because(why))
+}
+
+/// The path of a field, as MongoDB reads it in a projection.
+pub(super) fn field_path(raw: &Raw) -> Result<String, Mismatch> {
+    filled(raw)
+        .filter(|path| {
+            path.split('.')
+                .all(|part| !part.is_empty() && !part.contains(['$', '\0']))
+        })
+        .map(str::to_owned)
+        .ok_or_else(|| Mismatch::new("a field such as email or profile.email"))
 }
 
 /// A text that says something.

@@ -9,14 +9,16 @@ use chrono_tz::Tz;
 use croner::Cron;
 use http::HeaderValue;
 use ipnet::IpNet;
+use lettre::message::Mailbox;
 use secrecy::SecretString;
 
 use super::rules::{
-    boolean, collection_name, connection_string, database_name, duration, header_value, instant, listen_address,
-    networks, number, schedule, zone,
+    boolean, collection_name, connection_string, database_name, duration, field_path, header_value, instant,
+    listen_address, mailbox, networks, number, schedule, smtp_server, template, zone,
 };
+use super::secrets::FILE_KEYS;
 use super::settings::Settings;
-use super::uri::URI_FILE;
+use super::{SmtpServer, Template};
 
 /// Turns rows into a struct with those fields, the list of its keys, and the function that reads them.
 macro_rules! section {
@@ -120,6 +122,25 @@ section! {
 }
 
 section! {
+    /// `[email]`: reminders to the users of certificates that expired.
+    ["email"] Email {
+        /// The mail server, from `smtp_url`, `smtp_url_file` or the credential; `None` turns reminders off.
+        smtp_url: Option<SmtpServer> = "", smtp_server;
+        /// Who they come from.
+        from: Option<Mailbox> = "", mailbox;
+        /// Their subject.
+        subject: Template = "Your certificate {{ certificate.ruleData.name }} has expired", template;
+        /// Their text.
+        text: Template = "Hello,\n\nyour certificate {{ certificate.ruleData.name }} expired on \
+            {{ certificate.expires[:10] }}.\n", template;
+        /// The collection of users.
+        users: String = "users", collection_name;
+        /// The field of a user that holds the address, dots between its parts.
+        address_field: String = "email", field_path;
+    }
+}
+
+section! {
     /// `[service]`: the daemon itself.
     ["service"] Service {
         /// How long a stop waits for what is in flight.
@@ -130,24 +151,26 @@ section! {
 }
 
 /// The sections' names, as in the file.
-pub(super) const SECTIONS: [&str; 6] = [
+pub(super) const SECTIONS: [&str; 7] = [
     Mongodb::NAME,
     Scan::NAME,
     Completions::NAME,
     Queue::NAME,
     Delivery::NAME,
+    Email::NAME,
     Service::NAME,
 ];
 
-/// Every key that may be given, as `section.key`. `mongodb.uri_file` has no field: what it names becomes `mongodb.uri`.
+/// Every key that may be given, as `section.key`. Those that name a file have no field: what it holds becomes another's value.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> {
     [
         Mongodb::KEYS,
-        &[URI_FILE],
+        FILE_KEYS,
         Scan::KEYS,
         Completions::KEYS,
         Queue::KEYS,
         Delivery::KEYS,
+        Email::KEYS,
         Service::KEYS,
     ]
     .into_iter()

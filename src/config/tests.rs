@@ -8,6 +8,7 @@ use super::schema::keys;
 use super::*;
 
 mod connection_string;
+mod email;
 mod values;
 mod wrong;
 

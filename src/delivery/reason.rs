@@ -11,7 +11,7 @@ use super::resolve::Unresolved;
 const MAX_LENGTH: usize = 160;
 
 /// The reason why a request failed, found by the types in the error's chain, the innermost known one first.
-pub(super) fn of(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn of(error: &(dyn Error + 'static)) -> String {
     let chain: Vec<&(dyn Error + 'static)> = std::iter::successors(Some(error), |error| inner(*error)).collect();
     let known = chain.iter().rev().find_map(|error| known(*error));
     known.unwrap_or_else(|| one_line(&chain[chain.len() - 1].to_string()))

@@ -90,7 +90,8 @@ impl<O: Observer> Recorder<O> {
             match outcome {
                 Outcome::Delivered { .. } | Outcome::Gone(_) => self.window.succeeded(&job.delivery.endpoint),
                 Outcome::Failed(_) => self.window.failed(&job.delivery.endpoint),
-                Outcome::Cancelled { .. } | Outcome::Interrupted => {}
+                // Says nothing of the endpoint.
+                Outcome::Refused(_) | Outcome::Cancelled { .. } | Outcome::Interrupted => {}
             }
         }
     }

@@ -75,6 +75,8 @@ impl fmt::Display for EventId {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointKey(Arc<str>);
 
+const EMAIL: &str = "all/email";
+
 impl EndpointKey {
     /// The key of the endpoint with that `_id`; without one, a stable hash of owner and URL stands in for it.
     pub fn derive(owner: RawBsonRef<'_>, id: Option<RawBsonRef<'_>>, url: &str) -> Self {
@@ -84,6 +86,16 @@ impl EndpointKey {
             None => format!("u{}", short_hash(&[owner_part.as_bytes(), b"\0", url.as_bytes()])),
         };
         Self(format!("{owner_part}/{endpoint_part}").into())
+    }
+
+    /// The lane of reminders by e-mail, of all organizations: the parts of other keys are hashes and ObjectIds.
+    pub fn email() -> Self {
+        Self(EMAIL.into())
+    }
+
+    /// Whether it is that of e-mails.
+    pub fn is_email(&self) -> bool {
+        &*self.0 == EMAIL
     }
 
     /// A key that was derived before, as read from the outbox or a command line.

@@ -16,6 +16,8 @@ pub enum Outcome {
     Failed(Failure),
     /// 410: the receiver asks never to be asked again.
     Gone(Failure),
+    /// No later attempt can mend it: there is no address to send to, or it is refused for good.
+    Refused(Failure),
     /// The endpoint was deleted or disabled, or can't be served as configured: nothing was sent.
     Cancelled {
         /// Why, for the operator.

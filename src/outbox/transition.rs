@@ -27,13 +27,13 @@ pub enum Next {
         /// What failed.
         failure: Failure,
     },
-    /// A dead letter: attempts or window used up, or 410.
+    /// A dead letter: attempts or window used up, or refused for good.
     Dead {
         /// Why it ended here, e.g. `100 attempts failed`.
         verdict: String,
         /// What failed last.
         failure: Failure,
-        /// Whether it is tried again by itself once the endpoint answers: not where the receiver said 410.
+        /// Whether it is tried again by itself once the endpoint answers: not where it was refused for good.
         redrivable: bool,
     },
     /// Its endpoint is gone.
@@ -53,6 +53,11 @@ pub fn transition(delivery: &Claimed, outcome: &Outcome, now: DateTime, policy: 
         Outcome::Interrupted => Next::Released,
         Outcome::Gone(failure) => Next::Dead {
             verdict: "the receiver answered 410 Gone".into(),
+            failure: failure.clone(),
+            redrivable: false,
+        },
+        Outcome::Refused(failure) => Next::Dead {
+            verdict: "no later attempt can mend it".into(),
             failure: failure.clone(),
             redrivable: false,
         },

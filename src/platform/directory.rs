@@ -4,6 +4,7 @@ mod refresh;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use tokio::sync::SetOnce;
@@ -18,6 +19,7 @@ pub use refresh::Refresh;
 pub struct Directory {
     organizations: Arc<RwLock<Organizations>>,
     followed: Arc<SetOnce<()>>,
+    email: Arc<AtomicBool>,
 }
 
 /// By organization, the documents that speak of it (one, as a rule) by their ids.
@@ -35,6 +37,11 @@ pub(super) type DocumentId = String;
 pub enum Found {
     /// Switched on or off, as it says.
     Endpoint(Arc<Endpoint>),
+    /// Not an endpoint but e-mails to users, switched on or off.
+    Email {
+        /// Whether they are on.
+        enabled: bool,
+    },
     /// There, but it makes no sense; the reason.
     Refused(String),
     /// Not there.
@@ -42,19 +49,33 @@ pub enum Found {
 }
 
 impl Directory {
-    /// The endpoints of an organization that are switched on and subscribed to this type of event.
+    /// Switches reminders by e-mail on or off: they want each expiry, of every organization.
+    pub fn switch_email(&self, on: bool) {
+        self.email.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether reminders by e-mail are on.
+    pub fn email(&self) -> bool {
+        self.email.load(Ordering::Relaxed)
+    }
+
+    /// The endpoints of an organization that are switched on and subscribed to this type of event, and the e-mails.
     pub fn wanting(&self, owner: &str, event_type: EventType) -> Vec<EndpointKey> {
         let organizations = self.organizations.read();
         let configs = organizations.documents.get(owner).into_iter().flat_map(HashMap::values);
         let endpoints = configs.flat_map(|config| &config.endpoints);
-        endpoints
+        let wanting = endpoints
             .filter(|endpoint| endpoint.wants(event_type))
-            .map(|endpoint| endpoint.key.clone())
-            .collect()
+            .map(|endpoint| endpoint.key.clone());
+        let email = self.email() && event_type == EventType::CertificateExpired;
+        wanting.chain(email.then(EndpointKey::email)).collect()
     }
 
     /// The endpoint as it is configured now.
     pub fn find(&self, key: &EndpointKey) -> Found {
+        if key.is_email() {
+            return Found::Email { enabled: self.email() };
+        }
         let organizations = self.organizations.read();
         let Some(configs) = organizations.documents.get(key.owner()) else {
             return Found::Unknown;

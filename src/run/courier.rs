@@ -5,9 +5,11 @@ use std::time::Duration;
 use crate::cluster::Cluster;
 use crate::delivery::Client;
 use crate::dispatch::Deliver;
+use crate::mail::Mailer;
 use crate::model::{Clock, Failure, Live, Outcome};
 use crate::outbox::Claimed;
 use crate::platform::{Directory, Found};
+use crate::store::Store;
 
 /// Sends deliveries.
 #[derive(Clone)]
@@ -16,6 +18,10 @@ pub struct Courier {
     pub directory: Directory,
     /// What sends.
     pub client: Live<Client>,
+    /// What sends e-mails, if anything does.
+    pub mailer: Live<Option<Mailer>>,
+    /// Where users' addresses are.
+    pub store: Store,
     /// The time.
     pub clock: Clock,
     /// Whose lanes are whose now.
@@ -38,6 +44,7 @@ impl Deliver for Courier {
             Found::Endpoint(_) => Outcome::Cancelled {
                 reason: "the endpoint was disabled".into(),
             },
+            Found::Email { .. } => self.remind(delivery).await,
             Found::Unknown => Outcome::Cancelled {
                 reason: "the endpoint was deleted".into(),
             },
@@ -48,6 +55,17 @@ impl Deliver for Courier {
                 retry_after: None,
                 elapsed: Duration::ZERO,
             }),
+        }
+    }
+}
+
+impl Courier {
+    async fn remind(&self, delivery: &Claimed) -> Outcome {
+        match &*self.mailer.get() {
+            Some(mailer) => mailer.attempt(&self.store, &delivery.message, self.clock.now()).await,
+            None => Outcome::Cancelled {
+                reason: "e-mails are switched off".into(),
+            },
         }
     }
 }

@@ -93,7 +93,11 @@ impl Daemon {
         for key in restart_needed(&self.config, &config) {
             warn!(key, "this key has changed and takes effect after a restart");
         }
-        match self.engine.settings.replace(&config, &self.engine.window) {
+        match self
+            .engine
+            .settings
+            .replace(&config, &self.engine.window, &self.engine.directory)
+        {
             Ok(()) => info!(file, "configuration reloaded"),
             Err(error) => error!(%error, "reload refused, the configuration stays as it was"),
         }

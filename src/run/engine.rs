@@ -60,9 +60,11 @@ impl Engine {
         let lanes = cluster.clone();
         let owns = Box::new(move |endpoint: &EndpointKey| lanes.owns(endpoint));
         let (window, wanted) = Window::new(config.queue.capacity, config.delivery.concurrency, owns);
+        let directory = Directory::default();
+        directory.switch_email(settings.mailer.get().is_some());
         let outbox = Outbox::new(store.clone(), Arc::clone(cluster.me()), Arc::new(window.clone()));
         let engine = Self {
-            directory: Directory::default(),
+            directory,
             tally: Tally::default(),
             watch_status: Live::new(WatchStatus::default()),
             horizon: Horizon::default(),
@@ -157,6 +159,8 @@ impl Engine {
         let courier = Courier {
             directory: self.directory.clone(),
             client: self.settings.client.clone(),
+            mailer: self.settings.mailer.clone(),
+            store: self.store.clone(),
             clock: self.clock.clone(),
             cluster: self.cluster.clone(),
         };

@@ -50,7 +50,11 @@ async fn look(engine: &Engine, trials: &mut HashMap<EndpointKey, Trial>) -> Resu
     let endpoints = engine.outbox.with_dead_letters(since).await?;
     trials.retain(|endpoint, _| endpoints.contains(endpoint));
     let ours = |endpoint: &&EndpointKey| {
-        let enabled = matches!(engine.directory.find(endpoint), Found::Endpoint(found) if found.enabled);
+        let enabled = match engine.directory.find(endpoint) {
+            Found::Endpoint(found) => found.enabled,
+            Found::Email { enabled } => enabled,
+            Found::Refused(_) | Found::Unknown => false,
+        };
         enabled && engine.cluster.owns(endpoint)
     };
     for endpoint in endpoints.iter().filter(ours) {

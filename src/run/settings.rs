@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::config::{self, Config};
-use crate::delivery::{Client, ClientError, Policy, RetryPolicy};
+use crate::delivery::{Client, Policy, RetryPolicy};
 use crate::dispatch::{Permits, Window};
+use crate::mail::Mailer;
 use crate::model::Live;
-use crate::platform::EndpointPolicy;
+use crate::platform::{Directory, EndpointPolicy};
 use crate::source::Schedule;
 
 /// The settings that take effect without a restart.
@@ -27,6 +28,8 @@ pub struct Settings {
     pub endpoints: Live<EndpointPolicy>,
     /// What sends, with the guard's networks and the source's name.
     pub client: Live<Client>,
+    /// What sends e-mails, if anything does.
+    pub mailer: Live<Option<Mailer>>,
     /// How long after their death dead letters are tried again.
     pub redrive_for: Live<Duration>,
     /// Requests in flight, in all.
@@ -37,8 +40,8 @@ impl Settings {
     /// The settings of a configuration.
     ///
     /// # Errors
-    /// The HTTP client can't be built: no usable TLS roots, as a rule.
-    pub fn new(config: &Config) -> Result<Self, ClientError> {
+    /// The HTTP client or the mailer can't be built: no usable TLS roots, as a rule.
+    pub fn new(config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
             scan: Live::new(config.scan.clone()),
             schedule: Live::new(schedule(config)),
@@ -46,6 +49,7 @@ impl Settings {
             retry: Live::new(retry(config)),
             endpoints: Live::new(endpoints(config)),
             client: Live::new(Client::new(policy(config))?),
+            mailer: Live::new(Mailer::new(&config.email)?),
             redrive_for: Live::new(config.delivery.redrive_for),
             permits: Permits::new(config.delivery.max_in_flight),
         })
@@ -54,9 +58,12 @@ impl Settings {
     /// Puts a new configuration into effect. The pooled connections to receivers are opened anew.
     ///
     /// # Errors
-    /// The HTTP client can't be built; then nothing has changed.
-    pub fn replace(&self, config: &Config, window: &Window) -> Result<(), ClientError> {
-        self.client.set(Client::new(policy(config))?);
+    /// The HTTP client or the mailer can't be built; then nothing has changed.
+    pub fn replace(&self, config: &Config, window: &Window, directory: &Directory) -> anyhow::Result<()> {
+        let (client, mailer) = (Client::new(policy(config))?, Mailer::new(&config.email)?);
+        self.client.set(client);
+        directory.switch_email(mailer.is_some());
+        self.mailer.set(mailer);
         self.scan.set(config.scan.clone());
         self.schedule.set(schedule(config));
         self.schedule_changed.notify_one();

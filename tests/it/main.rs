@@ -14,6 +14,7 @@ mod cluster;
 mod dead_letters;
 mod demo;
 mod directory;
+mod email;
 mod oauth;
 mod pipeline;
 mod plan;

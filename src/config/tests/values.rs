@@ -8,6 +8,7 @@ fn the_defaults_are_those_that_operators_rely_on() {
         completions,
         queue,
         delivery,
+        email,
         service,
     } = Given::nothing().config();
     assert_eq!(mongodb.uri.expose_secret(), DEFAULT_URI);
@@ -30,6 +31,11 @@ fn the_defaults_are_those_that_operators_rely_on() {
     assert_eq!(
         (delivery.allow_networks.len(), delivery.source.as_bytes()),
         (0, &b"beedeez"[..])
+    );
+    assert!(email.smtp_url.is_none() && email.from.is_none());
+    assert_eq!(
+        [email.users, email.address_field],
+        ["users".to_owned(), "email".to_owned()]
     );
     assert_eq!(service.shutdown_grace.as_secs(), 20);
     assert_eq!(service.metrics_listen, Some("127.0.0.1:9464".parse().unwrap()));
@@ -81,6 +87,13 @@ fn every_key_can_be_set_in_the_file() {
         allow_http = true
         allow_networks = ["10.0.0.0/8", "fd00::/8"]
         source = "other"
+        [email]
+        smtp_url = "smtps://mail.test"
+        from = "Academy <no-reply@mail.test>"
+        subject = "s"
+        text = "t"
+        users = "people"
+        address_field = "profile.mail"
         [service]
         shutdown_grace = "0s"
         metrics_listen = ""
@@ -110,6 +123,11 @@ fn every_key_can_be_set_in_the_file() {
         (config.service.metrics_listen, config.service.shutdown_grace.as_secs()),
         (None, 0)
     );
+    let email = config.email;
+    assert!(email.smtp_url.is_some());
+    assert_eq!(email.from.unwrap().to_string(), "Academy <no-reply@mail.test>");
+    assert_eq!([email.users, email.address_field], ["people", "profile.mail"]);
+    assert_eq!(format!("{:?}{:?}", email.subject, email.text), r#""s""t""#);
     assert!(!config.completions.enabled && !config.scan.on_start && config.delivery.allow_http);
 }
 

@@ -120,8 +120,8 @@ fn names_that_mean_nothing_get_the_nearest_one() {
             "batch_size: expected a key in a section, found an unknown one; did you mean scan.batch_size? ",
         ),
         (
-            "[email]\nhost = 'x'",
-            "email: expected a section, found an unknown one (config.toml:1)",
+            "[webhooks]\nhost = 'x'",
+            "webhooks: expected a section, found an unknown one (config.toml:1)",
         ),
         (
             "[scan]\ncolour = 'x'",

@@ -118,13 +118,16 @@ fn a_time_that_the_receiver_names_is_honoured_within_the_window() {
 }
 
 #[test]
-fn gone_is_final_at_the_first_attempt_and_not_tried_again_by_itself() {
-    let expected = Next::Dead {
-        verdict: "the receiver answered 410 Gone".into(),
+fn a_refusal_for_good_is_final_at_the_first_attempt_and_not_tried_again_by_itself() {
+    let expected = |verdict: &str| Next::Dead {
+        verdict: verdict.into(),
         failure: failure(None),
         redrivable: false,
     };
-    assert_eq!(next(&at(1, None), &Outcome::Gone(failure(None))), expected);
+    let gone = next(&at(1, None), &Outcome::Gone(failure(None)));
+    assert_eq!(gone, expected("the receiver answered 410 Gone"));
+    let refused = next(&at(1, None), &Outcome::Refused(failure(None)));
+    assert_eq!(refused, expected("no later attempt can mend it"));
 }
 
 #[test]

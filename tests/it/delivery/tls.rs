@@ -8,7 +8,7 @@ use bytes::Bytes;
 use certhookd::delivery::{Client, Policy};
 use certhookd::model::Outcome;
 use futures_util::FutureExt;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,12 +40,18 @@ impl Authority {
         &self.pem
     }
 
-    /// A server's configuration with a certificate for `name`, valid until the end of `year`.
-    pub(crate) fn acceptor(&self, name: &str, year: i32, alpn: &[u8]) -> TlsAcceptor {
+    /// A certificate for `name`, valid until the end of `year`, and its key.
+    pub(crate) fn identity(&self, name: &str, year: i32) -> (Certificate, KeyPair) {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.not_after = date_time_ymd(year, 12, 31);
         let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// A server's configuration with such a certificate.
+    pub(crate) fn acceptor(&self, name: &str, year: i32, alpn: &[u8]) -> TlsAcceptor {
+        let (certificate, key) = self.identity(name, year);
+        let certificate = certificate.der().clone();
         let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()

@@ -38,7 +38,12 @@ pub(crate) fn node() -> Command {
 
 /// `python3`, with the library on its path, in the same kind of folder.
 pub(crate) fn python() -> Command {
-    let home = installed_by_pip("requirements.txt", "site");
+    python_with("requirements.txt")
+}
+
+/// `python3`, with what `pins` names on its path.
+pub(crate) fn python_with(pins: &str) -> Command {
+    let home = installed_by_pip(pins, "site");
     let mut python = Command::new("python3");
     python
         .env("PYTHONPATH", home.join("site"))

@@ -1,0 +1,139 @@
+//! The mail server: one connection an e-mail.
+//!
+//! Connections are not pooled: one that a timeout interrupted would answer the next e-mail with the reply to the last.
+
+use std::time::Duration;
+
+use lettre::Message;
+use lettre::transport::smtp::authentication::DEFAULT_MECHANISMS;
+use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
+use lettre::transport::smtp::extension::ClientId;
+use lettre::transport::smtp::{Error, response::Response};
+
+use super::{Cause, Unsent};
+use crate::config::{Encryption, SmtpServer};
+use crate::delivery::describe;
+
+/// How long connecting to one address of the server may take.
+const CONNECTING: Duration = Duration::from_secs(10);
+/// How long a farewell may take. By then all is decided.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The server that takes our e-mails.
+pub(super) struct Server {
+    server: SmtpServer,
+    tls: Option<TlsParameters>,
+    hello: ClientId,
+}
+
+/// A connection that is logged in.
+pub(super) struct Connection(AsyncSmtpConnection);
+
+/// The server has taken an e-mail.
+pub(super) struct Receipt {
+    /// Its reply code.
+    pub(super) status: u16,
+    connection: Connection,
+}
+
+impl Server {
+    pub(super) fn new(server: &SmtpServer) -> Result<Self, Error> {
+        let encrypted = server.encryption != Encryption::None;
+        let tls = encrypted.then(|| TlsParameters::new(server.host.clone())).transpose()?;
+        Ok(Self {
+            server: server.clone(),
+            tls,
+            hello: ClientId::default(),
+        })
+    }
+
+    /// Hands in one e-mail. A refusal of the connection or of the login is a matter of all e-mails, which another attempt may find
+    /// mended; what the server says of this one with 5xx is final (RFC 5321, 4.2.1).
+    pub(super) async fn send(&self, mail: &Message) -> Result<Receipt, Unsent> {
+        let mut connection = self.open().await.map_err(Unsent::NotNow)?;
+        let sent = connection.0.send(mail.envelope(), &mail.formatted()).await;
+        let response: Response = sent.map_err(|error| {
+            let cause = Cause::from(&error);
+            // The client refuses what the server can't take, such as an address beyond ASCII.
+            if error.is_permanent() || error.is_client() {
+                Unsent::Never(cause)
+            } else {
+                Unsent::NotNow(cause)
+            }
+        })?;
+        Ok(Receipt {
+            status: response.code().into(),
+            connection,
+        })
+    }
+
+    /// Connects, with TLS and login as configured.
+    pub(super) async fn open(&self) -> Result<Connection, Cause> {
+        let wrapped = self
+            .tls
+            .clone()
+            .filter(|_| self.server.encryption == Encryption::Implicit);
+        let address = (self.server.host.as_str(), self.server.port);
+        let connected = AsyncSmtpConnection::connect_tokio1(address, Some(CONNECTING), &self.hello, wrapped, None);
+        let mut connection = connected.await.map_err(|error| Cause::from(&error))?;
+        let upgrade = match self.server.encryption {
+            Encryption::Required => true,
+            Encryption::Opportunistic => connection.can_starttls(),
+            Encryption::Implicit | Encryption::None => false,
+        };
+        if let Some(tls) = self.tls.clone().filter(|_| upgrade) {
+            let upgraded = connection.starttls(tls, &self.hello).await;
+            upgraded.map_err(|error| Cause::from(&error))?;
+        }
+        if let Some(credentials) = &self.server.credentials {
+            let login = connection.auth(DEFAULT_MECHANISMS, credentials).await;
+            login.map_err(|error| Cause::from(&error).during("login"))?;
+        }
+        Ok(Connection(connection))
+    }
+}
+
+impl Connection {
+    /// Says goodbye, as far as the server listens.
+    pub(super) async fn farewell(mut self) {
+        let _ = tokio::time::timeout(FAREWELL, self.0.quit()).await;
+    }
+}
+
+impl Receipt {
+    /// Ends the connection. Whatever comes of it, the e-mail is taken.
+    pub(super) async fn farewell(self) {
+        self.connection.farewell().await;
+    }
+}
+
+impl Cause {
+    fn during(self, what: &str) -> Self {
+        let reason = format!("{what}: {}", self.reason);
+        Self { reason, ..self }
+    }
+}
+
+impl From<&Error> for Cause {
+    /// Of a reply only its codes: its text may hold the address.
+    fn from(error: &Error) -> Self {
+        let status = error.status().map(u16::from);
+        let reason = match status {
+            Some(status) => match enhanced_code(error) {
+                Some(code) => format!("status {status} {code}"),
+                None => format!("status {status}"),
+            },
+            None if error.is_response() => "connection closed, or the answer is not SMTP".to_owned(),
+            None => describe(error),
+        };
+        Self { status, reason }
+    }
+}
+
+/// A code such as 5.1.1 at the beginning of a reply (RFC 3463).
+fn enhanced_code(error: &Error) -> Option<String> {
+    let text = std::error::Error::source(error)?.to_string();
+    let code = text.split_whitespace().next()?;
+    let digits = |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+    (code.split('.').count() == 3 && code.split('.').all(digits)).then(|| code.to_owned())
+}

@@ -1,0 +1,55 @@
+//! Where a certificate's user wants e-mails.
+
+use bson::oid::ObjectId;
+use bson::{Bson, Document, doc};
+use lettre::Address;
+use serde_json::Value;
+
+use super::Unsent;
+use crate::config::Email;
+use crate::store::{Store, reason};
+
+/// The address of the certificate's user, as it is now.
+pub(super) async fn address(store: &Store, email: &Email, certificate: &Value) -> Result<Address, Unsent> {
+    let never = |reason: String| Unsent::Never(reason.into());
+    let id = id(&certificate["_userId"]).ok_or_else(|| never("the certificate names no user".into()))?;
+    let field = &email.address_field;
+    let user = read(store, &email.users, doc! { "_id": id }, field).await?;
+    let text = find(&user, field).ok_or_else(|| never(format!("the user has no `{field}`")))?;
+    text.trim()
+        .parse()
+        .map_err(|_| never(format!("the user's `{field}` is no e-mail address")))
+}
+
+async fn read(store: &Store, users: &str, filter: Document, field: &str) -> Result<Document, Unsent> {
+    let users = store.database().collection::<Document>(users);
+    let projection = doc! { field: 1 };
+    // A task of its own: an attempt may be cut short, but a driver's future is never dropped.
+    let found = tokio::spawn(async move { users.find_one(filter).projection(projection).await }).await;
+    let not_now = |reason| Unsent::NotNow(format!("the user can't be read: {reason}").into());
+    match found {
+        Ok(Ok(user)) => user.ok_or(Unsent::NoUser),
+        Ok(Err(error)) => Err(not_now(reason(&error))),
+        Err(error) => Err(not_now(error.to_string())),
+    }
+}
+
+/// What `_id` may be, as a filter: JSON does not tell an ObjectId from its 24 hex digits.
+fn id(value: &Value) -> Option<Bson> {
+    match value {
+        Value::String(text) => Some(match ObjectId::parse_str(text) {
+            Ok(id) => doc! { "$in": [id, text] }.into(),
+            Err(_) => text.as_str().into(),
+        }),
+        Value::Number(number) => number.as_i64().map(Bson::from).or(number.as_f64().map(Bson::from)),
+        _ => None,
+    }
+}
+
+/// The text at a path of fields.
+fn find<'a>(user: &'a Document, path: &str) -> Option<&'a str> {
+    match path.split_once('.') {
+        Some((first, rest)) => find(user.get_document(first).ok()?, rest),
+        None => user.get_str(path).ok(),
+    }
+}
