@@ -4,7 +4,6 @@
 //! `failpoints` is on for tests and benches alone, through `[dev-dependencies]`: elsewhere nothing of this is compiled.
 
 use fail::FailScenario;
-use nix::sys::signal::{Signal, raise};
 
 /// Arms the steps that the environment names; they stay armed while the returned value lives.
 ///
@@ -19,6 +18,6 @@ pub(crate) fn reach(step: &str) {
     let _ = step;
     fail::fail_point!(step, |_| {
         // It does not come back.
-        let _ = raise(Signal::SIGKILL);
+        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
     });
 }
