@@ -124,6 +124,7 @@ impl Cluster {
             .iter()
             .filter(|daemon| daemon.get_i64("pid").is_ok_and(ghosts::is_gone))
         {
+            self.end_session(ghost).await?;
             state
                 .delete_one(doc! { "_id": ghost.get("_id"), "pid": ghost.get("pid") })
                 .await?;
@@ -165,6 +166,7 @@ impl Cluster {
             "host": &*self.host,
             "machine": ghosts::machine(&self.host),
             "pid": i64::from(std::process::id()),
+            "session": self.store.session_id(),
             "version": env!("CARGO_PKG_VERSION"),
             "startedAt": { "$ifNull": ["$startedAt", "$$NOW"] },
             "seenAt": "$$NOW",
@@ -174,7 +176,26 @@ impl Cluster {
     async fn look(&self, now: DateTime) -> Result<View> {
         let filter = doc! { "_id": { "$gte": "daemon/", "$lt": "lease0" } };
         let found: Vec<Document> = self.store.state().find(filter).await?.try_collect().await?;
-        Ok(View::read(&found, now))
+        let view = View::read(&found, now);
+        let live = view.names(&self.me);
+        for dead in found.iter().filter(|one| !live.iter().any(|live| is_of(one, live))) {
+            self.end_session(dead).await?;
+        }
+        Ok(view)
+    }
+
+    /// Ends the session of a daemon that died, once.
+    async fn end_session(&self, daemon: &Document) -> Result<()> {
+        let Ok(session) = daemon.get_document("session") else {
+            return Ok(());
+        };
+        self.store.end_session(session).await?;
+        let ended = doc! { "_id": daemon.get("_id"), "session": session, "seenAt": daemon.get("seenAt") };
+        let state = self.store.state();
+        state
+            .update_one(ended, doc! { "$unset": { "session": 1 } })
+            .await
+            .map(drop)
     }
 
     /// Takes a lease whose holder is not alive; whoever is faster has it.
@@ -239,6 +260,12 @@ impl Cluster {
     fn document(&self) -> String {
         format!("daemon/{}", self.me)
     }
+}
+
+fn is_of(document: &Document, daemon: &str) -> bool {
+    document
+        .get_str("_id")
+        .is_ok_and(|id| id.strip_prefix("daemon/") == Some(daemon))
 }
 
 fn is_duplicate(error: &mongodb::error::Error) -> bool {

@@ -6,7 +6,7 @@
 //! ```text
 //!            append                    claim                record
 //! (nothing) ────────► pending ◄──────────────────► claimed ────────► delivered | dead | cancelled
-//!     └───────────────── stage: claimed from birth ────▲
+//!     └──── append, with a place in the queue ─────────▲
 //! ```
 //!
 //! A claim has an owner (one run of one daemon) and a number (never used twice by that owner); a result is written only
@@ -17,6 +17,7 @@ mod claim;
 mod document;
 mod handoff;
 mod record;
+mod reject;
 mod replay;
 mod transition;
 
@@ -25,11 +26,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::store::Store;
 
-pub use append::{Appended, Rejected, Staged};
+pub use append::Appended;
+pub(crate) use append::Written;
 pub use claim::LostClaim;
 pub use document::{Claimed, NewDelivery};
 pub use handoff::{Intake, Slot};
 pub use record::Verdict;
+pub use reject::Rejected;
 pub use replay::Selection;
 pub use transition::{Next, transition};
 

@@ -4,7 +4,6 @@
 
 mod catch_up;
 mod lookahead;
-mod mark;
 mod scan;
 mod schedule;
 mod stream;

@@ -3,27 +3,35 @@
 mod command;
 mod indexes;
 mod outage;
+mod unit;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
-use mongodb::{Client, Collection, Database};
+use mongodb::{Client, ClientSession, Collection, Database};
 use secrecy::ExposeSecret;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Mongodb;
 
+pub(crate) use command::insert_if_absent;
 pub use command::{RowError, WriteReply, update_row};
 pub use indexes::{SCAN_INDEX, ensure_deliveries, ensure_scan, scan_index};
 pub(crate) use outage::Backoff;
 pub use outage::{Outage, Tries};
+pub(crate) use unit::{Unit, has_no_transactions};
 
 /// How long one operation waits for a usable server before it counts as failed.
 const SERVER_SELECTION: Duration = Duration::from_secs(5);
 
 /// How long a server that does not answer is asked to end our sessions.
 const CLOSING: Duration = Duration::from_secs(1);
+
+/// MongoDB's `WriteConflict`.
+const WRITE_CONFLICT: i32 = 112;
 
 /// A result of the driver's.
 pub type Result<T> = std::result::Result<T, mongodb::error::Error>;
@@ -40,6 +48,9 @@ pub struct Store {
     database: Database,
     badge_users: String,
     member_configs: String,
+    /// Of transactions: see `Store::begin`.
+    session: Arc<Mutex<ClientSession>>,
+    session_id: Document,
     outage: Outage,
     stop: CancellationToken,
 }
@@ -53,15 +64,13 @@ impl Store {
         let mut options = ClientOptions::parse(config.uri.expose_secret()).await?;
         options.app_name.get_or_insert_with(|| "certhookd".into());
         options.server_selection_timeout.get_or_insert(SERVER_SELECTION);
-        options.write_concern = Some(
-            WriteConcern::builder()
-                .w(Acknowledgment::Majority)
-                .journal(true)
-                .build(),
-        );
+        options.write_concern = Some(durable());
         let client = Client::with_options(options)?;
+        let session = client.start_session().await?;
         Ok(Self {
             database: client.database(&config.database),
+            session_id: session.id().clone(),
+            session: Arc::new(Mutex::new(session)),
             client,
             badge_users: config.badge_users.clone(),
             member_configs: config.member_configs.clone(),
@@ -130,6 +139,8 @@ impl Store {
                     tries.succeeded();
                     return Ok(value);
                 }
+                // The platform changed what our transaction changes: no outage.
+                Err(error) if command_code(&error) == Some(WRITE_CONFLICT) => {}
                 Err(error) => tries.failed(what, &error, began),
             }
             tokio::select! {
@@ -143,6 +154,14 @@ impl Store {
     pub async fn close(self) {
         let _ = tokio::time::timeout(CLOSING, self.client.shutdown().immediate(true)).await;
     }
+}
+
+/// A write is confirmed when a majority has it in its journal: what is confirmed is never rolled back.
+fn durable() -> WriteConcern {
+    WriteConcern::builder()
+        .w(Acknowledgment::Majority)
+        .journal(true)
+        .build()
 }
 
 /// The outbox's collection.

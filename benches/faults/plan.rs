@@ -14,11 +14,9 @@ pub const LENGTH: Duration = Duration::from_secs(15);
 const VICTIMS: [Victims; 5] = [&[0], &[0], &[1], &[1], &[0, 1]];
 
 /// The steps of the protocol at which the daemon can be killed: see `src/kill_point.rs`.
-const STEPS: [&str; 11] = [
-    "staged",
-    "marked",
-    "confirmed",
-    "orphans-marked",
+const STEPS: [&str; 9] = [
+    "to-be-committed",
+    "taken",
     "appended",
     "token-to-be-saved",
     "token-saved",

@@ -87,7 +87,7 @@ async fn marks(stage: &Stage<'_>, ledger: &Ledger, now: i64) -> Result<Vec<Strin
 /// Deliveries that are not done, or that nobody expected.
 async fn outbox(stage: &Stage<'_>, ledger: &Ledger) -> Result<Vec<String>> {
     let deliveries = stage.database.collection::<Document>("webhook_deliveries");
-    let done = doc! { "state": "delivered", "claim": null, "unmarked": null, "attempts": { "$gte": 1 } };
+    let done = doc! { "state": "delivered", "claim": null, "attempts": { "$gte": 1 } };
     let open = deliveries.find(doc! { "$nor": [done.clone()] });
     let open: Vec<Document> = open.projection(doc! { "payload": 0 }).await?.try_collect().await?;
     let mut wrong: Vec<_> = open.iter().map(|one| format!("not done: {one}")).collect();

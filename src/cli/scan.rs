@@ -77,14 +77,13 @@ async fn deliver(
     tasks.shut_down(config.service.shutdown_grace).await;
     let tally = &engine.tally;
     println!(
-        "found {} certificates, {} deliveries: {} delivered, {} dead, {} cancelled, {} known before; {} renewed, {} rejected",
+        "found {} certificates, {} deliveries: {} delivered, {} dead, {} cancelled, {} known before; {} rejected",
         report.found,
         report.deliveries,
         tally.delivered(),
         tally.dead(),
         tally.cancelled(),
         report.known,
-        report.renewed,
         report.rejected
     );
     Ok(if tally.dead() == 0 {

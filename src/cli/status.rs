@@ -57,7 +57,6 @@ struct Scan {
     found: i64,
     deliveries: i64,
     rejected: i64,
-    renewed: i64,
     duration_ms: i64,
 }
 
@@ -234,7 +233,6 @@ fn scan(document: &Document) -> Scan {
         found: number(document, "found"),
         deliveries: number(document, "deliveries"),
         rejected: number(document, "rejected"),
-        renewed: number(document, "renewed"),
         duration_ms: number(document, "durationMs"),
     }
 }
@@ -278,8 +276,8 @@ fn print(status: &Status) {
     println!("oldest     {oldest}");
     match &status.last_scan {
         Some(scan) => println!(
-            "last scan  {}: {} found, {} deliveries, {} rejected, {} renewed, {} ms",
-            scan.at, scan.found, scan.deliveries, scan.rejected, scan.renewed, scan.duration_ms
+            "last scan  {}: {} found, {} deliveries, {} rejected, {} ms",
+            scan.at, scan.found, scan.deliveries, scan.rejected, scan.duration_ms
         ),
         None => println!("last scan  never"),
     }

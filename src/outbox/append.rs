@@ -3,13 +3,12 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use bson::{DateTime, RawBson, RawDocumentBuf, doc, rawdoc};
+use bson::{DateTime, RawDocumentBuf, doc};
 
-use super::document::{Birth, id_list};
+use super::document::{Birth, id_list, id_of};
 use super::{NewDelivery, Outbox, Slot};
 use crate::kill_point;
-use crate::model::{EventId, EventType};
-use crate::store::{DELIVERIES, Result, Stopped};
+use crate::store::{DELIVERIES, Result, Stopped, Unit, WriteReply};
 
 /// More than this in one command would pass MongoDB's message limit of 16 MB for a document.
 const COMMAND_BYTES: usize = 8 << 20;
@@ -23,153 +22,115 @@ pub struct Appended {
     pub known: usize,
 }
 
-/// Deliveries that are in the outbox but must not be sent before their BadgeUsers are marked: see [`Outbox::confirm`].
-#[must_use = "staged deliveries go out when they are confirmed"]
-pub struct Staged {
+/// Deliveries that are written. Those that have a place in the queue are claimed by this daemon: once they are certainly in the
+/// outbox they are to be released.
+#[must_use = "what is not released waits until this daemon ends"]
+pub(crate) struct Written {
     rows: Vec<Row>,
     claim: i64,
-    /// What was new and what was not.
-    pub appended: Appended,
+    known: usize,
 }
 
 struct Row {
     delivery: NewDelivery,
     slot: Option<Box<dyn Slot>>,
-    fresh: bool,
-}
-
-/// A document that can't be an event, kept for the operator.
-#[derive(Clone, Debug)]
-pub struct Rejected {
-    /// What it would have been.
-    pub event_type: EventType,
-    /// The BadgeUser's `_id`.
-    pub badge_user: RawBson,
-    /// The part of the key that tells this rejection from a later one: the event's id.
-    pub event_id: EventId,
-    /// What is wrong, in one line.
-    pub reason: String,
 }
 
 impl Outbox {
-    /// Writes deliveries that may go out at once.
+    /// Writes deliveries and sends them on their way.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon stops before MongoDB confirmed the write.
     pub async fn append(&self, deliveries: Vec<NewDelivery>, now: DateTime) -> std::result::Result<Appended, Stopped> {
-        let (mut rows, claim) = self.write(deliveries, now, false).await?;
+        let mut written = self.reserve(deliveries);
+        let documents = self.encode(&written, now);
+        let mut known = HashSet::new();
+        for (first, chunk) in chunks(&documents) {
+            let there = self.insert(chunk, written.claim).await?;
+            known.extend(there.into_iter().map(|index| first + index));
+        }
         kill_point::reach("appended");
-        let appended = count(&rows);
-        for row in &mut rows {
-            if let (true, Some(slot)) = (row.fresh, row.slot.take()) {
-                slot.fill(row.delivery.claimed(claim));
-            }
-        }
-        self.announce(&rows);
-        Ok(appended)
+        written.forget(&known);
+        Ok(self.release(written))
     }
 
-    /// Writes deliveries that go out once their BadgeUsers are marked.
+    /// Writes deliveries as a part of `unit`; when that is committed, [`Outbox::release`] sends them on their way.
     ///
     /// # Errors
-    /// [`Stopped`] when the daemon stops before MongoDB confirmed the write.
-    pub async fn stage(&self, deliveries: Vec<NewDelivery>, now: DateTime) -> std::result::Result<Staged, Stopped> {
-        let (rows, claim) = self.write(deliveries, now, true).await?;
-        Ok(Staged {
-            appended: count(&rows),
-            rows,
-            claim,
-        })
-    }
-
-    /// Sends staged deliveries on their way, but for those of events in `renewed`, which are taken out again. Returns how many were
-    /// taken out.
-    ///
-    /// # Errors
-    /// [`Stopped`] when the daemon stops before MongoDB confirmed the write.
-    pub async fn confirm(&self, staged: Staged, renewed: &HashSet<EventId>) -> std::result::Result<usize, Stopped> {
-        let Staged { mut rows, claim, .. } = staged;
-        let (gone, kept): (Vec<_>, Vec<_>) = rows
-            .drain(..)
-            .partition(|row| renewed.contains(&row.delivery.message.event_id));
-        let gone: Vec<_> = gone
-            .iter()
-            .filter(|row| row.fresh)
-            .map(|row| row.delivery.id())
-            .collect();
-        let withdrawn = gone.len();
-        self.withdraw(gone, claim).await?;
-        let mut overflow = Vec::new();
-        for mut row in kept.into_iter().filter(|row| row.fresh) {
-            match row.slot.take() {
-                Some(slot) => slot.fill(row.delivery.claimed(claim)),
-                None => overflow.push(row),
-            }
-        }
-        self.free(overflow.iter().map(|row| row.delivery.id()).collect(), claim)
-            .await?;
-        self.announce(&overflow);
-        Ok(withdrawn)
-    }
-
-    /// Keeps a note of documents that can't be events. Writing one again changes nothing.
-    ///
-    /// # Errors
-    /// [`Stopped`] when the daemon stops before MongoDB confirmed the write.
-    pub async fn reject(&self, rejected: &[Rejected], now: DateTime) -> std::result::Result<(), Stopped> {
-        if rejected.is_empty() {
-            return Ok(());
-        }
-        let notes: Vec<_> = rejected.iter().map(|one| encode_rejected(one, now)).collect();
-        self.store
-            .persist("record rejected documents", || {
-                self.store.insert_rows(DELIVERIES, notes.iter())
-            })
-            .await?;
-        Ok(())
-    }
-
-    async fn write(
+    /// MongoDB did not do it, or did not confirm it: the unit is spoiled.
+    pub(crate) async fn append_within(
         &self,
+        unit: &mut Unit,
         deliveries: Vec<NewDelivery>,
         now: DateTime,
-        unmarked: bool,
-    ) -> std::result::Result<(Vec<Row>, i64), Stopped> {
-        let claim = self.draw_claim();
-        let mut rows: Vec<_> = deliveries.into_iter().map(|delivery| self.reserve(delivery)).collect();
-        let documents: Vec<_> = rows
-            .iter()
-            .map(|row| {
-                let held = unmarked || row.slot.is_some();
-                let attempts = i32::from(row.slot.is_some());
-                let claimed = Birth::Claimed {
-                    owner: &self.owner,
-                    number: claim,
-                    unmarked,
-                    attempts,
-                };
-                row.delivery.encode(now, if held { claimed } else { Birth::Pending })
-            })
-            .collect();
-        let mut first = 0;
-        for chunk in chunks(&documents) {
-            let known = self.insert(chunk, claim).await?;
-            for index in known {
-                rows[first + index].fresh = false;
-                rows[first + index].slot = None;
-            }
-            first += chunk.len();
+    ) -> Result<Written> {
+        // A row that is there already would spoil a transaction.
+        let there = self.there(unit, &deliveries).await?;
+        let (old, new): (Vec<_>, Vec<_>) = deliveries
+            .into_iter()
+            .partition(|delivery| there.contains(&delivery.id()));
+        let mut written = self.reserve(new);
+        let documents = self.encode(&written, now);
+        let mut known = HashSet::new();
+        for (first, chunk) in chunks(&documents) {
+            let there = duplicates(&unit.insert(DELIVERIES, chunk.iter()).await?)?;
+            known.extend(there.into_iter().map(|index| first + index));
         }
-        Ok((rows, claim))
+        written.forget(&known);
+        written.known += old.len();
+        Ok(written)
     }
 
-    fn reserve(&self, delivery: NewDelivery) -> Row {
-        let slot = self.intake.reserve(&delivery.endpoint, delivery.message.body.len());
-        Row {
-            delivery,
-            slot,
-            fresh: true,
+    /// Lets the queue have what it has places for, and tells it of the rest.
+    pub(crate) fn release(&self, written: Written) -> Appended {
+        let Written { rows, claim, known } = written;
+        let fresh = rows.len();
+        let mut waiting = Vec::new();
+        for Row { delivery, slot } in rows {
+            match slot {
+                Some(slot) => slot.fill(delivery.claimed(claim)),
+                None => waiting.push(delivery.endpoint),
+            }
         }
+        self.intake.pending(&mut waiting.iter());
+        Appended { fresh, known }
+    }
+
+    fn reserve(&self, deliveries: Vec<NewDelivery>) -> Written {
+        let row = |delivery: NewDelivery| Row {
+            slot: self.intake.reserve(&delivery.endpoint, delivery.message.body.len()),
+            delivery,
+        };
+        Written {
+            rows: deliveries.into_iter().map(row).collect(),
+            claim: self.draw_claim(),
+            known: 0,
+        }
+    }
+
+    /// What has a place in the queue is born claimed.
+    fn encode(&self, written: &Written, now: DateTime) -> Vec<RawDocumentBuf> {
+        let claimed = Birth::Claimed {
+            owner: &self.owner,
+            number: written.claim,
+        };
+        let document = |row: &Row| {
+            let birth = row.slot.as_ref().map_or(Birth::Pending, |_| claimed);
+            row.delivery.encode(now, birth)
+        };
+        written.rows.iter().map(document).collect()
+    }
+
+    async fn there(&self, unit: &mut Unit, deliveries: &[NewDelivery]) -> Result<HashSet<String>> {
+        if deliveries.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let ids = id_list(deliveries.iter().map(NewDelivery::id));
+        let mut options = mongodb::options::FindOptions::default();
+        options.projection = Some(doc! { "_id": 1 });
+        let filter = doc! { "_id": { "$in": ids } };
+        let found = unit.find(&self.store.deliveries(), filter, options, usize::MAX).await?;
+        Ok(found.iter().filter_map(|document| id_of(document)).collect())
     }
 
     /// Inserts one command's worth; returns the places of those that were there already.
@@ -178,11 +139,7 @@ impl Outbox {
         self.store
             .persist("append to the outbox", || async {
                 let first = tries.fetch_add(1, Ordering::Relaxed) == 0;
-                let reply = self.store.insert_rows(DELIVERIES, documents.iter()).await?;
-                if let Some(other) = reply.errors.iter().find(|row| !row.is_duplicate()) {
-                    return Err(refused(other.code));
-                }
-                let known: Vec<_> = reply.errors.iter().map(|row| row.index).collect();
+                let known = duplicates(&self.store.insert_rows(DELIVERIES, documents.iter()).await?)?;
                 if first {
                     Ok(known)
                 } else {
@@ -194,71 +151,40 @@ impl Outbox {
 
     /// After a lost answer: what is there already may be what we wrote. Returns the places that are not ours.
     async fn without_ours(&self, documents: &[RawDocumentBuf], known: Vec<usize>, claim: i64) -> Result<Vec<usize>> {
-        let ids = known
-            .iter()
-            .filter_map(|index| super::document::id_of(&documents[*index]));
+        let ids = known.iter().filter_map(|index| id_of(&documents[*index]));
         let filter = doc! { "_id": { "$in": id_list(ids) }, "claim.by": &*self.owner, "claim.n": claim };
         let ours: HashSet<String> = self.ids(filter).await?.into_iter().collect();
-        let is_ours = |index: &usize| super::document::id_of(&documents[*index]).is_some_and(|id| ours.contains(&id));
+        let is_ours = |index: &usize| id_of(&documents[*index]).is_some_and(|id| ours.contains(&id));
         Ok(known.into_iter().filter(|index| !is_ours(index)).collect())
     }
+}
 
-    async fn withdraw(&self, ids: Vec<String>, claim: i64) -> std::result::Result<(), Stopped> {
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let filter = doc! { "_id": { "$in": id_list(ids) }, "claim.by": &*self.owner, "claim.n": claim };
-        self.store
-            .persist("withdraw renewed certificates", || async {
-                self.store.deliveries().delete_many(filter.clone()).await
-            })
-            .await?;
-        Ok(())
-    }
-
-    /// Turns our claims into pending deliveries.
-    async fn free(&self, ids: Vec<String>, claim: i64) -> std::result::Result<(), Stopped> {
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let filter = doc! { "_id": { "$in": id_list(ids) }, "claim.by": &*self.owner, "claim.n": claim };
-        let update = doc! { "$set": { "state": "pending" }, "$unset": { "claim": 1, "unmarked": 1 } };
-        self.store
-            .persist("free staged deliveries", || async {
-                self.store
-                    .deliveries()
-                    .update_many(filter.clone(), update.clone())
-                    .await
-            })
-            .await?;
-        Ok(())
-    }
-
-    fn announce(&self, rows: &[Row]) {
-        let mut waiting = rows
-            .iter()
-            .filter(|row| row.fresh && row.slot.is_none())
-            .map(|row| &row.delivery.endpoint);
-        self.intake.pending(&mut waiting);
+impl Written {
+    /// The rows at these places are somebody else's.
+    fn forget(&mut self, known: &HashSet<usize>) {
+        let mut place = 0..;
+        self.rows
+            .retain(|_| place.next().is_none_or(|place| !known.contains(&place)));
+        self.known += known.len();
     }
 }
 
-fn count(rows: &[Row]) -> Appended {
-    let fresh = rows.iter().filter(|row| row.fresh).count();
-    Appended {
-        fresh,
-        known: rows.len() - fresh,
+/// The places of the rows that were there already.
+fn duplicates(reply: &WriteReply) -> Result<Vec<usize>> {
+    match reply.errors.iter().find(|row| !row.is_duplicate()) {
+        Some(other) => Err(mongodb::error::Error::custom(format!(
+            "a row was refused with code {}",
+            other.code
+        ))),
+        None => Ok(reply.errors.iter().map(|row| row.index).collect()),
     }
 }
 
-fn refused(code: i32) -> mongodb::error::Error {
-    mongodb::error::Error::custom(format!("a row was refused with code {code}"))
-}
-
-/// Cuts the documents into runs that fit in one command.
-fn chunks(documents: &[RawDocumentBuf]) -> impl Iterator<Item = &[RawDocumentBuf]> {
+/// Cuts the documents into runs that fit in one command, each with the place of its first.
+fn chunks(documents: &[RawDocumentBuf]) -> impl Iterator<Item = (usize, &[RawDocumentBuf])> {
     let mut rest = documents;
     std::iter::from_fn(move || {
+        let first = documents.len() - rest.len();
         let mut bytes = 0;
         let fits = rest.iter().take_while(|document| {
             bytes += document.as_bytes().len();
@@ -266,19 +192,6 @@ fn chunks(documents: &[RawDocumentBuf]) -> impl Iterator<Item = &[RawDocumentBuf
         });
         let (head, tail) = rest.split_at(fits.count().max(1).min(rest.len()));
         rest = tail;
-        (!head.is_empty()).then_some(head)
+        (!head.is_empty()).then_some((first, head))
     })
-}
-
-fn encode_rejected(rejected: &Rejected, now: DateTime) -> RawDocumentBuf {
-    rawdoc! {
-        "_id": format!("rejected/{}", rejected.event_id),
-        "v": 1,
-        "state": "rejected",
-        "eventType": rejected.event_type.as_str(),
-        "badgeUserId": rejected.badge_user.clone(),
-        "reason": rejected.reason.as_str(),
-        "createdAt": now,
-        "finishedAt": now,
-    }
 }

@@ -1,6 +1,6 @@
 //! Taking deliveries out of the outbox: which endpoints have something due, claiming it, and adopting what the dead left.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use bson::{DateTime, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
@@ -10,7 +10,7 @@ use super::document::{decode, id_list, id_of};
 use super::{Claimed, Outbox};
 use crate::kill_point;
 use crate::model::EndpointKey;
-use crate::store::{DELIVERIES, Result, update_row};
+use crate::store::Result;
 
 /// Bodies of at most so many bytes are claimed in one call.
 const CLAIM_BYTES: usize = 16 << 20;
@@ -134,13 +134,12 @@ impl Outbox {
         Ok(())
     }
 
-    /// Frees the claims of every owner that is not in `live`. Those whose BadgeUser may not be marked are left to
-    /// [`Outbox::orphans`]. Returns how many became pending.
+    /// Frees the claims of every owner that is not in `live`. Returns how many became pending.
     ///
     /// # Errors
     /// MongoDB is away.
     pub async fn adopt(&self, live: &[String]) -> Result<u64> {
-        let filter = doc! { "state": "claimed", "claim.by": { "$nin": live }, "unmarked": { "$ne": true } };
+        let filter = doc! { "state": "claimed", "claim.by": { "$nin": live } };
         let update = doc! { "$set": { "state": "pending" }, "$unset": { "claim": 1 } };
         Ok(self
             .store
@@ -148,49 +147,6 @@ impl Outbox {
             .update_many(filter, update)
             .await?
             .modified_count)
-    }
-
-    /// Up to `limit` deliveries that were staged by an owner that is not in `live`, as `(delivery id, document)`: whether they go
-    /// out depends on their BadgeUsers, see [`Outbox::settle`].
-    ///
-    /// # Errors
-    /// MongoDB is away.
-    pub async fn orphans(&self, live: &[String], limit: i64) -> Result<Vec<RawDocumentBuf>> {
-        let filter = doc! { "state": "claimed", "claim.by": { "$nin": live }, "unmarked": true };
-        let fields = doc! { "badgeUserId": 1, "occurredAt": 1, "createdAt": 1, "claim": 1 };
-        self.store
-            .deliveries()
-            .find(filter)
-            .projection(fields)
-            .limit(limit)
-            .await?
-            .try_collect()
-            .await
-    }
-
-    /// Settles orphans: `valid` become pending, the others, whose certificates were renewed or deleted before they were
-    /// marked, are taken out. Each is still as it was found, or left alone.
-    ///
-    /// # Errors
-    /// MongoDB is away.
-    pub async fn settle(&self, orphans: &HashMap<String, RawDocumentBuf>, valid: &HashSet<String>) -> Result<()> {
-        let unchanged = |id: &String| {
-            let claim = orphans.get(id).and_then(|orphan| orphan.get_document("claim").ok());
-            bson::rawdoc! { "_id": id.as_str(), "unmarked": true, "claim": claim.map(ToOwned::to_owned).unwrap_or_default() }
-        };
-        let pending = bson::rawdoc! { "$set": { "state": "pending" }, "$unset": { "claim": 1, "unmarked": 1 } };
-        let rows: Vec<_> = valid
-            .iter()
-            .map(|id| update_row(unchanged(id), pending.clone(), false))
-            .collect();
-        if !rows.is_empty() {
-            self.store.update_rows(DELIVERIES, rows.iter()).await?;
-        }
-        for id in orphans.keys().filter(|id| !valid.contains(*id)) {
-            let filter = Document::try_from(unchanged(id)).map_err(mongodb::error::Error::custom)?;
-            self.store.deliveries().delete_one(filter).await?;
-        }
-        Ok(())
     }
 
     pub(super) async fn ids(&self, filter: Document) -> Result<Vec<String>> {

@@ -86,17 +86,10 @@ impl NewDelivery {
         };
         match birth {
             Birth::Pending => document.append(cstr!("attempts"), 0),
-            Birth::Claimed {
-                owner,
-                number,
-                unmarked,
-                attempts,
-            } => {
-                document.append(cstr!("attempts"), attempts);
+            // An attempt is counted before it is made.
+            Birth::Claimed { owner, number } => {
+                document.append(cstr!("attempts"), 1);
                 document.append(cstr!("claim"), rawdoc! { "by": owner, "n": number });
-                if unmarked {
-                    document.append(cstr!("unmarked"), true);
-                }
             }
         }
         document.append(cstr!("payload"), &*payload);
@@ -109,13 +102,8 @@ impl NewDelivery {
 pub(crate) enum Birth<'a> {
     /// Free for the feeder.
     Pending,
-    /// Held by `owner`; `unmarked` while its BadgeUser is not marked yet: must not be sent before.
-    Claimed {
-        owner: &'a str,
-        number: i64,
-        unmarked: bool,
-        attempts: i32,
-    },
+    /// Held by `owner`.
+    Claimed { owner: &'a str, number: i64 },
 }
 
 /// Reads a pending delivery for a claim that is about to be made under number `claim`; counts the attempt.

@@ -63,11 +63,11 @@ impl Outbox {
 }
 
 fn update(next: &Next, now: DateTime) -> RawDocumentBuf {
-    let done = rawdoc! { "claim": 1, "unmarked": 1 };
+    let done = rawdoc! { "claim": 1 };
     match next {
         Next::Delivered { status } => rawdoc! {
             "$set": { "state": "delivered", "finishedAt": now, "lastAttemptAt": now, "lastStatus": i32::from(*status) },
-            "$unset": { "claim": 1, "unmarked": 1, "deadSince": 1, "redrivable": 1 },
+            "$unset": { "claim": 1, "deadSince": 1, "redrivable": 1 },
         },
         Next::Retry {
             due,
@@ -77,7 +77,7 @@ fn update(next: &Next, now: DateTime) -> RawDocumentBuf {
             let mut set = failed("pending", failure, now);
             set.append(cstr!("due"), *due);
             set.append(cstr!("firstAttemptAt"), *first_attempt_at);
-            rawdoc! { "$set": set, "$unset": { "claim": 1, "unmarked": 1 } }
+            rawdoc! { "$set": set, "$unset": done }
         }
         Next::Dead {
             verdict,
@@ -99,7 +99,7 @@ fn update(next: &Next, now: DateTime) -> RawDocumentBuf {
         Next::Released => rawdoc! {
             "$set": { "state": "pending" },
             "$inc": { "attempts": -1 },
-            "$unset": { "claim": 1, "unmarked": 1 },
+            "$unset": done,
         },
     }
 }

@@ -111,7 +111,6 @@ impl Engine {
             store: self.store.clone(),
             outbox: self.outbox.clone(),
             directory: self.directory.clone(),
-            cluster: self.cluster.clone(),
             clock: self.clock.clone(),
             config: self.settings.scan.clone(),
             stop,

@@ -85,11 +85,9 @@ fn log(report: &Report, asked: bool) {
         ($level:ident) => {
             $level!(
                 found = report.found,
-                renewed = report.renewed,
                 rejected = report.rejected,
                 deliveries = report.deliveries,
                 known = report.known,
-                settled = report.settled,
                 duration_ms = u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX),
                 "scan finished"
             )
@@ -105,7 +103,6 @@ async fn save(engine: &Engine, at: DateTime, report: &Report) -> Result<(), Stop
         "at": at,
         "by": &**engine.cluster.me(),
         "found": number(report.found),
-        "renewed": number(report.renewed),
         "rejected": number(report.rejected),
         "deliveries": number(report.deliveries),
         "known": number(report.known),
@@ -116,12 +113,12 @@ async fn save(engine: &Engine, at: DateTime, report: &Report) -> Result<(), Stop
     engine.store.persist("save the scan's report", update).await.map(drop)
 }
 
-/// Sends heartbeats; frees the claims of daemons that died, and asks for a scan where their certificates may be unmarked.
-pub(super) async fn heartbeat(engine: Arc<Engine>, bell: ScanBell, pulse: Pulse, end: CancellationToken) {
+/// Sends heartbeats; frees the claims of daemons that died.
+pub(super) async fn heartbeat(engine: Arc<Engine>, pulse: Pulse, end: CancellationToken) {
     let mut tries = engine.store.outage().tries();
     while end.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_some() {
         let began = Instant::now();
-        let beaten = keep(&engine, &bell).await;
+        let beaten = keep(&engine).await;
         pulse.beat();
         match beaten {
             Ok(()) => tries.succeeded(),
@@ -130,14 +127,11 @@ pub(super) async fn heartbeat(engine: Arc<Engine>, bell: ScanBell, pulse: Pulse,
     }
 }
 
-async fn keep(engine: &Engine, bell: &ScanBell) -> crate::store::Result<()> {
+async fn keep(engine: &Engine) -> crate::store::Result<()> {
     engine.cluster.beat().await?;
     let live = engine.cluster.live();
     if engine.outbox.adopt(&live).await? > 0 {
         engine.window.look();
-    }
-    if !engine.outbox.orphans(&live, 1).await?.is_empty() {
-        bell.ring();
     }
     Ok(())
 }

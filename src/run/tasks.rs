@@ -49,7 +49,7 @@ impl Tasks {
         give_up: CancellationToken,
     ) -> Self {
         let mut tasks = Self::none(give_up);
-        tasks.spawn_keepers(engine, bell, watchdog, manager);
+        tasks.spawn_keepers(engine, watchdog, manager);
         tasks.spawn_senders(engine, wanted);
         tasks.spawn_feeder(engine, watchdog);
         tasks.spawn_streams(engine, config, watchdog);
@@ -62,7 +62,7 @@ impl Tasks {
     pub fn for_one_scan(engine: &Arc<Engine>, wanted: Wanted, give_up: CancellationToken) -> Self {
         let (mut tasks, watchdog) = (Self::none(give_up), Watchdog::new());
         let pulse = watchdog.register("heartbeat", ALLOWANCE);
-        let heartbeat = loops::heartbeat(Arc::clone(engine), ScanBell::default(), pulse, tasks.end.clone());
+        let heartbeat = loops::heartbeat(Arc::clone(engine), pulse, tasks.end.clone());
         tasks.keepers.spawn(named("heartbeat", heartbeat));
         tasks.spawn_senders(engine, wanted);
         tasks.spawn_feeder(engine, &watchdog);
@@ -123,9 +123,9 @@ impl Tasks {
         join(&mut self.keepers).await;
     }
 
-    fn spawn_keepers(&mut self, engine: &Arc<Engine>, bell: &ScanBell, watchdog: &Watchdog, manager: &Manager) {
+    fn spawn_keepers(&mut self, engine: &Arc<Engine>, watchdog: &Watchdog, manager: &Manager) {
         let pulse = watchdog.register("heartbeat", ALLOWANCE);
-        let heartbeat = loops::heartbeat(Arc::clone(engine), bell.clone(), pulse, self.end.clone());
+        let heartbeat = loops::heartbeat(Arc::clone(engine), pulse, self.end.clone());
         self.keepers.spawn(named("heartbeat", heartbeat));
         let status = loops::status(Arc::clone(engine), manager.clone(), self.stop.clone(), self.end.clone());
         self.keepers.spawn(named("status", status));

@@ -1,17 +1,17 @@
-//! One scan: read what has expired, write it to the outbox, mark it, let it go.
+//! One scan: portion by portion, what has expired is written to the outbox and marked, and goes out.
 
 mod bell;
 mod portion;
 mod read;
-mod settle;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bson::DateTime;
+use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::cluster::Cluster;
 use crate::config;
 use crate::model::EventType;
 use crate::model::{Clock, Live};
@@ -19,7 +19,7 @@ use crate::outbox::{NewDelivery, Outbox, Rejected};
 use crate::platform::{Directory, Event, Unfit, badge_user};
 use crate::store::{Stopped, Store};
 
-use portion::Portions;
+use read::Query;
 
 pub use bell::ScanBell;
 
@@ -32,8 +32,6 @@ pub struct Scan {
     pub outbox: Outbox,
     /// Who wants them.
     pub directory: Directory,
-    /// Whose leftovers are to be settled.
-    pub cluster: Cluster,
     /// The time.
     pub clock: Clock,
     /// `[scan]` as it is now.
@@ -47,16 +45,12 @@ pub struct Scan {
 pub struct Report {
     /// Certificates that had expired with the reminder unsent.
     pub found: usize,
-    /// Of these, renewed, re-dated or deleted before they were marked: nothing was sent.
-    pub renewed: usize,
     /// Of these, recorded as rejected.
     pub rejected: usize,
     /// Deliveries that are new in the outbox.
     pub deliveries: usize,
     /// Deliveries that were there already.
     pub known: usize,
-    /// Leftovers of a daemon that died between outbox and mark, settled by this scan.
-    pub settled: usize,
     /// How long it took.
     pub took: Duration,
 }
@@ -68,22 +62,12 @@ impl Scan {
     /// [`Stopped`] when the daemon stops first; nothing is lost, the next scan goes on.
     pub async fn run_once(&self, now: DateTime) -> Result<Report, Stopped> {
         let began = Instant::now();
-        let settled = settle::settle(&self.store, &self.outbox, &self.cluster).await?;
-        let mut report = Report {
-            settled,
-            ..Report::default()
-        };
-        let batches = read::expired(&self.store, &self.config.get(), now);
-        let mut portions = Portions::new(batches);
-        let mut staged = None;
-        loop {
-            // One portion is marked and let go while the next waits for room and is written to the outbox.
-            let (next, finished) = tokio::join!(self.stage_next(&mut portions), self.finish(staged, &mut report));
-            finished?;
-            staged = next?;
-            if staged.is_none() {
-                break;
-            }
+        let config = self.config.get();
+        let index = || read::index(&self.store, config.ensure_indexes);
+        let index = self.store.persist("look for the scan's index", index).await?;
+        let mut report = Report::default();
+        for mut query in Query::all(now, &config, index.as_deref()) {
+            while !self.stop.is_cancelled() && self.take_portion(&mut query, &mut report).await? {}
         }
         if self.stop.is_cancelled() {
             return Err(Stopped);
@@ -95,22 +79,19 @@ impl Scan {
     /// Counts per organization what a scan at `now` would send: `(owner, certificates, deliveries)`, by owner. Writes nothing.
     ///
     /// # Errors
-    /// [`Stopped`] when the daemon stops first.
-    pub async fn dry_run(&self, now: DateTime) -> Result<Vec<(String, usize, usize)>, Stopped> {
-        let mut counts = std::collections::BTreeMap::<String, (usize, usize)>::new();
-        let config = config::Scan {
-            ensure_indexes: false,
-            ..(*self.config.get()).clone()
-        };
-        let mut batches = read::expired(&self.store, &config, now);
-        while let Some(batch) = batches.recv().await {
-            for document in batch? {
+    /// MongoDB is away.
+    pub async fn dry_run(&self, now: DateTime) -> Result<Vec<(String, usize, usize)>, mongodb::error::Error> {
+        let mut counts = BTreeMap::<String, (usize, usize)>::new();
+        let index = read::index(&self.store, false).await?;
+        for query in Query::all(now, &self.config.get(), index.as_deref()) {
+            let mut cursor = query.cursor(&self.store).await?;
+            while let Some(document) = cursor.try_next().await? {
                 let (owner, wanting) = match badge_user::expired(&document, now) {
                     Ok(event) => (event.owner.clone(), self.deliveries(&event).len()),
                     Err(_) => ("(rejected)".into(), 0),
                 };
-                let count = counts.entry(owner).or_default();
-                *count = (count.0 + 1, count.1 + wanting);
+                let (certificates, deliveries) = counts.entry(owner).or_default();
+                (*certificates, *deliveries) = (*certificates + 1, *deliveries + wanting);
             }
         }
         Ok(counts

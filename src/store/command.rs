@@ -2,7 +2,8 @@
 //!
 //! The driver's `bulk_write` needs MongoDB 8, and 6.0 must work; its `insert_many` serializes what is BSON already.
 
-use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
+use bson::{Bson, Document, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, rawdoc};
+use mongodb::error::Error;
 
 use super::{Result, Store};
 
@@ -36,6 +37,31 @@ pub fn update_row(filter: RawDocumentBuf, update: RawDocumentBuf, multi: bool) -
     rawdoc! { "q": filter, "u": update, "multi": multi }
 }
 
+/// One row of an `update` command that inserts `document` unless its `_id` is there.
+pub(crate) fn insert_if_absent(document: &RawDocument) -> Result<RawDocumentBuf> {
+    let (mut filter, mut rest) = (RawDocumentBuf::new(), RawDocumentBuf::new());
+    for field in document {
+        let (name, value) = field.map_err(Error::custom)?;
+        let target = if name == "_id" { &mut filter } else { &mut rest };
+        target.append(name, RawBson::from(value));
+    }
+    Ok(rawdoc! { "q": filter, "u": { "$setOnInsert": rest }, "upsert": true })
+}
+
+/// An `insert` of all, unordered.
+pub(super) fn insert<'a>(collection: &str, rows: impl Iterator<Item = &'a RawDocumentBuf>) -> RawDocumentBuf {
+    let mut documents = RawArrayBuf::new();
+    rows.for_each(|row| documents.push(row.clone()));
+    rawdoc! { "insert": collection, "ordered": false, "documents": documents }
+}
+
+/// An `update` by these rows, unordered.
+pub(super) fn update<'a>(collection: &str, rows: impl Iterator<Item = &'a RawDocumentBuf>) -> RawDocumentBuf {
+    let mut updates = RawArrayBuf::new();
+    rows.for_each(|row| updates.push(row.clone()));
+    rawdoc! { "update": collection, "ordered": false, "updates": updates }
+}
+
 impl Store {
     /// Inserts all, unordered. A row that is there already is an entry in `errors`, not an error.
     ///
@@ -46,10 +72,7 @@ impl Store {
         collection: &str,
         rows: impl Iterator<Item = &'a RawDocumentBuf>,
     ) -> Result<WriteReply> {
-        let mut documents = RawArrayBuf::new();
-        rows.for_each(|row| documents.push(row.clone()));
-        self.write(rawdoc! { "insert": collection, "ordered": false, "documents": documents })
-            .await
+        self.write(insert(collection, rows)).await
     }
 
     /// Runs the update rows, unordered.
@@ -61,45 +84,31 @@ impl Store {
         collection: &str,
         rows: impl Iterator<Item = &'a RawDocumentBuf>,
     ) -> Result<WriteReply> {
-        let mut updates = RawArrayBuf::new();
-        rows.for_each(|row| updates.push(row.clone()));
-        self.write(rawdoc! { "update": collection, "ordered": false, "updates": updates })
-            .await
+        self.write(update(collection, rows)).await
     }
 
-    async fn write(&self, mut command: RawDocumentBuf) -> Result<WriteReply> {
+    pub(super) async fn write(&self, mut command: RawDocumentBuf) -> Result<WriteReply> {
         command.append(bson::cstr!("writeConcern"), rawdoc! { "w": "majority", "j": true });
         let reply = self.database().run_raw_command(command).await?;
-        let reply = RawDocumentBuf::try_from(&reply).map_err(mongodb::error::Error::custom)?;
         parse(&reply)
     }
 }
 
-fn parse(reply: &RawDocument) -> Result<WriteReply> {
-    if let Ok(Some(concern)) = reply.get("writeConcernError") {
-        return Err(mongodb::error::Error::custom(format!(
-            "the write was not confirmed: {concern:?}"
-        )));
+/// What the server answered to a write command.
+pub(super) fn parse(reply: &Document) -> Result<WriteReply> {
+    if let Some(concern) = reply.get("writeConcernError") {
+        return Err(Error::custom(format!("the write was not confirmed: {concern}")));
     }
-    let mut parsed = WriteReply {
-        matched: reply
-            .get_i32("n")
-            .ok()
-            .and_then(|n| usize::try_from(n).ok())
-            .unwrap_or(0),
-        errors: Vec::new(),
+    let number = |document: &Document, field| document.get_i32(field).ok().and_then(|n| usize::try_from(n).ok());
+    let rows = reply.get_array("writeErrors").into_iter().flatten();
+    let error = |row: &Document| {
+        Some(RowError {
+            index: number(row, "index")?,
+            code: row.get_i32("code").ok()?,
+        })
     };
-    let Ok(rows) = reply.get_array("writeErrors") else {
-        return Ok(parsed);
-    };
-    for row in rows {
-        let Some(row) = row.ok().and_then(|row| row.as_document()) else {
-            continue;
-        };
-        let index = row.get_i32("index").ok().and_then(|index| usize::try_from(index).ok());
-        if let (Some(index), Ok(code)) = (index, row.get_i32("code")) {
-            parsed.errors.push(RowError { index, code });
-        }
-    }
-    Ok(parsed)
+    Ok(WriteReply {
+        matched: number(reply, "n").unwrap_or(0),
+        errors: rows.filter_map(Bson::as_document).filter_map(error).collect(),
+    })
 }

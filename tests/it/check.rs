@@ -101,6 +101,8 @@ async fn a_standalone_with_completions_on_is_exit_78_and_says_how_to_get_a_repli
     let mut daemon = bed.daemon().await;
     bed.wait_for(|requests| requests.len() == 1).await;
     assert!(daemon.stop().await.success());
+    let marked = doc! { "expiryReminderSent": true };
+    bed.wait_for_count(&bed.badge_users(), marked, 1).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use certhookd::model::Clock;
 use certhookd::sandbox::Answer;
 use nix::sys::signal::Signal;
 
-use crate::bed::{Bed, certificate, expired, expired_id, heard, is_scan};
+use crate::bed::{Bed, certificate, expired, expired_id, heard};
 
 /// What the daemon of the big test holds in memory at most.
 const CAPACITY: usize = 256;
@@ -62,53 +62,6 @@ fn claimed(owner: ObjectId, endpoint: &Document, certificate: &Document, by: &st
         "occurredAt": expires, "createdAt": Clock::local(), "due": expires, "attempts": 1,
         "claim": { "by": by, "n": 1_i64 }, "payload": "{}",
     }
-}
-
-/// The same, if it dies before it knows that the certificate is marked.
-fn unmarked(owner: ObjectId, endpoint: &Document, certificate: &Document) -> Document {
-    let mut delivery = claimed(owner, endpoint, certificate, "dead");
-    delivery.insert("unmarked", true);
-    delivery
-}
-
-#[tokio::test]
-async fn what_a_crash_left_between_outbox_and_mark_goes_out_only_if_the_certificate_is_as_it_was() {
-    let bed = Bed::new().await.with("completions.enabled = false");
-    let endpoint = bed.endpoint("/a");
-    let owner = bed.organization(vec![endpoint.clone()]).await;
-    let [read, mut marked, renewed, deleted] = [(); 4].map(|()| expired(owner));
-    let left: Vec<_> = [&read, &marked, &renewed, &deleted]
-        .map(|certificate| unmarked(owner, &endpoint, certificate))
-        .into();
-    bed.deliveries().insert_many(&left).await.unwrap();
-    marked.insert("expiryReminderSent", true);
-    marked.insert("updatedAt", DateTime::from_millis(0));
-    let next_year = DateTime::from_millis(Clock::local().timestamp_millis() + 365 * 86_400_000);
-    let mut later = renewed.clone();
-    later.insert("expires", next_year);
-    bed.badge_users().insert_many([&read, &marked, &later]).await.unwrap();
-
-    let mut daemon = bed.daemon().await;
-    let scan = daemon.wait_for(is_scan).await;
-    assert_eq!((&scan["settled"], &scan["found"]), (&4.into(), &0.into()), "{scan}");
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered" }, 2)
-        .await;
-    assert!(daemon.stop().await.success());
-
-    assert_eq!(
-        bed.deliveries().count_documents(doc! {}).await.unwrap(),
-        2,
-        "two taken out"
-    );
-    let heard = heard(&bed.receiver.requests());
-    let once = |certificate| heard.get(&("/a".to_owned(), expired_id(certificate))) == Some(&1);
-    assert!(heard.len() == 2 && once(&read) && once(&marked), "{heard:?}");
-    // Marked at the instant that the payload names.
-    let written = left[0].get_datetime("createdAt").unwrap();
-    let mark = doc! { "_id": read.get("_id"), "expiryReminderSent": true, "updatedAt": written };
-    assert_eq!(bed.badge_users().count_documents(mark).await.unwrap(), 1);
-    let kept = doc! { "expires": next_year, "expiryReminderSent": false };
-    assert_eq!(bed.badge_users().count_documents(kept).await.unwrap(), 1);
 }
 
 #[tokio::test]

@@ -1,119 +1,163 @@
-//! A portion of a scan: as many certificates as the queue has room for, from the outbox write to the mark.
+//! A portion of a scan: as many certificates as the queue has room for. Reading them, writing their deliveries and marking them
+//! is one unit of work: no crash and no renewal comes in between.
 
-use std::collections::HashSet;
+use bson::{DateTime, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, rawdoc};
+use tracing::warn;
 
-use bson::{DateTime, RawDocumentBuf};
-use tokio::sync::mpsc;
-
+use super::read::Query;
 use super::{Report, Scan, reject};
 use crate::kill_point;
 use crate::model::EventType;
-use crate::outbox::Staged;
-use crate::platform::{Event, Unfit, badge_user};
-use crate::source::mark::{Mark, mark};
-use crate::store::Stopped;
+use crate::outbox::{NewDelivery, Rejected, Written};
+use crate::platform::badge_user;
+use crate::store::{Result, Stopped, Unit, WriteReply, has_no_transactions, update_row};
 
 /// However full the queue is, a portion has so many: what finds no room waits in the outbox.
 const LEAST: usize = 100;
 
-/// Batches as they are read, cut into portions.
-pub(super) struct Portions {
-    batches: mpsc::Receiver<Result<Vec<RawDocumentBuf>, Stopped>>,
-    rest: Vec<RawDocumentBuf>,
-}
-
-impl Portions {
-    pub(super) fn new(batches: mpsc::Receiver<Result<Vec<RawDocumentBuf>, Stopped>>) -> Self {
-        Self {
-            batches,
-            rest: Vec::new(),
-        }
-    }
-
-    /// The next portion, of at most `room` documents but [`LEAST`]; `None` when all is read.
-    pub(super) async fn next(&mut self, room: usize) -> Result<Option<Vec<RawDocumentBuf>>, Stopped> {
-        if self.rest.is_empty() {
-            let Some(batch) = self.batches.recv().await else {
-                return Ok(None);
-            };
-            self.rest = batch?;
-        }
-        let later = self.rest.split_off(room.max(LEAST).min(self.rest.len()));
-        Ok(Some(std::mem::replace(&mut self.rest, later)))
-    }
-}
-
-/// A portion that is in the outbox and not marked yet.
-pub(super) struct Portion {
+/// A portion that is written and marked.
+struct Taken {
     documents: Vec<RawDocumentBuf>,
-    events: Vec<Result<Event, Unfit>>,
-    staged: Staged,
-    /// What the payloads say of the mark.
-    marked_at: DateTime,
+    rejected: usize,
+    written: Written,
+    /// `_id`s of what MongoDB refuses to change.
+    refused: Vec<RawBson>,
 }
 
 impl Scan {
-    /// Writes the next portion to the outbox; `None` when all is read, or when the daemon stops.
-    pub(super) async fn stage_next(&self, portions: &mut Portions) -> Result<Option<Portion>, Stopped> {
-        if self.stop.is_cancelled() {
-            return Ok(None);
+    /// Takes the next portion of what `query` finds; `false` when nothing is left.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the daemon stops first: of the portion then all happened or nothing.
+    pub(super) async fn take_portion(
+        &self,
+        query: &mut Query,
+        report: &mut Report,
+    ) -> std::result::Result<bool, Stopped> {
+        let most = self.config.get().batch_size as usize;
+        let size = self.outbox.room().await.max(LEAST).min(most);
+        let take = |atomic| {
+            let query = &*query;
+            let take = move || self.take(query, size, atomic);
+            self.store.persist("take expired certificates", take)
+        };
+        let taken = match take(true).await? {
+            Some(taken) => Some(taken),
+            None => take(false).await?,
+        };
+        let Some(taken) = taken.filter(|taken| !taken.documents.is_empty()) else {
+            return Ok(false);
+        };
+        kill_point::reach("taken");
+        query.advance(&taken.documents, taken.refused);
+        let appended = self.outbox.release(taken.written);
+        report.found += taken.documents.len();
+        report.rejected += taken.rejected;
+        report.deliveries += appended.fresh;
+        report.known += appended.known;
+        Ok(true)
+    }
+
+    /// `None` where nothing happened, but single writes may do: the server has no transactions, or refuses one of the marks.
+    async fn take(&self, query: &Query, size: usize, atomic: bool) -> Result<Option<Taken>> {
+        let mut unit = self.store.begin(atomic).await?;
+        let written = self.write(&mut unit, query, size).await;
+        if let Ok(taken) = written.as_ref()
+            && (taken.refused.is_empty() || !atomic)
+        {
+            kill_point::reach("to-be-committed");
+            unit.commit().await?;
+            return written.map(Some);
         }
-        match portions.next(self.outbox.room().await).await? {
-            Some(documents) => Ok(Some(self.stage(documents).await?)),
-            None => Ok(None),
+        unit.abort().await;
+        match written {
+            Ok(_) => Ok(None),
+            Err(error) if atomic && has_no_transactions(&error) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    /// Outbox first, then the mark: a crash in between costs a repetition, never an event.
-    async fn stage(&self, documents: Vec<RawDocumentBuf>) -> Result<Portion, Stopped> {
+    /// Outbox first, then the mark: without a transaction a crash in between costs a repetition, never an event.
+    async fn write(&self, unit: &mut Unit, query: &Query, size: usize) -> Result<Taken> {
+        let documents = query.read(unit, &self.store, size).await?;
         let marked_at = self.clock.now();
-        let event = |document: &RawDocumentBuf| badge_user::expired(document, marked_at);
-        let events: Vec<_> = documents.iter().map(event).collect();
-        let deliveries = events
-            .iter()
-            .flatten()
-            .flat_map(|event| self.deliveries(event))
-            .collect();
-        let staged = self.outbox.stage(deliveries, marked_at).await?;
-        kill_point::reach("staged");
-        Ok(Portion {
+        let (deliveries, rejected) = self.sort_out(&documents, marked_at);
+        let written = self.outbox.append_within(unit, deliveries, marked_at).await?;
+        self.outbox.reject_within(unit, &rejected, marked_at).await?;
+        let refused = self.mark(unit, &documents, marked_at).await?;
+        Ok(Taken {
+            rejected: rejected.len(),
             documents,
-            events,
-            staged,
-            marked_at,
+            written,
+            refused,
         })
     }
 
-    /// Marks the certificates of a portion and lets its deliveries go.
-    pub(super) async fn finish(&self, portion: Option<Portion>, report: &mut Report) -> Result<(), Stopped> {
-        let Some(portion) = portion else { return Ok(()) };
-        let Portion {
-            documents,
-            events,
-            staged,
-            marked_at,
-        } = portion;
-        let unfit = events.iter().filter_map(|event| event.as_ref().err());
-        let rejected: Vec<_> = unfit
-            .map(|unfit| reject(unfit, EventType::CertificateExpired))
-            .collect();
-        self.outbox.reject(&rejected, marked_at).await?;
-        let marks: Vec<_> = documents.iter().map(|document| Mark::of(document)).collect();
-        let renewed = mark(&self.store, &marks, marked_at).await?;
-        kill_point::reach("marked");
-        let taken_back: HashSet<_> = renewed
-            .iter()
-            .filter_map(|place| events[*place].as_ref().ok())
-            .map(|event| event.message.event_id.clone())
-            .collect();
-        let appended = staged.appended;
-        let withdrawn = self.outbox.confirm(staged, &taken_back).await?;
-        kill_point::reach("confirmed");
-        report.found += documents.len();
-        report.rejected += rejected.len();
-        report.renewed += renewed.len();
-        report.deliveries += appended.fresh - withdrawn;
-        report.known += appended.known;
-        Ok(())
+    fn sort_out(&self, documents: &[RawDocumentBuf], marked_at: DateTime) -> (Vec<NewDelivery>, Vec<Rejected>) {
+        let (mut deliveries, mut rejected) = (Vec::new(), Vec::new());
+        for document in documents {
+            match badge_user::expired(document, marked_at) {
+                Ok(event) => deliveries.extend(self.deliveries(&event)),
+                Err(unfit) => rejected.push(reject(&unfit, EventType::CertificateExpired)),
+            }
+        }
+        (deliveries, rejected)
     }
+
+    /// The only write to the platform's documents. Returns what MongoDB refused.
+    async fn mark(&self, unit: &mut Unit, documents: &[RawDocumentBuf], now: DateTime) -> Result<Vec<RawBson>> {
+        if documents.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = if unit.is_atomic() {
+            vec![mark_all(documents, now)]
+        } else {
+            documents
+                .iter()
+                .map(|document| mark_if_unchanged(document, now))
+                .collect()
+        };
+        let reply = unit.update(self.store.badge_users().name(), rows.iter()).await?;
+        Ok(refused(&reply, documents, unit.is_atomic()))
+    }
+}
+
+/// In a transaction nothing has changed since it was read.
+fn mark_all(documents: &[RawDocumentBuf], now: DateTime) -> RawDocumentBuf {
+    let ids: RawArrayBuf = documents.iter().map(|document| field(document, "_id")).collect();
+    update_row(rawdoc! { "_id": { "$in": ids } }, set_mark(now), true)
+}
+
+/// Only if it still expires when it did as it was read.
+fn mark_if_unchanged(document: &RawDocument, now: DateTime) -> RawDocumentBuf {
+    let filter = rawdoc! {
+        "_id": field(document, "_id"),
+        // As a value, whatever it is: a document would be taken for operators.
+        "expires": { "$eq": field(document, "expires") },
+        "expiryReminderSent": { "$ne": true },
+    };
+    update_row(filter, set_mark(now), false)
+}
+
+fn set_mark(now: DateTime) -> RawDocumentBuf {
+    rawdoc! { "$set": { "expiryReminderSent": true, "updatedAt": now } }
+}
+
+fn refused(reply: &WriteReply, documents: &[RawDocumentBuf], atomic: bool) -> Vec<RawBson> {
+    let Some(first) = reply.errors.first() else {
+        return Vec::new();
+    };
+    if !atomic {
+        warn!(
+            certificates = reply.errors.len(),
+            code = first.code,
+            "MongoDB refused to mark certificates: sent once, and found again by every scan until they can be written"
+        );
+    }
+    let id = |index: usize| documents.get(index).map(|document| field(document, "_id"));
+    reply.errors.iter().filter_map(|row| id(row.index)).collect()
+}
+
+pub(super) fn field(document: &RawDocument, name: &str) -> RawBson {
+    document.get(name).ok().flatten().map_or(RawBson::Null, RawBson::from)
 }

@@ -1,15 +1,14 @@
-//! Reading what has expired, in batches, one ahead of what is being processed.
+//! Finding what has expired, by the index alone.
 
-use bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
-use futures_util::TryStreamExt;
+use bson::{Bson, DateTime, Document, RawBson, RawDocumentBuf, doc};
+use mongodb::Cursor;
 use mongodb::options::{FindOptions, Hint};
-use tokio::sync::mpsc;
 
 use crate::config;
-use crate::store::{Result, Stopped, Store, ensure_scan, scan_index};
+use crate::store::{Result, Store, Unit, ensure_scan, scan_index};
 
-/// A batch holds no more bytes than this, however large its documents are.
-const BATCH_BYTES: usize = 8 << 20;
+/// A portion holds not much more bytes than this, however large its documents are.
+const PORTION_BYTES: usize = 8 << 20;
 
 /// What `expires` must not be, but for arrays: these are found by their elements, in either query.
 const ODD_EXPIRES: [&str; 13] = [
@@ -71,76 +70,94 @@ fn passed(now: DateTime, not_before: Option<DateTime>) -> Document {
     expires
 }
 
-/// Starts reading; batches come out of the receiver, the earliest expiry first, then what has odd types.
-pub(super) fn expired(
-    store: &Store,
-    config: &config::Scan,
-    now: DateTime,
-) -> mpsc::Receiver<std::result::Result<Vec<RawDocumentBuf>, Stopped>> {
-    let (batches, receiver) = mpsc::channel(1);
-    let reader = Reader {
-        store: store.clone(),
-        expired: expired_filter(now, config.not_before),
-        odd: odd_filter(now, config.not_before),
-        batch_size: config.batch_size as usize,
-        ensure_index: config.ensure_indexes,
-        batches,
-    };
-    tokio::spawn(reader.run());
-    receiver
+/// What a scan looks for, and how far it has come.
+pub(super) struct Query {
+    filter: Document,
+    sorted: bool,
+    index: Option<String>,
+    /// The latest `expires` that was read: what is behind it is marked.
+    reached: Option<DateTime>,
+    /// `_id`s of what can't be marked.
+    refused: Vec<Bson>,
 }
 
-struct Reader {
-    store: Store,
-    expired: Document,
-    odd: Document,
-    batch_size: usize,
-    ensure_index: bool,
-    batches: mpsc::Sender<std::result::Result<Vec<RawDocumentBuf>, Stopped>>,
-}
-
-impl Reader {
-    /// A cursor that breaks is opened anew: what was processed is marked, and does not come again.
-    async fn run(self) {
-        let done = self.store.persist("read expired certificates", || self.read()).await;
-        if let Err(stopped) = done {
-            let _ = self.batches.send(Err(stopped)).await;
-        }
-    }
-
-    async fn read(&self) -> Result<()> {
-        // Asked every time: a collection that was dropped came back without its index.
-        let index = if self.ensure_index {
-            Some(ensure_scan(&self.store).await?)
-        } else {
-            scan_index(&self.store).await?
+impl Query {
+    /// What has expired at `now`, the earliest expiry first; then what has odd types. Served by `index`.
+    pub(super) fn all(now: DateTime, config: &config::Scan, index: Option<&str>) -> [Self; 2] {
+        let query = |filter, sorted| Self {
+            filter,
+            sorted,
+            index: index.map(str::to_owned),
+            reached: None,
+            refused: Vec::new(),
         };
-        let mut options = FindOptions::default();
-        options.batch_size = u32::try_from(self.batch_size).ok();
-        options.hint = index.map(Hint::Name);
-        options.sort = Some(doc! { "expires": 1 });
-        self.read_matching(&self.expired, options.clone()).await?;
-        options.sort = None;
-        self.read_matching(&self.odd, options).await
+        [
+            query(expired_filter(now, config.not_before), true),
+            query(odd_filter(now, config.not_before), false),
+        ]
     }
 
-    async fn read_matching(&self, filter: &Document, options: FindOptions) -> Result<()> {
-        let badge_users = self.store.badge_users();
-        let mut cursor = badge_users.find(filter.clone()).with_options(options).await?;
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        while let Some(document) = cursor.try_next().await? {
-            bytes += document.as_bytes().len();
-            batch.push(document);
-            if batch.len() >= self.batch_size || bytes >= BATCH_BYTES {
-                bytes = 0;
-                if self.batches.send(Ok(std::mem::take(&mut batch))).await.is_err() {
-                    return Ok(());
-                }
-            }
+    /// The next documents, at most so many.
+    ///
+    /// # Errors
+    /// MongoDB is away.
+    pub(super) async fn read(&self, unit: &mut Unit, store: &Store, most: usize) -> Result<Vec<RawDocumentBuf>> {
+        let mut options = self.options();
+        options.limit = i64::try_from(most).ok();
+        options.batch_size = u32::try_from(most).ok();
+        unit.find(&store.badge_users(), self.remaining(), options, PORTION_BYTES)
+            .await
+    }
+
+    /// All of them, in a cursor.
+    ///
+    /// # Errors
+    /// MongoDB is away.
+    pub(super) async fn cursor(&self, store: &Store) -> Result<Cursor<RawDocumentBuf>> {
+        let badge_users = store.badge_users();
+        let find = badge_users.find(self.filter.clone());
+        find.with_options(self.options()).await
+    }
+
+    /// These are done with, but for what was refused.
+    pub(super) fn advance(&mut self, documents: &[RawDocumentBuf], refused: Vec<RawBson>) {
+        let last = documents.last().filter(|_| self.sorted);
+        if let Some(expires) = last.and_then(|document| document.get_datetime("expires").ok()) {
+            self.reached = Some(expires);
         }
-        if !batch.is_empty() {
-            let _ = self.batches.send(Ok(batch)).await;
+        self.refused
+            .extend(refused.into_iter().filter_map(|id| Bson::try_from(id).ok()));
+    }
+
+    fn options(&self) -> FindOptions {
+        let mut options = FindOptions::default();
+        options.hint = self.index.clone().map(Hint::Name);
+        options.sort = self.sorted.then(|| doc! { "expires": 1 });
+        options
+    }
+
+    /// Without what is behind: the index still holds the keys of what was marked just now, and would have them skipped one by one.
+    fn remaining(&self) -> Document {
+        let mut filter = self.filter.clone();
+        if let (Some(reached), Ok(expires)) = (self.reached, filter.get_document_mut("expires")) {
+            expires.insert("$gte", reached);
         }
-        Ok(())
+        if !self.refused.is_empty() {
+            filter.insert("_id", doc! { "$nin": self.refused.clone() });
+        }
+        filter
+    }
+}
+
+/// The index that serves the scan, created where that is wanted. Asked every time: a collection that was dropped came back
+/// without its index.
+///
+/// # Errors
+/// MongoDB is away.
+pub(super) async fn index(store: &Store, create: bool) -> Result<Option<String>> {
+    if create {
+        ensure_scan(store).await.map(Some)
+    } else {
+        scan_index(store).await
     }
 }
