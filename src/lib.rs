@@ -20,7 +20,9 @@ pub mod delivery;
 pub mod mail;
 
 pub mod cluster;
+pub mod metrics;
 pub mod service;
+pub mod status;
 
 pub mod run;
 

@@ -4,6 +4,7 @@ mod courier;
 mod daemon;
 mod engine;
 mod loops;
+mod reading;
 mod redrive;
 mod report;
 mod running;
@@ -11,6 +12,7 @@ mod settings;
 mod start;
 mod tally;
 mod tasks;
+mod web;
 
 pub use courier::Courier;
 pub use daemon::{Options, run};

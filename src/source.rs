@@ -4,12 +4,14 @@
 
 mod catch_up;
 mod lookahead;
+mod rejections;
 mod scan;
 mod schedule;
 mod stream;
 mod watch;
 
 pub use lookahead::{Horizon, Lookahead};
+pub use rejections::Rejections;
 pub use scan::{Report, Scan, ScanBell, deliveries};
 pub use schedule::Schedule;
 pub use watch::{Watch, WatchStatus};

@@ -75,18 +75,18 @@ async fn deliver(
         tokio::time::sleep(LOOK).await;
     }
     tasks.shut_down(config.service.shutdown_grace).await;
-    let tally = &engine.tally;
+    let counts = &engine.tally.counts;
     println!(
         "found {} certificates, {} deliveries: {} delivered, {} dead, {} cancelled, {} known before; {} rejected",
         report.found,
         report.deliveries,
-        tally.delivered(),
-        tally.dead(),
-        tally.cancelled(),
+        counts.delivered(),
+        counts.dead(),
+        counts.cancelled(),
         report.known,
         report.rejected
     );
-    Ok(if tally.dead() == 0 {
+    Ok(if counts.dead() == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -59,6 +59,12 @@ impl EventId {
         Self(id.into())
     }
 
+    /// The instant that it was derived from; `None` if it was not derived here.
+    pub fn instant(&self) -> Option<DateTime> {
+        let (_, millis) = self.0.rsplit_once('_')?;
+        millis.parse().ok().map(DateTime::from_millis)
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -180,6 +186,15 @@ mod tests {
         );
         assert!(!of(RawBsonRef::String("a.b/c")).contains(['.', '/']));
         assert_ne!(of(RawBsonRef::Int32(1)), of(RawBsonRef::Int64(1)));
+    }
+
+    #[test]
+    fn an_id_tells_when_its_event_happened_before_1970_too() {
+        for millis in [-1, 0, 1_764_239_400_000] {
+            let at = DateTime::from_millis(millis);
+            let id = EventId::derive(EventType::CertificateExpired, RawBsonRef::Int32(1), at);
+            assert_eq!(id.instant(), Some(at));
+        }
     }
 
     #[test]

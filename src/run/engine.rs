@@ -16,7 +16,7 @@ use crate::dispatch::{Feeder, Recorder, Window, Workers};
 use crate::model::{Clock, EndpointKey, Live};
 use crate::outbox::Outbox;
 use crate::platform::{Directory, Refresh};
-use crate::source::{Horizon, Lookahead, Report, Scan, Watch, WatchStatus};
+use crate::source::{Horizon, Lookahead, Rejections, Report, Scan, Watch, WatchStatus};
 use crate::store::{Stopped, Store};
 
 /// How often the feeder looks although no bell has rung: what other daemons appended rings no bell here.
@@ -44,6 +44,8 @@ pub struct Engine {
     pub watch_status: Live<WatchStatus>,
     /// The last scan: when it ended, and what it did.
     pub last_scan: Live<Option<(DateTime, Report)>>,
+    /// What can't be an event.
+    pub rejections: Rejections,
     /// The next expiry that is known.
     pub horizon: Horizon,
     retention: Duration,
@@ -65,7 +67,8 @@ impl Engine {
         let outbox = Outbox::new(store.clone(), Arc::clone(cluster.me()), Arc::new(window.clone()));
         let engine = Self {
             directory,
-            tally: Tally::default(),
+            tally: Tally::new(clock.clone()),
+            rejections: Rejections::default(),
             watch_status: Live::new(WatchStatus::default()),
             horizon: Horizon::default(),
             retention: config.delivery.retention,
@@ -113,6 +116,7 @@ impl Engine {
             directory: self.directory.clone(),
             clock: self.clock.clone(),
             config: self.settings.scan.clone(),
+            rejections: self.rejections.clone(),
             stop,
         }
     }
@@ -138,6 +142,7 @@ impl Engine {
             clock: self.clock.clone(),
             retention: self.retention,
             status: self.watch_status.clone(),
+            rejections: self.rejections.clone(),
             horizon: self.horizon.clone(),
         }
     }

@@ -1,9 +1,10 @@
 //! The state of everything in one line: for SIGUSR2, and a short form for `systemctl status`.
 
-use bson::{DateTime, doc};
+use bson::DateTime;
 
 use super::Engine;
 use crate::source::Report;
+use crate::status::count;
 
 /// The state of a running daemon.
 #[derive(Clone, Debug)]
@@ -35,9 +36,9 @@ impl Snapshot {
             capacity: fill.capacity,
             probed: fill.probed,
             in_flight: engine.settings.permits.in_use(),
-            delivered: engine.tally.delivered(),
-            failed: engine.tally.failed(),
-            dead: engine.tally.dead(),
+            delivered: engine.tally.counts.delivered(),
+            failed: engine.tally.counts.failed(),
+            dead: engine.tally.counts.dead(),
             endpoints,
             refused,
             outage_s: engine.store.outage().lasts().map(|lasts| lasts.as_secs()),
@@ -71,10 +72,9 @@ impl Snapshot {
 
     /// Logs all of it in one line, with what only MongoDB knows.
     pub async fn log(&self, engine: &Engine) {
-        let deliveries = engine.store.deliveries();
-        let count = |state: &'static str| deliveries.count_documents(doc! { "state": state }).hint(hint(state));
         // During an outage these are unknown, and the line says what is known.
-        let (pending, dead_letters) = (count("pending").await.ok(), count("dead").await.ok());
+        let pending = count(&engine.store, "pending").await.ok();
+        let dead_letters = count(&engine.store, "dead").await.ok();
         let scan = self.last_scan.as_ref();
         tracing::info!(
             queued = self.queued,
@@ -95,10 +95,6 @@ impl Snapshot {
             "state"
         );
     }
-}
-
-fn hint(state: &str) -> mongodb::options::Hint {
-    mongodb::options::Hint::Name(state.into())
 }
 
 fn text(at: DateTime) -> String {

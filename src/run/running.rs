@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::tasks::Tasks;
+use super::web::{Stage, serve};
 use super::{Engine, Settings, connect};
 use crate::config::Config;
-use crate::service::Watchdog;
 use crate::service::systemd::Manager;
+use crate::service::{Listener, Watchdog};
 use crate::source::ScanBell;
 use crate::store::{Stopped, Store};
 
@@ -26,17 +27,21 @@ pub struct Running {
     tasks: Tasks,
     manager: Manager,
     store: Store,
+    stage: Stage,
+    listener: Option<Listener>,
 }
 
 impl Running {
     /// Waits for MongoDB, prepares it, and starts everything. `None`: `stopped` came first.
     ///
     /// # Errors
-    /// [`super::Misconfigured`] for what waiting can't mend.
+    /// [`super::Misconfigured`] for what waiting can't mend; an address that can't be listened on.
     pub async fn start(config: &Config, host: &str, stopped: impl Future<Output = ()>) -> anyhow::Result<Option<Self>> {
         tokio::pin!(stopped);
         let manager = Manager::from_env();
         let settings = Settings::new(config)?;
+        let stage = Stage::default();
+        let listener = serve(config.service.metrics_listen, &stage).await?;
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
         let store = tokio::select! {
             store = connect(config, &manager, &stop, give_up.clone()) => store?,
@@ -52,6 +57,7 @@ impl Running {
             return Ok(None);
         }
         let (bell, watchdog) = (ScanBell::default(), Watchdog::new());
+        stage.working(&engine, &watchdog);
         let tasks = Tasks::spawn(&engine, wanted, config, &bell, &watchdog, &manager, give_up);
         let mut running = Self {
             engine,
@@ -59,10 +65,13 @@ impl Running {
             tasks,
             manager,
             store,
+            stage,
+            listener,
         };
         let ended = tokio::select! {
             () = running.engine.directory.followed() => {
                 running.manager.ready();
+                running.stage.ready();
                 info!(daemon = %running.engine.cluster.me(), version = env!("CARGO_PKG_VERSION"), "ready");
                 return Ok(Some(running));
             }
@@ -85,12 +94,17 @@ impl Running {
             "stopping: no more work is taken, what is in flight finishes"
         );
         self.manager.stopping();
+        self.stage.stopping();
         self.tasks.shut_down(grace).await;
         let _ = tokio::time::timeout(FAREWELL, self.engine.cluster.leave()).await;
         info!(
-            delivered = self.engine.tally.delivered(),
+            delivered = self.engine.tally.counts.delivered(),
             "stopped; what is left stays in the outbox"
         );
+        self.stage.gone();
+        if let Some(listener) = self.listener {
+            listener.close().await;
+        }
         drop(self.engine);
         self.store.close().await;
     }

@@ -1,46 +1,30 @@
 //! What became of attempts: counted, and logged with the fields that operators look for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
 use crate::dispatch::Observer;
-use crate::model::{Failure, Outcome};
+use crate::metrics::Counts;
+use crate::model::{Clock, Failure, Outcome};
 use crate::outbox::{Claimed, Next};
 
-/// Counts since the start. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Tally(Arc<Counts>);
-
-#[derive(Debug, Default)]
-struct Counts {
-    delivered: AtomicU64,
-    failed: AtomicU64,
-    dead: AtomicU64,
-    cancelled: AtomicU64,
+/// Counts and logs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// What became of attempts since the start.
+    pub counts: Arc<Counts>,
+    clock: Clock,
 }
 
 impl Tally {
-    /// Deliveries that succeeded.
-    pub fn delivered(&self) -> u64 {
-        self.0.delivered.load(Ordering::Relaxed)
-    }
-
-    /// Attempts that failed and will be repeated.
-    pub fn failed(&self) -> u64 {
-        self.0.failed.load(Ordering::Relaxed)
-    }
-
-    /// Deliveries that became dead letters.
-    pub fn dead(&self) -> u64 {
-        self.0.dead.load(Ordering::Relaxed)
-    }
-
-    /// Deliveries whose endpoint was deleted or disabled.
-    pub fn cancelled(&self) -> u64 {
-        self.0.cancelled.load(Ordering::Relaxed)
+    /// Nothing yet.
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            counts: Arc::default(),
+            clock,
+        }
     }
 }
 
@@ -62,26 +46,18 @@ macro_rules! line {
 
 impl Observer for Tally {
     fn attempted(&self, delivery: &Claimed, outcome: &Outcome, next: &Next) {
-        let add = |count: &AtomicU64| count.fetch_add(1, Ordering::Relaxed);
+        self.counts.note(delivery, outcome, next, self.clock.now());
         match next {
-            Next::Delivered { status } => {
-                add(&self.0.delivered);
-                delivered(delivery, *status, outcome);
-            }
-            Next::Retry { failure, .. } => {
-                add(&self.0.failed);
-                failed(delivery, failure);
-            }
+            Next::Delivered { status } => delivered(delivery, *status, outcome),
+            Next::Retry { failure, .. } => failed(delivery, failure),
             Next::Dead { failure, .. } if delivery.redriven => {
                 line!(debug, delivery, failure.status, failure.elapsed, reason = %failure.reason, "still a dead letter");
             }
             Next::Dead { verdict, failure, .. } => {
-                add(&self.0.dead);
                 line!(error, delivery, failure.status, failure.elapsed, reason = %failure.reason,
                     "dead letter: {verdict}; kept, `certhookd status` counts it");
             }
             Next::Cancelled { reason } => {
-                add(&self.0.cancelled);
                 line!(info, delivery, None::<u16>, Duration::ZERO, reason = %reason, "delivery cancelled: {reason}; kept");
             }
             Next::Released => {}

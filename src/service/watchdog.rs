@@ -83,7 +83,7 @@ impl Watchdog {
     }
 
     /// The loops that have not moved within their allowance.
-    fn stalled(&self) -> Vec<&'static str> {
+    pub fn stalled(&self) -> Vec<&'static str> {
         let mut loops = self.loops.lock();
         loops.retain(|watched| watched.strong_count() > 0);
         let late = |watched: &Arc<Loop>| {

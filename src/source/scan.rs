@@ -10,15 +10,14 @@ use std::time::{Duration, Instant};
 use bson::DateTime;
 use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use crate::config;
-use crate::model::EventType;
 use crate::model::{Clock, Live};
-use crate::outbox::{NewDelivery, Outbox, Rejected};
-use crate::platform::{Directory, Event, Unfit, badge_user};
+use crate::outbox::{NewDelivery, Outbox};
+use crate::platform::{Directory, Event, badge_user};
 use crate::store::{Stopped, Store};
 
+use super::Rejections;
 use read::Query;
 
 pub use bell::ScanBell;
@@ -36,6 +35,8 @@ pub struct Scan {
     pub clock: Clock,
     /// `[scan]` as it is now.
     pub config: Live<config::Scan>,
+    /// Counts what can't be an event.
+    pub rejections: Rejections,
     /// Ends a scan between two batches.
     pub stop: CancellationToken,
 }
@@ -115,18 +116,4 @@ pub fn deliveries(directory: &Directory, event: &Event) -> Vec<NewDelivery> {
         occurred_at: event.occurred_at,
     };
     wanting.into_iter().map(delivery).collect()
-}
-
-/// Notes a certificate that can't be an event, with one WARN.
-pub(super) fn reject(unfit: &Unfit, event_type: EventType) -> Rejected {
-    warn!(
-        event_id = %unfit.event_id, reason = %unfit.reason,
-        "a certificate can't be an event: recorded as rejected, nothing is sent"
-    );
-    Rejected {
-        event_type,
-        badge_user: unfit.badge_user.clone(),
-        event_id: unfit.event_id.clone(),
-        reason: unfit.reason.clone(),
-    }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::stream::{Ending, Item, follow};
-use super::{Horizon, catch_up};
+use super::{Horizon, Rejections, catch_up};
 use crate::model::{Clock, Live};
 use crate::outbox::Outbox;
 use crate::platform::Directory;
@@ -44,6 +44,8 @@ pub struct Watch {
     pub retention: Duration,
     /// What the watch tells of itself.
     pub status: Live<WatchStatus>,
+    /// Counts what can't be an event.
+    pub rejections: Rejections,
     /// Who wants to hear of expiries.
     pub horizon: Horizon,
 }
@@ -72,6 +74,7 @@ impl Watch {
     /// [`Stopped`] when the daemon gave up on a database that is away; nothing is lost, the token stands where it was saved.
     pub async fn run(self, lease: i64, stop: CancellationToken, beat: impl Fn()) -> Result<(), Stopped> {
         let mut position = Position::load(&self.store).await?.under(lease);
+        self.moved(position.at(), 0);
         let (mut backoff, mut tries) = (Backoff::default(), self.store.outage().tries());
         while !stop.is_cancelled() && !position.is_fenced() {
             self.catch_up(&mut position).await?;
@@ -119,9 +122,9 @@ impl Watch {
             let mut step = process::Step::default();
             group.drain(..).for_each(|item| step.add(item));
             let events = self.process(&step.changes).await?;
-            self.moved(events);
             if step.reached.is_some() {
                 tries.succeeded();
+                self.moved(self.clock.now(), events);
             }
             beat();
             position.advance(&step);
@@ -153,10 +156,10 @@ impl Watch {
         position.caught_up(&self.store).await
     }
 
-    fn moved(&self, events: usize) {
+    fn moved(&self, at: bson::DateTime, events: usize) {
         let before = self.status.get();
         self.status.set(WatchStatus {
-            moved_at: Some(self.clock.now()),
+            moved_at: Some(at),
             events: before.events + events as u64,
         });
     }

@@ -25,10 +25,12 @@ mod scan;
 mod signals;
 mod standard_webhooks;
 mod stream;
+mod web;
 
 mod crash;
 mod kill_points;
 mod lanes;
+mod metrics;
 mod outage;
 mod outbox;
 mod retries;

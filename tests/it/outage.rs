@@ -11,13 +11,13 @@ use serde_json::Value;
 use crate::bed::{Bed, Daemon, LIMIT, certificate, expired, is_scan};
 
 /// The driver notices soon that a server is away.
-const SOON: &str = "serverSelectionTimeoutMS=500&connectTimeoutMS=1000&heartbeatFrequencyMS=500";
+pub const SOON: &str = "serverSelectionTimeoutMS=500&connectTimeoutMS=1000&heartbeatFrequencyMS=500";
 
-fn is_away(line: &Value) -> bool {
+pub fn is_away(line: &Value) -> bool {
     line["level"] == "WARN"
 }
 
-fn is_back(line: &Value) -> bool {
+pub fn is_back(line: &Value) -> bool {
     line["message"] == "MongoDB is back"
 }
 

@@ -5,11 +5,12 @@ use bson::{DateTime, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, rawdoc};
 use tracing::warn;
 
 use super::read::Query;
-use super::{Report, Scan, reject};
+use super::{Report, Scan};
 use crate::kill_point;
 use crate::model::EventType;
 use crate::outbox::{NewDelivery, Rejected, Written};
 use crate::platform::badge_user;
+use crate::source::rejections::rejected_of;
 use crate::store::{Result, Stopped, Unit, WriteReply, has_no_transactions, update_row};
 
 /// However full the queue is, a portion has so many: what finds no room waits in the outbox.
@@ -18,7 +19,7 @@ const LEAST: usize = 100;
 /// A portion that is written and marked.
 struct Taken {
     documents: Vec<RawDocumentBuf>,
-    rejected: usize,
+    rejected: Vec<Rejected>,
     written: Written,
     /// `_id`s of what MongoDB refuses to change.
     refused: Vec<RawBson>,
@@ -50,9 +51,10 @@ impl Scan {
         };
         kill_point::reach("taken");
         query.advance(&taken.documents, taken.refused);
+        self.rejections.note(&taken.rejected);
         let appended = self.outbox.release(taken.written);
         report.found += taken.documents.len();
-        report.rejected += taken.rejected;
+        report.rejected += taken.rejected.len();
         report.deliveries += appended.fresh;
         report.known += appended.known;
         Ok(true)
@@ -86,8 +88,8 @@ impl Scan {
         self.outbox.reject_within(unit, &rejected, marked_at).await?;
         let refused = self.mark(unit, &documents, marked_at).await?;
         Ok(Taken {
-            rejected: rejected.len(),
             documents,
+            rejected,
             written,
             refused,
         })
@@ -98,7 +100,7 @@ impl Scan {
         for document in documents {
             match badge_user::expired(document, marked_at) {
                 Ok(event) => deliveries.extend(self.deliveries(&event)),
-                Err(unfit) => rejected.push(reject(&unfit, EventType::CertificateExpired)),
+                Err(unfit) => rejected.push(rejected_of(unfit, EventType::CertificateExpired)),
             }
         }
         (deliveries, rejected)

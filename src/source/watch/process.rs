@@ -8,7 +8,8 @@ use futures_util::TryStreamExt;
 use super::{Watch, token_of};
 use crate::model::EventType;
 use crate::platform::badge_user;
-use crate::source::scan::{deliveries, reject};
+use crate::source::rejections::rejected_of;
+use crate::source::scan::deliveries;
 use crate::source::stream::{Ending, Item, Start};
 use crate::store::{Result, Stopped};
 
@@ -91,10 +92,11 @@ impl Watch {
         for document in documents {
             match badge_user::completed(document) {
                 Ok(event) => new.extend(deliveries(&self.directory, &event)),
-                Err(unfit) => rejected.push(reject(&unfit, EventType::CertificateCompleted)),
+                Err(unfit) => rejected.push(rejected_of(unfit, EventType::CertificateCompleted)),
             }
         }
         self.outbox.reject(&rejected, now).await?;
+        self.rejections.note(&rejected);
         if new.is_empty() {
             return Ok(0);
         }

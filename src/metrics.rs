@@ -1,0 +1,12 @@
+//! What Prometheus is told: counted where it happens, read when somebody asks.
+//!
+//! No label holds an endpoint, an organization or a URL, so that the number of series is the same for ten endpoints and for
+//! ten thousand.
+
+mod counts;
+mod histogram;
+mod reading;
+mod sheet;
+
+pub use counts::Counts;
+pub use reading::{Reading, Working};

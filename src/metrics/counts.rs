@@ -1,0 +1,211 @@
+//! What became of attempts since the start. Counting takes a few atomic additions: no lock, no allocation.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bson::DateTime;
+
+use super::histogram::Histogram;
+use crate::model::{EventType, Outcome};
+use crate::outbox::{Claimed, Next};
+
+/// From the start of an attempt to the end of its answer, in milliseconds; a timeout is at most 30 s.
+const ATTEMPT: [u32; 12] = [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000];
+
+/// From the event to the answer that accepted it, in milliseconds; what is retried takes minutes, what was missed hours.
+const END_TO_END: [u32; 14] = [
+    50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000, 900_000, 3_600_000, 86_400_000,
+];
+
+/// The counts of each kind of delivery.
+#[derive(Debug)]
+pub struct Counts([Kind; 3]);
+
+/// A kind of delivery: how it goes out, and what it tells of.
+#[derive(Debug)]
+pub(super) struct Kind {
+    pub(super) channel: &'static str,
+    pub(super) event: EventType,
+    pub(super) delivered: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) gone: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) dead: AtomicU64,
+    pub(super) cancelled: AtomicU64,
+    pub(super) attempt: Histogram,
+    pub(super) end_to_end: Histogram,
+}
+
+impl Counts {
+    /// `delivery` was attempted with this outcome, which came at `now`, and this becomes of it.
+    pub fn note(&self, delivery: &Claimed, outcome: &Outcome, next: &Next, now: DateTime) {
+        let kind = self.kind(delivery);
+        match outcome {
+            Outcome::Delivered { elapsed, .. } => {
+                add(&kind.delivered);
+                kind.attempt.observe(*elapsed);
+                kind.end_to_end.observe(age(delivery, now));
+            }
+            Outcome::Failed(_) => add(&kind.failed),
+            Outcome::Gone(_) => add(&kind.gone),
+            Outcome::Refused(_) => add(&kind.refused),
+            // Not attempted.
+            Outcome::Cancelled { .. } | Outcome::Interrupted => {}
+        }
+        match next {
+            // The first death counts.
+            Next::Dead { .. } if !delivery.redriven => add(&kind.dead),
+            Next::Cancelled { .. } => add(&kind.cancelled),
+            _ => {}
+        }
+    }
+
+    /// Deliveries that succeeded.
+    pub fn delivered(&self) -> u64 {
+        self.sum(|kind| &kind.delivered)
+    }
+
+    /// Attempts that failed, whatever became of the delivery.
+    pub fn failed(&self) -> u64 {
+        self.sum(|kind| &kind.failed) + self.sum(|kind| &kind.gone) + self.sum(|kind| &kind.refused)
+    }
+
+    /// Deliveries that became dead letters.
+    pub fn dead(&self) -> u64 {
+        self.sum(|kind| &kind.dead)
+    }
+
+    /// Deliveries whose endpoint was deleted or disabled.
+    pub fn cancelled(&self) -> u64 {
+        self.sum(|kind| &kind.cancelled)
+    }
+
+    pub(super) fn kinds(&self) -> &[Kind] {
+        &self.0
+    }
+
+    fn kind(&self, delivery: &Claimed) -> &Kind {
+        let [completed, expired, email] = &self.0;
+        match delivery.message.event_type {
+            _ if delivery.endpoint.is_email() => email,
+            EventType::CertificateCompleted => completed,
+            EventType::CertificateExpired => expired,
+        }
+    }
+
+    fn sum(&self, count: impl Fn(&Kind) -> &AtomicU64) -> u64 {
+        self.0.iter().map(|kind| count(kind).load(Ordering::Relaxed)).sum()
+    }
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self([
+            Kind::new("webhook", EventType::CertificateCompleted),
+            Kind::new("webhook", EventType::CertificateExpired),
+            Kind::new("email", EventType::CertificateExpired),
+        ])
+    }
+}
+
+impl Kind {
+    fn new(channel: &'static str, event: EventType) -> Self {
+        Self {
+            channel,
+            event,
+            delivered: AtomicU64::default(),
+            failed: AtomicU64::default(),
+            gone: AtomicU64::default(),
+            refused: AtomicU64::default(),
+            dead: AtomicU64::default(),
+            cancelled: AtomicU64::default(),
+            attempt: Histogram::new(&ATTEMPT),
+            end_to_end: Histogram::new(&END_TO_END),
+        }
+    }
+}
+
+fn add(count: &AtomicU64) {
+    count.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How long ago the event happened: the certificate's `expires` or `creationDate`, whenever the daemon learned of it.
+fn age(delivery: &Claimed, now: DateTime) -> Duration {
+    let happened = delivery.message.event_id.instant().unwrap_or(now);
+    let millis = now.timestamp_millis().saturating_sub(happened.timestamp_millis());
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{EndpointKey, EventId, Failure, Message};
+
+    fn delivery(endpoint: EndpointKey, redriven: bool) -> Claimed {
+        Claimed {
+            message: Message {
+                event_id: EventId::from_stored("certificate_expired_a_1000"),
+                event_type: EventType::CertificateExpired,
+                body: bytes::Bytes::new(),
+            },
+            endpoint,
+            attempts: 1,
+            first_attempt_at: None,
+            claim: 1,
+            redriven,
+        }
+    }
+
+    fn webhook(redriven: bool) -> Claimed {
+        delivery(EndpointKey::from_stored("owner/endpoint"), redriven)
+    }
+
+    fn failure() -> Failure {
+        Failure {
+            status: Some(500),
+            reason: "answered 500".into(),
+            retry_after: None,
+            elapsed: Duration::from_millis(3),
+        }
+    }
+
+    const NOW: DateTime = DateTime::from_millis(5000);
+
+    #[test]
+    fn a_dead_letter_that_is_tried_again_in_vain_counts_as_an_attempt_alone() {
+        let counts = Counts::default();
+        let dead = Next::Dead {
+            verdict: "1 attempts failed".into(),
+            failure: failure(),
+            redrivable: true,
+        };
+        for redriven in [false, true] {
+            counts.note(&webhook(redriven), &Outcome::Failed(failure()), &dead, NOW);
+        }
+        assert_eq!((counts.failed(), counts.dead()), (2, 1));
+    }
+
+    #[test]
+    fn what_is_cut_short_is_no_attempt() {
+        let counts = Counts::default();
+        counts.note(&webhook(false), &Outcome::Interrupted, &Next::Released, NOW);
+        assert_eq!((counts.delivered(), counts.failed()), (0, 0));
+    }
+
+    #[test]
+    fn e_mails_are_counted_apart() {
+        let counts = Counts::default();
+        let answered = Outcome::Delivered {
+            status: 250,
+            elapsed: Duration::from_millis(3),
+        };
+        let email = delivery(EndpointKey::email(), false);
+        counts.note(&email, &answered, &Next::Delivered { status: 250 }, NOW);
+        let delivered: Vec<_> = counts
+            .kinds()
+            .iter()
+            .map(|kind| kind.delivered.load(Ordering::Relaxed))
+            .collect();
+        assert_eq!(delivered, [0, 0, 1]);
+    }
+}

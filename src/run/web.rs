@@ -1,0 +1,143 @@
+//! What the listener serves: `/metrics`, `/healthz` and `/readyz`, from the start of the daemon to its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::map_response;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::Engine;
+use super::reading::{Watched, read};
+use crate::metrics::Reading;
+use crate::model::Live;
+use crate::service::{Listener, Watchdog};
+
+/// Serves until the listener is closed; `None` where there is no address.
+///
+/// # Errors
+/// The address can't be listened on.
+pub(super) async fn serve(address: Option<SocketAddr>, stage: &Stage) -> anyhow::Result<Option<Listener>> {
+    let Some(address) = address else { return Ok(None) };
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(health))
+        .route("/readyz", get(readiness))
+        .layer(map_response(guarded))
+        .with_state(stage.clone());
+    Listener::start(address, router).await.map(Some)
+}
+
+/// How far the daemon is. Clones see the same.
+#[derive(Clone)]
+pub(super) struct Stage(Live<Phase>);
+
+#[derive(Clone)]
+struct Phase {
+    /// Why the daemon does not do its work, if it does not.
+    unready: Option<&'static str>,
+    watched: Option<Arc<Watched>>,
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self(Live::new(Phase {
+            unready: Some("starting: waiting for MongoDB"),
+            watched: None,
+        }))
+    }
+}
+
+impl Stage {
+    /// Its tasks are about to run.
+    pub(super) fn working(&self, engine: &Arc<Engine>, watchdog: &Watchdog) {
+        self.0.set(Phase {
+            unready: Some("starting: reading the endpoints"),
+            watched: Some(Arc::new(Watched::new(engine, watchdog))),
+        });
+    }
+
+    /// The start is over.
+    pub(super) fn ready(&self) {
+        self.enter(None);
+    }
+
+    /// It has begun to stop.
+    pub(super) fn stopping(&self) {
+        self.enter(Some("stopping"));
+    }
+
+    /// Nothing of it is left to be asked.
+    pub(super) fn gone(&self) {
+        self.0.set(Phase {
+            unready: Some("stopped"),
+            watched: None,
+        });
+    }
+
+    fn enter(&self, unready: Option<&'static str>) {
+        let watched = self.watched();
+        self.0.set(Phase { unready, watched });
+    }
+
+    fn watched(&self) -> Option<Arc<Watched>> {
+        self.0.get().watched.clone()
+    }
+
+    /// Why the daemon does not do its work just now, if it does not.
+    fn unready(&self) -> Option<String> {
+        let phase = self.0.get();
+        let outage = phase
+            .watched
+            .as_ref()
+            .and_then(|watched| watched.engine.store.outage().lasts());
+        let outage = || outage.map(|lasts| format!("MongoDB has been away for {} s", lasts.as_secs()));
+        phase.unready.map(str::to_owned).or_else(outage)
+    }
+}
+
+async fn metrics(State(stage): State<Stage>) -> impl IntoResponse {
+    let ready = stage.unready().is_none();
+    let working = match stage.watched() {
+        Some(watched) => Some(read(&watched).await),
+        None => None,
+    };
+    (
+        [(CONTENT_TYPE, Reading::CONTENT_TYPE)],
+        Reading { ready, working }.text(),
+    )
+}
+
+/// Alive: every loop moves, as for systemd's watchdog.
+async fn health(State(stage): State<Stage>) -> Response {
+    let stalled = stage
+        .watched()
+        .map(|watched| watched.watchdog.stalled())
+        .unwrap_or_default();
+    let fault = (!stalled.is_empty()).then(|| format!("these loops no longer move: {}", stalled.join(", ")));
+    verdict("alive", fault)
+}
+
+async fn readiness(State(stage): State<Stage>) -> Response {
+    verdict("ready", stage.unready())
+}
+
+fn verdict(good: &str, fault: Option<String>) -> Response {
+    let (status, text) = match fault {
+        Some(fault) => (StatusCode::SERVICE_UNAVAILABLE, fault),
+        None => (StatusCode::OK, good.to_owned()),
+    };
+    (status, format!("{text}\n")).into_response()
+}
+
+/// What every answer says: it is of this moment, and what its type says.
+async fn guarded(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,165 @@
+//! An answer of MongoDB's that many may want and nobody waits long for.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::store::Result;
+
+/// It is asked for at most so often.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// And so rarely that the asking takes at most one part in so many of the time.
+const SHARE: u32 = 20;
+
+/// An answer that is older says nothing of the present.
+const KEEP: Duration = Duration::from_secs(120);
+
+/// What is asked.
+type Ask<T> = dyn Fn() -> BoxFuture<'static, Result<T>> + Send + Sync;
+
+/// Asks when somebody wants the answer, in a task of its own: who wants it waits a little, and then takes the last one.
+pub struct Cached<T> {
+    ask: Box<Ask<T>>,
+    shared: Arc<Shared<T>>,
+    asking: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+struct Shared<T> {
+    last: Mutex<Last<T>>,
+    answered: Notify,
+}
+
+struct Last<T> {
+    answer: Option<(Instant, Arc<T>)>,
+    /// When it may be asked again.
+    next: Instant,
+}
+
+impl<T: Send + Sync + 'static> Cached<T> {
+    /// What `ask` answers.
+    pub fn new(ask: impl Fn() -> BoxFuture<'static, Result<T>> + Send + Sync + 'static) -> Self {
+        let last = Last {
+            answer: None,
+            next: Instant::now(),
+        };
+        Self {
+            ask: Box::new(ask),
+            shared: Arc::new(Shared {
+                last: Mutex::new(last),
+                answered: Notify::new(),
+            }),
+            asking: Mutex::default(),
+        }
+    }
+
+    /// The answer: a new one if it comes within `patience`, else the last one unless that is too old.
+    pub async fn get(&self, patience: Duration) -> Option<Arc<T>> {
+        let mut answered = pin!(self.shared.answered.notified());
+        answered.as_mut().enable();
+        if self.is_asking() {
+            let _ = timeout(patience, answered).await;
+        }
+        let last = self.shared.last.lock();
+        let (at, answer) = last.answer.as_ref()?;
+        (at.elapsed() < KEEP).then(|| Arc::clone(answer))
+    }
+
+    /// Whether an answer is under way, this one's or another's question.
+    fn is_asking(&self) -> bool {
+        let mut asking = self.asking.lock();
+        if asking.as_ref().is_some_and(|task| !task.is_finished()) {
+            return true;
+        }
+        if self.shared.last.lock().next > Instant::now() {
+            return false;
+        }
+        let (question, shared) = ((self.ask)(), Arc::clone(&self.shared));
+        *asking = Some(AbortOnDropHandle::new(tokio::spawn(shared.hear(question))));
+        true
+    }
+}
+
+impl<T> Shared<T> {
+    async fn hear(self: Arc<Self>, question: BoxFuture<'static, Result<T>>) {
+        let began = Instant::now();
+        // An outage is logged by the loops that can't do without an answer.
+        let answer = question.await.ok();
+        let mut last = self.last.lock();
+        last.next = Instant::now() + EVERY.max(began.elapsed() * SHARE);
+        if let Some(answer) = answer {
+            last.answer = Some((began, Arc::new(answer)));
+        }
+        drop(last);
+        self.answered.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tokio::time::sleep;
+
+    const PATIENCE: Duration = Duration::from_millis(300);
+
+    /// Answers with the question's number, after `takes`; every question from the `broken`th on fails.
+    fn counting(takes: Duration, broken: u32) -> Cached<u32> {
+        let asked = AtomicU32::new(0);
+        Cached::new(move || {
+            let number = asked.fetch_add(1, Ordering::Relaxed) + 1;
+            Box::pin(async move {
+                sleep(takes).await;
+                let error = || mongodb::error::Error::custom("away");
+                (number < broken).then_some(number).ok_or_else(error)
+            })
+        })
+    }
+
+    async fn get(cached: &Cached<u32>) -> Option<u32> {
+        cached.get(PATIENCE).await.map(|answer| *answer)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_asked_at_most_every_five_seconds_however_many_want_it() {
+        let cached = counting(Duration::from_millis(10), 100);
+        let all = futures_util::future::join_all((0..50).map(|_| get(&cached))).await;
+        assert!(all.iter().all(|answer| *answer == Some(1)));
+        sleep(EVERY - Duration::from_millis(20)).await;
+        assert_eq!(get(&cached).await, Some(1));
+        sleep(Duration::from_millis(30)).await;
+        assert_eq!(get(&cached).await, Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_answer_holds_nobody_up_and_is_asked_for_rarely() {
+        let cached = counting(Duration::from_secs(3), 100);
+        let began = Instant::now();
+        assert_eq!(get(&cached).await, None);
+        assert_eq!(began.elapsed(), PATIENCE);
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(get(&cached).await, Some(1));
+        sleep(Duration::from_secs(56)).await;
+        assert_eq!(get(&cached).await, Some(1), "within twenty times three seconds");
+        sleep(Duration::from_secs(4)).await;
+        assert_eq!(get(&cached).await, Some(1), "asked again, not answered yet");
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(get(&cached).await, Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_mongodb_is_away_the_last_answer_stands_until_it_is_too_old() {
+        let cached = counting(Duration::from_millis(10), 2);
+        assert_eq!(get(&cached).await, Some(1));
+        sleep(EVERY * 2).await;
+        assert_eq!(get(&cached).await, Some(1));
+        sleep(KEEP).await;
+        assert_eq!(get(&cached).await, None);
+    }
+}

@@ -1,0 +1,250 @@
+//! `/metrics`, `/healthz` and `/readyz` of a daemon that really works, or can't.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bson::{DateTime, Document, doc};
+use certhookd::model::Clock;
+use certhookd::sandbox::{Answer, Proxy, shared};
+use certhookd::status::{Backlog, backlog};
+use futures_util::TryStreamExt;
+use http::StatusCode;
+use nix::sys::signal::Signal;
+
+use crate::bed::{Bed, Daemon, Outcome, certificate, expired, is_scan};
+use crate::outage::{SOON, is_away, is_back};
+use crate::outbox::store;
+use crate::web::{LISTEN, address, get, request};
+
+/// Every sample, by name and labels as they stand there.
+async fn scrape(address: SocketAddr) -> BTreeMap<String, f64> {
+    let page = get(address, "/metrics").await;
+    assert_eq!(page.status, 200);
+    assert_eq!(page.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let samples = page.body.lines().filter(|line| !line.starts_with('#'));
+    let sample = |line: &str| {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        (name.to_owned(), value.parse().unwrap_or_else(|_| panic!("{line}")))
+    };
+    samples.map(sample).collect()
+}
+
+/// A daemon that has sent, failed, buried, rejected and been told of awards.
+async fn busy(bed: &Bed) -> Daemon {
+    bed.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+    bed.receiver
+        .script("/down", [Answer::status(StatusCode::SERVICE_UNAVAILABLE)]);
+    let endpoints = ["/fine", "/gone", "/down"].map(|path| bed.endpoint(path));
+    let owner = bed.organization(endpoints.to_vec()).await;
+    let mut unfit = expired(owner);
+    unfit.remove("_ownerId");
+    let documents = (0..3).map(|_| expired(owner)).chain([unfit]);
+    bed.badge_users().insert_many(documents).await.unwrap();
+    let daemon = bed.daemon().await;
+    daemon.wait_for(is_scan).await;
+    bed.badge_users().insert_one(certificate(owner, None)).await.unwrap();
+    bed.wait_for_count(&bed.deliveries(), doc! { "state": { "$in": ["dead", "delivered"] } }, 8)
+        .await;
+    daemon
+}
+
+#[tokio::test]
+async fn what_happened_and_what_is_waiting_stand_in_the_metrics() {
+    let bed = Bed::new().await.with(LISTEN);
+    let daemon = busy(&bed).await;
+    let metrics = scrape(address(&daemon).await).await;
+    let get = |name: &str| {
+        metrics
+            .get(name)
+            .copied()
+            .unwrap_or_else(|| panic!("no {name} in {metrics:#?}"))
+    };
+    let of = |name: &str, event: &str, more: &str| {
+        get(&format!(
+            "certhookd_{name}{{channel=\"webhook\",event=\"certificate_{event}\"{more}}}"
+        ))
+    };
+
+    assert_eq!(of("attempts_total", "expired", ",outcome=\"delivered\""), 3.0);
+    assert_eq!(of("attempts_total", "expired", ",outcome=\"gone\""), 3.0);
+    assert!(of("attempts_total", "expired", ",outcome=\"failed\"") >= 3.0);
+    assert_eq!(of("attempts_total", "completed", ",outcome=\"delivered\""), 1.0);
+    assert_eq!(of("dead_letters_total", "expired", ""), 3.0);
+    assert_eq!(of("delivery_duration_seconds_count", "expired", ""), 3.0);
+    // They expired an hour ago; the award is as old as its delivery.
+    assert_eq!(of("end_to_end_seconds_bucket", "expired", ",le=\"900\""), 0.0);
+    assert_eq!(of("end_to_end_seconds_bucket", "expired", ",le=\"86400\""), 3.0);
+    assert_eq!(of("end_to_end_seconds_bucket", "completed", ",le=\"60\""), 1.0);
+    assert_eq!(get("certhookd_rejected_total{event=\"certificate_expired\"}"), 1.0);
+
+    let rows = |state: &str| get(&format!("certhookd_outbox_rows{{state=\"{state}\"}}"));
+    assert_eq!(
+        (rows("dead"), rows("pending") + rows("claimed"), rows("ended")),
+        (4.0, 4.0, 5.0)
+    );
+    assert!(get("certhookd_oldest_pending_seconds") < 60.0);
+
+    let told = [
+        "queue_capacity",
+        "endpoints{state=\"served\"}",
+        "breakers_open",
+        "ready",
+        "mongodb_outage_seconds",
+    ];
+    let told = told.map(|name| get(&format!("certhookd_{name}")));
+    assert_eq!(told, [1024.0, 3.0, 0.0, 1.0, 0.0]);
+    let leases = ["scan", "watch"].map(|lease| get(&format!("certhookd_lease_held{{lease=\"{lease}\"}}")));
+    assert_eq!(leases, [1.0, 1.0]);
+    assert!(get("certhookd_stream_token_age_seconds") < 60.0);
+    let now = Clock::local().timestamp_millis() as f64 / 1000.0;
+    assert!((now - get("certhookd_last_scan_timestamp_seconds")).abs() < 60.0);
+
+    let labels = metrics
+        .keys()
+        .filter(|name| name.contains("127.0.0.1") || name.contains("/fine"));
+    assert_eq!(labels.count(), 0, "no label names an endpoint");
+}
+
+#[tokio::test]
+async fn the_backlog_is_counted_by_indexes_however_many_rows_are_kept() {
+    let bed = Bed::new().await;
+    bed.daemon().await.stop().await;
+    let now = Clock::local().timestamp_millis();
+    let ago = |seconds: i64| DateTime::from_millis(now - seconds * 1000);
+    let kept = (0..2000).map(|n| doc! { "_id": n, "state": "delivered", "finishedAt": ago(60) });
+    // They happened a month ago, and have been waiting for a minute.
+    let pending = (0..300).map(|n| {
+        let endpoint = format!("owner/{}", n % 3);
+        doc! { "_id": 2000 + n, "state": "pending", "endpoint": endpoint, "due": ago(2_592_000 - n), "createdAt": ago(60) }
+    });
+    let dead = (0..7).map(|n| doc! { "_id": 2300 + n, "state": "dead", "endpoint": "owner/0", "finishedAt": ago(60) });
+    bed.deliveries()
+        .insert_many(kept.chain(pending).chain(dead))
+        .await
+        .unwrap();
+    let ours = doc! { "ns": format!("{}.webhook_deliveries", bed.database.name()) };
+    bed.database
+        .run_command(doc! { "profile": 1, "filter": ours.clone() })
+        .await
+        .unwrap();
+
+    let store = store(&bed).await;
+    let found = backlog(&store).await.unwrap();
+    store.close().await;
+    let oldest = found.oldest.unwrap();
+    assert!(
+        oldest >= Duration::from_secs(60) && oldest < Duration::from_secs(120),
+        "{oldest:?}"
+    );
+    let expected = Backlog {
+        pending: 300,
+        claimed: 0,
+        dead: 7,
+        ended: 2000,
+        oldest: found.oldest,
+    };
+    assert_eq!(found, expected);
+
+    let profile = bed.database.collection::<Document>("system.profile");
+    let asked: Vec<_> = profile.find(ours).await.unwrap().try_collect().await.unwrap();
+    let documents = asked.iter().filter_map(|op| op.get_i32("docsExamined").ok());
+    // Each of the three endpoints' first, to see since when it waits.
+    let documents: i32 = documents.sum();
+    assert!(asked.len() >= 5 && documents == 3, "{documents} documents: {asked:#?}");
+}
+
+#[tokio::test]
+async fn while_mongodb_is_away_it_is_alive_and_not_ready_and_no_scrape_waits() {
+    let set = shared().await.unwrap();
+    let proxy = Proxy::start(set.port(0)).await.unwrap();
+    let uri = format!("mongodb://{}/?directConnection=true&{SOON}", proxy.address());
+    let bed = Bed::on(&uri, set.client().await.unwrap()).with(LISTEN);
+    let daemon = bed.daemon().await;
+    let address = address(&daemon).await;
+    daemon.wait_for(is_scan).await;
+    let ready = get(address, "/readyz").await;
+    assert_eq!((ready.status, ready.body.as_str()), (200, "ready\n"));
+
+    proxy.black_hole();
+    daemon.wait_for(is_away).await;
+    let ready = get(address, "/readyz").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.starts_with("MongoDB has been away for"), "{}", ready.body);
+    assert_eq!(get(address, "/healthz").await.status, 200);
+    let began = Instant::now();
+    let metrics = scrape(address).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(metrics["certhookd_ready"], 0.0);
+    assert!(metrics["certhookd_mongodb_outage_seconds"] > 0.0);
+    assert!(!metrics.contains_key("certhookd_oldest_pending_seconds"), "never known");
+
+    proxy.pass();
+    daemon.wait_for(is_back).await;
+    assert_eq!(get(address, "/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn before_its_database_and_while_it_stops_it_is_not_ready() {
+    let bed = Bed::new()
+        .await
+        .with(&format!("{LISTEN}\nmongodb.uri = \"mongodb://127.0.0.1:1/\""));
+    let waiting = bed.launch();
+    let address_of_waiting = address(&waiting).await;
+    let ready = get(address_of_waiting, "/readyz").await;
+    assert_eq!(
+        (ready.status, ready.body.as_str()),
+        (503, "starting: waiting for MongoDB\n")
+    );
+    assert_eq!(get(address_of_waiting, "/healthz").await.status, 200);
+    assert_eq!(scrape(address_of_waiting).await["certhookd_ready"], 0.0);
+
+    let bed = Bed::new().await.with(LISTEN);
+    bed.receiver.script("/hung", [Answer::silence()]);
+    let owner = bed.organization(vec![bed.endpoint("/hung")]).await;
+    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    let mut daemon = bed.daemon().await;
+    let address = address(&daemon).await;
+    bed.wait_for(|requests| requests.len() == 1).await;
+    daemon.signal(Signal::SIGTERM);
+    daemon
+        .wait_for(|line| {
+            line["message"]
+                .as_str()
+                .is_some_and(|text| text.starts_with("stopping"))
+        })
+        .await;
+    let ready = get(address, "/readyz").await;
+    assert_eq!((ready.status, ready.body.as_str()), (503, "stopping\n"));
+    assert!(daemon.ended().await.success());
+}
+
+#[tokio::test]
+async fn an_address_in_use_ends_the_start_with_one_error() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let bed = Bed::new()
+        .await
+        .with(&format!("service.metrics_listen = \"{address}\""));
+    let Outcome { code, log, .. } = bed.outcome(&["run"]).await;
+    let errors: Vec<_> = log.iter().filter(|line| line["level"] == "ERROR").collect();
+    assert_eq!((code, errors.len()), (Some(1), 1), "{log:#?}");
+    let text = errors[0]["message"].as_str().unwrap();
+    assert!(
+        text.starts_with(&format!("service.metrics_listen: can't listen on {address}")),
+        "{text}"
+    );
+    assert!(text.contains("in use"), "{text}");
+}
+
+#[tokio::test]
+async fn it_takes_get_and_head_alone() {
+    let bed = Bed::new().await.with(LISTEN);
+    let daemon = bed.launch();
+    let address = address(&daemon).await;
+    for method in ["POST", "PUT", "DELETE"] {
+        assert_eq!(request(address, method, "/metrics").await.status, 405);
+    }
+    let head = request(address, "HEAD", "/metrics").await;
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+}
