@@ -134,3 +134,34 @@ async fn a_late_result_of_a_lost_claim_changes_nothing() {
     unchanged(&slow, &lost, &done).await;
     store.close().await;
 }
+
+#[tokio::test]
+async fn who_waits_is_asked_at_a_cost_that_grows_with_the_endpoints_alone() {
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let pending = (0..300).map(|n| {
+        let endpoint = format!("owner/{}", n % 3);
+        doc! { "_id": n, "state": "pending", "endpoint": endpoint, "due": DateTime::from_millis(n.into()) }
+    });
+    bed.deliveries().insert_many(pending).await.unwrap();
+    let ours = doc! { "ns": format!("{}.webhook_deliveries", bed.database.name()), "op": "command" };
+    let profile = doc! { "profile": 1, "filter": ours.clone() };
+    bed.database.run_command(profile).await.unwrap();
+
+    let outbox = Outbox::new(store.clone(), "me".into(), Arc::new(NoRoom));
+    let mut waiting = outbox.waiting().await.unwrap();
+    store.close().await;
+    waiting.sort();
+    let first = |n| {
+        (
+            EndpointKey::from_stored(&format!("owner/{n}")),
+            DateTime::from_millis(n),
+        )
+    };
+    assert_eq!(waiting, [first(0), first(1), first(2)]);
+
+    let asked = bed.database.collection::<Document>("system.profile");
+    let asked = asked.find_one(ours).await.unwrap().unwrap();
+    let examined = ["docsExamined", "keysExamined"].map(|count| asked.get_i32(count).unwrap());
+    assert_eq!(examined, [0, 3], "{asked:#?}");
+}
