@@ -14,6 +14,8 @@ pub mod source;
 
 pub mod outbox;
 
+pub mod statistics;
+
 pub mod dispatch;
 
 pub mod delivery;

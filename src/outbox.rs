@@ -15,6 +15,7 @@
 mod append;
 mod claim;
 mod document;
+mod group;
 mod handoff;
 mod record;
 mod reject;
@@ -30,6 +31,7 @@ pub use append::Appended;
 pub(crate) use append::Written;
 pub use claim::LostClaim;
 pub use document::{Claimed, NewDelivery};
+pub use group::{Entry, Group, Kind};
 pub use handoff::{Intake, Slot};
 pub use record::Verdict;
 pub use reject::Rejected;
@@ -42,6 +44,7 @@ pub struct Outbox {
     store: Store,
     owner: Arc<str>,
     claims: Arc<AtomicI64>,
+    groups: Arc<AtomicI64>,
     intake: Arc<dyn Intake>,
 }
 
@@ -52,6 +55,7 @@ impl Outbox {
             store,
             owner,
             claims: Arc::default(),
+            groups: Arc::default(),
             intake,
         }
     }
@@ -64,5 +68,10 @@ impl Outbox {
     /// A claim number that this owner never used before.
     fn draw_claim(&self) -> i64 {
         self.claims.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The same for a group of results.
+    fn draw_group(&self) -> i64 {
+        self.groups.fetch_add(1, Ordering::Relaxed) + 1
     }
 }

@@ -19,7 +19,7 @@ use crate::config::Mongodb;
 
 pub(crate) use command::insert_if_absent;
 pub use command::{RowError, WriteReply, update_row};
-pub use indexes::{SCAN_INDEX, ensure_deliveries, ensure_scan, scan_index};
+pub use indexes::{SCAN_INDEX, ensure_deliveries, ensure_scan, ensure_statistics, scan_index};
 pub(crate) use outage::Backoff;
 pub use outage::{Outage, Tries};
 pub(crate) use unit::{Unit, has_no_transactions};
@@ -94,6 +94,11 @@ impl Store {
         self.database.collection(DELIVERIES)
     }
 
+    /// Our statistics, per endpoint and day.
+    pub fn statistics(&self) -> Collection<Document> {
+        self.database.collection(STATISTICS)
+    }
+
     /// Our heartbeats, leases, resume token and scan report.
     pub fn state(&self) -> Collection<Document> {
         self.database.collection("webhook_state")
@@ -166,6 +171,9 @@ fn durable() -> WriteConcern {
 
 /// The outbox's collection.
 pub const DELIVERIES: &str = "webhook_deliveries";
+
+/// The collection of the statistics.
+pub const STATISTICS: &str = "webhook_stats";
 
 /// What went wrong, in one line: without the driver's copy of the server's answer.
 pub fn reason(error: &mongodb::error::Error) -> String {

@@ -102,7 +102,7 @@ fn replica_set(config: &Config, hello: &Document) -> Finding {
 async fn privileges(config: &Config, store: &Store) -> Finding {
     let nothing = doc! { "_id": Bson::ObjectId(bson::oid::ObjectId::from_bytes([0; 12])) };
     let touch = doc! { "$unset": { "certhookdCheck": 1 } };
-    let tries: [(&str, Result<()>); 5] = [
+    let tries: [(&str, Result<()>); 6] = [
         (
             "read badge users",
             store.badge_users().find_one(nothing.clone()).await.map(drop),
@@ -127,7 +127,14 @@ async fn privileges(config: &Config, store: &Store) -> Finding {
                 .await
                 .map(drop),
         ),
-        ("write state", store.state().update_one(nothing, touch).await.map(drop)),
+        (
+            "write state",
+            store.state().update_one(nothing.clone(), touch.clone()).await.map(drop),
+        ),
+        (
+            "write statistics",
+            store.statistics().update_one(nothing, touch).await.map(drop),
+        ),
     ];
     let mut worst = Finding::Good;
     for (what, tried) in tries {

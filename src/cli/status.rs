@@ -118,12 +118,14 @@ async fn gather(store: &Store, config: &Config) -> anyhow::Result<Status> {
 }
 
 async fn count(store: &Store) -> Result<Vec<Document>> {
+    // Without the notes of what the statistics have not counted yet.
+    let of_deliveries = doc! { "$match": { "state": { "$exists": true } } };
     let group = doc! { "$group": {
         "_id": { "endpoint": "$endpoint", "state": "$state" },
         "count": { "$sum": 1 },
         "attempts": { "$sum": "$attempts" },
     } };
-    let cursor = store.deliveries().aggregate([group]).await?;
+    let cursor = store.deliveries().aggregate([of_deliveries, group]).await?;
     cursor.try_collect().await
 }
 

@@ -8,7 +8,7 @@ use super::worker::Attempted;
 use crate::delivery::RetryPolicy;
 use crate::kill_point;
 use crate::model::{Clock, Live, Outcome};
-use crate::outbox::{Claimed, Next, Outbox, Verdict, transition};
+use crate::outbox::{Claimed, Group, Next, Outbox, Verdict, transition};
 use crate::store::Stopped;
 
 /// At most so many results in one write.
@@ -27,17 +27,19 @@ pub struct Recorder<O> {
     clock: Clock,
     policy: Live<RetryPolicy>,
     observer: O,
+    recorded: mpsc::UnboundedSender<Group>,
     results: mpsc::UnboundedReceiver<Attempted>,
 }
 
 impl<O: Observer> Recorder<O> {
-    /// A recorder, and where to send results.
+    /// A recorder, and where to send results. What it has written it hands to `recorded`.
     pub fn new(
         outbox: Outbox,
         window: Window,
         clock: Clock,
         policy: Live<RetryPolicy>,
         observer: O,
+        recorded: mpsc::UnboundedSender<Group>,
     ) -> (Self, mpsc::UnboundedSender<Attempted>) {
         let (sender, results) = mpsc::unbounded_channel();
         (
@@ -47,6 +49,7 @@ impl<O: Observer> Recorder<O> {
                 clock,
                 policy,
                 observer,
+                recorded,
                 results,
             },
             sender,
@@ -62,8 +65,12 @@ impl<O: Observer> Recorder<O> {
         while self.results.recv_many(&mut attempted, GROUP).await > 0 {
             let now = self.clock.now();
             let (verdicts, places) = self.judge(&mut attempted, now);
-            self.outbox.record(&verdicts, now).await?;
+            let group = self.outbox.record(&verdicts, now).await?;
             kill_point::reach("recorded");
+            if let Some(group) = group {
+                // Who counts lives as long as there is something to count.
+                let _ = self.recorded.send(group);
+            }
             self.note_retries(&verdicts);
             drop(places);
         }

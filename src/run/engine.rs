@@ -14,9 +14,10 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::dispatch::{Feeder, Recorder, Window, Workers};
 use crate::model::{Clock, EndpointKey, Live};
-use crate::outbox::Outbox;
+use crate::outbox::{Group, Outbox};
 use crate::platform::{Directory, Refresh};
 use crate::source::{Horizon, Lookahead, Rejections, Report, Scan, Watch, WatchStatus};
+use crate::statistics::Statistics;
 use crate::store::{Stopped, Store};
 
 /// How often the feeder looks although no bell has rung: what other daemons appended rings no bell here.
@@ -34,6 +35,8 @@ pub struct Engine {
     pub directory: Directory,
     /// The delivery documents.
     pub outbox: Outbox,
+    /// The figures per endpoint and day.
+    pub statistics: Statistics,
     /// What is held in memory.
     pub window: Window,
     /// What became of attempts.
@@ -66,6 +69,7 @@ impl Engine {
         directory.switch_email(settings.mailer.get().is_some());
         let outbox = Outbox::new(store.clone(), Arc::clone(cluster.me()), Arc::new(window.clone()));
         let engine = Self {
+            statistics: Statistics::new(store.clone(), outbox.clone()),
             directory,
             tally: Tally::new(clock.clone()),
             rejections: Rejections::default(),
@@ -83,7 +87,7 @@ impl Engine {
         (Arc::new(engine), wanted)
     }
 
-    /// Joins the other daemons, frees what the dead left, and reads the endpoints. Nothing may be scanned or watched before.
+    /// Joins the other daemons, frees and counts what the dead left, and reads the endpoints. Nothing may be scanned or watched before.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon stops first.
@@ -95,6 +99,9 @@ impl Engine {
         let live = self.cluster.live();
         self.store
             .persist("free the claims of dead daemons", || self.outbox.adopt(&live))
+            .await?;
+        self.store
+            .persist("count what dead daemons recorded", || self.statistics.recover(&live))
             .await?;
         self.refresh().load().await
     }
@@ -158,8 +165,9 @@ impl Engine {
         )
     }
 
-    /// What sends, and what writes the results.
-    pub fn senders(&self) -> (Workers<Courier>, Recorder<Tally>) {
+    /// What sends, what writes the results, and what comes out of there to be counted.
+    pub fn senders(&self) -> (Workers<Courier>, Recorder<Tally>, mpsc::UnboundedReceiver<Group>) {
+        let (recorded, counted) = mpsc::unbounded_channel();
         let courier = Courier {
             directory: self.directory.clone(),
             client: self.settings.client.clone(),
@@ -174,10 +182,12 @@ impl Engine {
             self.clock.clone(),
             self.settings.retry.clone(),
             self.tally.clone(),
+            recorded,
         );
         (
             Workers::new(self.window.clone(), courier, self.settings.permits.clone(), results),
             recorder,
+            counted,
         )
     }
 }

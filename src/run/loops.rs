@@ -113,7 +113,7 @@ async fn save(engine: &Engine, at: DateTime, report: &Report) -> Result<(), Stop
     engine.store.persist("save the scan's report", update).await.map(drop)
 }
 
-/// Sends heartbeats; frees the claims of daemons that died.
+/// Sends heartbeats; frees the claims of daemons that died, and counts what they recorded.
 pub(super) async fn heartbeat(engine: Arc<Engine>, pulse: Pulse, end: CancellationToken) {
     let mut tries = engine.store.outage().tries();
     while end.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_some() {
@@ -133,6 +133,7 @@ async fn keep(engine: &Engine) -> crate::store::Result<()> {
     if engine.outbox.adopt(&live).await? > 0 {
         engine.window.look();
     }
+    engine.statistics.recover(&live).await?;
     Ok(())
 }
 

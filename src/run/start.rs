@@ -8,7 +8,7 @@ use tracing::info;
 
 use crate::config::Config;
 use crate::service::systemd::Manager;
-use crate::store::{Backoff, Result, Store, command_code, ensure_deliveries, ensure_scan};
+use crate::store::{Backoff, Result, Store, command_code, ensure_deliveries, ensure_scan, ensure_statistics};
 
 /// Something that only a change of the configuration (ours, or MongoDB's) can mend: exit code 78.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +100,8 @@ impl Wait<'_> {
             ensure_deliveries(self.store, retention)
         })
         .await?;
+        self.until_done("create the statistics' indexes", || ensure_statistics(self.store))
+            .await?;
         if config.scan.ensure_indexes {
             self.until_done("create the scan's index", || ensure_scan(self.store))
                 .await?;

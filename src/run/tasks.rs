@@ -27,7 +27,7 @@ type Group = JoinSet<&'static str>;
 pub struct Tasks {
     /// What finds work. Stops first: nothing is claimed that nobody sends any more.
     sources: Group,
-    /// What sends, and writes results.
+    /// What sends, writes results and counts them.
     senders: Group,
     /// The heartbeat and the proof of life. Stop last: no claim is taken over while its result is being written.
     keepers: Group,
@@ -138,10 +138,12 @@ impl Tasks {
     }
 
     fn spawn_senders(&mut self, engine: &Arc<Engine>, wanted: Wanted) {
-        let (workers, recorder) = engine.senders();
+        let (workers, recorder, recorded) = engine.senders();
         let workers = workers.run(wanted, self.drain.clone(), self.give_up.clone().cancelled_owned());
         self.senders.spawn(named("senders", workers));
         self.senders.spawn(fallible("recorder", recorder.run()));
+        let statistics = engine.statistics.clone();
+        self.senders.spawn(fallible("statistics", statistics.run(recorded)));
     }
 
     fn spawn_feeder(&mut self, engine: &Arc<Engine>, watchdog: &Watchdog) {

@@ -10,8 +10,10 @@ use super::{Result, Store};
 /// What a write command did.
 #[derive(Debug, Default)]
 pub struct WriteReply {
-    /// Rows inserted or matched.
+    /// Documents inserted or matched.
     pub matched: usize,
+    /// Documents changed or inserted by an update.
+    pub changed: usize,
     /// Rows that were refused, by their place in the command.
     pub errors: Vec<RowError>,
 }
@@ -75,16 +77,19 @@ impl Store {
         self.write(insert(collection, rows)).await
     }
 
-    /// Runs the update rows, unordered.
+    /// Runs the update rows one after the other: a row is in effect only if those before it are.
     ///
     /// # Errors
-    /// MongoDB did not do it, or did not confirm it: repeat.
-    pub(crate) async fn update_rows<'a>(
-        &self,
-        collection: &str,
-        rows: impl Iterator<Item = &'a RawDocumentBuf>,
-    ) -> Result<WriteReply> {
-        self.write(update(collection, rows)).await
+    /// MongoDB did not do it all, or did not confirm it: repeat.
+    pub(crate) async fn update_in_order(&self, collection: &str, rows: &[RawDocumentBuf]) -> Result<WriteReply> {
+        let updates: RawArrayBuf = rows.iter().cloned().collect();
+        let reply = self
+            .write(rawdoc! { "update": collection, "ordered": true, "updates": updates })
+            .await?;
+        match reply.errors.first() {
+            Some(row) => Err(Error::custom(format!("a row was refused with code {}", row.code))),
+            None => Ok(reply),
+        }
     }
 
     pub(super) async fn write(&self, mut command: RawDocumentBuf) -> Result<WriteReply> {
@@ -107,8 +112,10 @@ pub(super) fn parse(reply: &Document) -> Result<WriteReply> {
             code: row.get_i32("code").ok()?,
         })
     };
+    let inserted = reply.get_array("upserted").map_or(0, Vec::len);
     Ok(WriteReply {
         matched: number(reply, "n").unwrap_or(0),
+        changed: number(reply, "nModified").unwrap_or(0) + inserted,
         errors: rows.filter_map(Bson::as_document).filter_map(error).collect(),
     })
 }

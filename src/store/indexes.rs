@@ -16,6 +16,9 @@ pub const SCAN_INDEX: &str = "certhookd_scan";
 /// Its keys, both ascending.
 const SCAN_KEYS: [&str; 2] = ["expiryReminderSent", "expires"];
 
+/// How long statistics are kept: a month can be compared with the same one a year ago.
+const STATISTICS_KEPT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+
 /// The name of the index that serves the scan: created before, unless one serves already, and then the log says so.
 ///
 /// Not partial: a filter on `expiryReminderSent: false` would leave out the documents that lack the field.
@@ -84,6 +87,19 @@ pub async fn ensure_deliveries(store: &Store, retention: Duration) -> Result<()>
         Err(error) if is_options_conflict(&error) => change_retention(store, retention).await,
         Err(error) => Err(error),
     }
+}
+
+/// Creates the indexes of the statistics.
+///
+/// # Errors
+/// MongoDB is away.
+pub async fn ensure_statistics(store: &Store) -> Result<()> {
+    let expiry = IndexOptions::builder().expire_after(STATISTICS_KEPT).build();
+    let indexes = [
+        index("owner", doc! { "owner": 1, "day": 1 }, IndexOptions::default()),
+        index("retention", doc! { "day": 1 }, expiry),
+    ];
+    store.statistics().create_indexes(indexes).await.map(drop)
 }
 
 async fn change_retention(store: &Store, retention: Duration) -> Result<()> {

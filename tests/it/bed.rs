@@ -76,6 +76,10 @@ impl Bed {
         self.database.collection("webhook_state")
     }
 
+    pub fn statistics(&self) -> Collection<Document> {
+        self.database.collection("webhook_stats")
+    }
+
     /// An organization with these endpoints.
     pub async fn organization(&self, endpoints: Vec<Document>) -> ObjectId {
         let owner = ObjectId::new();

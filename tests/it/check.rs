@@ -33,7 +33,7 @@ async fn a_good_set_passes_point_by_point() {
     }
     assert_eq!(
         good.iter().filter(|line| line.starts_with("privilege")).count(),
-        6,
+        7,
         "{good:#?}"
     );
     assert_eq!(

@@ -24,6 +24,7 @@ mod receivers;
 mod scan;
 mod signals;
 mod standard_webhooks;
+mod statistics;
 mod stream;
 mod web;
 

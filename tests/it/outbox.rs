@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use crate::bed::Bed;
 
 /// A queue that takes nothing: everything stays in the outbox.
-struct NoRoom;
+pub struct NoRoom;
 
 impl Intake for NoRoom {
     fn room(&self) -> BoxFuture<'_, usize> {
