@@ -6,6 +6,7 @@ mod demo;
 mod replay;
 mod sandbox;
 mod scan;
+mod send_test;
 mod status;
 mod table;
 
@@ -16,8 +17,11 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Faults};
 use crate::kill_point;
+use crate::model::{EventType, Live};
+use crate::platform::{Directory, EndpointPolicy, Refresh};
 use crate::run::{self, Misconfigured};
 use crate::service::telemetry::{self, LogFormat};
+use crate::store::{Stopped, Store};
 
 /// What only the configuration can mend. systemd does not restart on it (`EX_CONFIG` of sysexits.h).
 const EX_CONFIG: u8 = 78;
@@ -57,6 +61,8 @@ enum Command {
     },
     /// Send again what ended: dead letters, cancelled or delivered ones. Running daemons do it within a second.
     Replay(replay::Args),
+    /// Send a sample event to an endpoint as the daemon would, and show request and answer. Nothing is stored.
+    SendTest(send_test::Args),
     /// Show queue, deliveries, endpoints, last scan and stream, as MongoDB knows them.
     Status {
         /// As JSON.
@@ -114,6 +120,7 @@ async fn execute(args: Args) -> anyhow::Result<ExitCode> {
         Command::Check { config_only } => return Ok(check::run(file.as_deref(), config_only).await),
         Command::Scan { dry_run } => return scan::run(&load(file.as_deref())?, dry_run).await,
         Command::Replay(args) => replay::run(&load(file.as_deref())?, args).await?,
+        Command::SendTest(args) => return send_test::run(&load(file.as_deref())?, args).await,
         Command::Status { json } => status::run(&load(file.as_deref())?, json).await?,
         Command::Demo => return demo::run().await,
         Command::Sandbox => sandbox::run().await?,
@@ -128,6 +135,29 @@ fn load(file: Option<&Path>) -> Result<Config, Faults> {
         .collect();
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     Config::load(file, &env, credentials.as_deref())
+}
+
+/// All endpoints, as they are configured now.
+async fn directory(store: &Store, config: &Config) -> Result<Directory, Stopped> {
+    let directory = Directory::default();
+    directory.switch_email(config.email.smtp_url.is_some());
+    let refresh = Refresh {
+        store: store.clone(),
+        directory: directory.clone(),
+        policy: Live::new(EndpointPolicy {
+            allow_http: config.delivery.allow_http,
+        }),
+    };
+    refresh.load().await?;
+    Ok(directory)
+}
+
+/// A type of event, as an argument.
+fn event_type(name: &str) -> Result<EventType, String> {
+    EventType::parse(name).ok_or_else(|| {
+        let known: Vec<_> = EventType::ALL.iter().map(|known| known.as_str()).collect();
+        format!("expected one of {}", known.join(", "))
+    })
 }
 
 /// This machine's name.

@@ -18,7 +18,7 @@ mod sign;
 
 use ipnet::IpNet;
 
-pub use client::{Client, ClientError};
+pub use client::{Answer, Client, ClientError, Preview};
 pub use guard::{Refused, check_addr, check_url};
 pub(crate) use reason::of as describe;
 pub use request::{Unsendable, is_reserved};

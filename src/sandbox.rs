@@ -15,4 +15,4 @@ pub use binary::mongod_binary;
 pub use proxy::Proxy;
 pub use receiver::{Answer, Received, Receiver};
 pub use replica_set::{Options, ReplicaSet, shared};
-pub use samples::{Bulk, Organization, Samples};
+pub use samples::{Bulk, Organization, Samples, certificate};

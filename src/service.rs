@@ -9,4 +9,5 @@ pub mod telemetry;
 mod watchdog;
 
 pub use listener::Listener;
+pub(crate) use one_line::one_line;
 pub use watchdog::{Pulse, Watchdog};

@@ -27,7 +27,7 @@ pub(super) struct Args {
     #[arg(long)]
     owner: Option<String>,
     /// A type of event.
-    #[arg(long, value_parser = event_type)]
+    #[arg(long, value_parser = super::event_type)]
     event_type: Option<EventType>,
     /// What happened then or later, e.g. 2026-11-24T00:00:00Z.
     #[arg(long, value_parser = instant)]
@@ -118,13 +118,6 @@ async fn show(store: &Store, selection: &Selection) -> anyhow::Result<()> {
     );
     println!("{count} deliveries would be sent again");
     Ok(())
-}
-
-fn event_type(name: &str) -> Result<EventType, String> {
-    EventType::parse(name).ok_or_else(|| {
-        let known: Vec<_> = EventType::ALL.iter().map(|known| known.as_str()).collect();
-        format!("expected one of {}", known.join(", "))
-    })
 }
 
 fn instant(text: &str) -> anyhow::Result<DateTime> {

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::table;
 use crate::cluster::ALIVE;
 use crate::config::Config;
-use crate::model::{EndpointKey, Live};
-use crate::platform::{Directory, EndpointPolicy, Found, Refresh};
+use crate::model::EndpointKey;
+use crate::platform::{Directory, Found};
 use crate::store::{Result, Store};
 
 /// All of it.
@@ -83,18 +83,7 @@ pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
 
 async fn gather(store: &Store, config: &Config) -> anyhow::Result<Status> {
     let now = store.hello().await?.get_datetime("localTime").copied()?;
-    let directory = Directory::default();
-    directory.switch_email(config.email.smtp_url.is_some());
-    let policy = Live::new(EndpointPolicy {
-        allow_http: config.delivery.allow_http,
-    });
-    Refresh {
-        store: store.clone(),
-        directory: directory.clone(),
-        policy,
-    }
-    .load()
-    .await?;
+    let directory = super::directory(store, config).await?;
     let by_endpoint = count(store).await?;
     let mut outbox = HashMap::new();
     for row in &by_endpoint {

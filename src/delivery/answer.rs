@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bson::DateTime;
-use bytes::Bytes;
 use http::header::{HeaderMap, RETRY_AFTER};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
@@ -68,20 +67,32 @@ fn retry_after(status: StatusCode, headers: &HeaderMap, now: DateTime) -> Option
 }
 
 /// Reads what is left of an answer, within bounds, and drops it. A body that is longer or slower costs its connection.
-pub(super) async fn drain(mut body: Incoming, deadline: Instant) {
+pub(super) async fn drain(body: Incoming, deadline: Instant) {
+    read(body, deadline.min(Instant::now() + DRAIN), |_| {}).await;
+}
+
+/// What comes of a body until `deadline`, at most the first 64 KiB or so.
+pub(super) async fn head_of(body: Incoming, deadline: Instant) -> Vec<u8> {
+    let mut head = Vec::new();
+    read(body, deadline, |data| head.extend_from_slice(data)).await;
+    head
+}
+
+async fn read(mut body: Incoming, deadline: Instant, mut take: impl FnMut(&[u8])) {
     if body.is_end_stream() {
         return;
     }
     let read = async {
         let mut length = 0;
         while let Some(Ok(frame)) = body.frame().await {
-            length += frame.data_ref().map_or(0, Bytes::len);
+            let data = frame.data_ref().map_or(&[][..], |data| data);
+            take(data);
+            length += data.len();
             if length > MAX_BODY {
                 return;
             }
         }
     };
-    let deadline = deadline.min(Instant::now() + DRAIN);
     // Running out of time is one of the bounds.
     timeout_at(deadline, read).await.ok();
 }

@@ -1,5 +1,7 @@
 //! One attempt, from message to outcome.
 
+mod inspect;
+
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
@@ -20,6 +22,8 @@ use super::resolve::{Lookup, Resolver, system_lookup};
 use super::{Policy, answer, guard, reason};
 use crate::model::{Failure, Message, Outcome};
 use crate::platform::{Auth, ClientCredentials, Endpoint};
+
+pub use inspect::{Answer, Preview};
 
 /// How a transport reports that the other side has closed it. Over TLS a missing farewell is an unexpected end.
 const CLOSED: [ErrorKind; 4] = [
@@ -58,6 +62,7 @@ struct Attempt<'a> {
     endpoint: &'a Endpoint,
     message: &'a Message,
     now: DateTime,
+    start: Instant,
     deadline: Instant,
 }
 
@@ -101,31 +106,14 @@ impl Client {
     /// `endpoint.timeout` bounds it all: a token, resolving, connecting, TLS, sending, and the answer's head. A 2xx within it is a
     /// success, whatever its body does. An endpoint that can't be sent to as configured ends as [`Outcome::Cancelled`].
     pub async fn attempt(&self, endpoint: &Endpoint, message: &Message, now: DateTime) -> Outcome {
-        let start = Instant::now();
-        let deadline = start + endpoint.timeout;
-        let attempt = Attempt {
-            endpoint,
-            message,
-            now,
-            deadline,
-        };
+        let attempt = Attempt::begin(endpoint, message, now);
         match self.answer(&attempt).await {
             Ok(response) => {
-                let outcome = answer::judge(&response, now, start.elapsed());
-                answer::drain(response.into_body(), deadline).await;
+                let outcome = attempt.judge(&response);
+                answer::drain(response.into_body(), attempt.deadline).await;
                 outcome
             }
-            Err(NoAnswer::Unsendable(error)) => Outcome::Cancelled {
-                reason: error.to_string(),
-            },
-            Err(NoAnswer::Broken(reason)) => failed(reason, start),
-            Err(NoAnswer::Timeout { connected }) => {
-                let what = if connected { "no answer" } else { "no connection" };
-                failed(
-                    format!("timeout after {} ms: {what}", endpoint.timeout.as_millis()),
-                    start,
-                )
-            }
+            Err(none) => attempt.without_answer(none),
         }
     }
 
@@ -180,6 +168,45 @@ impl Client {
     }
 }
 
+impl<'a> Attempt<'a> {
+    /// Its time runs from now.
+    fn begin(endpoint: &'a Endpoint, message: &'a Message, now: DateTime) -> Self {
+        let start = Instant::now();
+        Self {
+            endpoint,
+            message,
+            now,
+            start,
+            deadline: start + endpoint.timeout,
+        }
+    }
+
+    fn judge(&self, head: &Response<Incoming>) -> Outcome {
+        answer::judge(head, self.now, self.start.elapsed())
+    }
+
+    fn without_answer(&self, none: NoAnswer) -> Outcome {
+        let reason = match none {
+            NoAnswer::Unsendable(error) => {
+                return Outcome::Cancelled {
+                    reason: error.to_string(),
+                };
+            }
+            NoAnswer::Broken(reason) => reason,
+            NoAnswer::Timeout { connected } => {
+                let what = if connected { "no answer" } else { "no connection" };
+                format!("timeout after {} ms: {what}", self.endpoint.timeout.as_millis())
+            }
+        };
+        Outcome::Failed(Failure {
+            status: None,
+            reason,
+            retry_after: None,
+            elapsed: self.start.elapsed(),
+        })
+    }
+}
+
 /// Sends within the deadline. A connection that let it pass is not used again: over HTTP/2 it would be shared.
 async fn send(
     http: &Http,
@@ -212,13 +239,4 @@ fn closed_without_answer(error: &legacy::Error) -> bool {
     }
     let incomplete = reason::find::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message);
     incomplete || reason::find::<io::Error>(error).is_some_and(|error| CLOSED.contains(&error.kind()))
-}
-
-fn failed(reason: String, start: Instant) -> Outcome {
-    Outcome::Failed(Failure {
-        status: None,
-        reason,
-        retry_after: None,
-        elapsed: start.elapsed(),
-    })
 }

@@ -107,6 +107,24 @@ impl Directory {
         configs.flat_map(|config| config.endpoints.iter().cloned()).collect()
     }
 
+    /// The keys of all endpoints, of those that are out of service too. Sorted.
+    pub fn keys(&self) -> Vec<EndpointKey> {
+        let organizations = self.organizations.read();
+        let configs = organizations.documents.values().flat_map(HashMap::values);
+        let keys = configs.flat_map(|config| {
+            let refused = config.refused.iter().filter_map(|refused| refused.key.clone());
+            config
+                .endpoints
+                .iter()
+                .map(|endpoint| endpoint.key.clone())
+                .chain(refused)
+        });
+        let mut keys: Vec<_> = keys.collect();
+        keys.sort();
+        keys.dedup();
+        keys
+    }
+
     /// Waits until changes are followed: from then on each takes effect by itself.
     pub async fn followed(&self) {
         self.followed.wait().await;

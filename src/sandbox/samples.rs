@@ -7,7 +7,7 @@ mod organizations;
 use std::time::Duration;
 
 use bson::oid::ObjectId;
-use bson::{DateTime, Document};
+use bson::{Bson, DateTime, Document};
 
 use crate::model::EventType;
 use certificates::{Award, badge_user};
@@ -107,6 +107,16 @@ impl Samples {
         };
         (0..n).map(|_| next()).collect()
     }
+}
+
+/// A certificate of any organization, awarded at `now` or expired then; its ids were never drawn before.
+pub fn certificate(owner: Bson, event_type: EventType, now: DateTime) -> Document {
+    let (at, expires) = match event_type {
+        EventType::CertificateCompleted => (now, later(now, YEAR)),
+        EventType::CertificateExpired => (earlier(now, YEAR), now),
+    };
+    let expires = Some(expires);
+    badge_user(owner, Award { at, expires }, &mut fastrand::Rng::new())
 }
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;

@@ -20,7 +20,7 @@ impl<W: Write> Write for OneLine<W> {
 }
 
 /// `text` on one line.
-pub(super) fn one_line(text: impl fmt::Display) -> String {
+pub(crate) fn one_line(text: impl fmt::Display) -> String {
     let mut line = OneLine(String::new());
     // A `Display` that fails leaves what it wrote until then: the best that can be shown.
     let _ = write!(line, "{text}");

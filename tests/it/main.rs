@@ -22,6 +22,7 @@ mod precise;
 mod race;
 mod receivers;
 mod scan;
+mod send_test;
 mod signals;
 mod standard_webhooks;
 mod statistics;

@@ -7,13 +7,14 @@ use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-/// One answer: a status, after a delay, with headers and an empty body; or silence.
+/// One answer: a status, after a delay, with headers and a body; or silence.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// `None`: the request is read and never answered.
     status: Option<StatusCode>,
     delay: Duration,
     headers: HeaderMap,
+    body: &'static str,
 }
 
 impl Answer {
@@ -28,6 +29,7 @@ impl Answer {
             status: Some(status),
             delay: Duration::ZERO,
             headers: HeaderMap::new(),
+            body: "",
         }
     }
 
@@ -59,6 +61,12 @@ impl Answer {
         self
     }
 
+    /// The same, with that body.
+    #[must_use]
+    pub fn body(self, body: &'static str) -> Self {
+        Self { body, ..self }
+    }
+
     /// What the sender will be told, if it waits for it.
     pub(super) fn planned_status(&self) -> Option<StatusCode> {
         self.status
@@ -71,7 +79,7 @@ impl Answer {
         if !self.delay.is_zero() {
             tokio::time::sleep(self.delay).await;
         }
-        let mut response = Response::new(Body::empty());
+        let mut response = Response::new(Body::from(self.body));
         *response.status_mut() = status;
         *response.headers_mut() = self.headers;
         response

@@ -1,0 +1,145 @@
+//! `certhookd send-test`: a sample event on the way that every event takes to its endpoint, outbox left out.
+
+mod target;
+
+use std::process::ExitCode;
+
+use bson::oid::ObjectId;
+use bson::{Bson, DateTime, RawDocumentBuf};
+use http::{HeaderName, HeaderValue};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::delivery::{Answer, Preview};
+use crate::model::{EventType, Message, Outcome};
+use crate::platform::{Endpoint, badge_user};
+use crate::run::Settings;
+use crate::sandbox;
+use crate::service::one_line;
+use crate::store::Store;
+
+/// What tells a receiver that nothing has happened.
+const TEST: HeaderName = HeaderName::from_static("x-webhook-test");
+
+/// The most of an answer's body that is printed, in characters.
+const SHOWN: usize = 1000;
+
+/// Under the first column of what is printed.
+const INDENT: &str = "          ";
+
+/// What to send, and to whom.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The endpoint, by its id or as `OWNER/ENDPOINT`.
+    #[arg(long, value_name = "ID")]
+    endpoint: String,
+    /// The type of event; without it the first one that the endpoint is subscribed to.
+    #[arg(long, value_name = "TYPE", value_parser = super::event_type)]
+    event: Option<EventType>,
+    /// Show the request with its signature; send nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Sends it and prints what went out and what came back. Succeeds on a 2xx alone.
+pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
+    let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
+    let found = find(&store, config, &args.endpoint).await;
+    store.close().await;
+    let (mut endpoint, now) = found?;
+    let event_type = args.event.or(endpoint.event_types.first().copied());
+    let event_type = event_type.unwrap_or(EventType::CertificateExpired);
+    introduce(&endpoint, event_type);
+    endpoint.headers.insert(TEST, HeaderValue::from_static("true"));
+    let message = sample(&endpoint, event_type, now)?;
+    let client = Settings::new(config)?.client.get();
+    match client.preview(&endpoint, &message, now) {
+        Ok(preview) => show_request(&preview, &message),
+        Err(reason) => anyhow::bail!("nothing was sent: {reason}"),
+    }
+    if args.dry_run {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (outcome, answer) = client.inspect(&endpoint, &message, now).await;
+    if let Some(answer) = answer {
+        show_answer(&answer);
+    }
+    Ok(conclude(&outcome, &endpoint))
+}
+
+/// The endpoint as it is configured, and the time by MongoDB's clock, which the daemon goes by.
+async fn find(store: &Store, config: &Config, wanted: &str) -> anyhow::Result<(Endpoint, DateTime)> {
+    let now = store.hello().await?.get_datetime("localTime").copied()?;
+    let directory = super::directory(store, config).await?;
+    Ok((target::find(&directory, wanted)?, now))
+}
+
+/// An event that never happened, as the platform would tell it.
+fn sample(endpoint: &Endpoint, event_type: EventType, now: DateTime) -> anyhow::Result<Message> {
+    let owner = endpoint.key.owner();
+    let owner = ObjectId::parse_str(owner).map_or_else(|_| Bson::from(owner), Bson::from);
+    let certificate = RawDocumentBuf::try_from(sandbox::certificate(owner, event_type, now))?;
+    let event = match event_type {
+        EventType::CertificateCompleted => badge_user::completed(&certificate),
+        EventType::CertificateExpired => badge_user::expired(&certificate, now),
+    };
+    event
+        .map(|event| event.message)
+        .map_err(|unfit| anyhow::anyhow!(unfit.reason))
+}
+
+fn introduce(endpoint: &Endpoint, event_type: EventType) {
+    println!("endpoint  {}  {}", endpoint.key, one_line(&endpoint.name));
+    if !endpoint.enabled {
+        println!("{INDENT}it is switched off: events do not go there");
+    } else if !endpoint.wants(event_type) {
+        println!("{INDENT}it is not subscribed to {event_type}: such events do not go there");
+    }
+}
+
+fn show_request(request: &Preview, message: &Message) {
+    show("request", &one_line(&request.line), &request.headers);
+    println!("\n{INDENT}{}", one_line(String::from_utf8_lossy(&message.body)));
+}
+
+fn show_answer(answer: &Answer) {
+    show(
+        "answer",
+        &format!("{:?} {}", answer.version, answer.status),
+        &answer.headers,
+    );
+    let (shown, rest) = match answer.body.char_indices().nth(SHOWN) {
+        Some((end, _)) => (&answer.body[..end], " …"),
+        None => (&*answer.body, ""),
+    };
+    if !shown.is_empty() {
+        println!("\n{INDENT}{}{rest}", one_line(shown));
+    }
+}
+
+fn show(what: &str, line: &str, headers: &[(String, String)]) {
+    println!("\n{what:<8}  {line}");
+    for (name, value) in headers {
+        println!("{INDENT}{name}: {}", one_line(value));
+    }
+}
+
+fn conclude(outcome: &Outcome, endpoint: &Endpoint) -> ExitCode {
+    let (verdict, elapsed) = match outcome {
+        Outcome::Delivered { elapsed, .. } => ("delivered", Some(elapsed)),
+        Outcome::Failed(failure) | Outcome::Gone(failure) | Outcome::Refused(failure) => {
+            (&*failure.reason, Some(&failure.elapsed))
+        }
+        Outcome::Cancelled { reason } => (&**reason, None),
+        Outcome::Interrupted => ("interrupted", None),
+    };
+    println!("\nresult    {}", one_line(verdict));
+    if let Some(elapsed) = elapsed {
+        let (took, timeout) = (elapsed.as_millis(), endpoint.timeout.as_millis());
+        println!("time      {took} ms; the endpoint's timeout is {timeout} ms");
+    }
+    match outcome {
+        Outcome::Delivered { .. } => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}

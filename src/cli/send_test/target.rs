@@ -1,0 +1,69 @@
+//! Which endpoint is meant.
+
+use anyhow::bail;
+
+use crate::model::EndpointKey;
+use crate::platform::{Directory, Endpoint, Found};
+use crate::service::one_line;
+
+/// An error names no more candidates than this.
+const CANDIDATES: usize = 5;
+
+/// The endpoint of that id, or of that `OWNER/ENDPOINT`.
+///
+/// # Errors
+/// There is none, or there are several: candidates are named. It is out of service, or no endpoint but the reminders by e-mail.
+pub(super) fn find(directory: &Directory, wanted: &str) -> anyhow::Result<Endpoint> {
+    let email = EndpointKey::email();
+    if is_named(&email, wanted) {
+        bail!("{email} is no webhook endpoint: `certhookd check` tries the mail server that reminders go through");
+    }
+    let mut keys = directory.keys();
+    let named: Vec<_> = keys.iter().filter(|key| is_named(key, wanted)).collect();
+    match named[..] {
+        [key] => match directory.find(key) {
+            Found::Endpoint(endpoint) => Ok((*endpoint).clone()),
+            Found::Refused(reason) => bail!("{key} is out of service: {reason}"),
+            Found::Email { .. } | Found::Unknown => bail!("{key} is gone"),
+        },
+        [] if keys.is_empty() => bail!("no endpoint is configured"),
+        [] => {
+            keys.sort_by(|a, b| likeness(directory, b, wanted).total_cmp(&likeness(directory, a, wanted)));
+            bail!("no endpoint is named {wanted}; the nearest: {}", list(directory, &keys))
+        }
+        _ => {
+            let named: Vec<_> = named.into_iter().cloned().collect();
+            bail!("{wanted} names several endpoints: {}", list(directory, &named))
+        }
+    }
+}
+
+fn is_named(key: &EndpointKey, wanted: &str) -> bool {
+    key.as_str() == wanted || key.endpoint() == wanted
+}
+
+/// How much `wanted` is like a name of the endpoint, 0 to 1.
+fn likeness(directory: &Directory, key: &EndpointKey, wanted: &str) -> f64 {
+    let name = name(directory, key);
+    let names = [key.as_str(), key.owner(), key.endpoint(), &name];
+    let like = names.map(|name| strsim::jaro_winkler(name, wanted));
+    like.into_iter().fold(0.0, f64::max)
+}
+
+fn list(directory: &Directory, keys: &[EndpointKey]) -> String {
+    let candidate = |key| format!("{key} ({})", one_line(name(directory, key)));
+    let mut named: Vec<_> = keys.iter().take(CANDIDATES).map(candidate).collect();
+    if keys.len() > CANDIDATES {
+        named.push("…".into());
+    }
+    named.join(", ")
+}
+
+/// The organization's label for it.
+fn name(directory: &Directory, key: &EndpointKey) -> String {
+    match directory.find(key) {
+        Found::Endpoint(endpoint) => endpoint.name.clone(),
+        Found::Refused(_) => "out of service".into(),
+        Found::Email { .. } | Found::Unknown => String::new(),
+    }
+}
