@@ -3,6 +3,7 @@
 
 mod check;
 mod demo;
+mod events;
 mod replay;
 mod sandbox;
 mod scan;
@@ -63,6 +64,8 @@ enum Command {
     Replay(replay::Args),
     /// Send a sample event to an endpoint as the daemon would, and show request and answer. Nothing is stored.
     SendTest(send_test::Args),
+    /// Follow deliveries live: a line for each change of one's state, until Ctrl-C.
+    Events(events::Args),
     /// Show queue, deliveries, endpoints, last scan and stream, as MongoDB knows them.
     Status {
         /// As JSON.
@@ -121,6 +124,7 @@ async fn execute(args: Args) -> anyhow::Result<ExitCode> {
         Command::Scan { dry_run } => return scan::run(&load(file.as_deref())?, dry_run).await,
         Command::Replay(args) => replay::run(&load(file.as_deref())?, args).await?,
         Command::SendTest(args) => return send_test::run(&load(file.as_deref())?, args).await,
+        Command::Events(args) => events::run(&load(file.as_deref())?, args).await?,
         Command::Status { json } => status::run(&load(file.as_deref())?, json).await?,
         Command::Demo => return demo::run().await,
         Command::Sandbox => sandbox::run().await?,

@@ -1,4 +1,4 @@
-//! The outbox: every write to our delivery documents, and nothing else.
+//! The outbox: every write to our delivery documents, and who may watch them.
 //!
 //! A delivery is one event on its way to one endpoint. Its `_id` is derived from both, so whoever finds the event again
 //! inserts the same `_id` again and learns that it is there. Its states:
@@ -15,6 +15,7 @@
 mod append;
 mod claim;
 mod document;
+mod follow;
 mod group;
 mod handoff;
 mod record;
@@ -31,6 +32,7 @@ pub use append::Appended;
 pub(crate) use append::Written;
 pub use claim::LostClaim;
 pub use document::{Claimed, NewDelivery};
+pub use follow::{Change, Follower, Wanted};
 pub use group::{Entry, Group, Kind};
 pub use handoff::{Intake, Slot};
 pub use record::Verdict;

@@ -3,6 +3,7 @@
 mod command;
 mod indexes;
 mod outage;
+mod token;
 mod unit;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use command::{RowError, WriteReply, update_row};
 pub use indexes::{SCAN_INDEX, ensure_deliveries, ensure_scan, ensure_statistics, scan_index};
 pub(crate) use outage::Backoff;
 pub use outage::{Outage, Tries};
+pub(crate) use token::loses_token;
 pub(crate) use unit::{Unit, has_no_transactions};
 
 /// How long one operation waits for a usable server before it counts as failed.

@@ -13,17 +13,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::Clock;
-use crate::store::{Result, Store, command_code};
+use crate::store::{Result, Store, loses_token};
 
 /// How long the server waits for a change before it answers that there is none.
 const WAIT: Duration = Duration::from_secs(1);
-
-/// Refusals that pass or that an operator mends, and that say nothing of the token: those that the driver specification of
-/// change streams calls resumable, a time limit, a key that a new primary has not read yet, and missing privileges.
-const PASSING: [i32; 20] = [
-    6, 7, 63, 89, 91, 133, 150, 189, 234, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436, // resumable
-    50, 211, 13,
-];
 
 /// What a change says of the fields that matter here.
 const CREATION_DATE: &str = "updateDescription.updatedFields.creationDate";
@@ -134,13 +127,10 @@ async fn pump(
     Ending::Stopped
 }
 
-/// What MongoDB itself refuses is for the token's sake or the event's, and stays so however often it is asked: corrupt tokens
-/// alone fail with a dozen codes. To give up a good token costs a query, to insist on a bad one would cost every award.
 fn classify(error: Error) -> Ending {
-    let resumable = error.contains_label("ResumableChangeStreamError");
-    match command_code(&error) {
-        Some(code) if !resumable && !PASSING.contains(&code) => Ending::Lost(error),
-        _ if error.contains_label("NonResumableChangeStreamError") => Ending::Lost(error),
-        _ => Ending::Broken(error),
+    if loses_token(&error) {
+        Ending::Lost(error)
+    } else {
+        Ending::Broken(error)
     }
 }

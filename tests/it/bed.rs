@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::Notify;
 
 /// Nothing that a test waits for takes longer, however busy the machine is.
@@ -235,10 +235,21 @@ struct Log {
 }
 
 impl Daemon {
-    pub fn spawn(mut command: Command) -> Self {
+    pub fn spawn(command: Command) -> Self {
+        Self::spawn_with(command, Stdio::null())
+    }
+
+    /// With its standard output to read.
+    pub fn spawn_telling(command: Command) -> (Self, ChildStdout) {
+        let mut daemon = Self::spawn_with(command, Stdio::piped());
+        let stdout = daemon.child.stdout.take().unwrap();
+        (daemon, stdout)
+    }
+
+    fn spawn_with(mut command: Command, stdout: Stdio) -> Self {
         let mut child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(stdout)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

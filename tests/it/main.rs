@@ -15,6 +15,7 @@ mod dead_letters;
 mod demo;
 mod directory;
 mod email;
+mod events;
 mod oauth;
 mod pipeline;
 mod plan;

@@ -1,0 +1,100 @@
+//! `certhookd events`: deliveries as they change, followed from outside the daemons.
+
+mod line;
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::config::Config;
+use crate::model::EventType;
+use crate::outbox::{Change, Follower, Wanted};
+use crate::service::signals::Signals;
+use crate::store::{Store, reason};
+
+/// Changes that wait to be printed; a slow terminal holds the stream up, not the daemons.
+const BUFFER: usize = 100;
+
+/// How long a stop waits for MongoDB to answer the last question.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What to follow; what is given must all hold.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// An endpoint, by its id or as `OWNER/ENDPOINT`.
+    #[arg(long)]
+    endpoint: Option<String>,
+    /// An organization.
+    #[arg(long)]
+    owner: Option<String>,
+    /// A type of event.
+    #[arg(long, value_parser = super::event_type)]
+    event_type: Option<EventType>,
+    /// Deliveries that come into these states; all without it.
+    #[arg(long, value_delimiter = ',', value_parser = STATES)]
+    state: Vec<String>,
+    /// A JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+const STATES: [&str; 6] = ["pending", "claimed", "delivered", "dead", "cancelled", "rejected"];
+
+/// Prints until Ctrl-C, or until nobody reads.
+pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
+    let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
+    let wanted = Wanted {
+        endpoint: args.endpoint,
+        owner: args.owner,
+        event_type: args.event_type,
+    };
+    let opened = Follower::open(store.clone(), wanted).await;
+    let done = match opened.map_err(|error| anyhow::anyhow!(reason(&error))) {
+        Ok(follower) => follow(follower, args.json, &args.state).await,
+        Err(error) => Err(error),
+    };
+    store.close().await;
+    done.context("deliveries can't be followed")
+}
+
+async fn follow(follower: Follower, json: bool, states: &[String]) -> anyhow::Result<()> {
+    let mut signals = Signals::install()?;
+    let stop = CancellationToken::new();
+    let (sender, changes) = mpsc::channel(BUFFER);
+    let following = tokio::spawn(follower.run(sender, stop.clone()));
+    let printed = tokio::select! {
+        printed = print(changes, json, states) => printed,
+        () = signals.stopped() => Ok(()),
+    };
+    stop.cancel();
+    // It ends by itself; what does not is held up by a MongoDB that does not answer.
+    let _ = tokio::time::timeout(PATIENCE, following).await;
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => Ok(printed?),
+    }
+}
+
+async fn print(mut changes: mpsc::Receiver<Change>, json: bool, states: &[String]) -> io::Result<()> {
+    // In colours on a terminal alone.
+    let mut out = anstream::stdout();
+    if !json {
+        writeln!(out, "{}", line::HEADER)?;
+    }
+    debug!("following deliveries");
+    while let Some(change) = changes.recv().await {
+        if !states.is_empty() && !states.contains(&change.state) {
+            continue;
+        }
+        if json {
+            writeln!(out, "{}", line::json(&change))?;
+        } else {
+            writeln!(out, "{}", line::text(&change))?;
+        }
+    }
+    Ok(())
+}
