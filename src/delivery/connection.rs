@@ -1,13 +1,36 @@
-//! A connection that remembers whether it has answered before.
+//! A connection that remembers whether it has answered before, and is counted while it is open.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
+
+/// A connection that is made while so many are open, in the whole process, serves one request and is not kept. The pool itself
+/// only bounds what it keeps for one host, and there may be as many hosts as endpoints.
+const MAX_KEPT: usize = 512;
+
+/// The connections that are open.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts one as open until dropped.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        OPEN.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Whether a connection has carried an answer. Shared by the connection, the pool and each answer's extensions.
 #[derive(Clone, Debug, Default)]
@@ -30,36 +53,52 @@ impl History {
 }
 
 /// A transport with a [`History`]. Passes everything else through.
-pub(super) struct Remembering<T>(pub(super) T);
+pub(super) struct Remembering<T> {
+    transport: T,
+    _counted: Counted,
+}
+
+impl<T> Remembering<T> {
+    pub(super) fn new(transport: T) -> Self {
+        Self {
+            transport,
+            _counted: Counted::new(),
+        }
+    }
+}
 
 impl<T: Connection> Connection for Remembering<T> {
     /// Called once for each connection, when the pool takes it over.
     fn connected(&self) -> Connected {
-        self.0.connected().extra(History::default())
+        let connected = self.transport.connected().extra(History::default());
+        if OPEN.load(Ordering::Relaxed) > MAX_KEPT {
+            connected.poison();
+        }
+        connected
     }
 }
 
 impl<T: Read + Unpin> Read for Remembering<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.transport).poll_read(cx, buf)
     }
 }
 
 impl<T: Write + Unpin> Write for Remembering<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.transport).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.transport.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -67,6 +106,6 @@ impl<T: Write + Unpin> Write for Remembering<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.transport).poll_write_vectored(cx, bufs)
     }
 }

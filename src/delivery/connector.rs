@@ -67,7 +67,7 @@ fn connector(policy: &Policy, resolver: Resolver, tls: rustls::ClientConfig) -> 
     };
     tls.enable_all_versions()
         .wrap_connector(tcp)
-        .map_response(Remembering as Remember)
+        .map_response(Remembering::new as Remember)
 }
 
 /// What is trusted: the platform's certificates, read now.

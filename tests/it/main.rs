@@ -31,6 +31,7 @@ mod stream;
 mod web;
 
 mod crash;
+mod isolation;
 mod kill_points;
 mod lanes;
 mod metrics;
