@@ -4,6 +4,7 @@
 mod check;
 mod demo;
 mod events;
+mod generate;
 mod replay;
 mod sandbox;
 mod scan;
@@ -77,6 +78,12 @@ enum Command {
     /// Start a throwaway MongoDB and a receiver, print their addresses, run until stdin closes.
     #[command(hide = true)]
     Sandbox,
+    /// Write manual pages and shell completions.
+    #[command(hide = true)]
+    Generate {
+        /// Where to: `man` and `completions` are made there.
+        directory: PathBuf,
+    },
 }
 
 impl Command {
@@ -128,6 +135,7 @@ async fn execute(args: Args) -> anyhow::Result<ExitCode> {
         Command::Status { json } => status::run(&load(file.as_deref())?, json).await?,
         Command::Demo => return demo::run().await,
         Command::Sandbox => sandbox::run().await?,
+        Command::Generate { directory } => generate::run(&directory)?,
     }
     Ok(ExitCode::SUCCESS)
 }

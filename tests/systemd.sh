@@ -2,65 +2,7 @@
 # systemd.sh CERTHOOKD: runs that binary as systemd/certhookd.service under a real systemd, over a throwaway MongoDB, and
 # shows what the unit promises. Prints a line per promise; exits with 1 if one is broken. Needs root and systemd.
 set -euo pipefail
-unit=certhookd.service
-config=/etc/certhookd/config.toml
-passed=0 failed=0
-
-main() { # CERTHOOKD: outside, with a database that the daemon inside reaches over loopback
-  local here uri code=0
-  here=$(cd "$(dirname "$0")" && pwd)
-  stage=$(mktemp -d)
-  trap 'rm -rf "$stage"' EXIT
-  install "$1" "$stage/certhookd"
-  cp "$here/systemd.sh" "$here/../systemd/$unit" "$stage"
-  coproc SANDBOX { exec "$stage/certhookd" sandbox; }
-  # It lives as long as its standard input, and starts its output with the URI.
-  read -r -t 300 uri <&"${SANDBOX[0]}" || { echo "FAIL - certhookd sandbox starts"; echo "0 passed, 1 failed"; exit 1; }
-  (cd "$stage" && "$here/with-systemd.sh" ./systemd.sh --inside "$uri") || code=$?
-  eval "exec ${SANDBOX[1]}>&-"
-  wait "$SANDBOX_PID" || true
-  exit $code
-}
-
-# --- words of the tests
-
-check() { # WHAT COMMAND...
-  local what=$1
-  shift
-  if "$@"; then passed=$((passed + 1)) && echo "ok - $what"; else failed=$((failed + 1)) && echo "FAIL - $what"; fi
-}
-
-eventually() { # COMMAND...: asks until the answer is yes, for 30 s at most
-  local deadline=$((SECONDS + 30))
-  until "$@"; do
-    [ $SECONDS -lt $deadline ] || return 1
-    sleep 0.05
-  done
-}
-
-is() { # PROPERTY VALUE
-  [ "$(systemctl show -P "$1" $unit)" = "$2" ]
-}
-
-pid() { systemctl show -P MainPID $unit; }
-
-running() { is ActiveState active && is SubState running; }
-
-restarted() { # OLD_PID
-  running && ! is MainPID "$1"
-}
-
-quietly() { # COMMAND...
-  "$@" >/dev/null 2>&1
-}
-
-refused() { # COMMAND...: fails
-  ! quietly "$@"
-}
-
-logged() { # JOURNALCTL_ARGUMENT...
-  [ -n "$(journalctl --quiet --output=cat --unit=$unit "$@")" ]
-}
+source "$(dirname "$0")/words.sh"
 
 has_fields() { # JOURNALCTL_MATCH... -- FIELD...: the entry has these fields and none is empty
   local matches=() entry field
@@ -77,13 +19,6 @@ drop_in() { # NAME LINE...: more for the unit's [Service]
   printf '%s\n' '[Service]' "$@" >"/run/systemd/system/$unit.d/$name.conf"
   systemctl daemon-reload
 }
-
-configure() { # TOML_LINE...: what every test needs, and these
-  printf '%s\n' '[scan]' 'schedule = "0 0 0 1 1 *"' 'on_start = false' '[delivery]' 'allow_http = true' \
-    'allow_networks = ["127.0.0.0/8"]' "$@" >$config
-}
-
-# --- the tests
 
 analyzed() {
   check "systemd-analyze verify has nothing to say" test -z "$(systemd-analyze verify $unit 2>&1)"
@@ -172,13 +107,11 @@ inside() { # URI
   restarts
   stops
   is_watched
-  [ $failed = 0 ] || journalctl --unit=$unit --no-hostname --lines=50
-  echo "$passed passed, $failed failed"
-  [ $failed = 0 ]
+  conclude
 }
 
 case ${1-} in
 --inside) inside "$2" ;;
-?*) main "$1" ;;
+?*) beside_mongodb "$0" "$1" "$(dirname "$0")/../systemd/$unit" ;;
 *) echo "usage: systemd.sh CERTHOOKD" >&2 && exit 2 ;;
 esac

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # with-systemd.sh COMMAND...: boots a systemd of its own over this machine's files, runs COMMAND as a unit of it in a copy
-# of this folder, prints what it prints and exits with its code. COMMAND may install what it likes: /etc and /usr/bin are
-# overlays, /run (with the only units), /var and /tmp are new, and all of it is gone afterwards. The network is this
-# machine's. Needs root.
+# of this folder, prints what it prints and exits with its code. COMMAND may install what it likes: /etc, /usr and dpkg's
+# records are overlays, the machine's units are hidden, /run, /var and /tmp are new, and all of it is gone afterwards. The
+# network is this machine's. Needs root.
 set -euo pipefail
 
 private_files() { # WORK
@@ -19,13 +19,14 @@ private_files() { # WORK
   cp "$work/command" /run/command
   touch /run/output
   mount --bind "$work/output" /run/output
-  for name in etc usr/bin; do
-    mkdir -p "/run/overlay/$name/upper" "/run/overlay/$name/work"
-    mount -t overlay overlay "/$name" \
+  for name in etc usr var/lib/dpkg; do
+    mkdir -p "/run/overlay/$name/upper" "/run/overlay/$name/work" "/run/overlay/$name/all"
+    mount -t overlay overlay "/run/overlay/$name/all" \
       -o "lowerdir=/$name,upperdir=/run/overlay/$name/upper,workdir=/run/overlay/$name/work"
   done
   mount -t tmpfs tmpfs /var
-  mkdir -p /var/lib /var/log /var/tmp
+  mkdir -p /var/lib/dpkg /var/log /var/tmp
+  for name in etc usr var/lib/dpkg; do mount --move "/run/overlay/$name/all" "/$name"; done
   # Last, since WORK may lie there.
   mount -t tmpfs tmpfs /tmp
   chmod 1777 /tmp /var/tmp
@@ -34,9 +35,12 @@ private_files() { # WORK
 }
 
 units() { # Just a journal and COMMAND: a whole boot would set up the machine's devices and network.
-  mkdir -p /run/systemd/system
+  local folder
+  mkdir -p /run/units /run/systemd/system /etc/systemd/system
   cd /lib/systemd/system
-  cp sysinit.target basic.target shutdown.target systemd-journald.{service,socket} /run/systemd/system/
+  cp sysinit.target basic.target shutdown.target systemd-journald.{service,socket} /run/units/
+  for folder in /lib /etc; do mount -t tmpfs tmpfs $folder/systemd/system; done
+  cp /run/units/* /lib/systemd/system/
   cat >/run/systemd/system/command.service <<'UNIT'
 [Unit]
 Description=The command under test
@@ -58,7 +62,7 @@ UNIT
 if [ "${1-}" = --boot ]; then
   private_files "$2"
   units
-  export container=with-systemd SYSTEMD_UNIT_PATH=/run/systemd/system
+  export container=with-systemd SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/systemd/system:/lib/systemd/system
   exec /lib/systemd/systemd --unit=command.service --show-status=no --log-target=journal
 fi
 

@@ -72,6 +72,50 @@ async fn bad_usage_exits_2() {
 }
 
 #[tokio::test]
+async fn pages_and_completions_are_of_every_command_that_people_see() {
+    let bed = Bed::new().await;
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path().to_str().unwrap();
+    assert_eq!(bed.outcome(&["generate", path]).await.code, Some(0));
+    // As bash does it, after `certhookd <Tab>`.
+    let complete = "source completions/certhookd.bash; COMP_WORDS=(certhookd ''); COMP_CWORD=1\n\
+                    _certhookd certhookd '' certhookd; printf '%s\\n' \"${COMPREPLY[@]}\" | grep -v '^-'";
+    let bash = std::process::Command::new("bash")
+        .args(["-ec", complete])
+        .current_dir(path)
+        .output();
+    let offered = String::from_utf8(bash.unwrap().stdout).unwrap();
+    let mut offered: Vec<_> = offered.lines().collect();
+    offered.sort_unstable();
+    let seen = [
+        "check",
+        "demo",
+        "events",
+        "replay",
+        "run",
+        "scan",
+        "send-test",
+        "status",
+    ];
+    assert_eq!(offered, seen);
+    for command in seen {
+        let page = std::fs::read_to_string(format!("{path}/man/certhookd-{command}.1")).unwrap();
+        assert!(page.contains("\n.SH OPTIONS\n"), "{page}");
+    }
+    assert_eq!(
+        std::fs::read_dir(format!("{path}/man")).unwrap().count(),
+        seen.len() + 1
+    );
+    for file in ["_certhookd", "certhookd.fish"] {
+        assert!(
+            std::fs::read_to_string(format!("{path}/completions/{file}"))
+                .unwrap()
+                .contains("send-test")
+        );
+    }
+}
+
+#[tokio::test]
 async fn scan_delivers_what_it_found_and_says_what_became_of_it() {
     let bed = Bed::new().await;
     bed.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
