@@ -1,8 +1,10 @@
 //! Accidents at random over two daemons at work, and then the count: is anything lost?
 //!
 //! ```text
-//! cargo bench --bench faults -- --seed 1 --rounds 3
+//! cargo test --bench faults -- --seed 1 --rounds 3
 //! ```
+//!
+//! The same with `cargo bench` takes the optimized build, and its time to build.
 //!
 //! Starts everything itself, on loopback alone. Each round takes its faults and its work from its own seed, the first
 //! from `--seed`, the next from the one after: a round that failed is repeated by its seed with `--rounds 1`. Exits with 1
