@@ -96,12 +96,21 @@ impl Command {
     }
 }
 
+/// Half of the cores: the other half is MongoDB's on a small machine, and threads that have little to do cost each other
+/// wake-ups.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
+
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let _armed = kill_point::arm();
     let args = Args::parse();
     let filter = std::env::var(telemetry::FILTER_VARIABLE).unwrap_or_else(|_| args.command.filter().into());
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads())
+        .enable_all()
+        .build();
     let done = telemetry::init(args.log_format, &filter)
         .and_then(|()| Ok(runtime?))
         .and_then(|runtime| runtime.block_on(execute(args)));

@@ -1,5 +1,7 @@
 //! Results, written in groups: while one write is under way the next results gather.
 
+use std::time::Duration;
+
 use bson::DateTime;
 use tokio::sync::mpsc;
 
@@ -13,6 +15,9 @@ use crate::store::Stopped;
 
 /// At most so many results in one write.
 const GROUP: usize = 1000;
+
+/// How long the first result of a group waits for more: a write costs the database more than a result in it.
+const LINGER: Duration = Duration::from_millis(5);
 
 /// Told of every result, before it is written.
 pub trait Observer: Send + Sync + 'static {
@@ -62,7 +67,7 @@ impl<O: Observer> Recorder<O> {
     /// [`Stopped`] when the daemon gave up on a database that is away; the claims are then freed by the next daemon.
     pub async fn run(mut self) -> Result<(), Stopped> {
         let mut attempted = Vec::with_capacity(GROUP);
-        while self.results.recv_many(&mut attempted, GROUP).await > 0 {
+        while self.gather(&mut attempted).await > 0 {
             let now = self.clock.now();
             let (verdicts, places) = self.judge(&mut attempted, now);
             let group = self.outbox.record(&verdicts, now).await?;
@@ -75,6 +80,20 @@ impl<O: Observer> Recorder<O> {
             drop(places);
         }
         Ok(())
+    }
+
+    /// Waits for results; `0` when none will come any more.
+    async fn gather(&mut self, attempted: &mut Vec<Attempted>) -> usize {
+        let first = self.results.recv_many(attempted, GROUP).await;
+        if first > 0 && first < GROUP && !self.results.is_closed() {
+            tokio::time::sleep(LINGER).await;
+            while attempted.len() < GROUP
+                && let Ok(result) = self.results.try_recv()
+            {
+                attempted.push(result);
+            }
+        }
+        attempted.len()
     }
 
     /// Judges the results; the places are freed when the verdicts are written.

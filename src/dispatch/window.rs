@@ -250,18 +250,26 @@ impl Window {
         }
     }
 
-    /// The free places, at most a quarter of all, so that several portions are under way at once; waits for as many or for
-    /// [`PATIENCE`], whatever comes first: a full window may be full for long, and a source must not stand still for an endpoint.
+    /// The places that the lanes together may still take, at most a quarter of all, so that several portions are under way at
+    /// once; waits for as many or for [`PATIENCE`], whatever comes first: a full window may be full for long, and a source must
+    /// not stand still for an endpoint.
     async fn wait_for_room(&self) -> usize {
         let enough = self.0.capacity / 4;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let freed = self.0.freed.notified();
-            let free = self.0.capacity - self.0.state.lock().held;
+            let free = self.shared_room();
             if free >= enough || tokio::time::timeout_at(deadline, freed).await.is_err() {
                 return free.min(enough);
             }
         }
+    }
+
+    /// Of the free places, those that n lanes may take, which leave one (n+1)th of the window to the others.
+    fn shared_room(&self) -> usize {
+        let state = self.0.state.lock();
+        let lanes = state.lanes.values().filter(|lane| lane.held > 0).count().max(1);
+        (self.0.capacity * lanes / (lanes + 1)).saturating_sub(state.held)
     }
 
     fn push(&self, job: Job) {

@@ -75,7 +75,11 @@ pub async fn ensure_deliveries(store: &Store, retention: Duration) -> Result<()>
             .partial_filter_expression(doc! { "state": state })
             .build()
     };
-    let expiry = IndexOptions::builder().expire_after(retention).build();
+    // Partial: what is on its way has no entry to be written and moved.
+    let expiry = IndexOptions::builder()
+        .expire_after(retention)
+        .partial_filter_expression(doc! { "finishedAt": { "$exists": true } })
+        .build();
     let indexes = [
         index("pending", doc! { "endpoint": 1, "due": 1 }, partial("pending")),
         index("claimed", doc! { "claim.by": 1 }, partial("claimed")),
