@@ -8,7 +8,7 @@ source "$(dirname "$0")/words.sh"
 packaged() { # CERTHOOKD
   local packages revision deb code=0
   packages=$(mktemp -d)
-  deb=$(cd "$(dirname "$0")/../packaging" && pwd)/deb.sh
+  deb=$(cd "$(dirname "$0")/../systemd" && pwd)/deb.sh
   for revision in 1 2; do "$deb" --fast --deb-revision=$revision --output="$packages/$revision.deb" >/dev/null; done
   beside_mongodb "$0" "$1" "$packages"/{1,2}.deb || code=$?
   rm -r "$packages"

@@ -78,7 +78,7 @@ async fn measure(args: Args) -> Result<()> {
     let plan = if args.quick { Plan::QUICK } else { Plan::FULL };
     let stage = Stage::start().await?;
     let mut findings = Findings {
-        machine: machine(&stage).await?,
+        machine: stage.machine().await?,
         form: if args.quick { "quick" } else { "full" },
         ..Findings::default()
     };
@@ -113,14 +113,4 @@ async fn run(case: Case, stage: &Stage, plan: &Plan, findings: &mut Findings) ->
             Ok(())
         }
     }
-}
-
-/// What all figures depend on.
-async fn machine(stage: &Stage) -> Result<String> {
-    let cores = std::thread::available_parallelism()?;
-    let version = stage.version().await?;
-    Ok(format!(
-        "{cores} cores shared by daemon, mongod {version} and receiver; certhookd {}",
-        env!("CARGO_PKG_VERSION")
-    ))
 }

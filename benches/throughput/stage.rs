@@ -30,9 +30,9 @@ pub struct Stage {
 /// One database: organizations with an endpoint each, and their certificates.
 pub struct Scene {
     pub database: Database,
+    pub bulk: Bulk,
     uri: String,
     receiver: SocketAddr,
-    bulk: Bulk,
     directory: TempDir,
 }
 
@@ -49,14 +49,19 @@ impl Stage {
         Ok(Self { set, client })
     }
 
-    /// MongoDB's version.
-    pub async fn version(&self) -> Result<String> {
+    /// What all figures depend on.
+    pub async fn machine(&self) -> Result<String> {
+        let cores = std::thread::available_parallelism()?;
         let info = self
             .client
             .database("admin")
             .run_command(doc! { "buildInfo": 1 })
             .await?;
-        Ok(info.get_str("version")?.to_owned())
+        Ok(format!(
+            "{cores} cores shared by daemon, mongod {} and receiver; certhookd {}",
+            info.get_str("version")?,
+            env!("CARGO_PKG_VERSION")
+        ))
     }
 
     /// A new database with so many organizations, their endpoints at `receiver`, and the scan's index.
@@ -107,9 +112,14 @@ impl Scene {
 
     /// The daemon as an operator runs it, but that it scans only when asked to.
     pub async fn daemon(&self) -> Result<Process> {
+        self.scheduled("0 0 0 1 1 *").await
+    }
+
+    /// The daemon as an operator runs it, but that it scans on this schedule and not at its start.
+    pub async fn scheduled(&self, schedule: &str) -> Result<Process> {
         let config = self.directory.path().join("config.toml");
         let text = format!(
-            "mongodb.uri = \"{}\"\nmongodb.database = \"{}\"\nscan.schedule = \"0 0 0 1 1 *\"\nscan.on_start = false\n\
+            "mongodb.uri = \"{}\"\nmongodb.database = \"{}\"\nscan.schedule = \"{schedule}\"\nscan.on_start = false\n\
              delivery.allow_http = true\ndelivery.allow_networks = [\"127.0.0.0/8\"]\nservice.metrics_listen = \"\"\n",
             self.uri,
             self.database.name()

@@ -71,7 +71,8 @@ impl Bulk {
         Ok(())
     }
 
-    fn certificate(&mut self, i: usize, expires: Option<DateTime>) -> Document {
+    /// The next certificate, of organization i mod their number.
+    pub fn certificate(&mut self, i: usize, expires: Option<DateTime>) -> Document {
         let at = earlier(expires.unwrap_or(DateTime::from_millis(1_764_239_400_000)), YEAR);
         let owner = self.owners[i % self.owners.len()];
         badge_user(owner, Award { at, expires }, &mut self.random)
