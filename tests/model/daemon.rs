@@ -4,8 +4,8 @@
 mod steps;
 
 use super::Broken;
-use super::database::{Claim, Database, Event, Position, Run, Runs, View, Write};
-use super::scan::{Orphan, Portion};
+use super::database::{Claim, Database, Event, History, Position, Run, Runs, View, Write, each, has};
+use super::scan::Portion;
 
 pub use steps::Step;
 
@@ -17,10 +17,8 @@ pub struct Daemon {
     pub view: View,
     /// Who lived at a heartbeat after which it was paused before it could adopt.
     adopts: Option<Runs>,
-    /// `Scan::run_once`, certificate by certificate.
-    portions: Vec<Portion>,
-    /// `scan::settle`.
-    orphan: Option<Orphan>,
+    /// `Scan::take_portion`, one at a time.
+    portion: Option<Portion>,
     /// `dispatch::Window`.
     pub jobs: Vec<Job>,
     /// Claims whose answer was lost.
@@ -29,12 +27,13 @@ pub struct Daemon {
     watching: Option<Watching>,
 }
 
-/// `dispatch::window::Job`. Once the endpoint has it, it waits for `dispatch::Recorder`.
+/// `dispatch::window::Job`. Once it has an outcome, it waits for `dispatch::Recorder`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Job {
     pub event: Event,
     pub claim: Claim,
-    sent: bool,
+    /// Whether the endpoint has it.
+    outcome: Option<bool>,
 }
 
 /// `source::watch::Position` in memory, and the claim under which the next award is appended.
@@ -59,8 +58,7 @@ impl Daemon {
             run,
             view,
             adopts: Some(view.live),
-            portions: Vec::new(),
-            orphan: None,
+            portion: None,
             jobs: Vec::new(),
             lost: Vec::new(),
             watching: None,
@@ -71,7 +69,7 @@ impl Daemon {
 
     /// Nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.portions.is_empty() && self.orphan.is_none() && self.jobs.is_empty() && self.adopts.is_none()
+        self.portion.is_none() && self.jobs.is_empty() && self.adopts.is_none()
     }
 
     /// `Cluster::owns`. Which of the living it is, matters not, as long as all with the same view agree.
@@ -79,17 +77,17 @@ impl Daemon {
         self.view.is_newest(self.run) && !self.view.busy
     }
 
-    /// `Window::reserve`, `Window::take`.
-    fn has_room(&self) -> bool {
-        self.owns_lane() && self.jobs.len() < CAPACITY
+    /// `Window::reserve`, `Window::take`: how many places they have.
+    fn room(&self) -> usize {
+        let free = CAPACITY.saturating_sub(self.jobs.len());
+        if self.owns_lane() { free } else { 0 }
     }
 
     /// The command of that step, if it is one that writes.
     pub fn write(&self, step: Step, database: &Database, broken: Option<Broken>) -> Option<Write> {
         match step {
             Step::Adopt => self.adopts.map(|live| Write::Adopt { live }),
-            Step::Settle => self.orphan.map(|orphan| orphan.write(broken)),
-            Step::Scan { certificate, room } => Some(self.portion(certificate).write(room, broken)),
+            Step::Commit { places } => self.portion.map(|portion| portion.write(places, broken)),
             Step::Take(event) => Some(Write::Take {
                 event,
                 claim: self.draw(),
@@ -107,13 +105,12 @@ impl Daemon {
             }),
             Step::Append => self.watching.map(|watching| Write::Insert {
                 event: database.award(watching.appended),
-                claim: watching.room.unwrap_or(self.has_room()).then_some(watching.claim),
-                unmarked: false,
+                claim: watching.room.unwrap_or(self.room() > 0).then_some(watching.claim),
             }),
             Step::Save => self.watching.map(|watching| Write::Save {
                 position: watching.position(broken),
             }),
-            Step::Keep | Step::Beat | Step::Find(_) | Step::Read(_) | Step::Send(_) | Step::Load => None,
+            Step::Keep | Step::Beat | Step::Read(_) | Step::Send(_) | Step::Load => None,
         }
     }
 
@@ -125,19 +122,12 @@ impl Daemon {
                 self.adopt(database, broken);
             }
             Step::Beat => self.beat(database),
-            Step::Find(event) => {
-                self.orphan = database
-                    .claim_on(event)
-                    .map(|claim| Orphan::new(event, claim, database));
-            }
-            Step::Read(certificate) => {
-                let event = database.certificates[certificate].expires;
-                self.portions.push(Portion::new(certificate, event, self.draw()));
-            }
+            Step::Read(events) => self.portion = Some(Portion::new(events, self.draw())),
             Step::Send(job) => {
-                database.history.received |= 1 << job.event;
-                self.jobs.retain(|other| *other != job);
-                self.jobs.push(Job { sent: true, ..job });
+                let History { received, repeated, .. } = &mut database.history;
+                *repeated |= has(*received, job.event);
+                *received |= 1 << job.event;
+                self.set_outcome(job, true);
             }
             Step::Load => {
                 let (awards, claim) = (database.position.awards, self.draw());
@@ -156,7 +146,15 @@ impl Daemon {
     fn beat(&mut self, database: &mut Database) {
         self.view = database.beat(self.run);
         self.adopts = Some(self.view.live);
-        self.watching = self.watching.filter(|watching| self.view.lease == Some(watching.lease));
+        self.end_watch();
+    }
+
+    /// A watch whose lease is gone ends, once what it has begun is written: `loops::watch`, `Watch::run`.
+    fn end_watch(&mut self) {
+        let lease = self.view.lease;
+        self.watching = self
+            .watching
+            .filter(|watching| lease == Some(watching.lease) || watching.is_writing());
     }
 
     fn adopt(&mut self, database: &mut Database, broken: Option<Broken>) {
@@ -169,8 +167,7 @@ impl Daemon {
     pub fn answered(&mut self, step: Step, write: Write, done: bool, broken: Option<Broken>) {
         match (step, write) {
             (Step::Adopt, _) => self.adopts = None,
-            (Step::Settle, _) => self.orphan = self.orphan.and_then(|orphan| orphan.answered(done)),
-            (Step::Scan { certificate, room }, _) => self.scanned(certificate, room, done, broken),
+            (Step::Commit { places }, _) => self.committed(places, done, broken),
             (Step::Take(_), Write::Take { event, claim }) => self.queue(event, done.then_some(claim)),
             (Step::FreeLost(claim), _) if broken == Some(Broken::LostClaimFreedOnce) => {
                 self.lost.retain(|lost| *lost != claim);
@@ -178,7 +175,7 @@ impl Daemon {
             (Step::Record(job) | Step::PutBack(job), _) => {
                 self.jobs.retain(|other| *other != job);
             }
-            (Step::Append, Write::Insert { event, claim, .. }) => {
+            (Step::Append, Write::Insert { event, claim }) => {
                 self.queue(event, claim.filter(|_| done));
                 let claim = self.draw();
                 if let Some(watching) = &mut self.watching {
@@ -189,27 +186,41 @@ impl Daemon {
             (Step::Save, Write::Save { position }) => match &mut self.watching {
                 Some(watching) if done => watching.saved = position.awards,
                 // Fenced: the next heartbeat would say so.
-                _ => (self.watching, self.view.lease) = (None, None),
+                _ => {
+                    self.view.lease = self.view.lease.filter(|lease| *lease != position.lease);
+                    self.watching = None;
+                }
             },
             _ => {}
         }
+        self.end_watch();
     }
 
     /// Goes on although no answer has come. A claim is freed, all else is written again: `Store::persist`.
-    pub fn unanswered(&mut self, step: Step, write: Write) {
+    pub fn unanswered(&mut self, step: Step, write: Write, broken: Option<Broken>) {
         match (step, write, &mut self.watching) {
+            (Step::PutBack(job), ..) => self.set_outcome(job, false),
+            (Step::Commit { places }, ..) => {
+                self.portion = self.portion.and_then(|portion| portion.unanswered(places, broken));
+            }
             (Step::Take(_), Write::Take { claim, .. }, _) => self.lost.push(claim),
             (Step::Append, Write::Insert { claim, .. }, Some(watching)) => watching.room = Some(claim.is_some()),
             _ => {}
         }
     }
 
-    fn scanned(&mut self, certificate: usize, room: bool, done: bool, broken: Option<Broken>) {
-        let portion = self.portion(certificate);
-        self.portions.retain(|portion| portion.certificate != certificate);
-        let (next, queued) = portion.answered(room, done, broken);
-        self.portions.extend(next);
-        self.queue(portion.event, queued.then_some(portion.claim));
+    fn set_outcome(&mut self, job: Job, delivered: bool) {
+        let outcome = Some(delivered);
+        self.jobs.retain(|other| *other != job);
+        self.jobs.push(Job { outcome, ..job });
+    }
+
+    fn committed(&mut self, places: usize, done: bool, broken: Option<Broken>) {
+        if let Some(portion) = self.portion {
+            let (next, queued) = portion.answered(places, done, broken);
+            self.portion = next;
+            each(queued).for_each(|event| self.queue(event, Some(portion.claim)));
+        }
     }
 
     /// `Slot::fill`.
@@ -217,13 +228,8 @@ impl Daemon {
         self.jobs.extend(claim.map(|claim| Job {
             event,
             claim,
-            sent: false,
+            outcome: None,
         }));
-    }
-
-    fn portion(&self, certificate: usize) -> Portion {
-        let found = self.portions.iter().find(|portion| portion.certificate == certificate);
-        *found.expect("a step of a portion that is there")
     }
 
     /// `Outbox::draw_claim`. The highest number is never in use: see [`Claim::NEXT`].
@@ -236,17 +242,15 @@ impl Daemon {
 
     /// The order in which things came does not matter.
     pub fn sort(&mut self) {
-        self.portions.sort_unstable();
         self.jobs.sort_unstable();
         self.lost.sort_unstable();
     }
 
     /// Calls `change` on every claim that it remembers.
     pub fn each_claim(&mut self, mut change: impl FnMut(&mut Claim)) {
-        self.portions.iter_mut().for_each(|portion| change(&mut portion.claim));
+        self.portion.iter_mut().for_each(|portion| change(&mut portion.claim));
         self.jobs.iter_mut().for_each(|job| change(&mut job.claim));
         self.lost.iter_mut().for_each(&mut change);
-        self.orphan.iter_mut().for_each(|orphan| change(&mut orphan.claim));
         self.watching
             .iter_mut()
             .for_each(|watching| change(&mut watching.claim));
@@ -254,6 +258,10 @@ impl Daemon {
 }
 
 impl Watching {
+    fn is_writing(self) -> bool {
+        self.room.is_some() || self.saved < self.appended
+    }
+
     fn position(self, broken: Option<Broken>) -> Position {
         let ahead = usize::from(broken == Some(Broken::TokenBeforeOutbox));
         Position {

@@ -1,6 +1,7 @@
 //! What MongoDB holds, and the daemon's writes to it. Each write is one command: it happens at once, or not at all.
 
 use super::Broken;
+use super::transaction::Part;
 
 /// One run of one daemon: the owner of its claims. A restart is another run.
 pub type Run = u8;
@@ -10,6 +11,9 @@ pub type Runs = u8;
 
 /// An event's place in [`Database::deliveries`]: there is one endpoint, so an event is a delivery.
 pub type Event = usize;
+
+/// A set of events, a bit each.
+pub type Events = u8;
 
 /// `claim` of a delivery document: `{by, n}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,7 +33,7 @@ impl Claim {
 pub enum Delivery {
     Absent,
     Pending,
-    Claimed { claim: Claim, unmarked: bool },
+    Claimed(Claim),
     Delivered,
 }
 
@@ -56,15 +60,17 @@ pub struct Position {
     pub lease: u8,
 }
 
-/// What nobody in the system sees: the properties are about it. Sets of events have a bit each.
+/// What nobody in the system sees: the properties are about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct History {
     /// What arrived at the endpoint.
-    pub received: u8,
+    pub received: Events,
+    /// Something arrived again.
+    pub repeated: bool,
     /// Expiries that were current when their certificate was marked.
-    pub marked: u8,
+    pub marked: Events,
     /// What was written as delivered.
-    pub delivered: u8,
+    pub delivered: Events,
     /// A write changed what it had no claim on.
     pub stale: bool,
 }
@@ -87,24 +93,24 @@ pub struct Database {
     pub alive: Runs,
     pub lease: Lease,
     pub position: Position,
+    /// Transactions that were committed after their daemon had given up waiting for the answer.
+    pub unheard: Vec<Claim>,
     pub history: History,
 }
 
 /// A command that writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Write {
-    /// `Outbox::append` and `Outbox::stage`; without a claim it is born pending. Done if the document is the writer's.
-    Insert {
-        event: Event,
-        claim: Option<Claim>,
-        unmarked: bool,
+    /// `Outbox::append`; without a claim it is born pending. Done if the document is the writer's.
+    Insert { event: Event, claim: Option<Claim> },
+    /// `Unit::commit` of a portion: `Outbox::append_within` and `Scan::mark`; `queued` are born claimed. Done if nobody has changed
+    /// its certificates since they were read.
+    Commit {
+        events: Events,
+        queued: Events,
+        claim: Claim,
+        part: Part,
     },
-    /// `source::mark::mark`. Done if the certificate still expires when it did.
-    Mark { certificate: usize, expires: Event },
-    /// `Outbox::confirm` of what was renewed.
-    Withdraw { event: Event, claim: Claim },
-    /// `Outbox::confirm` of what found no room in the queue.
-    Free { event: Event, claim: Claim },
     /// `Outbox::claim`. Done if nobody was faster.
     Take { event: Event, claim: Claim },
     /// `Outbox::free_claims`, after the answer to `Take` was lost.
@@ -117,8 +123,6 @@ pub enum Write {
     },
     /// `Outbox::adopt`.
     Adopt { live: Runs },
-    /// `Outbox::settle`.
-    Settle { event: Event, claim: Claim, valid: bool },
     /// `source::watch::Position::save`. Done unless a later lease has saved.
     Save { position: Position },
 }
@@ -138,6 +142,7 @@ impl Database {
             alive: 0,
             lease: Lease::default(),
             position: Position::default(),
+            unheard: Vec::new(),
             history: History::default(),
         }
     }
@@ -174,66 +179,45 @@ impl Database {
         view
     }
 
-    /// `Outbox::orphans`.
-    pub fn is_orphan(&self, event: Event, live: Runs, broken: Option<Broken>) -> bool {
-        let staged = |claim: Claim, unmarked| unmarked && !contains(live, claim.by);
-        let checked = broken != Some(Broken::UnmarkedAdopted);
-        checked && matches!(self.deliveries[event], Delivery::Claimed { claim, unmarked } if staged(claim, unmarked))
-    }
-
     /// Does what the command does; says whether it was done.
     pub fn apply(&mut self, write: Write, broken: Option<Broken>) -> bool {
         match write {
-            Write::Insert { event, claim, unmarked } => self.insert(event, claim, unmarked),
-            Write::Mark { certificate, expires } => self.mark(certificate, expires, broken),
-            Write::Withdraw { event, claim } => self.set(event, claim, Delivery::Absent, None),
-            Write::Free { event, claim } => self.set(event, claim, Delivery::Pending, None),
+            Write::Insert { event, claim } => self.insert(event, claim),
+            Write::Commit {
+                events,
+                queued,
+                claim,
+                part,
+            } => self.heard(claim) || self.commit(events, queued, claim, part, broken),
             Write::Take { event, claim } => self.take(event, claim, broken),
-            Write::FreeLost { claim } => self.free_all(|held, _| held == claim),
+            Write::FreeLost { claim } => self.free_all(|held| held == claim),
             Write::Record {
                 event,
                 claim,
                 delivered,
             } => self.record(event, claim, delivered, broken),
             Write::Adopt { .. } if broken == Some(Broken::NeverAdopted) => false,
-            Write::Adopt { live } => {
-                let checked = broken != Some(Broken::UnmarkedAdopted);
-                self.free_all(|held, unmarked| !(contains(live, held.by) || checked && unmarked))
-            }
-            Write::Settle { event, claim, valid } => {
-                let next = if valid { Delivery::Pending } else { Delivery::Absent };
-                self.set(event, claim, next, None)
-            }
+            Write::Adopt { live } => self.free_all(|held| !contains(live, held.by)),
             Write::Save { position } => self.save(position, broken),
         }
     }
 
-    fn insert(&mut self, event: Event, claim: Option<Claim>, unmarked: bool) -> bool {
+    pub fn insert(&mut self, event: Event, claim: Option<Claim>) -> bool {
         if self.deliveries[event] == Delivery::Absent {
-            self.deliveries[event] = claim.map_or(Delivery::Pending, |claim| Delivery::Claimed { claim, unmarked });
+            self.deliveries[event] = claim.map_or(Delivery::Pending, Delivery::Claimed);
             return true;
         }
         // What an earlier try wrote, whose answer was lost, is the writer's too: `Outbox::without_ours`.
         claim.is_some() && self.claim_on(event) == claim
     }
 
-    fn mark(&mut self, certificate: usize, expires: Event, broken: Option<Broken>) -> bool {
-        let certificate = &mut self.certificates[certificate];
-        let unchanged = certificate.expires == expires || broken == Some(Broken::MarkedUnseen);
-        if unchanged && !certificate.marked {
-            certificate.marked = true;
-            self.history.marked |= 1 << certificate.expires;
-        }
-        unchanged
-    }
-
     fn take(&mut self, event: Event, claim: Claim, broken: Option<Broken>) -> bool {
         let free = match self.deliveries[event] {
-            Delivery::Claimed { .. } => broken == Some(Broken::ClaimedTwice),
+            Delivery::Claimed(_) => broken == Some(Broken::ClaimedTwice),
             other => other == Delivery::Pending,
         };
         if free {
-            self.deliveries[event] = Delivery::Claimed { claim, unmarked: false };
+            self.deliveries[event] = Delivery::Claimed(claim);
         }
         free
     }
@@ -262,9 +246,9 @@ impl Database {
         true
     }
 
-    fn free_all(&mut self, wanted: impl Fn(Claim, bool) -> bool) -> bool {
+    fn free_all(&mut self, wanted: impl Fn(Claim) -> bool) -> bool {
         for delivery in &mut self.deliveries {
-            if matches!(*delivery, Delivery::Claimed { claim, unmarked } if wanted(claim, unmarked)) {
+            if matches!(*delivery, Delivery::Claimed(claim) if wanted(claim)) {
                 *delivery = Delivery::Pending;
             }
         }
@@ -281,12 +265,13 @@ impl Database {
         true
     }
 
-    /// Every claim that stands.
+    /// Every claim that stands, and every transaction.
     pub fn claims_mut(&mut self) -> impl Iterator<Item = &mut Claim> {
-        self.deliveries.iter_mut().filter_map(|delivery| match delivery {
-            Delivery::Claimed { claim, .. } => Some(claim),
+        let standing = self.deliveries.iter_mut().filter_map(|delivery| match delivery {
+            Delivery::Claimed(claim) => Some(claim),
             _ => None,
-        })
+        });
+        standing.chain(&mut self.unheard)
     }
 
     pub fn is_claimed(&self, claim: Claim) -> bool {
@@ -295,7 +280,7 @@ impl Database {
 
     pub fn claim_on(&self, event: Event) -> Option<Claim> {
         match self.deliveries[event] {
-            Delivery::Claimed { claim, .. } => Some(claim),
+            Delivery::Claimed(claim) => Some(claim),
             _ => None,
         }
     }
@@ -305,9 +290,9 @@ impl Write {
     pub fn claim_mut(&mut self) -> Option<&mut Claim> {
         match self {
             Self::Insert { claim, .. } => claim.as_mut(),
-            Self::Withdraw { claim, .. } | Self::Free { claim, .. } | Self::Take { claim, .. } => Some(claim),
-            Self::FreeLost { claim } | Self::Record { claim, .. } | Self::Settle { claim, .. } => Some(claim),
-            Self::Mark { .. } | Self::Adopt { .. } | Self::Save { .. } => None,
+            Self::Commit { claim, .. } | Self::Take { claim, .. } => Some(claim),
+            Self::FreeLost { claim } | Self::Record { claim, .. } => Some(claim),
+            Self::Adopt { .. } | Self::Save { .. } => None,
         }
     }
 }
@@ -316,6 +301,14 @@ impl View {
     pub fn is_newest(&self, run: Run) -> bool {
         self.live >> run == 1
     }
+}
+
+pub fn has(events: Events, event: Event) -> bool {
+    events & (1 << event) != 0
+}
+
+pub fn each(events: Events) -> impl Iterator<Item = Event> {
+    (0..Events::BITS as Event).filter(move |event| has(events, *event))
 }
 
 pub fn contains(runs: Runs, run: Run) -> bool {

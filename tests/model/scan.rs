@@ -1,147 +1,85 @@
-//! The scan's part of a daemon: a certificate's way from the outbox write to the mark, and what a dead daemon left on it.
+//! The scan's part of a daemon: what it has read, and the transaction that writes and marks it.
+
+use std::ops::RangeInclusive;
 
 use super::Broken;
-use super::database::{Claim, Database, Event, Write};
+use super::database::{Claim, Events, Write, each};
+use super::transaction::Part;
 
-/// `scan::portion::Portion`, of one certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// `scan::portion::Scan::take`: what had expired when it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Portion {
-    pub certificate: usize,
-    pub event: Event,
+    events: Events,
+    /// Drawn anew for each transaction, so it names the transaction too.
     pub claim: Claim,
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Stage {
-    Read,
-    /// `fresh`: the delivery is this portion's; `room`: it has a place in the queue.
-    Staged {
-        fresh: bool,
-        room: bool,
-    },
-    /// What is left to be written by `Outbox::confirm`.
-    Renewed,
-    Overflow,
-    /// Only in the wrong order.
-    MarkedFirst,
+    /// How many of its deliveries have a place in the queue, once they are written.
+    places: Option<usize>,
+    /// Only where it is not atomic: the first of its two writes is done.
+    half: bool,
 }
 
 impl Portion {
-    pub fn new(certificate: usize, event: Event, claim: Claim) -> Self {
+    pub fn new(events: Events, claim: Claim) -> Self {
         Self {
-            certificate,
-            event,
+            events,
             claim,
-            stage: Stage::Read,
+            places: None,
+            half: false,
         }
     }
 
-    /// Whether its next step writes the delivery.
-    pub fn is_staged_next(&self) -> bool {
-        matches!(self.stage, Stage::Read | Stage::MarkedFirst)
-    }
-
-    pub fn write(self, room: bool, broken: Option<Broken>) -> Write {
-        let Self {
-            certificate,
-            event,
-            claim,
-            stage,
-        } = self;
-        let mark = Write::Mark {
-            certificate,
-            expires: event,
-        };
-        match stage {
-            Stage::Read if broken == Some(Broken::MarkBeforeOutbox) => mark,
-            Stage::Read => Write::Insert {
-                event,
-                claim: Some(claim),
-                unmarked: true,
-            },
-            Stage::MarkedFirst => Write::Insert {
-                event,
-                claim: room.then_some(claim),
-                unmarked: false,
-            },
-            Stage::Staged { .. } => mark,
-            Stage::Renewed => Write::Withdraw { event, claim },
-            Stage::Overflow => Write::Free { event, claim },
+    /// How many places in the queue, of so many that are free, it may have.
+    pub fn places(self, room: usize, broken: Option<Broken>) -> RangeInclusive<usize> {
+        match self.places {
+            Some(places) => places..=places,
+            // `Outbox::append_within`: what may be written twice is not claimed.
+            None if broken == Some(Broken::SingleWrites) => 0..=0,
+            None => 0..=room.min(self.events.count_ones() as usize),
         }
     }
 
-    /// What is left to do, if anything is, and whether the delivery is now in the queue.
-    pub fn answered(self, room: bool, done: bool, broken: Option<Broken>) -> (Option<Self>, bool) {
-        let at = |stage| Some(Self { stage, ..self });
-        match self.stage {
-            Stage::Read if broken == Some(Broken::MarkBeforeOutbox) => (at(Stage::MarkedFirst).filter(|_| done), false),
-            Stage::Read => (
-                at(Stage::Staged {
-                    fresh: done,
-                    room: room && done,
-                }),
-                false,
-            ),
-            Stage::MarkedFirst => (None, room && done),
-            // Somebody else's delivery: theirs to send or to take back.
-            Stage::Staged { fresh: false, .. } => (None, false),
-            Stage::Staged { .. } if !done => (at(Stage::Renewed), false),
-            Stage::Staged { room: true, .. } => (None, true),
-            Stage::Staged { room: false, .. } => (at(Stage::Overflow), false),
-            Stage::Renewed | Stage::Overflow => (None, false),
-        }
-    }
-}
-
-/// What `scan::settle` found, and then whether it may go out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Orphan {
-    event: Event,
-    pub claim: Claim,
-    certificate: usize,
-    valid: Option<bool>,
-}
-
-impl Orphan {
-    pub fn new(event: Event, claim: Claim, database: &Database) -> Self {
-        Self {
-            event,
-            claim,
-            certificate: database.certificate_of(event),
-            valid: None,
+    pub fn write(self, places: usize, broken: Option<Broken>) -> Write {
+        Write::Commit {
+            events: self.events,
+            queued: first(places, self.events),
+            claim: self.claim,
+            part: self.part(broken),
         }
     }
 
-    pub fn write(self, broken: Option<Broken>) -> Write {
-        let Self {
-            event,
-            claim,
-            certificate,
-            valid,
-        } = self;
-        match valid {
-            None if broken == Some(Broken::SettledUnseen) => Write::Settle {
-                event,
-                claim,
-                valid: true,
-            },
-            None => Write::Mark {
-                certificate,
-                expires: event,
-            },
-            Some(valid) => Write::Settle { event, claim, valid },
-        }
-    }
-
-    /// What is left to do, if anything is.
-    pub fn answered(self, done: bool) -> Option<Self> {
-        match self.valid {
-            None => Some(Self {
-                valid: Some(done),
+    /// What is left to do, and what is now in the queue: `Outbox::release`. What was not done is read anew.
+    pub fn answered(self, places: usize, done: bool, broken: Option<Broken>) -> (Option<Self>, Events) {
+        if done && !self.half && self.part(broken) != Part::Whole {
+            let half = Self {
+                places: Some(places),
+                half: true,
                 ..self
-            }),
-            Some(_) => None,
+            };
+            return (Some(half), 0);
+        }
+        (None, if done { first(places, self.events) } else { 0 })
+    }
+
+    /// `Unit::commit`: it is asked again. That MongoDB has given the transaction up is as if it had not been asked to commit.
+    pub fn unanswered(self, places: usize, broken: Option<Broken>) -> Option<Self> {
+        let asked = Self {
+            places: Some(places),
+            ..self
+        };
+        let asks = self.part(broken) == Part::Whole && broken != Some(Broken::CommitNotAsked);
+        asks.then_some(asked)
+    }
+
+    fn part(self, broken: Option<Broken>) -> Part {
+        match (broken, self.half) {
+            (Some(Broken::NotAtomic), false) | (Some(Broken::SingleWrites), true) => Part::Mark,
+            (Some(Broken::NotAtomic), true) | (Some(Broken::SingleWrites), false) => Part::Outbox,
+            _ => Part::Whole,
         }
     }
+}
+
+/// The first so many.
+pub fn first(most: usize, events: Events) -> Events {
+    each(events).take(most).fold(0, |first, event| first | 1 << event)
 }

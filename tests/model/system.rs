@@ -5,7 +5,7 @@ use stateright::{Model, Property};
 
 use super::Broken;
 use super::daemon::{Daemon, Step};
-use super::database::{Claim, Database, Delivery, Event, Run, Write, contains};
+use super::database::{Claim, Database, Delivery, Run, Write, contains, has};
 
 /// What is to be checked: how much there is of everything, and how often what goes wrong does.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +100,7 @@ impl Model for System {
             Action::Crash(run) => {
                 next.left.crashes -= 1;
                 next.daemons.retain(|daemon| daemon.run != run);
+                next.database.unheard.retain(|claim| claim.by != run);
             }
             Action::Silence(run) => {
                 next.left.pauses -= u8::from(next.runs(run));
@@ -119,7 +120,10 @@ impl Model for System {
             Action::Lose(run, step) => self.lose(&mut next, run, step),
             Action::Late => {
                 let write = next.late.take()?;
-                next.database.apply(write, self.broken);
+                let done = next.database.apply(write, self.broken);
+                if let Write::Commit { claim, .. } = write {
+                    next.database.unheard.extend(done.then_some(claim));
+                }
             }
         }
         next.renumber();
@@ -194,7 +198,7 @@ impl System {
         next.left.losses -= 1;
         let (database, daemon) = next.at(run);
         if let Some(write) = daemon.write(step, database, self.broken) {
-            daemon.unanswered(step, write);
+            daemon.unanswered(step, write, self.broken);
             next.late = Some(write);
         }
     }
@@ -224,7 +228,7 @@ impl State {
         let (_, daemon) = self.at(run);
         match step {
             Step::Beat => self.left.pauses -= 1,
-            Step::PutBack(_) if daemon.owns_lane() => self.left.failures -= 1,
+            Step::PutBack(_) if daemon.is_accident(step) => self.left.failures -= 1,
             _ => {}
         }
     }
@@ -266,8 +270,8 @@ impl State {
         (&mut self.database, daemon.expect("a step of a daemon that runs"))
     }
 
-    pub fn has(history: u8, event: Event) -> bool {
-        history & (1 << event) != 0
+    pub fn has_seen_silence(&self, system: &System) -> bool {
+        self.left.crashes < system.budget.crashes || self.left.pauses < system.budget.pauses
     }
 
     /// Everything that happened has been delivered, and every certificate that has expired is marked.
@@ -278,7 +282,7 @@ impl State {
             history,
             ..
         } = &self.database;
-        let told = |event| Self::has(history.received, event);
+        let told = |event| has(history.received, event);
         let over = |delivery: &Delivery| matches!(delivery, Delivery::Absent | Delivery::Delivered);
         deliveries.iter().all(over)
             && certificates

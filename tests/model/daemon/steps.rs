@@ -2,7 +2,8 @@
 
 use super::{Daemon, Job};
 use crate::Broken;
-use crate::database::{Claim, Database, Delivery, Event, Write};
+use crate::database::{Claim, Database, Delivery, Event, Events, Write};
+use crate::scan::first;
 
 /// What a daemon does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,16 +13,11 @@ pub enum Step {
     /// The same, with a pause before the adoption.
     Beat,
     Adopt,
-    /// `Outbox::orphans`, before a scan.
-    Find(Event),
-    /// `scan::settle::settle_batch`: the mark, then `Outbox::settle`.
-    Settle,
-    /// `scan::read::expired`.
-    Read(usize),
-    /// `Scan::stage`, then `Scan::finish`: the mark, then `Outbox::confirm`. `room`: the queue has a place.
-    Scan {
-        certificate: usize,
-        room: bool,
+    /// `Query::read`: a transaction's snapshot.
+    Read(Events),
+    /// `Outbox::append_within` with so many places in the queue, `Scan::mark`, `Unit::commit`, `Outbox::release`.
+    Commit {
+        places: usize,
     },
     /// `Feeder::feed` → `Outbox::claim`.
     Take(Event),
@@ -46,7 +42,7 @@ impl Daemon {
     pub fn steps(&self, database: &Database, broken: Option<Broken>) -> Vec<Step> {
         let mut steps = Vec::new();
         self.add_upkeep(database, broken, &mut steps);
-        self.add_scans(database, &mut steps);
+        self.add_scan(database, broken, &mut steps);
         self.add_deliveries(database, broken, &mut steps);
         self.add_watch(database, broken, &mut steps);
         steps
@@ -58,12 +54,6 @@ impl Daemon {
         } else if self.must_keep(database, broken) {
             steps.extend([Step::Keep, Step::Beat]);
         }
-        if self.orphan.is_some() {
-            steps.push(Step::Settle);
-            return;
-        }
-        let orphans = (0..database.deliveries.len()).filter(|event| database.is_orphan(*event, self.view.live, broken));
-        steps.extend(orphans.map(Step::Find));
     }
 
     /// Whether a heartbeat would change anything.
@@ -74,33 +64,23 @@ impl Daemon {
         view != self.view || after != *database
     }
 
-    fn add_scans(&self, database: &Database, steps: &mut Vec<Step>) {
-        for (place, certificate) in database.certificates.iter().enumerate() {
-            match self.portions.iter().find(|portion| portion.certificate == place) {
-                Some(portion) => {
-                    let mut scan = |room| {
-                        steps.push(Step::Scan {
-                            certificate: place,
-                            room,
-                        })
-                    };
-                    scan(false);
-                    if portion.is_staged_next() && self.has_room() {
-                        scan(true);
-                    }
-                }
-                None if certificate.expired && !certificate.marked => steps.push(Step::Read(place)),
-                None => {}
-            }
+    fn add_scan(&self, database: &Database, broken: Option<Broken>, steps: &mut Vec<Step>) {
+        if let Some(portion) = self.portion {
+            let places = portion.places(self.room(), broken);
+            steps.extend(places.map(|places| Step::Commit { places }));
+            return;
         }
+        let expired = database.expired();
+        let sizes = 1..=expired.count_ones() as usize;
+        steps.extend(sizes.map(|size| Step::Read(first(size, expired))));
     }
 
     fn add_deliveries(&self, database: &Database, broken: Option<Broken>, steps: &mut Vec<Step>) {
         for (event, delivery) in database.deliveries.iter().enumerate() {
             match delivery {
-                Delivery::Pending if self.has_room() => steps.push(Step::Take(event)),
+                Delivery::Pending if self.room() > 0 => steps.push(Step::Take(event)),
                 // Found while it was pending still.
-                Delivery::Claimed { .. } if broken == Some(Broken::ClaimedTwice) && self.has_room() => {
+                Delivery::Claimed(_) if broken == Some(Broken::ClaimedTwice) && self.room() > 0 => {
                     steps.push(Step::Take(event));
                 }
                 _ => {}
@@ -110,10 +90,10 @@ impl Daemon {
         let free = |claim: &Claim| broken == Some(Broken::LostClaimFreedOnce) || database.is_claimed(*claim);
         steps.extend(lost.filter(free).map(Step::FreeLost));
         for job in &self.jobs {
-            match job.sent {
-                true => steps.push(Step::Record(*job)),
-                false if self.owns_lane() => steps.extend([Step::Send(*job), Step::PutBack(*job)]),
-                false => steps.push(Step::PutBack(*job)),
+            match job.outcome {
+                Some(true) => steps.push(Step::Record(*job)),
+                None if self.owns_lane() => steps.extend([Step::Send(*job), Step::PutBack(*job)]),
+                Some(false) | None => steps.push(Step::PutBack(*job)),
             }
         }
     }
@@ -139,7 +119,7 @@ impl Daemon {
     pub fn is_accident(&self, step: Step) -> bool {
         match step {
             Step::Beat => true,
-            Step::PutBack(_) => self.owns_lane(),
+            Step::PutBack(job) => job.outcome.is_none() && self.owns_lane(),
             _ => false,
         }
     }
