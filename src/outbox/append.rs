@@ -42,7 +42,7 @@ impl Outbox {
     /// # Errors
     /// [`Stopped`] when the daemon stops before MongoDB confirmed the write.
     pub async fn append(&self, deliveries: Vec<NewDelivery>, now: DateTime) -> std::result::Result<Appended, Stopped> {
-        let mut written = self.reserve(deliveries);
+        let mut written = self.reserve(deliveries, true);
         let documents = self.encode(&written, now);
         let mut known = HashSet::new();
         for (first, chunk) in chunks(&documents) {
@@ -69,7 +69,8 @@ impl Outbox {
         let (old, new): (Vec<_>, Vec<_>) = deliveries
             .into_iter()
             .partition(|delivery| there.contains(&delivery.id()));
-        let mut written = self.reserve(new);
+        // Single writes may come again after a lost answer, under another claim: the first would never be released.
+        let mut written = self.reserve(new, unit.is_atomic());
         let documents = self.encode(&written, now);
         let mut known = HashSet::new();
         for (first, chunk) in chunks(&documents) {
@@ -96,9 +97,11 @@ impl Outbox {
         Appended { fresh, known }
     }
 
-    fn reserve(&self, deliveries: Vec<NewDelivery>) -> Written {
+    /// Places for as many as the queue has room for, if they are to be `queued` at once.
+    fn reserve(&self, deliveries: Vec<NewDelivery>, queued: bool) -> Written {
+        let place = |delivery: &NewDelivery| self.intake.reserve(&delivery.endpoint, delivery.message.body.len());
         let row = |delivery: NewDelivery| Row {
-            slot: self.intake.reserve(&delivery.endpoint, delivery.message.body.len()),
+            slot: if queued { place(&delivery) } else { None },
             delivery,
         };
         Written {
