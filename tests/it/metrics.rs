@@ -1,5 +1,7 @@
 //! `/metrics`, `/healthz` and `/readyz` of a daemon that really works, or can't.
 
+mod documents;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -79,10 +81,9 @@ async fn what_happened_and_what_is_waiting_stand_in_the_metrics() {
     assert_eq!(get("certhookd_rejected_total{event=\"certificate_expired\"}"), 1.0);
 
     let rows = |state: &str| get(&format!("certhookd_outbox_rows{{state=\"{state}\"}}"));
-    assert_eq!(
-        (rows("dead"), rows("pending") + rows("claimed"), rows("ended")),
-        (4.0, 4.0, 5.0)
-    );
+    assert_eq!((rows("dead"), rows("pending") + rows("claimed")), (4.0, 4.0));
+    // With the notes of what the statistics have not counted yet.
+    assert!(rows("ended") >= 5.0, "{metrics:#?}");
     assert!(get("certhookd_oldest_pending_seconds") < 60.0);
 
     let told = [
@@ -109,7 +110,7 @@ async fn what_happened_and_what_is_waiting_stand_in_the_metrics() {
 #[tokio::test]
 async fn the_backlog_is_counted_by_indexes_however_many_rows_are_kept() {
     let bed = Bed::new().await;
-    bed.daemon().await.stop().await;
+    let store = store(&bed).await;
     let now = Clock::local().timestamp_millis();
     let ago = |seconds: i64| DateTime::from_millis(now - seconds * 1000);
     let kept = (0..2000).map(|n| doc! { "_id": n, "state": "delivered", "finishedAt": ago(60) });
@@ -129,7 +130,6 @@ async fn the_backlog_is_counted_by_indexes_however_many_rows_are_kept() {
         .await
         .unwrap();
 
-    let store = store(&bed).await;
     let found = backlog(&store).await.unwrap();
     store.close().await;
     let oldest = found.oldest.unwrap();
