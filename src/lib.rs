@@ -26,6 +26,8 @@ pub mod metrics;
 pub mod service;
 pub mod status;
 
+pub mod page;
+
 pub mod run;
 
 pub mod cli;

@@ -5,8 +5,10 @@
 
 mod counts;
 mod histogram;
+mod history;
 mod reading;
 mod sheet;
 
 pub use counts::Counts;
+pub use history::{History, MINUTES, Minute};
 pub use reading::{Reading, Working};

@@ -4,9 +4,11 @@ mod clock;
 mod event;
 mod live;
 mod outcome;
+mod text;
 
 pub use clock::Clock;
 pub(crate) use event::key_part;
 pub use event::{EndpointKey, EventId, EventType, Message};
 pub use live::Live;
 pub use outcome::{Failure, Outcome};
+pub(crate) use text::stays_in_line;

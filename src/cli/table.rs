@@ -1,7 +1,9 @@
 //! Aligned columns for a terminal.
 
-/// Prints rows under a header, each column as wide as its widest cell; numbers stand to the right. Control characters are
-/// taken out: names come from outside.
+use crate::model::stays_in_line;
+
+/// Prints rows under a header, each column as wide as its widest cell; numbers stand to the right. What could break or turn
+/// a line is taken out: names come from outside.
 pub(super) fn print(header: &[&str], rows: &[Vec<String>]) {
     let clean: Vec<Vec<String>> = rows
         .iter()
@@ -31,7 +33,5 @@ fn line(cells: impl Iterator<Item = String>, widths: &[usize]) -> String {
 }
 
 fn safe(cell: &str) -> String {
-    cell.chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .collect()
+    cell.chars().map(|c| if stays_in_line(c) { c } else { ' ' }).collect()
 }

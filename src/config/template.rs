@@ -6,6 +6,8 @@ use minijinja::value::{Serde, Value};
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, context};
 use serde::Serialize;
 
+use crate::model::stays_in_line;
+
 /// What a template can speak of.
 const CERTIFICATE: &str = "certificate";
 const NAME: &str = "template";
@@ -92,13 +94,7 @@ fn print(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Result<(
     let text: String = value
         .to_string()
         .chars()
-        .map(|c| if leaves_its_line(c) { ' ' } else { c })
+        .map(|c| if stays_in_line(c) { c } else { ' ' })
         .collect();
     out.write_str(&text).map_err(Error::from)
-}
-
-/// Control characters, the separators U+2028 and U+2029, and the bidirectional controls that can make a text read otherwise
-/// (UAX #9, 2).
-fn leaves_its_line(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

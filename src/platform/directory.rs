@@ -125,6 +125,23 @@ impl Directory {
         keys
     }
 
+    /// Every endpoint that makes no sense, as far as it can be named.
+    pub fn refused(&self) -> Vec<EndpointKey> {
+        let organizations = self.organizations.read();
+        let configs = organizations.documents.values().flat_map(HashMap::values);
+        let refused = configs.flat_map(|config| &config.refused);
+        refused.filter_map(|refused| refused.key.clone()).collect()
+    }
+
+    /// What people call the endpoint; nothing if that is not known. Text from outside.
+    pub fn name(&self, key: &EndpointKey) -> String {
+        match self.find(key) {
+            Found::Endpoint(endpoint) => endpoint.name.clone(),
+            Found::Email { .. } => "reminders to users".into(),
+            Found::Refused(_) | Found::Unknown => String::new(),
+        }
+    }
+
     /// Waits until changes are followed: from then on each takes effect by itself.
     pub async fn followed(&self) {
         self.followed.wait().await;

@@ -13,6 +13,7 @@ use super::{Courier, Settings, Tally};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::dispatch::{Feeder, Recorder, Window, Workers};
+use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Live};
 use crate::outbox::{Group, Outbox};
 use crate::platform::{Directory, Refresh};
@@ -41,6 +42,8 @@ pub struct Engine {
     pub window: Window,
     /// What became of attempts.
     pub tally: Tally,
+    /// The last hour of it.
+    pub history: History,
     /// What a reload replaces.
     pub settings: Settings,
     /// The watch's state.
@@ -72,6 +75,7 @@ impl Engine {
             statistics: Statistics::new(store.clone(), outbox.clone()),
             directory,
             tally: Tally::new(clock.clone()),
+            history: History::default(),
             rejections: Rejections::default(),
             watch_status: Live::new(WatchStatus::default()),
             horizon: Horizon::default(),

@@ -137,9 +137,13 @@ async fn keep(engine: &Engine) -> crate::store::Result<()> {
     Ok(())
 }
 
-/// Shows the state in `systemctl status`.
+/// Shows the state in `systemctl status`, and remembers the last hour.
 pub(super) async fn status(engine: Arc<Engine>, manager: Manager, stop: CancellationToken, end: CancellationToken) {
     loop {
+        let counts = &engine.tally.counts;
+        engine
+            .history
+            .note(engine.clock.now(), counts.delivered(), counts.failed());
         let snapshot = Snapshot::take(&engine);
         let prefix = if stop.is_cancelled() { "stopping: " } else { "" };
         manager.status(&format!("{prefix}{}", snapshot.status()));

@@ -1,34 +1,45 @@
-//! Reads a running daemon for its metrics: from memory, but for what only MongoDB knows.
+//! Reads a running daemon for its metrics and its page: from memory, but for what only MongoDB knows.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bson::DateTime;
+
 use super::Engine;
 use crate::metrics::Working;
+use crate::page::Own;
 use crate::service::Watchdog;
-use crate::status::{Backlog, Cached, backlog};
+use crate::status::{Backlog, Cached, Status, backlog, gather};
 
-/// How long a scrape waits for MongoDB. Prometheus gives up after 10 s.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a scrape or a reader waits for MongoDB. Prometheus gives up after 10 s.
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What is looked at.
 pub(super) struct Watched {
     pub(super) engine: Arc<Engine>,
     pub(super) watchdog: Watchdog,
+    pub(super) status: Cached<Status>,
     backlog: Cached<Backlog>,
+    since: DateTime,
 }
 
 impl Watched {
     pub(super) fn new(engine: &Arc<Engine>, watchdog: &Watchdog) -> Self {
-        let store = engine.store.clone();
-        let ask = move || {
+        let (store, whole, directory) = (engine.store.clone(), engine.store.clone(), engine.directory.clone());
+        let ask_backlog = move || {
             let store = store.clone();
             Box::pin(async move { backlog(&store).await }) as _
+        };
+        let ask_status = move || {
+            let (store, directory) = (whole.clone(), directory.clone());
+            Box::pin(async move { gather(&store, &directory).await }) as _
         };
         Self {
             engine: Arc::clone(engine),
             watchdog: watchdog.clone(),
-            backlog: Cached::new(ask),
+            status: Cached::new(ask_status),
+            backlog: Cached::new(ask_backlog),
+            since: engine.clock.now(),
         }
     }
 }
@@ -48,6 +59,18 @@ pub(super) async fn read(watched: &Watched) -> Working {
         last_scan: engine.last_scan.get().map(|(at, _)| at),
         outage: engine.store.outage().lasts(),
         backlog: watched.backlog.get(PATIENCE).await,
+    }
+}
+
+/// What the page tells of this daemon.
+pub(super) async fn own(watched: &Watched) -> Own {
+    let engine = &watched.engine;
+    Own {
+        id: engine.cluster.me().to_string(),
+        now: engine.clock.now(),
+        since: watched.since,
+        working: read(watched).await,
+        minutes: engine.history.minutes(),
     }
 }
 

@@ -1,20 +1,24 @@
-//! What the listener serves: `/metrics`, `/healthz` and `/readyz`, from the start of the daemon to its end.
+//! What the listener serves: the status page, `/metrics`, `/healthz` and `/readyz`, from the start of the daemon to its end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::map_response;
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use tracing::error;
 
 use super::Engine;
-use super::reading::{Watched, read};
+use super::reading::{PATIENCE, Watched, own, read};
 use crate::metrics::Reading;
 use crate::model::Live;
+use crate::page::STYLE;
 use crate::service::{Listener, Watchdog};
 
 /// Serves until the listener is closed; `None` where there is no address.
@@ -24,6 +28,8 @@ use crate::service::{Listener, Watchdog};
 pub(super) async fn serve(address: Option<SocketAddr>, stage: &Stage) -> anyhow::Result<Option<Listener>> {
     let Some(address) = address else { return Ok(None) };
     let router = Router::new()
+        .route("/", get(page))
+        .route("/style.css", get(style))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
         .route("/readyz", get(readiness))
@@ -112,6 +118,25 @@ async fn metrics(State(stage): State<Stage>) -> impl IntoResponse {
     )
 }
 
+async fn page(State(stage): State<Stage>) -> Response {
+    let watched = stage.watched();
+    let (own, status) = match &watched {
+        Some(watched) => tokio::join!(async { Some(own(watched).await) }, watched.status.get(PATIENCE)),
+        None => (None, None),
+    };
+    match crate::page::render(stage.unready().as_deref(), own.as_ref(), status.as_deref()) {
+        Ok(page) => Html(page).into_response(),
+        Err(error) => {
+            error!(%error, "the status page can't be shown");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn style() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "text/css; charset=utf-8")], STYLE)
+}
+
 /// Alive: every loop moves, as for systemd's watchdog.
 async fn health(State(stage): State<Stage>) -> Response {
     let stalled = stage
@@ -134,10 +159,15 @@ fn verdict(good: &str, fault: Option<String>) -> Response {
     (status, format!("{text}\n")).into_response()
 }
 
-/// What every answer says: it is of this moment, and what its type says.
+/// What every answer says: it is of this moment and what its type says, and a browser loads nothing for it from elsewhere, shows it in
+/// no frame and tells nobody of it.
 async fn guarded(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    let policy = HeaderValue::from_static(crate::page::CONTENT_SECURITY_POLICY);
+    headers.insert(CONTENT_SECURITY_POLICY, policy);
     response
 }

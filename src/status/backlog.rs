@@ -5,11 +5,13 @@ use std::time::Duration;
 use bson::doc;
 use futures_util::TryStreamExt;
 use mongodb::options::Hint;
+use serde::Serialize;
 
+use super::whole_seconds;
 use crate::store::{DELIVERIES, Result, Store};
 
 /// The outbox in numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Backlog {
     /// Free to be claimed, now or later.
     pub pending: i64,
@@ -17,9 +19,10 @@ pub struct Backlog {
     pub claimed: i64,
     /// Dead letters.
     pub dead: i64,
-    /// All others, which are kept for the retention: delivered, cancelled or rejected. After a crash of MongoDB's this one is an estimate.
+    /// All others, which are kept for the retention: delivered, cancelled or rejected. An estimate: with notes for the statistics, which live for a second, and after a crash of MongoDB's until it has counted.
     pub ended: i64,
     /// How long a delivery that is due has been waiting.
+    #[serde(rename = "oldest_pending_s", serialize_with = "whole_seconds")]
     pub oldest: Option<Duration>,
 }
 

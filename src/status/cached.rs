@@ -18,7 +18,7 @@ const EVERY: Duration = Duration::from_secs(5);
 /// And so rarely that the asking takes at most one part in so many of the time.
 const SHARE: u32 = 20;
 
-/// An answer that is older says nothing of the present.
+/// An answer that is older says nothing of the present, unless it comes so rarely.
 const KEEP: Duration = Duration::from_secs(120);
 
 /// What is asked.
@@ -37,6 +37,7 @@ struct Shared<T> {
 }
 
 struct Last<T> {
+    /// With the instant until which it stands.
     answer: Option<(Instant, Arc<T>)>,
     /// When it may be asked again.
     next: Instant,
@@ -67,8 +68,8 @@ impl<T: Send + Sync + 'static> Cached<T> {
             let _ = timeout(patience, answered).await;
         }
         let last = self.shared.last.lock();
-        let (at, answer) = last.answer.as_ref()?;
-        (at.elapsed() < KEEP).then(|| Arc::clone(answer))
+        let (until, answer) = last.answer.as_ref()?;
+        (Instant::now() < *until).then(|| Arc::clone(answer))
     }
 
     /// Whether an answer is under way, this one's or another's question.
@@ -92,9 +93,10 @@ impl<T> Shared<T> {
         // An outage is logged by the loops that can't do without an answer.
         let answer = question.await.ok();
         let mut last = self.last.lock();
-        last.next = Instant::now() + EVERY.max(began.elapsed() * SHARE);
+        let pause = EVERY.max(began.elapsed() * SHARE);
+        last.next = Instant::now() + pause;
         if let Some(answer) = answer {
-            last.answer = Some((began, Arc::new(answer)));
+            last.answer = Some((Instant::now() + KEEP.max(pause * 2), Arc::new(answer)));
         }
         drop(last);
         self.answered.notify_waiters();

@@ -166,6 +166,12 @@ impl Bed {
             );
         }
     }
+
+    /// Waits until the statistics have counted all that is recorded by now.
+    pub async fn wait_until_counted(&self) {
+        self.wait_for_count(&self.deliveries(), doc! { "state": { "$exists": false } }, 0)
+            .await;
+    }
 }
 
 /// A certificate that expired an hour ago.

@@ -208,11 +208,12 @@ async fn status_tells_of_daemons_outbox_endpoints_scan_and_stream() {
     bed.wait_for_count(&bed.state(), doc! { "_id": "scan", "found": 2 }, 1)
         .await;
 
+    bed.wait_until_counted().await;
     let json = bed.outcome(&["status", "--json"]).await;
     assert_eq!(json.code, Some(0), "{json:?}");
     let status: Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!(
-        (&status["outbox"]["delivered"], &status["outbox"]["dead"]),
+        (&status["outbox"]["ended"], &status["outbox"]["dead"]),
         (&2.into(), &2.into())
     );
     assert_eq!(
@@ -221,6 +222,9 @@ async fn status_tells_of_daemons_outbox_endpoints_scan_and_stream() {
     );
     assert!(status["stream"]["last_event_at"].as_str().unwrap().ends_with('Z'));
     assert_eq!(status["daemons"][0]["alive"], true);
+    assert_eq!(status["daemons"][0]["leases"], serde_json::json!(["scan", "watch"]));
+    assert_eq!(status["dead_letters"][0]["count"], 2);
+    assert_eq!(status["dead_letters"][0]["reason"], "the receiver answered 410 Gone");
     assert_eq!(status["daemons"][0]["pid"], daemon.pid().as_raw());
     let endpoint = |path: &str| {
         let all = status["endpoints"].as_array().unwrap();
@@ -240,7 +244,7 @@ async fn status_tells_of_daemons_outbox_endpoints_scan_and_stream() {
     assert!(daemon.stop().await.success());
     let table = bed.outcome(&["status"]).await.stdout;
     assert!(
-        table.contains("0 pending, 0 claimed, 2 delivered, 2 dead, 0 cancelled, 0 rejected"),
+        table.contains("0 pending, 0 claimed, 2 dead, 2 ended and kept"),
         "{table}"
     );
     assert!(table.contains(": 2 found, 4 deliveries"), "{table}");

@@ -245,6 +245,7 @@ async fn check_and_status_tell_of_them() {
     expire(&bed, ann).await;
     let _daemon = bed.daemon().await;
     bed.wait_for_count(&bed.deliveries(), reminders("delivered"), 1).await;
+    bed.wait_until_counted().await;
     let status = bed.outcome(&["status", "--json"]).await;
     let status: Value = serde_json::from_str(&status.stdout).unwrap();
     let row = &status["endpoints"][0];

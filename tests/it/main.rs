@@ -37,5 +37,6 @@ mod lanes;
 mod metrics;
 mod outage;
 mod outbox;
+mod page;
 mod retries;
 mod shutdown;

@@ -104,7 +104,7 @@ impl Maker<'_> {
         let old = doc! { "auth": { "authType": "none" }, "enabled": false };
         let endpoints = vec![
             self.endpoint("Food safety", "/foods", BOTH, signed),
-            self.endpoint("Food safety (old)", "/foods/old", BOTH, old),
+            self.endpoint("Food safety <old>", "/foods/old", BOTH, old),
         ];
         self.organization("Verdant Foods", endpoints)
     }

@@ -1,0 +1,181 @@
+//! What stands on the page, in words: the template only places it.
+
+use serde::Serialize;
+
+use super::Own;
+use super::picture::Picture;
+use super::rows::{DaemonView, EndpointView, HeadView, Rows};
+use super::words::{ago, count, foreign, moment, number, seconds, span, until};
+use crate::status::{DAYS, Scan, Status, Stream};
+
+/// A delivery that is due for longer waits too long, in seconds: by then a failing one is a dead letter, as configured unless told otherwise.
+const TOO_LONG: i64 = 900;
+
+/// The page.
+#[derive(Debug, Serialize)]
+pub(super) struct View {
+    version: &'static str,
+    unready: Option<String>,
+    own: Option<OwnView>,
+    status: Option<StatusView>,
+    days: i64,
+}
+
+/// What this daemon knows.
+#[derive(Debug, Serialize)]
+struct OwnView {
+    id: String,
+    now: String,
+    up: String,
+    tiles: Vec<Tile>,
+    picture: Picture,
+    stream: String,
+}
+
+/// What MongoDB knows.
+#[derive(Debug, Serialize)]
+struct StatusView {
+    asked: String,
+    tiles: Vec<Tile>,
+    endpoints: Rows<EndpointView>,
+    dead_letters: Rows<HeadView>,
+    next: Rows<HeadView>,
+    daemons: Rows<DaemonView>,
+    scan: Option<String>,
+    stream: Option<String>,
+}
+
+/// A number and what it counts.
+#[derive(Debug, Serialize)]
+struct Tile {
+    name: &'static str,
+    value: String,
+    more: String,
+    bad: bool,
+}
+
+impl View {
+    pub(super) fn of(unready: Option<&str>, own: Option<&Own>, status: Option<&Status>) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            unready: unready.map(foreign),
+            own: own.map(OwnView::of),
+            status: status.zip(own).map(|(status, own)| StatusView::of(status, own)),
+            days: DAYS,
+        }
+    }
+}
+
+impl OwnView {
+    fn of(own: &Own) -> Self {
+        let stream = own.working.stream_age;
+        let followed = |age| format!("followed by this daemon, moved {} ago", span(seconds(age)));
+        Self {
+            id: own.id.clone(),
+            now: moment(own.now),
+            up: span(seconds(own.now.saturating_duration_since(own.since))),
+            tiles: tiles_of_own(own),
+            picture: Picture::of(&own.minutes, own.now),
+            stream: stream.map_or_else(|| "followed by another daemon, or not at all".into(), followed),
+        }
+    }
+}
+
+fn tiles_of_own(own: &Own) -> Vec<Tile> {
+    let fill = own.working.fill;
+    let delivered = own.minutes.iter().map(|minute| minute.delivered).sum();
+    let failed = own.minutes.iter().map(|minute| minute.failed).sum();
+    let this_minute = own.now.timestamp_millis().div_euclid(60_000);
+    let last = own.minutes.iter().find(|minute| minute.number == this_minute - 1);
+    let a_minute = last.map_or(0, |minute| minute.delivered);
+    let of_capacity = format!("places taken of {}", number(fill.capacity as u64));
+    vec![
+        Tile::new("delivered", number(delivered), "in the last hour"),
+        Tile::new("failed attempts", number(failed), "in the last hour").bad_if(failed > 0),
+        Tile::new("delivered a minute", number(a_minute), "in the last full minute"),
+        Tile::new("in flight", number(own.working.in_flight as u64), "requests"),
+        Tile::new("in the queue", number(fill.held as u64), of_capacity).bad_if(fill.held == fill.capacity),
+        Tile::new("failing", number(fill.probed as u64), "endpoints, only probed").bad_if(fill.probed > 0),
+    ]
+}
+
+impl StatusView {
+    fn of(status: &Status, own: &Own) -> Self {
+        let now = status.at;
+        let endpoints = status.endpoints.iter().map(|endpoint| EndpointView::of(endpoint, now));
+        let dead = status
+            .dead_letters
+            .iter()
+            .map(|head| HeadView::of(head, ago(now, head.at)));
+        let next = status.next.iter().map(|head| HeadView::of(head, until(now, head.at)));
+        Self {
+            asked: ago(own.now, now),
+            tiles: tiles_of_outbox(status),
+            endpoints: Rows::trouble_first(endpoints),
+            dead_letters: Rows::of(dead.collect()),
+            next: Rows::of(next.collect()),
+            daemons: Rows::of(
+                status
+                    .daemons
+                    .iter()
+                    .map(|daemon| DaemonView::of(daemon, &own.id))
+                    .collect(),
+            ),
+            scan: status.last_scan.as_ref().map(|scan| scan_in_words(scan, status)),
+            stream: status.stream.as_ref().map(|stream| stream_in_words(stream, status)),
+        }
+    }
+}
+
+fn tiles_of_outbox(status: &Status) -> Vec<Tile> {
+    let outbox = status.outbox;
+    let oldest = outbox.oldest.map(seconds);
+    let waits = oldest.map_or_else(|| "none".into(), span);
+    vec![
+        Tile::new("pending", count(outbox.pending), "due now or later"),
+        Tile::new("oldest due", waits, "waiting").bad_if(oldest > Some(TOO_LONG)),
+        Tile::new("claimed", count(outbox.claimed), "held by a daemon"),
+        Tile::new("dead letters", count(outbox.dead), "kept").bad_if(outbox.dead > 0),
+        Tile::new(
+            "ended",
+            count(outbox.ended),
+            "delivered, cancelled or rejected, and kept",
+        ),
+    ]
+}
+
+fn scan_in_words(scan: &Scan, status: &Status) -> String {
+    format!(
+        "{}: {} certificates, {} deliveries, {} renewed, {} rejected, {} ms",
+        ago(status.at, scan.at),
+        count(scan.found),
+        count(scan.deliveries),
+        count(scan.renewed),
+        count(scan.rejected),
+        count(scan.duration_ms)
+    )
+}
+
+fn stream_in_words(stream: &Stream, status: &Status) -> String {
+    let more = if stream.catching_up {
+        ", looking by query for what it missed"
+    } else {
+        ""
+    };
+    format!("read up to {}{more}", ago(status.at, stream.last_event_at))
+}
+
+impl Tile {
+    fn new(name: &'static str, value: String, more: impl Into<String>) -> Self {
+        Self {
+            name,
+            value,
+            more: more.into(),
+            bad: false,
+        }
+    }
+
+    fn bad_if(self, bad: bool) -> Self {
+        Self { bad, ..self }
+    }
+}

@@ -1,0 +1,156 @@
+//! The endpoints: what is configured, and how they answered of late.
+
+use std::collections::HashMap;
+
+use bson::{DateTime, Document, doc};
+use futures_util::TryStreamExt;
+use serde::Serialize;
+
+use super::{Head, instant, number, rfc3339_if_known, text};
+use crate::model::EndpointKey;
+use crate::platform::{Directory, Found};
+use crate::store::{Result, Store};
+
+/// So many days are summed up, today's (UTC) among them.
+pub const DAYS: i64 = 7;
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// One endpoint. What it was sent is counted over [`DAYS`].
+#[derive(Clone, Debug, Serialize)]
+pub struct Endpoint {
+    /// The organization's `_ownerId`.
+    pub owner: String,
+    /// Its `_id`.
+    pub endpoint: String,
+    /// What the organization calls it.
+    pub name: String,
+    /// `enabled`, `disabled`, `out of service` or `deleted`.
+    pub state: &'static str,
+    /// Why it is out of service.
+    pub why: Option<String>,
+    /// Deliveries that it accepted.
+    pub delivered: i64,
+    /// Attempts that failed.
+    pub failed_attempts: i64,
+    /// Deliveries that wait for it now.
+    pub pending: i64,
+    /// Dead letters that are kept now.
+    pub dead: i64,
+    /// Deliveries that ended because it was deleted or disabled.
+    pub cancelled: i64,
+    /// When it last accepted one.
+    #[serde(serialize_with = "rfc3339_if_known")]
+    pub last_success: Option<DateTime>,
+    /// When an attempt last failed.
+    #[serde(serialize_with = "rfc3339_if_known")]
+    pub last_failure: Option<DateTime>,
+}
+
+/// Every endpoint that is configured, was sent something lately, or has something kept; by organization.
+pub(super) async fn endpoints(
+    store: &Store,
+    directory: &Directory,
+    now: DateTime,
+    dead: &[Head],
+    pending: &[Head],
+) -> Result<Vec<Endpoint>> {
+    let mut endpoints = Endpoints {
+        directory,
+        all: HashMap::new(),
+    };
+    let email = directory.email().then(EndpointKey::email);
+    let known = directory.endpoints();
+    for key in known
+        .iter()
+        .map(|endpoint| endpoint.key.clone())
+        .chain(directory.refused())
+        .chain(email)
+    {
+        endpoints.get(&key);
+    }
+    for figures in figures(store, now).await? {
+        let key = figures
+            .get_document("_id")
+            .map(|id| format!("{}/{}", text(id, "owner"), text(id, "endpoint")));
+        let Ok(key) = key else { continue };
+        endpoints.get(&EndpointKey::from_stored(&key)).add(&figures);
+    }
+    for head in dead {
+        endpoints.of(head).dead = head.count;
+    }
+    for head in pending {
+        endpoints.of(head).pending = head.count;
+    }
+    let mut all: Vec<_> = endpoints.all.into_values().collect();
+    all.sort_by(|a, b| (&a.owner, &a.endpoint).cmp(&(&b.owner, &b.endpoint)));
+    Ok(all)
+}
+
+struct Endpoints<'a> {
+    directory: &'a Directory,
+    all: HashMap<EndpointKey, Endpoint>,
+}
+
+impl Endpoints<'_> {
+    fn get(&mut self, key: &EndpointKey) -> &mut Endpoint {
+        self.all
+            .entry(key.clone())
+            .or_insert_with(|| describe(self.directory, key))
+    }
+
+    fn of(&mut self, head: &Head) -> &mut Endpoint {
+        self.get(&EndpointKey::from_stored(&format!("{}/{}", head.owner, head.endpoint)))
+    }
+}
+
+impl Endpoint {
+    fn add(&mut self, figures: &Document) {
+        self.delivered += number(figures, "successes");
+        self.failed_attempts += number(figures, "failures");
+        self.cancelled += number(figures, "cancelled");
+        self.last_success = instant(figures, "lastSuccess");
+        self.last_failure = instant(figures, "lastFailure");
+    }
+}
+
+/// The statistics of the last days, summed up by endpoint. Served by the index on the day.
+async fn figures(store: &Store, now: DateTime) -> Result<Vec<Document>> {
+    let today = now.timestamp_millis().div_euclid(DAY_MS);
+    let first = DateTime::from_millis((today - DAYS + 1) * DAY_MS);
+    let sum = |field| doc! { "$sum": field };
+    let pipeline = [
+        doc! { "$match": { "day": { "$gte": first } } },
+        doc! { "$group": {
+            "_id": { "owner": "$owner", "endpoint": "$endpoint" },
+            "successes": sum("$successes"), "failures": sum("$failures"), "cancelled": sum("$cancelled"),
+            "lastSuccess": { "$max": "$lastSuccess" }, "lastFailure": { "$max": "$lastFailure" },
+        } },
+    ];
+    store.statistics().aggregate(pipeline).await?.try_collect().await
+}
+
+fn describe(directory: &Directory, key: &EndpointKey) -> Endpoint {
+    let (state, why) = match directory.find(key) {
+        Found::Endpoint(endpoint) if endpoint.enabled => ("enabled", None),
+        Found::Endpoint(_) => ("disabled", None),
+        Found::Email { enabled: true } => ("enabled", None),
+        Found::Email { enabled: false } => ("disabled", None),
+        Found::Refused(reason) => ("out of service", Some(reason)),
+        Found::Unknown => ("deleted", None),
+    };
+    Endpoint {
+        owner: key.owner().to_owned(),
+        endpoint: key.endpoint().to_owned(),
+        name: directory.name(key),
+        state,
+        why,
+        delivered: 0,
+        failed_attempts: 0,
+        pending: 0,
+        dead: 0,
+        cancelled: 0,
+        last_success: None,
+        last_failure: None,
+    }
+}

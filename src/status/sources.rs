@@ -1,0 +1,59 @@
+//! Where events come from: the last scan, and the change stream.
+
+use bson::{DateTime, doc};
+use serde::Serialize;
+
+use super::{instant, number, rfc3339};
+use crate::store::{Result, Store};
+
+/// The last scan.
+#[derive(Clone, Debug, Serialize)]
+pub struct Scan {
+    /// When it ended.
+    #[serde(serialize_with = "rfc3339")]
+    pub at: DateTime,
+    /// Certificates that had expired with the reminder unsent.
+    pub found: i64,
+    /// Deliveries that were new.
+    pub deliveries: i64,
+    /// Documents that can't be events.
+    pub rejected: i64,
+    /// Certificates renewed before they were marked.
+    pub renewed: i64,
+    /// How long it took.
+    pub duration_ms: i64,
+}
+
+/// The change stream.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stream {
+    /// The last event, or the word that there is none, by the cluster's clock.
+    #[serde(serialize_with = "rfc3339")]
+    pub last_event_at: DateTime,
+    /// Whether it looks by query for what it missed.
+    pub catching_up: bool,
+}
+
+pub(super) async fn last_scan(store: &Store) -> Result<Option<Scan>> {
+    let Some(document) = store.state().find_one(doc! { "_id": "scan" }).await? else {
+        return Ok(None);
+    };
+    Ok(instant(&document, "at").map(|at| Scan {
+        at,
+        found: number(&document, "found"),
+        deliveries: number(&document, "deliveries"),
+        rejected: number(&document, "rejected"),
+        renewed: number(&document, "renewed"),
+        duration_ms: number(&document, "durationMs"),
+    }))
+}
+
+pub(super) async fn stream(store: &Store) -> Result<Option<Stream>> {
+    let Some(document) = store.state().find_one(doc! { "_id": "watch" }).await? else {
+        return Ok(None);
+    };
+    Ok(instant(&document, "at").map(|at| Stream {
+        last_event_at: at,
+        catching_up: document.contains_key("catchUpFrom"),
+    }))
+}

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# page.sh CERTHOOKD [PICTURE]: looks at the status page in a real headless Chromium: the daemon works on a throwaway MongoDB with sample
+# organizations, the browser must show it, load the stylesheet and object to nothing. PICTURE: where to put a screenshot (PNG).
+set -euo pipefail
+
+main() { # CERTHOOKD [PICTURE]
+  local certhookd=$1 uri page
+  browser=$(command -v chromium-headless-shell || command -v chromium || command -v google-chrome) || fail "no Chromium is installed"
+  stage=$(mktemp -d)
+  trap 'kill "${DAEMON:-}" 2>/dev/null || true; wait; rm -rf "$stage"' EXIT
+  coproc SANDBOX { exec "$certhookd" sandbox; }
+  # It lives as long as its standard input, and starts its output with the URI.
+  read -r -t 300 uri <&"${SANDBOX[0]}" || fail "the sandbox does not start"
+  CERTHOOKD_MONGODB__URI=$uri CERTHOOKD_DELIVERY__ALLOW_HTTP=true CERTHOOKD_DELIVERY__ALLOW_NETWORKS=127.0.0.0/8 \
+    CERTHOOKD_SERVICE__METRICS_LISTEN=127.0.0.1:0 "$certhookd" --log-format json run 2>"$stage/log" &
+  DAEMON=$!
+  eventually grep -q '"message":"ready"' "$stage/log"
+  page=$(grep -o '"address":"[^"]*"' "$stage/log" | cut -d'"' -f4)
+  eventually shows "$page" '<td class="n">12</td>'
+
+  check "a name that looks like HTML is text" has 'Food safety &lt;old&gt;'
+  check "the stylesheet is loaded and nothing is refused" test ! -s <(grep -i -E "refused|violat|error" "$stage/console")
+  check "there is no script" test -z "$(grep -i '<script' "$stage/dom")"
+  [ -z "${2:-}" ] || browse --window-size=1360,1500 --screenshot="$(realpath "$2")" "http://$page/"
+  eval "exec ${SANDBOX[1]}>&-"
+}
+
+fail() { # WHY
+  echo "FAIL - $1"
+  exit 1
+}
+
+check() { # WHAT COMMAND...
+  local what=$1
+  shift
+  "$@" || fail "$what"
+  echo "ok - $what"
+}
+
+eventually() { # COMMAND...: asks until the answer is yes, for a minute at most
+  local deadline=$((SECONDS + 60))
+  until "$@"; do
+    [ $SECONDS -lt $deadline ] || fail "$*"
+    sleep 0.2
+  done
+}
+
+browse() { # ARGUMENT...
+  "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$stage/profile" "$@"
+}
+
+shows() { # ADDRESS TEXT: the browser finds that in the page
+  browse --enable-logging=stderr --dump-dom "http://$1/" >"$stage/dom" 2>"$stage/console" && has "$2"
+}
+
+has() { # TEXT
+  grep -qF "$1" "$stage/dom"
+}
+
+main "$@"
