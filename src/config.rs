@@ -23,7 +23,7 @@ mod template;
 
 pub use faults::{Fault, Faults};
 pub use reload::restart_needed;
-pub use schema::{Completions, Delivery, Email, Mongodb, Queue, Scan, Service};
+pub use schema::{Completions, Delivery, Email, Mongodb, Queue, Scan, Service, Telemetry};
 pub use smtp::{Encryption, SmtpServer};
 pub use template::Template;
 
@@ -46,6 +46,8 @@ pub struct Config {
     pub email: Email,
     /// The daemon itself.
     pub service: Service,
+    /// What it tells of itself.
+    pub telemetry: Telemetry,
 }
 
 impl Config {
@@ -77,6 +79,7 @@ impl Config {
         let delivery = Delivery::read(settings);
         let email = Email::read(settings);
         let service = Service::read(settings);
+        let telemetry = Telemetry::read(settings);
         Some(Self {
             mongodb: mongodb?,
             scan: scan?,
@@ -85,6 +88,7 @@ impl Config {
             delivery: delivery?,
             email: email?,
             service: service?,
+            telemetry: telemetry?,
         })
     }
 }

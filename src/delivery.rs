@@ -19,6 +19,7 @@ mod sign;
 use ipnet::IpNet;
 
 pub use client::{Answer, Client, ClientError, Preview};
+pub(crate) use connector::tls_config;
 pub use guard::{Refused, check_addr, check_url};
 pub(crate) use reason::of as describe;
 pub use request::{Unsendable, is_reserved};

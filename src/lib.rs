@@ -12,6 +12,8 @@ pub mod platform;
 
 pub mod source;
 
+pub mod trace;
+
 pub mod outbox;
 
 pub mod statistics;

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::store::Store;
+use crate::trace::Tracer;
 
 pub use append::Appended;
 pub(crate) use append::Written;
@@ -48,6 +49,7 @@ pub struct Outbox {
     claims: Arc<AtomicI64>,
     groups: Arc<AtomicI64>,
     intake: Arc<dyn Intake>,
+    tracer: Tracer,
 }
 
 impl Outbox {
@@ -59,7 +61,14 @@ impl Outbox {
             claims: Arc::default(),
             groups: Arc::default(),
             intake,
+            tracer: Tracer::default(),
         }
+    }
+
+    /// The same, with spans for the events that are appended.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// How many deliveries the queue has room for just now: a source that appends no more spares the way through the database.

@@ -30,6 +30,10 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
             "service.metrics_listen",
             old.service.metrics_listen != new.service.metrics_listen,
         ),
+        (
+            "telemetry.otlp_endpoint",
+            old.telemetry.otlp_endpoint != new.telemetry.otlp_endpoint,
+        ),
     ];
     changed
         .into_iter()

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use lettre::message::Mailbox;
 use mongodb::options::ConnectionString;
 use secrecy::SecretString;
+use url::Url;
 
 use super::nearest::nearest;
 use super::raw::{Raw, shown};
@@ -133,6 +134,16 @@ pub(super) fn listen_address(raw: &Raw) -> Result<Option<SocketAddr>, Mismatch> 
         r#"an IP address and port such as 127.0.0.1:9464, or "" for none"#,
         |text| text.parse().ok(),
     )
+}
+
+/// The beginning of an HTTP URL that paths are appended to; the empty text is none.
+pub(super) fn base_url(raw: &Raw) -> Result<Option<Url>, Mismatch> {
+    let expected = r#"http:// or https:// with a host and no password, such as http://127.0.0.1:4318, or "" for none"#;
+    optional(raw, expected, |text| {
+        let url = Url::parse(text).ok()?;
+        let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        (matches!(url.scheme(), "http" | "https") && plain && url.password().is_none()).then_some(url)
+    })
 }
 
 /// Networks in CIDR notation.

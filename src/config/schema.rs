@@ -11,9 +11,10 @@ use http::HeaderValue;
 use ipnet::IpNet;
 use lettre::message::Mailbox;
 use secrecy::SecretString;
+use url::Url;
 
 use super::rules::{
-    boolean, collection_name, connection_string, database_name, duration, field_path, header_value, instant,
+    base_url, boolean, collection_name, connection_string, database_name, duration, field_path, header_value, instant,
     listen_address, mailbox, networks, number, schedule, smtp_server, template, zone,
 };
 use super::secrets::FILE_KEYS;
@@ -150,8 +151,16 @@ section! {
     }
 }
 
+section! {
+    /// `[telemetry]`: what the daemon tells of itself.
+    ["telemetry"] Telemetry {
+        /// The collector of traces, without `/v1/traces`; `None` turns them off.
+        otlp_endpoint: Option<Url> = "", base_url;
+    }
+}
+
 /// The sections' names, as in the file.
-pub(super) const SECTIONS: [&str; 7] = [
+pub(super) const SECTIONS: [&str; 8] = [
     Mongodb::NAME,
     Scan::NAME,
     Completions::NAME,
@@ -159,6 +168,7 @@ pub(super) const SECTIONS: [&str; 7] = [
     Delivery::NAME,
     Email::NAME,
     Service::NAME,
+    Telemetry::NAME,
 ];
 
 /// Every key that may be given, as `section.key`. Those that name a file have no field: what it holds becomes another's value.
@@ -172,6 +182,7 @@ pub(super) fn keys() -> impl Iterator<Item = &'static str> {
         Delivery::KEYS,
         Email::KEYS,
         Service::KEYS,
+        Telemetry::KEYS,
     ]
     .into_iter()
     .flatten()

@@ -90,7 +90,7 @@ fn a_reload_names_the_keys_that_need_a_restart() {
     let old = Given::nothing().config();
     let new = Given::toml(
         "mongodb.database = 'other'\ncompletions.enabled = false\nqueue.capacity = 2000\nservice.metrics_listen = ''\n\
-         delivery.retention = '60d'\ndelivery.concurrency = 3\nscan.timezone = 'Europe/Paris'",
+         delivery.retention = '60d'\ntelemetry.otlp_endpoint = 'http://127.0.0.1:4318'\ndelivery.concurrency = 3\nscan.timezone = 'Europe/Paris'",
     )
     .env("CERTHOOKD_MONGODB__URI", SECRET_URI)
     .config();
@@ -102,7 +102,8 @@ fn a_reload_names_the_keys_that_need_a_restart() {
             "completions.enabled",
             "queue.capacity",
             "delivery.retention",
-            "service.metrics_listen"
+            "service.metrics_listen",
+            "telemetry.otlp_endpoint"
         ]
     );
     assert_eq!(restart_needed(&new, &new), [""; 0]);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bson::DateTime;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -32,6 +32,8 @@ const CLOSED: [ErrorKind; 4] = [
     ErrorKind::ConnectionReset,
     ErrorKind::UnexpectedEof,
 ];
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,8 @@ pub struct Client {
 /// What one attempt is about.
 struct Attempt<'a> {
     endpoint: &'a Endpoint,
+    /// The request's `traceparent`.
+    trace: Option<HeaderValue>,
     message: &'a Message,
     now: DateTime,
     start: Instant,
@@ -106,7 +110,21 @@ impl Client {
     /// `endpoint.timeout` bounds it all: a token, resolving, connecting, TLS, sending, and the answer's head. A 2xx within it is a
     /// success, whatever its body does. An endpoint that can't be sent to as configured ends as [`Outcome::Cancelled`].
     pub async fn attempt(&self, endpoint: &Endpoint, message: &Message, now: DateTime) -> Outcome {
-        let attempt = Attempt::begin(endpoint, message, now);
+        self.attempt_traced(endpoint, message, now, None).await
+    }
+
+    /// The same; the request's `traceparent` is `trace`, if there is one, whatever the endpoint's own headers say.
+    pub async fn attempt_traced(
+        &self,
+        endpoint: &Endpoint,
+        message: &Message,
+        now: DateTime,
+        trace: Option<HeaderValue>,
+    ) -> Outcome {
+        let attempt = Attempt {
+            trace,
+            ..Attempt::begin(endpoint, message, now)
+        };
         match self.answer(&attempt).await {
             Ok(response) => {
                 let outcome = attempt.judge(&response);
@@ -153,8 +171,12 @@ impl Client {
         token: Option<&HeaderValue>,
     ) -> Result<Response<Incoming>, NoAnswer> {
         let build = || {
-            request::build(attempt.endpoint, attempt.message, &self.source, attempt.now, token)
-                .map_err(NoAnswer::Unsendable)
+            let mut request = request::build(attempt.endpoint, attempt.message, &self.source, attempt.now, token)
+                .map_err(NoAnswer::Unsendable)?;
+            if let Some(trace) = &attempt.trace {
+                request.headers_mut().insert(TRACEPARENT, trace.clone());
+            }
+            Ok(request)
         };
         let mut sent = send(&self.pooled, build()?, attempt.deadline).await?;
         if sent.as_ref().is_err_and(was_stale) {
@@ -174,6 +196,7 @@ impl<'a> Attempt<'a> {
         let start = Instant::now();
         Self {
             endpoint,
+            trace: None,
             message,
             now,
             start,

@@ -71,7 +71,7 @@ fn connector(policy: &Policy, resolver: Resolver, tls: rustls::ClientConfig) -> 
 }
 
 /// What is trusted: the platform's certificates, read now.
-pub(super) fn tls_config() -> Result<rustls::ClientConfig, rustls::Error> {
+pub(crate) fn tls_config() -> Result<rustls::ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     Ok(rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

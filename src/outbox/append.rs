@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use bson::{DateTime, RawDocumentBuf, doc};
 
@@ -29,6 +30,8 @@ pub(crate) struct Written {
     rows: Vec<Row>,
     claim: i64,
     known: usize,
+    /// When what they tell of was found.
+    found: (DateTime, Instant),
 }
 
 struct Row {
@@ -42,7 +45,7 @@ impl Outbox {
     /// # Errors
     /// [`Stopped`] when the daemon stops before MongoDB confirmed the write.
     pub async fn append(&self, deliveries: Vec<NewDelivery>, now: DateTime) -> std::result::Result<Appended, Stopped> {
-        let mut written = self.reserve(deliveries, true);
+        let mut written = self.reserve(deliveries, now, true);
         let documents = self.encode(&written, now);
         let mut known = HashSet::new();
         for (first, chunk) in chunks(&documents) {
@@ -70,7 +73,7 @@ impl Outbox {
             .into_iter()
             .partition(|delivery| there.contains(&delivery.id()));
         // Single writes may come again after a lost answer, under another claim: the first would never be released.
-        let mut written = self.reserve(new, unit.is_atomic());
+        let mut written = self.reserve(new, now, unit.is_atomic());
         let documents = self.encode(&written, now);
         let mut known = HashSet::new();
         for (first, chunk) in chunks(&documents) {
@@ -84,7 +87,14 @@ impl Outbox {
 
     /// Lets the queue have what it has places for, and tells it of the rest.
     pub(crate) fn release(&self, written: Written) -> Appended {
-        let Written { rows, claim, known } = written;
+        let Written {
+            rows,
+            claim,
+            known,
+            found: (now, began),
+        } = written;
+        let events = rows.iter().map(|row| (&row.delivery.message, &row.delivery.endpoint));
+        self.tracer.found(events, now, began.elapsed());
         let fresh = rows.len();
         let mut waiting = Vec::new();
         for Row { delivery, slot } in rows {
@@ -98,7 +108,7 @@ impl Outbox {
     }
 
     /// Places for as many as the queue has room for, if they are to be `queued` at once.
-    fn reserve(&self, deliveries: Vec<NewDelivery>, queued: bool) -> Written {
+    fn reserve(&self, deliveries: Vec<NewDelivery>, now: DateTime, queued: bool) -> Written {
         let place = |delivery: &NewDelivery| self.intake.reserve(&delivery.endpoint, delivery.message.body.len());
         let row = |delivery: NewDelivery| Row {
             slot: if queued { place(&delivery) } else { None },
@@ -108,6 +118,7 @@ impl Outbox {
             rows: deliveries.into_iter().map(row).collect(),
             claim: self.draw_claim(),
             known: 0,
+            found: (now, Instant::now()),
         }
     }
 

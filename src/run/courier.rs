@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use bson::DateTime;
+use http::HeaderValue;
+
 use crate::cluster::Cluster;
 use crate::delivery::Client;
 use crate::dispatch::Deliver;
@@ -10,6 +13,7 @@ use crate::model::{Clock, Failure, Live, Outcome};
 use crate::outbox::Claimed;
 use crate::platform::{Directory, Found};
 use crate::store::Store;
+use crate::trace::{Attempt, Tracer};
 
 /// Sends deliveries.
 #[derive(Clone)]
@@ -26,6 +30,8 @@ pub struct Courier {
     pub clock: Clock,
     /// Whose lanes are whose now.
     pub cluster: Cluster,
+    /// What makes spans of attempts.
+    pub tracer: Tracer,
 }
 
 impl Deliver for Courier {
@@ -34,17 +40,28 @@ impl Deliver for Courier {
             // The lane has moved to another daemon since this was claimed.
             return Outcome::Interrupted;
         }
+        let (message, now) = (&delivery.message, self.clock.now());
+        let span = self.tracer.attempt(message, &delivery.endpoint, delivery.attempts, now);
+        let trace = span.as_ref().and_then(Attempt::traceparent);
+        let outcome = self.send(delivery, now, trace).await;
+        if let Some(span) = span {
+            span.end(&outcome);
+        }
+        outcome
+    }
+}
+
+impl Courier {
+    async fn send(&self, delivery: &Claimed, now: DateTime, trace: Option<HeaderValue>) -> Outcome {
         match self.directory.find(&delivery.endpoint) {
             Found::Endpoint(endpoint) if endpoint.enabled => {
-                self.client
-                    .get()
-                    .attempt(&endpoint, &delivery.message, self.clock.now())
-                    .await
+                let client = self.client.get();
+                client.attempt_traced(&endpoint, &delivery.message, now, trace).await
             }
             Found::Endpoint(_) => Outcome::Cancelled {
                 reason: "the endpoint was disabled".into(),
             },
-            Found::Email { .. } => self.remind(delivery).await,
+            Found::Email { .. } => self.remind(delivery, now).await,
             Found::Unknown => Outcome::Cancelled {
                 reason: "the endpoint was deleted".into(),
             },
@@ -57,12 +74,10 @@ impl Deliver for Courier {
             }),
         }
     }
-}
 
-impl Courier {
-    async fn remind(&self, delivery: &Claimed) -> Outcome {
+    async fn remind(&self, delivery: &Claimed, now: DateTime) -> Outcome {
         match &*self.mailer.get() {
-            Some(mailer) => mailer.attempt(&self.store, &delivery.message, self.clock.now()).await,
+            Some(mailer) => mailer.attempt(&self.store, &delivery.message, now).await,
             None => Outcome::Cancelled {
                 reason: "e-mails are switched off".into(),
             },

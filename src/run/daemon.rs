@@ -108,5 +108,6 @@ impl Daemon {
         self.config.queue = running.queue;
         self.config.delivery.retention = running.delivery.retention;
         self.config.service.metrics_listen = running.service.metrics_listen;
+        self.config.telemetry = running.telemetry;
     }
 }

@@ -70,7 +70,8 @@ impl Engine {
         let (window, wanted) = Window::new(config.queue.capacity, config.delivery.concurrency, owns);
         let directory = Directory::default();
         directory.switch_email(settings.mailer.get().is_some());
-        let outbox = Outbox::new(store.clone(), Arc::clone(cluster.me()), Arc::new(window.clone()));
+        let outbox = Outbox::new(store.clone(), Arc::clone(cluster.me()), Arc::new(window.clone()))
+            .traced(settings.tracer.clone());
         let engine = Self {
             statistics: Statistics::new(store.clone(), outbox.clone()),
             directory,
@@ -179,6 +180,7 @@ impl Engine {
             store: self.store.clone(),
             clock: self.clock.clone(),
             cluster: self.cluster.clone(),
+            tracer: self.settings.tracer.clone(),
         };
         let (recorder, results) = Recorder::new(
             self.outbox.clone(),

@@ -1,4 +1,4 @@
-//! What a reload replaces, each piece where its reader takes it from.
+//! What a reload replaces, each piece where its reader takes it from; and what else can't be built from any configuration.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use crate::mail::Mailer;
 use crate::model::Live;
 use crate::platform::{Directory, EndpointPolicy};
 use crate::source::Schedule;
+use crate::trace::Tracer;
 
 /// The settings that take effect without a restart.
 #[derive(Clone)]
@@ -34,13 +35,15 @@ pub struct Settings {
     pub redrive_for: Live<Duration>,
     /// Requests in flight, in all.
     pub permits: Permits,
+    /// What makes traces; stays as it is.
+    pub tracer: Tracer,
 }
 
 impl Settings {
     /// The settings of a configuration.
     ///
     /// # Errors
-    /// The HTTP client or the mailer can't be built: no usable TLS roots, as a rule.
+    /// The HTTP client, the mailer or the tracer can't be built: no usable TLS roots, as a rule.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
             scan: Live::new(config.scan.clone()),
@@ -52,6 +55,7 @@ impl Settings {
             mailer: Live::new(Mailer::new(&config.email)?),
             redrive_for: Live::new(config.delivery.redrive_for),
             permits: Permits::new(config.delivery.max_in_flight),
+            tracer: Tracer::new(config.telemetry.otlp_endpoint.as_ref())?,
         })
     }
 

@@ -29,7 +29,7 @@ pub struct Tasks {
     sources: Group,
     /// What sends, writes results and counts them.
     senders: Group,
-    /// The heartbeat and the proof of life. Stop last: no claim is taken over while its result is being written.
+    /// The heartbeat, the proof of life and the traces. Stop last: no claim is taken over while its result is being written.
     keepers: Group,
     stop: CancellationToken,
     drain: CancellationToken,
@@ -50,6 +50,7 @@ impl Tasks {
     ) -> Self {
         let mut tasks = Self::none(give_up);
         tasks.spawn_keepers(engine, watchdog, manager);
+        tasks.spawn_exporter(engine);
         tasks.spawn_senders(engine, wanted);
         tasks.spawn_feeder(engine, watchdog);
         tasks.spawn_streams(engine, config, watchdog);
@@ -64,6 +65,7 @@ impl Tasks {
         let pulse = watchdog.register("heartbeat", ALLOWANCE);
         let heartbeat = loops::heartbeat(Arc::clone(engine), pulse, tasks.end.clone());
         tasks.keepers.spawn(named("heartbeat", heartbeat));
+        tasks.spawn_exporter(engine);
         tasks.spawn_senders(engine, wanted);
         tasks.spawn_feeder(engine, &watchdog);
         tasks
@@ -135,6 +137,13 @@ impl Tasks {
             // Without a service manager it has nothing to do.
             end.cancelled().await;
         }));
+    }
+
+    fn spawn_exporter(&mut self, engine: &Engine) {
+        if let Some(exporter) = engine.settings.tracer.exporter() {
+            let exporter = exporter.run(self.end.clone());
+            self.keepers.spawn(named("traces", exporter));
+        }
     }
 
     fn spawn_senders(&mut self, engine: &Arc<Engine>, wanted: Wanted) {

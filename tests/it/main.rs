@@ -28,6 +28,7 @@ mod signals;
 mod standard_webhooks;
 mod statistics;
 mod stream;
+mod traces;
 mod web;
 
 mod crash;

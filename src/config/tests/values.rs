@@ -10,6 +10,7 @@ fn the_defaults_are_those_that_operators_rely_on() {
         delivery,
         email,
         service,
+        telemetry,
     } = Given::nothing().config();
     assert_eq!(mongodb.uri.expose_secret(), DEFAULT_URI);
     assert_eq!(
@@ -39,6 +40,7 @@ fn the_defaults_are_those_that_operators_rely_on() {
     );
     assert_eq!(service.shutdown_grace.as_secs(), 20);
     assert_eq!(service.metrics_listen, Some("127.0.0.1:9464".parse().unwrap()));
+    assert_eq!(telemetry.otlp_endpoint, None);
 }
 
 #[test]
@@ -97,6 +99,8 @@ fn every_key_can_be_set_in_the_file() {
         [service]
         shutdown_grace = "0s"
         metrics_listen = ""
+        [telemetry]
+        otlp_endpoint = "http://127.0.0.1:4318"
         "#,
     )
     .config();
@@ -123,6 +127,8 @@ fn every_key_can_be_set_in_the_file() {
         (config.service.metrics_listen, config.service.shutdown_grace.as_secs()),
         (None, 0)
     );
+    let collector = config.telemetry.otlp_endpoint.unwrap();
+    assert_eq!(collector.as_str(), "http://127.0.0.1:4318/");
     let email = config.email;
     assert!(email.smtp_url.is_some());
     assert_eq!(email.from.unwrap().to_string(), "Academy <no-reply@mail.test>");

@@ -76,6 +76,14 @@ fn values_say_what_was_expected_and_found() {
             "expected an IP address and port such as 127.0.0.1:9464",
         ),
         (
+            "telemetry.otlp_endpoint = 'localhost:4318'",
+            "expected http:// or https:// with a host and no password, such as http://127.0.0.1:4318",
+        ),
+        (
+            "telemetry.otlp_endpoint = 'http://user:hunter2@collector'",
+            "found a URI (not shown: it may hold a password) ",
+        ),
+        (
             "scan.not_before = 2026-01-31",
             "expected an instant such as 2026-01-31T00:00:00Z, or \"\" for none",
         ),
