@@ -1,4 +1,4 @@
-//! The count at the end: what arrived, what is marked and what the outbox holds, against the ledger.
+//! The count at the end: what arrived, what is marked, what the outbox holds and what the statistics say, against the ledger.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -52,6 +52,7 @@ impl Verdict {
             .extend(unknown.map(|pair| format!("should not have been sent: {pair:?}")));
         verdict.wrong.extend(marks(stage, ledger, now).await?);
         verdict.wrong.extend(outbox(stage, ledger).await?);
+        verdict.wrong.extend(statistics(stage).await?);
         verdict
             .wrong
             .extend(stage.daemons.iter().flat_map(|daemon| daemon.complaints()));
@@ -97,6 +98,17 @@ async fn outbox(stage: &Stage<'_>, ledger: &Ledger) -> Result<Vec<String>> {
         wrong.push(format!("{count} deliveries are done, instead of {expected}"));
     }
     Ok(wrong)
+}
+
+/// Deliveries that the statistics have not counted, or counted twice.
+async fn statistics(stage: &Stage<'_>) -> Result<Option<String>> {
+    let deliveries = stage.database.collection::<Document>("webhook_deliveries");
+    let delivered = deliveries.count_documents(doc! { "state": "delivered" }).await?;
+    let figures = stage.database.collection::<Document>("webhook_stats");
+    let days: Vec<Document> = figures.find(doc! {}).await?.try_collect().await?;
+    let successes: i64 = days.iter().filter_map(|day| day.get_i64("successes").ok()).sum();
+    let wrong = u64::try_from(successes)? != delivered;
+    Ok(wrong.then(|| format!("{successes} successes are counted, of {delivered} deliveries")))
 }
 
 impl AddAssign for Verdict {
