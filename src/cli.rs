@@ -23,7 +23,7 @@ use crate::model::{EventType, Live};
 use crate::platform::{Directory, EndpointPolicy, Refresh};
 use crate::run::{self, Misconfigured};
 use crate::service::telemetry::{self, LogFormat};
-use crate::store::{Stopped, Store};
+use crate::store::Store;
 
 /// What only the configuration can mend. systemd does not restart on it (`EX_CONFIG` of sysexits.h).
 const EX_CONFIG: u8 = 78;
@@ -159,7 +159,9 @@ fn load(file: Option<&Path>) -> Result<Config, Faults> {
 }
 
 /// All endpoints, as they are configured now.
-async fn directory(store: &Store, config: &Config) -> Result<Directory, Stopped> {
+async fn directory(store: &Store, config: &Config) -> anyhow::Result<Directory> {
+    // What follows waits for a database that is away.
+    store.hello().await?;
     let directory = Directory::default();
     directory.switch_email(config.email.smtp_url.is_some());
     let refresh = Refresh {

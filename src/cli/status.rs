@@ -41,12 +41,11 @@ fn print(status: &Status) {
     println!("oldest     {}", oldest.as_deref().unwrap_or("nothing is due"));
     match &status.last_scan {
         Some(scan) => println!(
-            "last scan  {}: {} found, {} deliveries, {} rejected, {} renewed, {} ms",
+            "last scan  {}: {} found, {} deliveries, {} rejected, {} ms",
             iso(scan.at),
             scan.found,
             scan.deliveries,
             scan.rejected,
-            scan.renewed,
             scan.duration_ms
         ),
         None => println!("last scan  never"),

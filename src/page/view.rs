@@ -146,11 +146,10 @@ fn tiles_of_outbox(status: &Status) -> Vec<Tile> {
 
 fn scan_in_words(scan: &Scan, status: &Status) -> String {
     format!(
-        "{}: {} certificates, {} deliveries, {} renewed, {} rejected, {} ms",
+        "{}: {} certificates, {} deliveries, {} rejected, {} ms",
         ago(status.at, scan.at),
         count(scan.found),
         count(scan.deliveries),
-        count(scan.renewed),
         count(scan.rejected),
         count(scan.duration_ms)
     )

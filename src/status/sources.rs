@@ -18,8 +18,6 @@ pub struct Scan {
     pub deliveries: i64,
     /// Documents that can't be events.
     pub rejected: i64,
-    /// Certificates renewed before they were marked.
-    pub renewed: i64,
     /// How long it took.
     pub duration_ms: i64,
 }
@@ -43,7 +41,6 @@ pub(super) async fn last_scan(store: &Store) -> Result<Option<Scan>> {
         found: number(&document, "found"),
         deliveries: number(&document, "deliveries"),
         rejected: number(&document, "rejected"),
-        renewed: number(&document, "renewed"),
         duration_ms: number(&document, "durationMs"),
     }))
 }

@@ -37,8 +37,13 @@ async fn sigusr2_tells_the_state_of_everything_in_one_line() {
     bed.wait_for_count(&bed.deliveries(), doc! { "state": { "$in": ["dead", "delivered"] } }, 2)
         .await;
 
-    daemon.signal(Signal::SIGUSR2);
-    let state = daemon.wait_for(is_state).await;
+    // What MongoDB shows as recorded is on its way to the daemon still.
+    let (mut asked, mut state) = (0, Value::Null);
+    while state["held"] != 12 {
+        asked += 1;
+        daemon.signal(Signal::SIGUSR2);
+        state = daemon.wait_for_nth(is_state, asked).await;
+    }
     let numbers = [
         "in_flight",
         "queued",
@@ -55,7 +60,7 @@ async fn sigusr2_tells_the_state_of_everything_in_one_line() {
     assert!(state["last_scan"].as_str().unwrap().ends_with('Z'), "{state}");
     // It moves once a second, whether or not something happens.
     assert!(state["stream_lag_ms"].as_i64().unwrap() < 60_000, "{state}");
-    assert_eq!(daemon.count(is_state), 1);
+    assert_eq!(daemon.count(is_state), asked);
 }
 
 #[tokio::test]
