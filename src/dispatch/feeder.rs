@@ -58,11 +58,8 @@ impl Feeder {
             let fed = self.round().await;
             beat();
             let Ok(fed) = fed else { continue };
-            // Rounds that fetch nothing take at most a third of the database's time.
-            let rest = match fed.claimed {
-                0 => began.elapsed() * 2,
-                _ => Duration::ZERO,
-            };
+            // A round's queries take at most a third of the database's time.
+            let rest = began.elapsed() * 2;
             let pause = self.until(fed.next_due).min(self.poll).max(rest);
             tokio::select! {
                 () = stop.cancelled() => break,
