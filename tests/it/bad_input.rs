@@ -14,6 +14,12 @@ fn with(owner: ObjectId, field: &str, value: impl Into<Bson>) -> Document {
     document
 }
 
+fn twice_unfit(owner: ObjectId) -> Document {
+    let mut document = with(owner, "expires", "2024-01-01");
+    document.insert("expiryReminderSent", "false");
+    document
+}
+
 fn without(owner: ObjectId, field: &str) -> Document {
     let mut document = expired(owner);
     document.remove(field);
@@ -40,6 +46,7 @@ fn unfit(owner: ObjectId) -> Vec<(Document, &'static str)> {
         (with(owner, "expiryReminderSent", "false"), no_boolean),
         (with(owner, "expiryReminderSent", 0), no_boolean),
         (with(owner, "expiryReminderSent", doc! {}), no_boolean),
+        (twice_unfit(owner), no_date),
         // Each of these characters takes six bytes in JSON.
         (
             with(owner, "ruleData", "\u{1}".repeat(3 << 20)),
@@ -60,7 +67,11 @@ async fn a_certificate_of_unexpected_types_is_rejected_marked_and_told_once_and_
         "expires",
         bson::DateTime::from_millis(Clock::local().timestamp_millis() - 1),
     );
+    // To the index these are like null: they never expire.
+    let never =
+        [vec![], vec![Bson::Null], vec![Bson::from(vec!["2024-01-01"])]].map(|array| with(owner, "expires", array));
     let documents = unfit.iter().map(|(document, _)| document).chain([&early, &late]);
+    let documents = documents.chain(&never);
     bed.badge_users().insert_many(documents).await.unwrap();
     let daemon = bed.daemon().await;
 

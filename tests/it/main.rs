@@ -39,5 +39,6 @@ mod metrics;
 mod outage;
 mod outbox;
 mod page;
+mod random;
 mod retries;
 mod shutdown;

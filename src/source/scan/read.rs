@@ -55,6 +55,7 @@ fn odd_filter(now: DateTime, not_before: Option<DateTime>) -> Document {
     doc! { "$or": [
         { "expiryReminderSent": unsent(), "expires": { "$type": ODD_EXPIRES.as_slice() } },
         { "expiryReminderSent": { "$type": ODD_FLAGS.as_slice() }, "expires": passed(now, not_before) },
+        { "expiryReminderSent": { "$type": ODD_FLAGS.as_slice() }, "expires": { "$type": ODD_EXPIRES.as_slice() } },
     ] }
 }
 
