@@ -126,7 +126,7 @@ impl Deliver for Teller {
 }
 
 /// The window's bell, and no place in it for what is new.
-struct BellOnly(Window);
+pub struct BellOnly(pub Window);
 
 impl Intake for BellOnly {
     fn reserve(&self, _: &EndpointKey, _: usize) -> Option<Box<dyn Slot>> {

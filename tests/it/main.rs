@@ -35,6 +35,7 @@ mod crash;
 mod isolation;
 mod kill_points;
 mod lanes;
+mod lost_claim;
 mod metrics;
 mod outage;
 mod outbox;
