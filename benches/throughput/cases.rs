@@ -2,7 +2,9 @@
 
 pub mod backlog;
 pub mod completions;
+pub mod endpoints;
 pub mod growth;
+pub mod isolation;
 pub mod quiet;
 pub mod two;
 

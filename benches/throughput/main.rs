@@ -59,6 +59,10 @@ enum Case {
     Quiet,
     /// Two daemons against one.
     Two,
+    /// Nine endpoints while the tenth is hung, without and with a million deliveries that wait for it.
+    Isolation,
+    /// Ten thousand endpoints at a host each: memory and open files.
+    Endpoints,
     /// A backlog of a million: cost and memory. Not in the quick form.
     Growth,
     /// The size of the binary.
@@ -106,6 +110,8 @@ async fn run(case: Case, stage: &Stage, plan: &Plan, findings: &mut Findings) ->
         Case::Completions => cases::completions::run(stage, plan, findings).await,
         Case::Quiet => cases::quiet::run(stage, plan, findings).await,
         Case::Two => cases::two::run(stage, plan, findings).await,
+        Case::Isolation => cases::isolation::run(stage, plan, findings).await,
+        Case::Endpoints => cases::endpoints::run(stage, plan, findings).await,
         Case::Growth => cases::growth::run(stage, plan, findings).await,
         Case::Binary => {
             let size = process::size(stage::DAEMON)?;

@@ -19,6 +19,12 @@ pub struct Plan {
     pub idle: Duration,
     /// Expired certificates before one daemon and before two.
     pub shared_backlog: usize,
+    /// Expired certificates of ten organizations, one of which is hung.
+    pub isolation: usize,
+    /// Deliveries that wait for the hung one.
+    pub hung_backlog: usize,
+    /// Endpoints at a host each.
+    pub endpoints: usize,
     /// A small and a large backlog, whose cost per event is compared.
     pub growth: Option<(usize, usize)>,
 }
@@ -33,6 +39,9 @@ impl Plan {
         alive: 1_000_000,
         idle: Duration::from_secs(60),
         shared_backlog: 40_000,
+        isolation: 20_000,
+        hung_backlog: 1_000_000,
+        endpoints: 10_000,
         growth: Some((10_000, 1_000_000)),
     };
 
@@ -45,6 +54,9 @@ impl Plan {
         alive: 100_000,
         idle: Duration::from_secs(10),
         shared_backlog: 10_000,
+        isolation: 10_000,
+        hung_backlog: 50_000,
+        endpoints: 2_000,
         growth: None,
     };
 }

@@ -15,6 +15,9 @@ use tokio::sync::Notify;
 /// How long a process may take to say something.
 const LIMIT: Duration = Duration::from_secs(1_800);
 
+/// Nothing tells of a file that is opened.
+const COUNT_EVERY: Duration = Duration::from_millis(20);
+
 /// Clock ticks a second in `/proc/PID/stat`: fixed in Linux's interface on the common architectures (`USER_HZ`, proc(5)).
 const TICKS: f64 = 100.0;
 
@@ -95,6 +98,19 @@ impl Process {
         let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
         let kilobytes: f64 = kilobytes.context("/proc/PID/status names no memory")?.parse()?;
         Ok(kilobytes * 1024.0 / 1e6)
+    }
+
+    /// Counts its open files again and again; returns the most of them once `until` is done.
+    pub async fn most_files<T>(&self, until: impl Future<Output = T>) -> Result<(usize, T)> {
+        let directory = format!("/proc/{}/fd", self.pid);
+        tokio::pin!(until);
+        let mut most = 0;
+        loop {
+            most = most.max(std::fs::read_dir(&directory)?.count());
+            if let Ok(done) = tokio::time::timeout(COUNT_EVERY, &mut until).await {
+                return Ok((most, done));
+            }
+        }
     }
 
     /// Ends it by SIGTERM and returns the lines that it wrote.

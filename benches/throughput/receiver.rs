@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 
@@ -18,6 +18,9 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 /// After every so many requests the time is noted: the growth line is drawn from it.
 pub const STEP: usize = 1_000;
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 4_096;
 
 /// No case takes longer.
 const LIMIT: Duration = Duration::from_secs(1_800);
@@ -31,9 +34,11 @@ pub enum Manner {
     After(Duration),
     /// At once, and keeps when each certificate came.
     Stamping,
+    /// Never.
+    Never,
 }
 
-/// An endpoint on 127.0.0.1 with a thread of its own. Dropped, it is gone.
+/// An endpoint on all of 127.0.0.0/8 with a thread of its own. Dropped, it is gone.
 #[derive(Debug)]
 pub struct Receiver {
     address: SocketAddr,
@@ -64,14 +69,13 @@ impl Receiver {
             steps: Mutex::default(),
             stamps: Mutex::default(),
         });
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
         let entered = runtime.enter();
-        runtime.spawn(accept(TcpListener::from_std(listener)?, Arc::clone(&shared)));
+        let listener = listen()?;
+        let port = listener.local_addr()?.port();
+        runtime.spawn(accept(listener, Arc::clone(&shared)));
         drop(entered);
         Ok(Self {
-            address,
+            address: (Ipv4Addr::LOCALHOST, port).into(),
             shared,
             runtime: Some(runtime),
         })
@@ -121,6 +125,14 @@ impl Drop for Receiver {
     }
 }
 
+/// On every address of the loopback device, so that endpoints can be at as many hosts as are wanted; on no other device.
+fn listen() -> Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind_device(Some(b"lo"))?;
+    socket.bind((Ipv4Addr::UNSPECIFIED, 0).into())?;
+    Ok(socket.listen(BACKLOG)?)
+}
+
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
         tokio::spawn(serve(stream, Arc::clone(&shared)));
@@ -135,8 +147,10 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> Result<()> {
         while let Some((head, whole)) = measure(&buffer)? {
             shared.note(&buffer[head..whole]);
             buffer.advance(whole);
-            if let Manner::After(delay) = shared.manner {
-                tokio::time::sleep(delay).await;
+            match shared.manner {
+                Manner::Never => continue,
+                Manner::After(delay) => tokio::time::sleep(delay).await,
+                Manner::AtOnce | Manner::Stamping => {}
             }
             stream.write_all(ANSWER).await?;
         }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
+use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::{Bulk, Options, ReplicaSet};
@@ -20,6 +21,9 @@ pub const DAEMON: &str = env!("CARGO_BIN_EXE_certhookd");
 
 /// How often MongoDB is asked whether all results are written, once the last request came.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// Deliveries in one insert.
+const BATCH: usize = 10_000;
 
 /// The MongoDB of all cases.
 pub struct Stage {
@@ -66,6 +70,17 @@ impl Stage {
 
     /// A new database with so many organizations, their endpoints at `receiver`, and the scan's index.
     pub async fn scene(&self, organizations: usize, receiver: SocketAddr) -> Result<Scene> {
+        self.scene_at(organizations, receiver, |i| format!("http://{receiver}/{i}"))
+            .await
+    }
+
+    /// The same with the endpoint of organization i at `url(i)`; `receiver` is where a baseline sends.
+    pub async fn scene_at(
+        &self,
+        organizations: usize,
+        receiver: SocketAddr,
+        url: impl Fn(usize) -> String,
+    ) -> Result<Scene> {
         let scene = Scene {
             database: self.client.database(&format!("bench_{:08x}", fastrand::u32(..))),
             uri: self.set.uri().to_owned(),
@@ -73,7 +88,6 @@ impl Stage {
             bulk: Bulk::new(fastrand::u64(..), organizations),
             directory: TempDir::new()?,
         };
-        let url = |i| format!("http://{receiver}/{i}");
         let configs: Collection<Document> = scene.database.collection("memberconfigs");
         configs.insert_many(scene.bulk.member_configs(url)).await?;
         let index = IndexModel::builder().keys(doc! { "expiryReminderSent": 1, "expires": 1 });
@@ -89,7 +103,7 @@ impl Scene {
     }
 
     /// The organizations.
-    pub fn owners(&self) -> &[bson::oid::ObjectId] {
+    pub fn owners(&self) -> &[ObjectId] {
         self.bulk.owners()
     }
 
@@ -101,6 +115,26 @@ impl Scene {
     /// Adds certificates that expire in an hour and later, a millisecond apart.
     pub async fn alive(&mut self, n: usize) -> Result<()> {
         self.insert(n, 3_600_000, 1).await
+    }
+
+    /// Adds deliveries that have waited for the endpoint of that organization since an hour ago, as the outbox keeps them.
+    pub async fn backlog(&self, organization: usize, n: usize) -> Result<()> {
+        let owner = self.owners()[organization];
+        let due = DateTime::from_millis(Clock::local().timestamp_millis() - 3_600_000);
+        let delivery = |i: usize| {
+            let id = ObjectId::new();
+            doc! {
+                "_id": format!("certificate_expired_{id}_{i}/{owner}/{owner}"), "v": 1, "state": "pending",
+                "endpoint": format!("{owner}/{owner}"), "eventType": "certificate_expired", "badgeUserId": id,
+                "occurredAt": due, "createdAt": due, "due": due, "attempts": 0, "payload": "x".repeat(430),
+            }
+        };
+        let deliveries: Collection<Document> = self.database.collection("webhook_deliveries");
+        for first in (0..n).step_by(BATCH) {
+            let batch = (first..n.min(first + BATCH)).map(delivery);
+            deliveries.insert_many(batch).ordered(false).await?;
+        }
+        Ok(())
     }
 
     async fn insert(&mut self, n: usize, first_ms: i64, step_ms: i64) -> Result<()> {
