@@ -137,6 +137,12 @@ impl Scene {
         Ok(())
     }
 
+    /// As if no daemon had run here before: the next one's change stream begins at its start, as in a new scene.
+    pub async fn forget_daemons(&self) -> Result<()> {
+        let state: Collection<Document> = self.database.collection("webhook_state");
+        Ok(state.drop().await?)
+    }
+
     async fn insert(&mut self, n: usize, first_ms: i64, step_ms: i64) -> Result<()> {
         let first = Clock::local().timestamp_millis() + first_ms;
         let expires = |i: usize| Some(DateTime::from_millis(first + step_ms * i as i64));

@@ -72,6 +72,7 @@ impl Feeder {
     async fn round(&mut self) -> std::result::Result<Fed, Stopped> {
         self.free_lost().await?;
         let now = self.clock.now();
+        self.window.begin_look();
         let waiting = self
             .store
             .persist("look for pending deliveries", || self.outbox.waiting())
@@ -80,27 +81,12 @@ impl Feeder {
             .into_iter()
             .filter(|(endpoint, _)| self.window.owns(endpoint))
             .partition(|(_, at)| *at <= now);
-        self.mark(&due);
+        self.window.end_look(due.iter().map(|(endpoint, _)| endpoint));
         let claimed = self.feed(due, now).await?;
         Ok(Fed {
             claimed,
             next_due: later.into_iter().map(|(_, at)| at).min(),
         })
-    }
-
-    /// Marks the lanes that have deliveries due, and clears the others.
-    fn mark(&self, due: &[(EndpointKey, DateTime)]) {
-        let waiting: std::collections::HashSet<_> = due.iter().map(|(endpoint, _)| endpoint).collect();
-        for endpoint in self
-            .window
-            .waiting()
-            .iter()
-            .filter(|endpoint| !waiting.contains(endpoint))
-        {
-            self.window.set_waiting(endpoint, false);
-        }
-        due.iter()
-            .for_each(|(endpoint, _)| self.window.set_waiting(endpoint, true));
     }
 
     /// Claims for each lane its share of the window, the longest waiting lane first.

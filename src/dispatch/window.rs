@@ -1,9 +1,11 @@
 //! The bounded queue: what this daemon holds in memory, a lane an endpoint.
 //!
 //! Shared fairly: an endpoint gets a place only while it holds fewer than are free, so that n greedy endpoints leave one
-//! (n+1)th of the window to the others.
+//! (n+1)th of the window to the others; and one whose deliveries don't come to an end gets few.
 
-use std::collections::{HashMap, VecDeque};
+mod lane;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,6 +18,7 @@ use tokio::time::Instant;
 use super::breaker::Breakers;
 use crate::model::EndpointKey;
 use crate::outbox::{Claimed, Intake, Slot};
+use lane::Lane;
 
 /// Bodies of at most so many bytes are held, whatever the capacity; a single larger one may always enter an empty window.
 const MAX_BYTES: usize = 16 << 20;
@@ -53,19 +56,11 @@ struct State {
     bytes: usize,
     /// Places taken by endpoints that are only probed.
     probes: usize,
+    /// Fewer places were granted to the feeder than it wanted.
+    short: bool,
     lanes: HashMap<EndpointKey, Lane>,
     breakers: Breakers,
     closed: bool,
-}
-
-#[derive(Default)]
-struct Lane {
-    /// Places taken: reserved, queued, in flight, or waiting for their result to be written.
-    held: usize,
-    queue: VecDeque<Job>,
-    workers: usize,
-    /// Older deliveries may wait in the outbox: new ones must queue up behind them.
-    waiting: bool,
 }
 
 /// A delivery and its place in the window.
@@ -139,6 +134,11 @@ impl Window {
         self.0.concurrency.store(concurrency, Ordering::Relaxed);
     }
 
+    /// As many places as keep a lane's workers busy while it is refilled.
+    fn few(&self) -> usize {
+        self.concurrency() * 4
+    }
+
     fn concurrency(&self) -> usize {
         self.0.concurrency.load(Ordering::Relaxed)
     }
@@ -176,22 +176,32 @@ impl Window {
     /// Takes places for deliveries that are about to be claimed, until the lane holds its `share`; their bodies are counted when
     /// they are put in.
     ///
-    /// A lane is refilled when half of its share is used up: a claim for every freed place would be a command a delivery. An
-    /// endpoint that is only probed gets one place, once a second.
+    /// A lane is refilled when half of its share is used up: a claim for every freed place would be a command a delivery. One
+    /// that frees none gets few: what hangs is not to keep places from the others. An endpoint that is only probed gets one
+    /// place, once a second.
     pub(crate) fn take(&self, endpoint: &EndpointKey, share: usize) -> Vec<Place> {
         let mut state = self.0.state.lock();
         if state.closed || state.bytes >= MAX_BYTES {
+            state.short = true;
             return Vec::new();
         }
-        let held = state.lanes.get(endpoint).map_or(0, |lane| lane.held);
+        let (held, moving) = state
+            .lanes
+            .get(endpoint)
+            .map_or((0, false), |lane| (lane.held, lane.is_moving(Instant::now())));
+        let share = if moving { share } else { share.min(self.few()) };
         let probe = state.breakers.is_open(endpoint);
         let wanted = match probe {
             true if held > 0 || state.probes >= MAX_PROBES => 0,
             true => usize::from(state.breakers.may_probe(endpoint, Instant::now())),
             false if held > share / 2 => 0,
-            false => share - held,
+            false => share.saturating_sub(held),
         };
         let granted = wanted.min(self.0.capacity - state.held);
+        state.short |= granted < wanted;
+        if let Some(lane) = state.lanes.get_mut(endpoint) {
+            lane.low = (!probe).then_some(share / 2);
+        }
         (0..granted)
             .map(|_| self.place(&mut state, endpoint, 0, probe))
             .collect()
@@ -212,26 +222,28 @@ impl Window {
         !job.place.probe && self.0.state.lock().breakers.is_open(&job.place.endpoint)
     }
 
-    /// Says whether a lane has deliveries due in the outbox.
-    pub(crate) fn set_waiting(&self, endpoint: &EndpointKey, waiting: bool) {
+    /// The feeder begins to look which lanes have deliveries wait in the outbox.
+    pub(crate) fn begin_look(&self) {
         let mut state = self.0.state.lock();
-        if waiting {
-            state.lanes.entry(endpoint.clone()).or_default().waiting = true;
-        } else if let Some(lane) = state.lanes.get_mut(endpoint) {
-            lane.waiting = false;
-            forget_idle(&mut state, endpoint);
-        }
+        state.lanes.values_mut().for_each(|lane| lane.news = false);
     }
 
-    /// The lanes that are marked as having deliveries wait in the outbox.
-    pub(crate) fn waiting(&self) -> Vec<EndpointKey> {
-        let state = self.0.state.lock();
-        state
-            .lanes
-            .iter()
-            .filter(|(_, lane)| lane.waiting)
-            .map(|(endpoint, _)| endpoint.clone())
-            .collect()
+    /// It has looked: these lanes, and no others, have deliveries due there.
+    pub(crate) fn end_look<'a>(&self, due: impl Iterator<Item = &'a EndpointKey>) {
+        let due: HashSet<_> = due.collect();
+        let mut state = self.0.state.lock();
+        for (endpoint, lane) in &mut state.lanes {
+            lane.waiting &= lane.news || due.contains(endpoint);
+        }
+        for endpoint in &due {
+            state.lanes.entry((*endpoint).clone()).or_default().waiting = true;
+        }
+        state.lanes.retain(|_, lane| !lane.is_idle());
+        // What the look may have missed.
+        let missed = |(endpoint, lane): (&EndpointKey, &Lane)| lane.news && !due.contains(endpoint);
+        if state.lanes.iter().any(missed) {
+            self.0.bell.notify_one();
+        }
     }
 
     fn place(&self, state: &mut State, endpoint: &EndpointKey, bytes: usize, probe: bool) -> Place {
@@ -239,8 +251,8 @@ impl Window {
         state.probes += usize::from(probe);
         state.bytes += bytes;
         match state.lanes.get_mut(endpoint) {
-            Some(lane) => lane.held += 1,
-            None => state.lanes.entry(endpoint.clone()).or_default().held = 1,
+            Some(lane) => lane.take_place(),
+            None => state.lanes.entry(endpoint.clone()).or_default().take_place(),
         }
         Place {
             window: self.clone(),
@@ -258,18 +270,23 @@ impl Window {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let freed = self.0.freed.notified();
-            let free = self.shared_room();
-            if free >= enough || tokio::time::timeout_at(deadline, freed).await.is_err() {
-                return free.min(enough);
+            let free = self.shared_room().min(enough);
+            if free == enough || Instant::now() >= deadline {
+                return free;
             }
+            let _ = tokio::time::timeout_at(deadline, freed).await;
         }
     }
 
-    /// Of the free places, those that n lanes may take, which leave one (n+1)th of the window to the others.
+    /// Of the free places, those that n lanes may take, which leave one (n+1)th of the window to the others. Of stuck lanes
+    /// nothing is expected: what they hold is as if it were not there.
     fn shared_room(&self) -> usize {
-        let state = self.0.state.lock();
-        let lanes = state.lanes.values().filter(|lane| lane.held > 0).count().max(1);
-        (self.0.capacity * lanes / (lanes + 1)).saturating_sub(state.held)
+        let (state, now) = (self.0.state.lock(), Instant::now());
+        let holding = state.lanes.values().filter(|lane| lane.held > 0);
+        let (stuck, moving): (Vec<_>, Vec<_>) = holding.partition(|lane| lane.is_stuck(now));
+        let held = |lanes: &[&Lane]| lanes.iter().map(|lane| lane.held).sum::<usize>();
+        let (capacity, lanes) = (self.0.capacity - held(&stuck), moving.len().max(1));
+        (capacity * lanes / (lanes + 1)).saturating_sub(held(&moving))
     }
 
     fn push(&self, job: Job) {
@@ -297,23 +314,26 @@ impl Intake for Window {
             return None;
         }
         let mut state = self.0.state.lock();
-        let (held, waiting) = state
-            .lanes
-            .get(endpoint)
-            .map_or((0, false), |lane| (lane.held, lane.waiting));
         let free = self.0.capacity - state.held;
+        let lane_may = |lane: &Lane| {
+            !lane.waiting && lane.held < free && (lane.held < self.few() || !lane.is_stuck(Instant::now()))
+        };
+        let may = state.lanes.get(endpoint).map_or(free > 0, lane_may);
         let fits = state.bytes + bytes <= MAX_BYTES || state.held == 0;
-        (!state.closed && !waiting && held < free && fits && !state.breakers.is_open(endpoint))
+        (!state.closed && may && fits && !state.breakers.is_open(endpoint))
             .then(|| Box::new(self.place(&mut state, endpoint, bytes, false)) as Box<dyn Slot>)
     }
 
     fn pending(&self, endpoints: &mut dyn Iterator<Item = &EndpointKey>) {
-        let mut any = false;
+        let mut state = self.0.state.lock();
+        let mut unknown = false;
         for endpoint in endpoints {
-            any = true;
-            self.set_waiting(endpoint, true);
+            let lane = state.lanes.entry(endpoint.clone()).or_default();
+            unknown |= !lane.waiting;
+            (lane.waiting, lane.news) = (true, true);
         }
-        if any {
+        // Of the others the feeder knows, and is told when they have room.
+        if unknown {
             self.0.bell.notify_one();
         }
     }
@@ -345,8 +365,8 @@ impl Drop for Place {
         let Some(lane) = state.lanes.get_mut(&self.endpoint) else {
             return;
         };
-        lane.held -= 1;
-        let wanted = lane.waiting;
+        let low = lane.free_place();
+        let wanted = low || std::mem::take(&mut state.short);
         self.window.0.freed.notify_one();
         forget_idle(&mut state, &self.endpoint);
         drop(state);
@@ -357,8 +377,7 @@ impl Drop for Place {
 }
 
 fn forget_idle(state: &mut State, endpoint: &EndpointKey) {
-    let idle = |lane: &Lane| lane.held == 0 && lane.workers == 0 && !lane.waiting;
-    if state.lanes.get(endpoint).is_some_and(idle) {
+    if state.lanes.get(endpoint).is_some_and(Lane::is_idle) {
         state.lanes.remove(endpoint);
     }
 }

@@ -27,6 +27,7 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
             rates.push(rate(&mut scene, &nine, plan.isolation).await?);
             scene.strike().await?;
         }
+        crowded.forget_daemons().await?;
         with.push(rate(&mut crowded, &nine, plan.isolation).await?);
     }
     crowded.strike().await?;

@@ -61,7 +61,8 @@ fn what_is_younger_queues_up_behind_what_waits_in_the_outbox() {
     assert!(window.reserve(&a, 2).is_none());
     assert!(window.reserve(&b, 2).is_some(), "another lane is not concerned");
     assert_eq!(window.take(&a, 4).len(), 4, "the feeder may");
-    window.set_waiting(&a, false);
+    window.begin_look();
+    window.end_look(std::iter::empty());
     assert!(window.reserve(&a, 2).is_some());
 }
 
@@ -90,11 +91,54 @@ fn a_freed_place_wakes_the_feeder_only_where_its_lane_has_more_in_the_outbox() {
     let (window, _wanted) = window(16, 5);
     let (a, b) = (key("a"), key("b"));
     let (of_a, of_b) = (window.take(&a, 1), window.take(&b, 1));
-    window.set_waiting(&a, true);
+    window.end_look(std::iter::once(&a));
     drop(of_b);
     assert!(!rings(&window));
     drop(of_a);
     assert!(rings(&window));
+}
+
+#[test]
+fn the_feeder_is_rung_for_what_it_does_not_know_and_looks_again_for_what_its_look_may_have_missed() {
+    let (window, _wanted) = window(16, 5);
+    let (a, b) = (key("a"), key("b"));
+    window.pending(&mut std::iter::once(&a));
+    assert!(rings(&window));
+    window.begin_look();
+    window.end_look(std::iter::once(&a));
+    window.pending(&mut std::iter::once(&a));
+    assert!(!rings(&window), "it is known that it waits");
+
+    window.begin_look();
+    window.pending(&mut [&a, &b].into_iter());
+    assert!(rings(&window), "b is news");
+    window.end_look(std::iter::once(&a));
+    assert!(rings(&window), "b may have come too late for the look");
+    assert!(window.reserve(&b, 2).is_none());
+}
+
+#[test]
+fn a_feeder_that_got_fewer_places_than_it_wanted_is_rung_by_whichever_gets_free() {
+    let (window, _wanted) = window(4, 5);
+    let mut greedy = window.take(&key("a"), 4);
+    assert!(window.take(&key("b"), 1).is_empty());
+    greedy.pop();
+    assert!(rings(&window));
+    greedy.pop();
+    assert!(!rings(&window), "once is enough");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_waits_for_lanes_that_move_and_not_for_one_that_is_stuck() {
+    let (window, _wanted) = window(16, 5);
+    let _stuck = fill(&window, &key("a"));
+    assert_eq!(window.shared_room(), 0, "a alone may have 8 of 16");
+    assert_eq!(window.room().await, 4, "after a while it is as if there were but 8");
+    let mut moving = fill(&window, &key("b"));
+    assert_eq!(window.shared_room(), 0);
+    moving.pop();
+    assert_eq!(window.shared_room(), 1);
+    assert_eq!(window.room().await, 2, "of the 5 that neither has");
 }
 
 #[test]
@@ -107,6 +151,22 @@ fn a_lane_is_refilled_when_half_of_its_share_is_used_up() {
     assert!(window.take(&a, 8).is_empty());
     places.truncate(4);
     assert_eq!(window.take(&a, 8).len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_frees_no_place_gets_few() {
+    let (window, _wanted) = window(64, 1);
+    let (a, b) = (key("a"), key("b"));
+    let mut unproven = window.take(&a, 32);
+    assert_eq!(unproven.len(), 4);
+    unproven.truncate(2);
+    assert_eq!(window.take(&a, 32).len(), 30, "it moves");
+
+    let held: Vec<_> = (0..10).map(|_| window.reserve(&b, 2).unwrap()).collect();
+    tokio::time::advance(PATIENCE).await;
+    assert!(window.reserve(&b, 2).is_none(), "it is stuck, and holds more than 4");
+    drop(held);
+    assert!(window.reserve(&b, 2).is_some());
 }
 
 #[test]
