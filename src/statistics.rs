@@ -21,6 +21,9 @@ use figures::Figures;
 /// How long results gather before they are counted.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Rows in one command.
+const ROWS: usize = 1_000;
+
 /// Counts recorded results.
 #[derive(Clone)]
 pub struct Statistics {
@@ -81,12 +84,20 @@ impl Statistics {
                     .add(group, entry);
             }
         }
-        let rows: Vec<_> = by_document.iter().map(|(id, figures)| figures.row(id)).collect();
-        if rows.is_empty() {
-            return Ok(true);
+        let mut figures = by_document.iter();
+        let mut untouched = true;
+        loop {
+            let rows: Vec<_> = figures
+                .by_ref()
+                .take(ROWS)
+                .map(|(id, figures)| figures.row(id))
+                .collect();
+            if rows.is_empty() {
+                return Ok(untouched);
+            }
+            let reply = self.store.update_in_order(STATISTICS, &rows).await?;
+            untouched &= reply.changed == rows.len();
         }
-        let reply = self.store.update_in_order(STATISTICS, &rows).await?;
-        Ok(reply.changed == rows.len())
     }
 }
 

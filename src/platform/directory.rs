@@ -22,10 +22,10 @@ pub struct Directory {
     email: Arc<AtomicBool>,
 }
 
-/// By organization, the documents that speak of it (one, as a rule) by their ids.
+/// By organization, the documents that speak of it (one, as a rule) with their ids.
 #[derive(Debug, Default)]
 struct Organizations {
-    documents: HashMap<String, HashMap<DocumentId, MemberConfig>>,
+    documents: HashMap<String, Vec<(DocumentId, MemberConfig)>>,
     owners: HashMap<DocumentId, String>,
 }
 
@@ -62,8 +62,8 @@ impl Directory {
     /// The endpoints of an organization that are switched on and subscribed to this type of event, and the e-mails.
     pub fn wanting(&self, owner: &str, event_type: EventType) -> Vec<EndpointKey> {
         let organizations = self.organizations.read();
-        let configs = organizations.documents.get(owner).into_iter().flat_map(HashMap::values);
-        let endpoints = configs.flat_map(|config| &config.endpoints);
+        let configs = organizations.documents.get(owner).into_iter().flatten();
+        let endpoints = configs.flat_map(|(_, config)| &config.endpoints);
         let wanting = endpoints
             .filter(|endpoint| endpoint.wants(event_type))
             .map(|endpoint| endpoint.key.clone());
@@ -80,7 +80,7 @@ impl Directory {
         let Some(configs) = organizations.documents.get(key.owner()) else {
             return Found::Unknown;
         };
-        for config in configs.values() {
+        for (_, config) in configs {
             if let Some(endpoint) = config.endpoints.iter().find(|endpoint| endpoint.key == *key) {
                 return Found::Endpoint(Arc::clone(endpoint));
             }
@@ -94,7 +94,7 @@ impl Directory {
     /// How many endpoints are known, and how many are refused.
     pub fn count(&self) -> (usize, usize) {
         let organizations = self.organizations.read();
-        let configs = organizations.documents.values().flat_map(HashMap::values);
+        let configs = organizations.configs();
         configs.fold((0, 0), |(good, bad), config| {
             (good + config.endpoints.len(), bad + config.refused.len())
         })
@@ -103,14 +103,14 @@ impl Directory {
     /// Every endpoint that makes sense.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         let organizations = self.organizations.read();
-        let configs = organizations.documents.values().flat_map(HashMap::values);
+        let configs = organizations.configs();
         configs.flat_map(|config| config.endpoints.iter().cloned()).collect()
     }
 
     /// The keys of all endpoints, of those that are out of service too. Sorted.
     pub fn keys(&self) -> Vec<EndpointKey> {
         let organizations = self.organizations.read();
-        let configs = organizations.documents.values().flat_map(HashMap::values);
+        let configs = organizations.configs();
         let keys = configs.flat_map(|config| {
             let refused = config.refused.iter().filter_map(|refused| refused.key.clone());
             config
@@ -128,7 +128,7 @@ impl Directory {
     /// Every endpoint that makes no sense, as far as it can be named.
     pub fn refused(&self) -> Vec<EndpointKey> {
         let organizations = self.organizations.read();
-        let configs = organizations.documents.values().flat_map(HashMap::values);
+        let configs = organizations.configs();
         let refused = configs.flat_map(|config| &config.refused);
         refused.filter_map(|refused| refused.key.clone()).collect()
     }
@@ -168,22 +168,30 @@ impl Directory {
     fn saying(&self, id: &DocumentId) -> Option<MemberConfig> {
         let organizations = self.organizations.read();
         let owner = organizations.owners.get(id)?;
-        organizations.documents.get(owner)?.get(id).cloned()
+        let documents = organizations.documents.get(owner)?;
+        documents
+            .iter()
+            .find(|(known, _)| known == id)
+            .map(|(_, config)| config.clone())
     }
 }
 
 impl Organizations {
+    fn configs(&self) -> impl Iterator<Item = &MemberConfig> {
+        self.documents.values().flatten().map(|(_, config)| config)
+    }
+
     fn put(&mut self, id: DocumentId, config: MemberConfig) {
         self.remove(&id);
         let owner = config.owner.clone().unwrap_or_default();
         self.owners.insert(id.clone(), owner.clone());
-        self.documents.entry(owner).or_default().insert(id, config);
+        self.documents.entry(owner).or_default().push((id, config));
     }
 
     fn remove(&mut self, id: &DocumentId) {
         let Some(owner) = self.owners.remove(id) else { return };
         if let Some(configs) = self.documents.get_mut(&owner) {
-            configs.remove(id);
+            configs.retain(|(known, _)| known != id);
             if configs.is_empty() {
                 self.documents.remove(&owner);
             }

@@ -19,6 +19,7 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
     let events = plan.endpoints * EACH;
     scene.expired(events).await?;
     let process = scene.daemon().await?;
+    let at_rest = process.memory("VmRSS")?;
     let began = std::time::Instant::now();
     process.go()?;
     let delivered = async {
@@ -31,6 +32,7 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
     let endpoints = plan.endpoints;
     let what = |what: &str| format!("{endpoints} endpoints, {events} events: {what}");
     findings.note(&what("rate"), "events/s", vec![rate]);
+    findings.note(&what("RSS at rest"), "MB", vec![at_rest]);
     let peak = process.memory("VmHWM")?;
     findings.judge(&what("peak RSS"), "MB", vec![peak], Target::AtMost(100.0));
     findings.judge(

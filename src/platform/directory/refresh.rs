@@ -19,6 +19,9 @@ const WAIT: Duration = Duration::from_secs(1);
 /// How often all is read anew where there is no change stream (a standalone mongod).
 const POLL: Duration = Duration::from_secs(5);
 
+/// Documents in one answer: by default MongoDB fills it with 16 MB.
+const BATCH: u32 = 500;
+
 /// Keeps a [`Directory`] fresh.
 #[derive(Clone)]
 pub struct Refresh {
@@ -127,7 +130,8 @@ impl Refresh {
 
     async fn read(&self, filter: Document) -> Result<Vec<(DocumentId, MemberConfig)>> {
         let fields = doc! { "_ownerId": 1, "webHookConfig.endpoints": 1 };
-        let mut cursor = self.store.member_configs().find(filter).projection(fields).await?;
+        let collection = self.store.member_configs();
+        let mut cursor = collection.find(filter).projection(fields).batch_size(BATCH).await?;
         let policy = self.policy.get();
         let mut configs = Vec::new();
         while let Some(document) = cursor.try_next().await? {
