@@ -43,3 +43,4 @@ mod page;
 mod random;
 mod retries;
 mod shutdown;
+mod standalone;
