@@ -65,7 +65,7 @@ impl Watch {
     /// # Errors
     /// [`Stopped`] when the daemon stops first.
     pub async fn begin(&self) -> Result<(), Stopped> {
-        Position::load(&self.store).await.map(drop)
+        Position::load(&self.store, self.retention).await.map(drop)
     }
 
     /// Watches under that lease until `stop`, through every accident, or until a later lease has moved the position. `beat` is called whenever the stream moves or fails.
@@ -73,7 +73,7 @@ impl Watch {
     /// # Errors
     /// [`Stopped`] when the daemon gave up on a database that is away; nothing is lost, the token stands where it was saved.
     pub async fn run(self, lease: i64, stop: CancellationToken, beat: impl Fn()) -> Result<(), Stopped> {
-        let mut position = Position::load(&self.store).await?.under(lease);
+        let mut position = Position::load(&self.store, self.retention).await?.under(lease);
         self.moved(position.at(), 0);
         let (mut backoff, mut tries) = (Backoff::default(), self.store.outage().tries());
         while !stop.is_cancelled() && !position.is_fenced() {

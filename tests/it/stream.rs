@@ -114,6 +114,21 @@ async fn a_token_that_is_none_is_given_up_once_and_caught_up_by_query() {
 }
 
 #[tokio::test]
+async fn a_position_that_cannot_be_read_is_given_up_once_and_caught_up_by_query() {
+    let (bed, owner, mut daemon) = watching().await;
+    assert!(daemon.stop().await.success());
+    let broken = doc! { "token": 7, "at": "yesterday", "lease": position(&bed).await.get_i64("lease").unwrap() };
+    bed.state().replace_one(doc! { "_id": "watch" }, broken).await.unwrap();
+    let missed = award(&bed.badge_users(), owner, 5).await;
+
+    let mut daemon = bed.daemon().await;
+    received(&bed, &missed).await;
+    goes_on(&bed, owner, &daemon, 1).await;
+    assert!(daemon.stop().await.success());
+    assert_eq!(bed.receiver.total(), 7, "each once");
+}
+
+#[tokio::test]
 async fn a_position_that_fell_out_of_the_oplog_is_given_up_once_and_caught_up_by_query() {
     let options = Options {
         oplog_mb: 1,

@@ -1,8 +1,10 @@
 //! Where the watch stands, kept in `webhook_state` as `watch`.
 
+use std::time::Duration;
+
 use bson::{Bson, DateTime, Document, Timestamp, doc};
 use mongodb::change_stream::event::ResumeToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::process::Step;
 use crate::kill_point;
@@ -24,15 +26,19 @@ pub(super) struct Position {
 }
 
 impl Position {
-    /// Reads the position; a first start begins now.
-    pub(super) async fn load(store: &Store) -> std::result::Result<Self, Stopped> {
+    /// Reads the position; a first start begins now. One that can't be read is as good as lost: what the outbox remembers of, for
+    /// `retention`, is to be found by query.
+    pub(super) async fn load(store: &Store, retention: Duration) -> std::result::Result<Self, Stopped> {
         let found = store
             .persist("read the stream's position", || async {
                 store.state().find_one(doc! { "_id": "watch" }).await
             })
             .await?;
-        if let Some(position) = found.and_then(|document| parse(&document)) {
-            return Ok(position);
+        if let Some(document) = found {
+            return match parse(&document) {
+                Some(position) => Ok(position),
+                None => Self::mend(store, &document, retention).await,
+            };
         }
         let (start, at) = now(store).await?;
         info!("no stream position yet: completions are watched from now on");
@@ -53,6 +59,23 @@ impl Position {
             fenced: false,
             saved: true,
         })
+    }
+
+    async fn mend(store: &Store, document: &Document, retention: Duration) -> std::result::Result<Self, Stopped> {
+        warn!("the stream's position can't be read; starting afresh, missed completions are found by query");
+        let (start, at) = now(store).await?;
+        let retention = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+        let remembered = DateTime::from_millis(at.timestamp_millis().saturating_sub(retention));
+        let mut mended = Self {
+            start,
+            at,
+            catch_up_from: Some(document.get_datetime("at").copied().unwrap_or(remembered)),
+            lease: document.get_i64("lease").unwrap_or(0),
+            fenced: false,
+            saved: false,
+        };
+        mended.save(store).await?;
+        Ok(mended)
     }
 
     /// The same, written under this lease.
