@@ -6,7 +6,7 @@ use bson::{DateTime, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use tracing::warn;
 
-use super::document::{decode, id_list, id_of};
+use super::document::{decode, hint, id_list, id_of};
 use super::{Claimed, Outbox};
 use crate::kill_point;
 use crate::model::EndpointKey;
@@ -172,8 +172,4 @@ impl Outbox {
 #[derive(Clone, Copy, Debug)]
 pub struct LostClaim {
     number: i64,
-}
-
-fn hint(index: &str) -> mongodb::options::Hint {
-    mongodb::options::Hint::Name(index.into())
 }

@@ -1,11 +1,13 @@
-//! How MongoDB serves the scan's own queries, as it saw them.
+//! How MongoDB serves the daemon's queries, as it saw them.
 
 use bson::{Bson, DateTime, Document, doc};
 use certhookd::model::Clock;
-use certhookd::sandbox::Bulk;
+use certhookd::sandbox::{Answer, Bulk};
 use futures_util::TryStreamExt;
+use http::StatusCode;
 
 use crate::bed::{Bed, certificate, expired};
+use crate::web::{LISTEN, address, get};
 
 /// Every stage of a plan.
 fn stages(plan: &Document) -> Vec<String> {
@@ -103,4 +105,47 @@ async fn among_100_000_that_are_alive_the_index_leads_to_the_expired_and_to_no_o
     assert!(!stages.contains(&"COLLSCAN".into()), "{stages:?}");
     assert_eq!((returned, documents), (0, 0));
     assert!(keys < 70, "{keys}");
+}
+
+/// Everything that a daemon asks of its outbox, and that is asked about it, while it sends, fails and sends dead letters again.
+#[tokio::test]
+async fn nothing_walks_the_whole_outbox() {
+    let settings = format!("{LISTEN}\ndelivery.max_attempts = 2\ndelivery.retry_window = \"1s\"");
+    let bed = Bed::new().await.with(&settings);
+    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    bed.receiver.script("/a", Answer::failing(2, StatusCode::BAD_GATEWAY));
+    let ended =
+        (0..1_000).map(|n| doc! { "_id": n, "state": "delivered", "finishedAt": Clock::local(), "endpoint": "a/b" });
+    bed.deliveries().insert_many(ended).await.unwrap();
+    let walks = doc! {
+        "ns": format!("{}.webhook_deliveries", bed.database.name()),
+        "appName": "certhookd",
+        "$or": [{ "planSummary": "COLLSCAN" }, { "docsExamined": { "$gt": 500 } }],
+    };
+    bed.database
+        .run_command(doc! { "profile": 1, "filter": walks.clone() })
+        .await
+        .unwrap();
+
+    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    let mut daemon = bed.daemon().await;
+    daemon
+        .wait_for(|line| line["message"] == "dead letters are tried again")
+        .await;
+    bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered", "attempts": 3 }, 1)
+        .await;
+    let address = address(&daemon).await;
+    for path in ["/", "/metrics", "/readyz"] {
+        assert_eq!(get(address, path).await.status, 200, "{path}");
+    }
+    assert_eq!(bed.outcome(&["status"]).await.code, Some(0));
+    assert!(daemon.stop().await.success());
+    let walked = bed
+        .database
+        .collection::<Document>("system.profile")
+        .find(walks)
+        .await
+        .unwrap();
+    let walked: Vec<_> = walked.try_collect().await.unwrap();
+    assert!(walked.is_empty(), "{walked:#?}");
 }
