@@ -57,7 +57,8 @@ impl Outbox {
         Ok(self.release(written))
     }
 
-    /// Writes deliveries as a part of `unit`; when that is committed, [`Outbox::release`] sends them on their way.
+    /// Writes deliveries as a part of `unit`; when that is committed, [`Outbox::release`] sends them on their way. A delivery
+    /// that is there already would spoil a transaction: so they are looked for before, if `looking`.
     ///
     /// # Errors
     /// MongoDB did not do it, or did not confirm it: the unit is spoiled.
@@ -65,10 +66,13 @@ impl Outbox {
         &self,
         unit: &mut Unit,
         deliveries: Vec<NewDelivery>,
+        looking: bool,
         now: DateTime,
     ) -> Result<Written> {
-        // A row that is there already would spoil a transaction.
-        let there = self.there(unit, &deliveries).await?;
+        let there = match looking {
+            true => self.there(unit, &deliveries).await?,
+            false => HashSet::new(),
+        };
         let (old, new): (Vec<_>, Vec<_>) = deliveries
             .into_iter()
             .partition(|delivery| there.contains(&delivery.id()));
@@ -174,6 +178,11 @@ impl Outbox {
 }
 
 impl Written {
+    /// How many deliveries were there already.
+    pub(crate) fn known(&self) -> usize {
+        self.known
+    }
+
     /// The rows at these places are somebody else's.
     fn forget(&mut self, known: &HashSet<usize>) {
         let mut place = 0..;

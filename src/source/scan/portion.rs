@@ -16,6 +16,21 @@ use crate::store::{Result, Stopped, Unit, WriteReply, has_no_transactions, updat
 /// However full the queue is, a portion has so many: what finds no room waits in the outbox.
 const LEAST: usize = 100;
 
+/// How a portion is taken: if the first does not do, the next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// In a transaction, as if all deliveries were new: as a rule they are.
+    Hopeful,
+    /// In a transaction, after a look which deliveries are there already.
+    Looking,
+    /// By single writes: the server has no transactions, or refuses one of the marks.
+    Single,
+}
+
+impl Manner {
+    const ALL: [Self; 3] = [Self::Hopeful, Self::Looking, Self::Single];
+}
+
 /// A portion that is written and marked.
 struct Taken {
     documents: Vec<RawDocumentBuf>,
@@ -23,6 +38,14 @@ struct Taken {
     written: Written,
     /// `_id`s of what MongoDB refuses to change.
     refused: Vec<RawBson>,
+}
+
+impl Taken {
+    /// Whether nothing stood in the way of a transaction.
+    fn is_whole(&self, manner: Manner) -> bool {
+        let spoiled = manner == Manner::Hopeful && self.written.known() > 0;
+        self.refused.is_empty() && !spoiled
+    }
 }
 
 impl Scan {
@@ -37,15 +60,15 @@ impl Scan {
     ) -> std::result::Result<bool, Stopped> {
         let most = self.config.get().batch_size as usize;
         let size = self.outbox.room().await.max(LEAST).min(most);
-        let take = |atomic| {
+        let mut taken = None;
+        for manner in Manner::ALL {
             let query = &*query;
-            let take = move || self.take(query, size, atomic);
-            self.store.persist("take expired certificates", take)
-        };
-        let taken = match take(true).await? {
-            Some(taken) => Some(taken),
-            None => take(false).await?,
-        };
+            let take = move || self.take(query, size, manner);
+            taken = self.store.persist("take expired certificates", take).await?;
+            if taken.is_some() {
+                break;
+            }
+        }
         let Some(taken) = taken.filter(|taken| !taken.documents.is_empty()) else {
             return Ok(false);
         };
@@ -60,12 +83,12 @@ impl Scan {
         Ok(true)
     }
 
-    /// `None` where nothing happened, but single writes may do: the server has no transactions, or refuses one of the marks.
-    async fn take(&self, query: &Query, size: usize, atomic: bool) -> Result<Option<Taken>> {
-        let mut unit = self.store.begin(atomic).await?;
-        let written = self.write(&mut unit, query, size).await;
+    /// `None` where nothing happened, but the next manner may do.
+    async fn take(&self, query: &Query, size: usize, manner: Manner) -> Result<Option<Taken>> {
+        let mut unit = self.store.begin(manner != Manner::Single).await?;
+        let written = self.write(&mut unit, query, size, manner).await;
         if let Ok(taken) = written.as_ref()
-            && (taken.refused.is_empty() || !atomic)
+            && (manner == Manner::Single || taken.is_whole(manner))
         {
             kill_point::reach("to-be-committed");
             unit.commit().await?;
@@ -74,25 +97,29 @@ impl Scan {
         unit.abort().await;
         match written {
             Ok(_) => Ok(None),
-            Err(error) if atomic && has_no_transactions(&error) => Ok(None),
+            Err(error) if has_no_transactions(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     /// Outbox first, then the mark: without a transaction a crash in between costs a repetition, never an event.
-    async fn write(&self, unit: &mut Unit, query: &Query, size: usize) -> Result<Taken> {
+    async fn write(&self, unit: &mut Unit, query: &Query, size: usize, manner: Manner) -> Result<Taken> {
         let documents = query.read(unit, &self.store, size).await?;
         let marked_at = self.clock.now();
         let (deliveries, rejected) = self.sort_out(&documents, marked_at);
-        let written = self.outbox.append_within(unit, deliveries, marked_at).await?;
-        self.outbox.reject_within(unit, &rejected, marked_at).await?;
-        let refused = self.mark(unit, &documents, marked_at).await?;
-        Ok(Taken {
+        let looking = manner != Manner::Hopeful;
+        let written = self.outbox.append_within(unit, deliveries, looking, marked_at).await?;
+        let mut taken = Taken {
             documents,
             rejected,
             written,
-            refused,
-        })
+            refused: Vec::new(),
+        };
+        if taken.is_whole(manner) {
+            self.outbox.reject_within(unit, &taken.rejected, marked_at).await?;
+            taken.refused = self.mark(unit, &taken.documents, marked_at).await?;
+        }
+        Ok(taken)
     }
 
     fn sort_out(&self, documents: &[RawDocumentBuf], marked_at: DateTime) -> (Vec<NewDelivery>, Vec<Rejected>) {
