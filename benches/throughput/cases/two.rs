@@ -39,8 +39,8 @@ async fn together(stage: &Stage, receiver: &Receiver, events: usize) -> Result<(
     let mut scene = stage.scene(ENDPOINTS, receiver.address()).await?;
     scene.expired(events).await?;
     let (first, second) = (scene.daemon().await?, scene.daemon().await?);
-    // Until each has seen the other's heartbeat.
-    tokio::time::sleep(certhookd::cluster::BEAT * 2).await;
+    // Until each has taken up its lanes: before, those that move belong to nobody for a while.
+    tokio::time::sleep(certhookd::cluster::BEAT * 5).await;
     receiver.reset();
     let began = Instant::now();
     // As their schedules would: both at the same time.
