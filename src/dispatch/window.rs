@@ -164,6 +164,7 @@ impl Window {
     pub(crate) fn pop(&self, endpoint: &EndpointKey) -> Option<Job> {
         let mut state = self.0.state.lock();
         let lane = state.lanes.get_mut(endpoint)?;
+        lane.come();
         let surplus = lane.workers > self.concurrency();
         let job = if surplus { None } else { lane.queue.pop_front() };
         if job.is_none() {
@@ -251,8 +252,8 @@ impl Window {
         state.probes += usize::from(probe);
         state.bytes += bytes;
         match state.lanes.get_mut(endpoint) {
-            Some(lane) => lane.take_place(),
-            None => state.lanes.entry(endpoint.clone()).or_default().take_place(),
+            Some(lane) => lane.held += 1,
+            None => state.lanes.entry(endpoint.clone()).or_default().held = 1,
         }
         Place {
             window: self.clone(),
@@ -278,15 +279,21 @@ impl Window {
         }
     }
 
-    /// Of the free places, those that n lanes may take, which leave one (n+1)th of the window to the others. Of stuck lanes
-    /// nothing is expected: what they hold is as if it were not there.
+    /// Of the free places, those that n lanes may take, which leave one (n+1)th of the window to the others, and a quarter less:
+    /// what a lane can't take goes by way of the outbox, at twice the cost, and all that follows for it too. Of stuck lanes
+    /// nothing is expected: what they hold is as if it were not there. None while the feeder is behind.
     fn shared_room(&self) -> usize {
         let (state, now) = (self.0.state.lock(), Instant::now());
+        let is_starved =
+            |(endpoint, lane): (&EndpointKey, &Lane)| lane.is_starving() && !state.breakers.is_open(endpoint);
+        if state.lanes.iter().any(is_starved) {
+            return 0;
+        }
         let holding = state.lanes.values().filter(|lane| lane.held > 0);
         let (stuck, moving): (Vec<_>, Vec<_>) = holding.partition(|lane| lane.is_stuck(now));
         let held = |lanes: &[&Lane]| lanes.iter().map(|lane| lane.held).sum::<usize>();
         let (capacity, lanes) = (self.0.capacity - held(&stuck), moving.len().max(1));
-        (capacity * lanes / (lanes + 1)).saturating_sub(held(&moving))
+        (capacity * lanes / (lanes + 1) * 3 / 4).saturating_sub(held(&moving))
     }
 
     fn push(&self, job: Job) {
@@ -327,7 +334,7 @@ impl Intake for Window {
     fn pending(&self, endpoints: &mut dyn Iterator<Item = &EndpointKey>) {
         let mut state = self.0.state.lock();
         let mut unknown = false;
-        for endpoint in endpoints {
+        for endpoint in endpoints.filter(|endpoint| self.owns(endpoint)) {
             let lane = state.lanes.entry(endpoint.clone()).or_default();
             unknown |= !lane.waiting;
             (lane.waiting, lane.news) = (true, true);

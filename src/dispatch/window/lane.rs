@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Job;
 
-/// A lane that holds places and freed none for so long is stuck.
+/// A lane that is stuck has requests in flight and none of them ended for so long.
 const STUCK: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
@@ -22,26 +22,28 @@ pub(super) struct Lane {
     pub(super) news: bool,
     /// The feeder is to refill it when it holds no more than this.
     pub(super) low: Option<usize>,
-    /// When it freed a place, or took its first.
+    /// When a worker last came for work.
     moved: Option<Instant>,
-    /// Whether it has ever freed one.
+    /// Whether a delivery ever came to its end.
     proven: bool,
 }
 
 impl Lane {
-    pub(super) fn take_place(&mut self) {
-        self.held += 1;
-        if self.held == 1 {
-            self.moved = Some(Instant::now());
-        }
+    /// A worker comes for work: at its start, and when its last request has ended.
+    pub(super) fn come(&mut self) {
+        self.moved = Some(Instant::now());
     }
 
     /// Returns whether the feeder is to refill it.
     pub(super) fn free_place(&mut self) -> bool {
         self.held -= 1;
-        self.moved = Some(Instant::now());
         self.proven = true;
         self.waiting && self.low.is_none_or(|low| self.held <= low)
+    }
+
+    /// Whether it has used up what it got and more waits in the outbox: the feeder is behind.
+    pub(super) fn is_starving(&self) -> bool {
+        self.waiting && self.queue.is_empty()
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -49,15 +51,11 @@ impl Lane {
     }
 
     pub(super) fn is_stuck(&self, now: Instant) -> bool {
-        self.held > 0 && self.has_rested(now)
+        self.workers > 0 && self.moved.is_some_and(|moved| now - moved >= STUCK)
     }
 
-    /// Whether it freed a place lately: one that does not may hang, and is not to hold many.
+    /// Whether its deliveries come to an end: one of which that is not known may hang, and is not to hold many places.
     pub(super) fn is_moving(&self, now: Instant) -> bool {
-        self.proven && !self.has_rested(now)
-    }
-
-    fn has_rested(&self, now: Instant) -> bool {
-        self.moved.is_some_and(|moved| now - moved >= STUCK)
+        self.proven && !self.is_stuck(now)
     }
 }

@@ -128,17 +128,46 @@ fn a_feeder_that_got_fewer_places_than_it_wanted_is_rung_by_whichever_gets_free(
     assert!(!rings(&window), "once is enough");
 }
 
+/// Queues as much as a lane gets, and pops one.
+fn begin(window: &Window, endpoint: &EndpointKey) -> Job {
+    while let Some(slot) = window.reserve(endpoint, 2) {
+        slot.fill(claimed(endpoint));
+    }
+    window.pop(endpoint).unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_source_waits_for_lanes_that_move_and_not_for_one_that_is_stuck() {
-    let (window, _wanted) = window(16, 5);
-    let _stuck = fill(&window, &key("a"));
-    assert_eq!(window.shared_room(), 0, "a alone may have 8 of 16");
-    assert_eq!(window.room().await, 4, "after a while it is as if there were but 8");
-    let mut moving = fill(&window, &key("b"));
+    let (window, _wanted) = window(32, 1);
+    let (a, b) = (key("a"), key("b"));
+    assert_eq!(
+        (window.shared_room(), window.room().await),
+        (12, 8),
+        "at most a quarter at once"
+    );
+    let _stuck = begin(&window, &a);
+    assert_eq!(window.shared_room(), 0, "it holds 16");
+    assert_eq!(window.room().await, 6, "after a while it is as if there were but 16");
+    let mut moving = begin(&window, &b);
+    assert_eq!(window.shared_room(), 0, "it holds 8");
+    for room in [0, 0, 1, 2] {
+        moving = window.pop(&b).unwrap();
+        assert_eq!(window.shared_room(), room);
+    }
+    drop(moving);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_waits_while_the_feeder_is_behind_but_not_long() {
+    let (window, _wanted) = window(32, 1);
+    let a = key("a");
+    window.pending(&mut std::iter::once(&a));
     assert_eq!(window.shared_room(), 0);
-    moving.pop();
-    assert_eq!(window.shared_room(), 1);
-    assert_eq!(window.room().await, 2, "of the 5 that neither has");
+    let before = Instant::now();
+    assert_eq!((window.room().await, before.elapsed()), (0, PATIENCE));
+    let place = window.take(&a, 1).pop().unwrap();
+    place.put(claimed(&a));
+    assert_eq!(window.shared_room(), 11);
 }
 
 #[test]
@@ -162,10 +191,11 @@ async fn a_lane_that_frees_no_place_gets_few() {
     unproven.truncate(2);
     assert_eq!(window.take(&a, 32).len(), 30, "it moves");
 
-    let held: Vec<_> = (0..10).map(|_| window.reserve(&b, 2).unwrap()).collect();
+    (0..10).for_each(|_| queue(&window, &b));
+    let _stuck = window.pop(&b).unwrap();
     tokio::time::advance(PATIENCE).await;
     assert!(window.reserve(&b, 2).is_none(), "it is stuck, and holds more than 4");
-    drop(held);
+    let _next = window.pop(&b).unwrap();
     assert!(window.reserve(&b, 2).is_some());
 }
 
