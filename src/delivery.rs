@@ -22,7 +22,7 @@ pub use client::{Answer, Client, ClientError, Preview};
 pub(crate) use connector::tls_config;
 pub use guard::{Refused, check_addr, check_url};
 pub(crate) use reason::of as describe;
-pub use request::{Unsendable, is_reserved};
+pub use request::Unsendable;
 pub use resolve::{Lookup, system_lookup};
 pub use retry::RetryPolicy;
 pub use sign::sign;

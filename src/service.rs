@@ -1,5 +1,6 @@
 //! The daemon's ties to the machine: signals in, state and log lines out.
 
+mod host;
 mod journal;
 mod listener;
 mod one_line;

@@ -7,8 +7,8 @@ use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::request::{Unsendable, is_reserved};
-use crate::platform::{Auth, Endpoint};
+use super::request::Unsendable;
+use crate::platform::{Auth, Endpoint, is_reserved};
 
 /// Adds what authenticates to `headers`, `token` where the endpoint wants OAuth2. A request that can't be authenticated as
 /// configured is not sent at all.

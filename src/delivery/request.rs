@@ -2,14 +2,14 @@
 
 use bson::DateTime;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, TRANSFER_ENCODING, USER_AGENT};
+use http::header::{CONTENT_TYPE, HeaderMap, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use http_body_util::Full;
 use url::{Position, Url};
 
 use super::{auth, sign};
 use crate::model::Message;
-use crate::platform::Endpoint;
+use crate::platform::{Endpoint, is_reserved};
 
 const SOURCE: HeaderName = HeaderName::from_static("x-webhook-source");
 const EVENT: HeaderName = HeaderName::from_static("x-webhook-event");
@@ -47,12 +47,6 @@ impl From<http::header::InvalidHeaderValue> for Unsendable {
     fn from(error: http::header::InvalidHeaderValue) -> Self {
         Self::Http(error.into())
     }
-}
-
-/// Whether an endpoint's own headers may not set this one: it belongs to the transport or to the daemon.
-pub fn is_reserved(name: &HeaderName) -> bool {
-    [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, CONTENT_TYPE].contains(name)
-        || name.as_str().starts_with("webhook-")
 }
 
 /// Builds the request that delivers `message` to `endpoint` at `now`, with `token` where it wants OAuth2.

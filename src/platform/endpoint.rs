@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName};
 use secrecy::SecretString;
 use url::Url;
@@ -105,4 +106,10 @@ impl fmt::Debug for Endpoint {
             .field("auth", &self.auth)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether an endpoint's own headers may not set this one: it belongs to the transport or to the daemon.
+pub fn is_reserved(name: &HeaderName) -> bool {
+    [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, CONTENT_TYPE].contains(name)
+        || name.as_str().starts_with("webhook-")
 }

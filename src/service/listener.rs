@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use axum::middleware::from_fn;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info};
+
+use super::host::refuse_names;
 
 /// How long answers under way may take when the daemon ends.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -21,7 +24,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Serves `router` on `service.metrics_listen`.
+    /// Serves `router` on `service.metrics_listen`; on a loopback address to this machine alone, browsers that a foreign page has
+    /// led there not included.
     ///
     /// # Errors
     /// The address can't be listened on, e.g. because another process does.
@@ -30,6 +34,10 @@ impl Listener {
             format!("service.metrics_listen: can't listen on {address}; give each daemon on a machine an address of its own, or \"\" for none")
         })?;
         info!(address = %listener.local_addr()?, "serving metrics, health and status");
+        let router = match address.ip().is_loopback() {
+            true => router.layer(from_fn(refuse_names)),
+            false => router,
+        };
         let stop = CancellationToken::new();
         let serve = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
         let serving = AbortOnDropHandle::new(tokio::spawn(async move {

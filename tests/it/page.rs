@@ -8,7 +8,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 
 use crate::bed::{Bed, expired, is_scan};
-use crate::web::{LISTEN, Page, address, get};
+use crate::web::{LISTEN, Page, address, get, request_as};
 use html::{Piece, parse, table};
 
 /// What organizations may call their endpoints.
@@ -193,6 +193,19 @@ async fn hostile_names_stay_text_and_the_page_loads_nothing_else() {
         (200, "text/css; charset=utf-8")
     );
     assert!(!style.body.contains("url(") && !style.body.contains("@import"));
+}
+
+/// A page of any site may have the browser ask it under a name of that site.
+#[tokio::test]
+async fn it_is_not_served_under_a_foreign_name() {
+    let bed = Bed::new().await.with(LISTEN);
+    let daemon = bed.daemon().await;
+    let address = address(&daemon).await;
+    for path in ["/", "/metrics"] {
+        let page = request_as(address, "rebound.example", "GET", path).await;
+        assert_eq!((page.status, page.body.lines().count()), (421, 1), "{}", page.body);
+        assert_eq!(request_as(address, "localhost", "GET", path).await.status, 200);
+    }
 }
 
 #[tokio::test]

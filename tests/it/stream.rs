@@ -96,29 +96,16 @@ async fn the_position_of_a_quiet_collection_keeps_moving() {
     bed.wait_for_count(&bed.state(), moved, 1).await;
 }
 
-#[tokio::test]
-async fn a_token_that_is_none_is_given_up_once_and_caught_up_by_query() {
-    for data in [Bson::from("token"), Bson::from("82"), Bson::from(""), Bson::from(7)] {
-        let (bed, owner, mut daemon) = watching().await;
-        assert!(daemon.stop().await.success());
-        let broken = doc! { "$set": { "token": { "_data": data }, "at": Clock::local() } };
-        bed.state().update_one(doc! { "_id": "watch" }, broken).await.unwrap();
-        let missed = award(&bed.badge_users(), owner, 5).await;
-
-        let mut daemon = bed.daemon().await;
-        received(&bed, &missed).await;
-        goes_on(&bed, owner, &daemon, 1).await;
-        assert!(daemon.stop().await.success());
-        assert_eq!(bed.receiver.total(), 7, "each once");
-    }
-}
-
-#[tokio::test]
-async fn a_position_that_cannot_be_read_is_given_up_once_and_caught_up_by_query() {
+/// A position that is broken while the daemon is down: given up once, and the awards made meanwhile are found by query.
+async fn is_given_up(broken: impl FnOnce(&mut Document)) {
     let (bed, owner, mut daemon) = watching().await;
     assert!(daemon.stop().await.success());
-    let broken = doc! { "token": 7, "at": "yesterday", "lease": position(&bed).await.get_i64("lease").unwrap() };
-    bed.state().replace_one(doc! { "_id": "watch" }, broken).await.unwrap();
+    let mut position = position(&bed).await;
+    broken(&mut position);
+    bed.state()
+        .replace_one(doc! { "_id": "watch" }, position)
+        .await
+        .unwrap();
     let missed = award(&bed.badge_users(), owner, 5).await;
 
     let mut daemon = bed.daemon().await;
@@ -126,6 +113,19 @@ async fn a_position_that_cannot_be_read_is_given_up_once_and_caught_up_by_query(
     goes_on(&bed, owner, &daemon, 1).await;
     assert!(daemon.stop().await.success());
     assert_eq!(bed.receiver.total(), 7, "each once");
+}
+
+#[tokio::test]
+async fn a_token_that_is_none_is_given_up_once_and_caught_up_by_query() {
+    for data in [Bson::from("token"), Bson::from("82"), Bson::from(""), Bson::from(7)] {
+        let token = doc! { "token": { "_data": data }, "at": Clock::local() };
+        is_given_up(|position| position.extend(token)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_position_that_cannot_be_read_is_given_up_once_and_caught_up_by_query() {
+    is_given_up(|position| position.extend(doc! { "token": 7, "at": "yesterday" })).await;
 }
 
 #[tokio::test]

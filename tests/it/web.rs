@@ -32,9 +32,14 @@ pub async fn get(address: SocketAddr, path: &str) -> Page {
 }
 
 pub async fn request(address: SocketAddr, method: &str, path: &str) -> Page {
+    request_as(address, &address.to_string(), method, path).await
+}
+
+/// The same under that name of the host.
+pub async fn request_as(address: SocketAddr, host: &str, method: &str, path: &str) -> Page {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();

@@ -4,8 +4,8 @@ use bson::RawDocument;
 use http::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 
-use super::{EndpointPolicy, address, field, headers};
-use crate::platform::{Auth, ClientCredentials};
+use super::{EndpointPolicy, address, field};
+use crate::platform::{Auth, ClientCredentials, is_reserved};
 
 /// The header of an `api_key` that names none.
 const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
@@ -57,7 +57,7 @@ fn api_key_header(auth: &RawDocument) -> Result<HeaderName, String> {
         return Ok(API_KEY_HEADER);
     };
     let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "`header` is not a header name")?;
-    if headers::is_reserved(&name) {
+    if is_reserved(&name) {
         return Err("`header` is one that the daemon sets itself".to_owned());
     }
     Ok(name)

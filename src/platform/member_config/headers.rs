@@ -1,10 +1,10 @@
 //! An endpoint's own request headers.
 
 use bson::{RawBsonRef, RawDocument};
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::field;
+use crate::platform::is_reserved;
 
 /// The headers, their values marked sensitive. Reserved ones are left out, and `changes` says so.
 pub(super) fn read(source: &RawDocument, changes: &mut Vec<String>) -> Result<HeaderMap, String> {
@@ -31,12 +31,6 @@ pub(super) fn read(source: &RawDocument, changes: &mut Vec<String>) -> Result<He
             .map_err(|_| "`headers` has more entries than a request can carry")?;
     }
     Ok(headers)
-}
-
-/// Whether the daemon sets this header itself and endpoints may not.
-pub(super) fn is_reserved(name: &HeaderName) -> bool {
-    [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, CONTENT_TYPE].contains(name)
-        || name.as_str().starts_with("webhook-")
 }
 
 fn header_value(value: RawBsonRef<'_>) -> Result<HeaderValue, &'static str> {

@@ -191,3 +191,21 @@ pub(crate) fn rerun(name: &str, variables: &[(&str, String)]) -> bool {
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
     true
 }
+
+/// Runs the test `name` again where every variable names a proxy, as [`rerun`], and asserts that the proxy is not asked.
+pub(crate) fn rerun_behind_proxy(name: &str) -> bool {
+    const VARIABLES: [&str; 6] = [
+        "HTTP_PROXY",
+        "http_proxy",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ];
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", proxy.local_addr().unwrap());
+    let reran = rerun(name, &VARIABLES.map(|variable| (variable, address.clone())));
+    proxy.set_nonblocking(true).unwrap();
+    assert!(proxy.accept().is_err(), "the proxy was asked");
+    reran
+}

@@ -1,6 +1,6 @@
 //! Token requests go where requests may go, and nowhere else.
 
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use certhookd::delivery::{Client, Policy};
@@ -99,20 +99,8 @@ async fn a_redirect_of_a_token_server_is_not_followed() {
 /// Runs itself again with the variables set: they belong to the process.
 #[tokio::test]
 async fn proxy_variables_are_not_obeyed() {
-    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", proxy.local_addr().unwrap());
-    let variables = [
-        "HTTP_PROXY",
-        "http_proxy",
-        "HTTPS_PROXY",
-        "https_proxy",
-        "ALL_PROXY",
-        "all_proxy",
-    ];
     let name = concat!(module_path!(), "::proxy_variables_are_not_obeyed");
-    if support::rerun(name, &variables.map(|variable| (variable, address.clone()))) {
-        proxy.set_nonblocking(true).unwrap();
-        assert!(proxy.accept().is_err(), "the proxy was asked");
+    if support::rerun_behind_proxy(name) {
         return;
     }
     let scene = Scene::new().await;
