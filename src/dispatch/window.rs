@@ -279,9 +279,9 @@ impl Window {
         }
     }
 
-    /// Of the free places, those that n lanes may take, which leave one (n+1)th of the window to the others, and a quarter less:
-    /// what a lane can't take goes by way of the outbox, at twice the cost, and all that follows for it too. Of stuck lanes
-    /// nothing is expected: what they hold is as if it were not there. None while the feeder is behind.
+    /// Of the free places, as many as n lanes can surely take: so that as much is free in the end as two of them hold, because they
+    /// don't fill up evenly. What a lane can't take goes by way of the outbox, at twice the cost, and all that follows for it too.
+    /// Of stuck lanes nothing is expected: what they hold is as if it were not there. None while the feeder is behind.
     fn shared_room(&self) -> usize {
         let (state, now) = (self.0.state.lock(), Instant::now());
         let is_starved =
@@ -293,7 +293,7 @@ impl Window {
         let (stuck, moving): (Vec<_>, Vec<_>) = holding.partition(|lane| lane.is_stuck(now));
         let held = |lanes: &[&Lane]| lanes.iter().map(|lane| lane.held).sum::<usize>();
         let (capacity, lanes) = (self.0.capacity - held(&stuck), moving.len().max(1));
-        (capacity * lanes / (lanes + 1) * 3 / 4).saturating_sub(held(&moving))
+        (capacity * lanes / (lanes + 2)).saturating_sub(held(&moving))
     }
 
     fn push(&self, job: Job) {
