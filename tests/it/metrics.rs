@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bson::{DateTime, Document, doc};
 use certhookd::model::Clock;
-use certhookd::sandbox::{Answer, Proxy, shared};
+use certhookd::sandbox::{Answer, Options, Proxy, ReplicaSet, shared};
 use certhookd::status::{Backlog, backlog};
 use futures_util::TryStreamExt;
 use http::StatusCode;
@@ -182,6 +182,39 @@ async fn while_mongodb_is_away_it_is_alive_and_not_ready_and_no_scrape_waits() {
     proxy.pass();
     daemon.wait_for(is_back).await;
     assert_eq!(get(address, "/readyz").await.status, 200);
+}
+
+/// The database answers all the rest: only this tells that awards are missed.
+#[tokio::test]
+async fn a_stream_that_only_fails_grows_old_until_it_moves_again() {
+    const AGE: &str = "certhookd_stream_token_age_seconds";
+    let set = ReplicaSet::start(Options::default()).await.unwrap();
+    let bed = Bed::on(set.uri(), set.client().await.unwrap()).with(LISTEN);
+    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let daemon = bed.daemon().await;
+    let address = address(&daemon).await;
+    let admin = bed.database.client().database("admin");
+    let data = doc! {
+        "errorCode": 13, "appName": "certhookd", "failCommands": ["aggregate", "getMore"],
+        "namespace": format!("{}.badgeusers", bed.database.name()),
+    };
+    let fail = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
+    admin.run_command(fail).await.unwrap();
+    let failed = |times: i32| doc! { "waitForFailPoint": "failCommand", "timesEntered": times, "maxTimeMS": 60_000 };
+    admin.run_command(failed(1)).await.unwrap();
+    let began = Instant::now();
+    admin.run_command(failed(6)).await.unwrap();
+    let age = scrape(address).await[AGE];
+    let least = began.elapsed().as_secs_f64() * 0.9;
+    assert!(age > least, "{age} s after {:?}", began.elapsed());
+
+    bed.badge_users().insert_one(certificate(owner, None)).await.unwrap();
+    admin
+        .run_command(doc! { "configureFailPoint": "failCommand", "mode": "off" })
+        .await
+        .unwrap();
+    bed.wait_for(|requests| requests.len() == 1).await;
+    assert!(scrape(address).await[AGE] < age);
 }
 
 #[tokio::test]
