@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{self, Signal};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -133,12 +134,25 @@ impl Mongod {
 
     /// Sends `signal`. Fails if it does not run.
     pub(super) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.pid()?;
+        signal::kill(pid, signal).with_context(|| format!("cannot send {signal} to mongod"))
+    }
+
+    /// SIGSTOP; returns when the last of its threads has stopped: until then one may still answer.
+    pub(super) fn freeze(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        waitid(Id::Pid(self.pid()?), WaitPidFlag::WSTOPPED).context("cannot wait for mongod to stop")?;
+        Ok(())
+    }
+
+    fn pid(&self) -> Result<Pid> {
         let process = self.process.lock();
         let child = process
             .as_ref()
             .with_context(|| format!("no mongod runs on port {} to signal", self.port))?;
-        let pid = Pid::from_raw(i32::try_from(child.id()).context("a process id beyond what kill takes")?);
-        signal::kill(pid, signal).with_context(|| format!("cannot send {signal} to mongod"))
+        Ok(Pid::from_raw(
+            i32::try_from(child.id()).context("a process id beyond what kill takes")?,
+        ))
     }
 
     /// Collects the process after the undertaker killed it.

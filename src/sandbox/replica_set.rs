@@ -147,7 +147,7 @@ impl ReplicaSet {
 
     /// Freezes a member by SIGSTOP: its connections stay open, and nothing is answered.
     pub fn freeze(&self, member: usize) -> Result<()> {
-        self.members[member].signal(Signal::SIGSTOP)
+        self.members[member].freeze()
     }
 
     /// Lets a frozen member go on.
