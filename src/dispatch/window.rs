@@ -332,9 +332,10 @@ impl Intake for Window {
     }
 
     fn pending(&self, endpoints: &mut dyn Iterator<Item = &EndpointKey>) {
+        let ours: Vec<_> = endpoints.filter(|endpoint| self.owns(endpoint)).collect();
         let mut state = self.0.state.lock();
         let mut unknown = false;
-        for endpoint in endpoints.filter(|endpoint| self.owns(endpoint)) {
+        for endpoint in ours {
             let lane = state.lanes.entry(endpoint.clone()).or_default();
             unknown |= !lane.waiting;
             (lane.waiting, lane.news) = (true, true);

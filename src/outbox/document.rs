@@ -142,6 +142,7 @@ pub(crate) fn id_of(document: &RawDocument) -> Option<String> {
 pub(crate) fn id_list(ids: impl IntoIterator<Item = String>) -> Bson {
     Bson::Array(ids.into_iter().map(Bson::String).collect())
 }
+
 /// Has a query use the index of that name.
 pub(super) fn hint(index: &str) -> mongodb::options::Hint {
     mongodb::options::Hint::Name(index.into())

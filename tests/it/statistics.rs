@@ -259,3 +259,30 @@ async fn what_another_has_counted_for_a_daemon_that_seemed_dead_is_not_counted_a
     assert_eq!(figures(&bed, &document).await.successes, 3);
     store.close().await;
 }
+
+#[tokio::test]
+async fn results_of_more_endpoints_than_go_into_one_command_are_counted_each_once() {
+    const ENDPOINTS: u64 = 1_100;
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let outbox = Outbox::new(store.clone(), "me".into(), Arc::new(NoRoom));
+    let endpoints = (0..ENDPOINTS).map(|n| EndpointKey::from_stored(&format!("owner/{n}")));
+    let (deliveries, wants) = endpoints.map(|endpoint| (delivery(&endpoint), (endpoint, 1))).unzip();
+    outbox.append(deliveries, Clock::local()).await.unwrap();
+    let wants: Vec<_> = wants;
+    let claimed = outbox.claim(&wants, Clock::local()).await.unwrap();
+    let next = Next::Delivered { status: 200 };
+    let verdict = |delivery| Verdict {
+        delivery,
+        next: next.clone(),
+    };
+    let verdicts: Vec<_> = claimed.into_iter().map(verdict).collect();
+    let group = outbox.record(&verdicts, Clock::local()).await.unwrap().unwrap();
+    let (recorded, counted) = mpsc::unbounded_channel();
+    recorded.send(group).unwrap();
+    drop(recorded);
+    Statistics::new(store.clone(), outbox).run(counted).await.unwrap();
+    bed.wait_for_count(&bed.statistics(), doc! { "successes": 1 }, ENDPOINTS)
+        .await;
+    store.close().await;
+}

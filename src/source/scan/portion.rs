@@ -97,7 +97,7 @@ impl Scan {
         unit.abort().await;
         match written {
             Ok(_) => Ok(None),
-            Err(error) if has_no_transactions(&error) => Ok(None),
+            Err(error) if manner != Manner::Single && has_no_transactions(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
