@@ -33,11 +33,11 @@ use stage::Stage;
 /// Measures certhookd against the barest loops that do the same.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Smaller sizes and fewer repetitions, under two minutes, without growth.
+    /// Smaller sizes and fewer repetitions, under two minutes, without the long cases.
     #[arg(long)]
     quick: bool,
-    /// Only these cases.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Case::value_variants().to_vec())]
+    /// Only these cases; without it all that belong to the form.
+    #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Case>,
     /// Where the results are written.
     #[arg(long, default_value = "target/bench")]
@@ -57,16 +57,27 @@ enum Case {
     Completions,
     /// Start, empty scans and idling among certificates that are alive.
     Quiet,
-    /// Two daemons against one.
+    /// Two daemons against one. Long.
     Two,
-    /// Nine endpoints while the tenth is hung, without and with a million deliveries that wait for it.
+    /// Nine endpoints while the tenth is hung, without and with a million deliveries that wait for it. Long.
     Isolation,
-    /// Ten thousand endpoints at a host each: memory and open files.
+    /// Ten thousand endpoints at a host each: memory and open files. Long.
     Endpoints,
-    /// A backlog of a million: cost and memory. Not in the quick form.
+    /// A backlog of a million: cost and memory. Long; nothing in the quick form.
     Growth,
     /// The size of the binary.
     Binary,
+}
+
+impl Args {
+    fn cases(&self) -> Vec<Case> {
+        let is_long = |case: &Case| matches!(case, Case::Two | Case::Isolation | Case::Endpoints | Case::Growth);
+        let all = Case::value_variants().iter().copied();
+        match self.only.as_slice() {
+            [] => all.filter(|case| !(self.quick && is_long(case))).collect(),
+            only => only.to_vec(),
+        }
+    }
 }
 
 fn main() -> Result<()> {
@@ -86,7 +97,7 @@ async fn measure(args: Args) -> Result<()> {
         form: if args.quick { "quick" } else { "full" },
         ..Findings::default()
     };
-    for case in args.only {
+    for case in args.cases() {
         let name = case.to_possible_value().map(|value| value.get_name().to_owned());
         run(case, &stage, &plan, &mut findings)
             .await

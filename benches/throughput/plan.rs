@@ -45,7 +45,7 @@ impl Plan {
         growth: Some((10_000, 1_000_000)),
     };
 
-    /// The same cases in under two minutes, without growth.
+    /// The same in smaller; without the long cases in under two minutes.
     pub const QUICK: Self = Self {
         rounds: 3,
         backlog: 10_000,

@@ -9,7 +9,7 @@ use crate::plan::Plan;
 use crate::process::Process;
 use crate::receiver::{Manner, Receiver};
 use crate::report::{Findings, Target};
-use crate::stage::Stage;
+use crate::stage::{Scene, Stage};
 use crate::statistics::ratios;
 
 const ENDPOINTS: usize = 100;
@@ -20,9 +20,11 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
     let receiver = Receiver::start(Manner::After(SLOW))?;
     let (mut one, mut both, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..plan.rounds {
+        let pair = Pair::start(stage, &receiver, plan.shared_backlog).await?;
+        // It comes to rest meanwhile.
         let run = Run::daemon(stage, &receiver, plan.shared_backlog, ENDPOINTS).await?;
         one.push(plan.shared_backlog as f64 / run.seconds);
-        let (rate, share) = together(stage, &receiver, plan.shared_backlog).await?;
+        let (rate, share) = pair.run(&receiver, plan.shared_backlog).await?;
         both.push(rate);
         shares.push(share * 100.0);
     }
@@ -34,24 +36,40 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
     Ok(())
 }
 
-/// Events a second, and the smaller part of them that one daemon delivered.
-async fn together(stage: &Stage, receiver: &Receiver, events: usize) -> Result<(f64, f64)> {
-    let mut scene = stage.scene(ENDPOINTS, receiver.address()).await?;
-    scene.expired(events).await?;
-    let (first, second) = (scene.daemon().await?, scene.daemon().await?);
-    // Until each has taken up its lanes: before, those that move belong to nobody for a while.
-    tokio::time::sleep(certhookd::cluster::BEAT * 5).await;
-    receiver.reset();
-    let began = Instant::now();
-    // As their schedules would: both at the same time.
-    first.go()?;
-    second.go()?;
-    receiver.wait_for(events).await?;
-    scene.recorded().await?;
-    let rate = events as f64 / began.elapsed().as_secs_f64();
-    let (first, second) = (delivered(first).await?, delivered(second).await?);
-    scene.strike().await?;
-    Ok((rate, first.min(second) / (first + second)))
+/// Two daemons on one database, before a backlog.
+struct Pair {
+    scene: Scene,
+    daemons: [Process; 2],
+    since: Instant,
+}
+
+impl Pair {
+    async fn start(stage: &Stage, receiver: &Receiver, events: usize) -> Result<Self> {
+        let mut scene = stage.scene(ENDPOINTS, receiver.address()).await?;
+        scene.expired(events).await?;
+        Ok(Self {
+            daemons: [scene.daemon().await?, scene.daemon().await?],
+            scene,
+            since: Instant::now(),
+        })
+    }
+
+    /// Events a second, and the smaller part of them that one daemon delivered.
+    async fn run(self, receiver: &Receiver, events: usize) -> Result<(f64, f64)> {
+        // Until each has taken up its lanes: before, those that move belong to nobody for a while.
+        tokio::time::sleep_until((self.since + certhookd::cluster::BEAT * 5).into()).await;
+        receiver.reset();
+        let began = Instant::now();
+        // As their schedules would: both at the same time.
+        self.daemons.iter().try_for_each(Process::go)?;
+        receiver.wait_for(events).await?;
+        self.scene.recorded().await?;
+        let rate = events as f64 / began.elapsed().as_secs_f64();
+        let [first, second] = self.daemons;
+        let (first, second) = (delivered(first).await?, delivered(second).await?);
+        self.scene.strike().await?;
+        Ok((rate, first.min(second) / (first + second)))
+    }
 }
 
 /// What a daemon delivered, as it says when it stops.
