@@ -26,7 +26,8 @@ async fn requests_that_hang_are_cut_short_at_the_end_of_the_grace_and_cost_no_at
     let took = asked.elapsed();
     assert!(took < Duration::from_secs(5), "{took:?}");
     let as_before = doc! { "state": "pending", "attempts": 0, "claim": null };
-    assert_eq!(bed.deliveries().count_documents(as_before).await.unwrap(), 25);
+    let released = bed.deliveries().count_documents(as_before).await.unwrap();
+    assert_eq!(released, 25, "after {took:?}: {:#?}", daemon.lines());
     assert_eq!(bed.deliveries().count_documents(doc! {}).await.unwrap(), 25);
 
     bed.receiver.script("/hung", [Answer::ok()]);
