@@ -89,12 +89,13 @@ impl Running {
 
     /// Stops all in order; what is in flight has until `grace` has passed.
     pub async fn stop(self, grace: Duration) {
+        // Before the log tells it: who reads the one finds the other.
+        self.stage.stopping();
         info!(
             grace_s = grace.as_secs(),
             "stopping: no more work is taken, what is in flight finishes"
         );
         self.manager.stopping();
-        self.stage.stopping();
         self.tasks.shut_down(grace).await;
         let _ = tokio::time::timeout(FAREWELL, self.engine.cluster.leave()).await;
         info!(
