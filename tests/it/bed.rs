@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bson::oid::ObjectId;
-use bson::{DateTime, Document, doc};
+use bson::{DateTime, Document, RawDocumentBuf, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::{Received, Receiver, shared};
 use mongodb::{Collection, Database};
@@ -22,6 +22,9 @@ use tokio::sync::Notify;
 
 /// Nothing that a test waits for takes longer, however busy the machine is.
 pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Changes of which each follows the last within so long are one burst.
+const BURST: Duration = Duration::from_millis(20);
 
 pub struct Bed {
     pub database: Database,
@@ -151,11 +154,23 @@ impl Bed {
         self.receiver.wait_for(enough, LIMIT).await.unwrap()
     }
 
-    /// Waits until the collection holds `count` documents that match. The platform's own view: there is no event to wait for.
+    /// Waits until the collection holds `count` documents that match: looks, and looks again after each burst of changes.
     pub async fn wait_for_count(&self, collection: &Collection<Document>, filter: Document, count: u64) {
+        let watch = || async {
+            let ids = collection.watch().pipeline([doc! { "$project": { "_id": 1 } }]);
+            let changes = ids.max_await_time(BURST).await.unwrap();
+            changes.with_type::<RawDocumentBuf>()
+        };
         let found = async {
+            // Opened before looking, so that no change falls in between.
+            let mut changes = watch().await;
             while collection.count_documents(filter.clone()).await.unwrap() != count {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                while changes.next_if_any().await.unwrap().is_none() && changes.is_alive() {}
+                while changes.next_if_any().await.unwrap().is_some() {}
+                // Ended by the collection's.
+                if !changes.is_alive() {
+                    changes = watch().await;
+                }
             }
         };
         if tokio::time::timeout(LIMIT, found).await.is_err() {

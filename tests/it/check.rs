@@ -5,7 +5,7 @@ use certhookd::sandbox::{Options, ReplicaSet, shared};
 use mongodb::IndexModel;
 use mongodb::options::IndexOptions;
 
-use crate::bed::{Bed, Outcome, expired};
+use crate::bed::{Bed, Outcome, expired, is_scan};
 
 /// The lines of the check that say so, without their mark.
 fn told<'a>(check: &'a Outcome, mark: &str) -> Vec<&'a str> {
@@ -99,10 +99,11 @@ async fn a_standalone_with_completions_on_is_exit_78_and_says_how_to_get_a_repli
     let owner = bed.organization(vec![bed.endpoint("/a")]).await;
     bed.badge_users().insert_one(expired(owner)).await.unwrap();
     let mut daemon = bed.daemon().await;
+    daemon.wait_for(is_scan).await;
     bed.wait_for(|requests| requests.len() == 1).await;
     assert!(daemon.stop().await.success());
     let marked = doc! { "expiryReminderSent": true };
-    bed.wait_for_count(&bed.badge_users(), marked, 1).await;
+    assert_eq!(bed.badge_users().count_documents(marked).await.unwrap(), 1);
 }
 
 #[tokio::test]

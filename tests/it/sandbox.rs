@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +12,9 @@ use certhookd::sandbox::{Answer, Bulk, Options, Proxy, Receiver, ReplicaSet, Sam
 use http::{HeaderValue, StatusCode, header};
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Collection};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::inotify;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -145,14 +149,37 @@ async fn a_sandbox_whose_owner_is_killed_leaves_nothing() {
     let (port, directory) = (port.parse().unwrap(), Path::new(directory));
     assert!(directory.is_dir() && is_open(port));
 
+    let (ended, removed) = (end_of_mongod(directory), removal_of(directory));
     victim.kill().unwrap();
     victim.wait().unwrap();
-    let limit = Instant::now() + LIMIT;
-    while directory.exists() || is_open(port) {
-        assert!(Instant::now() < limit, "{line} is still there");
-        // A process that is not this one's child gives no sign of its end.
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let in_time = becomes_readable(&ended) && becomes_readable(&removed);
+    assert!(
+        in_time && !directory.exists() && !is_open(port),
+        "{line} is still there"
+    );
+}
+
+/// Readable when the sandbox's mongod, which is no child of this process, has ended.
+fn end_of_mongod(sandbox: &Path) -> OwnedFd {
+    let folders = std::fs::read_dir(sandbox).unwrap().map(|folder| folder.unwrap().path());
+    let pid = folders
+        .filter_map(|folder| std::fs::read_to_string(folder.join("pid")).ok())
+        .find_map(|pid| Pid::from_raw(pid.trim().parse().ok()?))
+        .unwrap();
+    pidfd_open(pid, PidfdFlags::empty()).unwrap()
+}
+
+/// Readable when the directory has been removed.
+fn removal_of(directory: &Path) -> OwnedFd {
+    let watch = inotify::init(inotify::CreateFlags::empty()).unwrap();
+    inotify::add_watch(&watch, directory, inotify::WatchFlags::DELETE_SELF).unwrap();
+    watch
+}
+
+/// Whether it does within [`LIMIT`].
+fn becomes_readable(file: &OwnedFd) -> bool {
+    let limit = LIMIT.try_into().unwrap();
+    poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&limit)).unwrap() == 1
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use bson::doc;
 use certhookd::sandbox::{Options, ReplicaSet};
 
-use crate::bed::{Bed, expired};
+use crate::bed::{Bed, expired, is_scan};
 
 #[tokio::test]
 async fn what_was_written_although_mongodb_could_not_confirm_it_is_sent_and_marked() {
@@ -25,11 +25,12 @@ async fn what_was_written_although_mongodb_could_not_confirm_it_is_sent_and_mark
     admin.run_command(unconfirmed).await.unwrap();
     let mut daemon = bed.daemon().await;
 
+    daemon.wait_for(is_scan).await;
     bed.wait_for(|requests| !requests.is_empty()).await;
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered" }, 1)
-        .await;
-    bed.wait_for_count(&bed.badge_users(), doc! { "expiryReminderSent": true }, 1)
-        .await;
     assert!(daemon.stop().await.success());
+    let delivered = doc! { "state": "delivered" };
+    assert_eq!(bed.deliveries().count_documents(delivered).await.unwrap(), 1);
+    let marked = doc! { "expiryReminderSent": true };
+    assert_eq!(bed.badge_users().count_documents(marked).await.unwrap(), 1);
     assert_eq!(bed.receiver.requests().len(), 1);
 }
