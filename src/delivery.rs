@@ -36,6 +36,4 @@ pub struct Policy {
     pub allow_networks: Vec<IpNet>,
     /// The value of `X-Webhook-Source`.
     pub source: String,
-    /// Idle connections kept per host: as many as requests run there in parallel.
-    pub connections_per_host: usize,
 }

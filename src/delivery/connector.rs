@@ -34,12 +34,12 @@ type Connector = MapResponse<HttpsConnector<HttpConnector<Resolver>>, Remember>;
 pub(super) type Http = legacy::Client<Connector, Full<Bytes>>;
 
 /// Two clients over one connector: one that pools its connections, one that makes a new one for each request.
+///
+/// Kept are as many to a host as were open: many organizations may have their endpoints at one. [`Remembering`] bounds all of
+/// them.
 pub(super) fn clients(policy: &Policy, resolver: Resolver, tls: rustls::ClientConfig) -> (Http, Http) {
     let connector = connector(policy, resolver, tls);
-    (
-        build(connector.clone(), policy.connections_per_host),
-        build(connector, 0),
-    )
+    (build(connector.clone(), usize::MAX), build(connector, 0))
 }
 
 fn build(connector: Connector, idle_per_host: usize) -> Http {

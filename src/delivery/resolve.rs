@@ -149,7 +149,6 @@ mod tests {
             allow_http: false,
             allow_networks: Vec::new(),
             source: "beedeez".into(),
-            connections_per_host: 5,
         })
     }
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use certhookd::delivery::Client;
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Barrier;
 use tokio::time::Instant;
 
 use super::support::{self, answering, delivered, endpoint, failure, impatient, message, now, read_request, server};
@@ -244,4 +246,30 @@ async fn connections_are_used_again() {
         delivered(client.attempt(&endpoint(&url), &message(), now()).await);
     }
     assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+/// Many organizations may have their endpoints at one host: more requests at once than one endpoint gets.
+#[tokio::test]
+async fn connections_to_a_host_of_many_endpoints_are_used_again() {
+    const AT_ONCE: usize = 40;
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (seen, all_came) = (Arc::clone(&connections), Arc::new(Barrier::new(AT_ONCE)));
+    let url = server(move |mut stream, number| {
+        seen.store(number + 1, Ordering::SeqCst);
+        let all_came = Arc::clone(&all_came);
+        async move {
+            while read_request(&mut stream).await? {
+                all_came.wait().await;
+                stream.write_all(OK).await?;
+            }
+            Ok(())
+        }
+    })
+    .await;
+    let (client, endpoint) = (support::client(), endpoint(&url));
+    for _ in 0..10 {
+        let attempts = (0..AT_ONCE).map(|_| async { delivered(client.attempt(&endpoint, &message(), now()).await) });
+        assert_eq!(join_all(attempts).await, [200; AT_ONCE]);
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), AT_ONCE);
 }

@@ -23,7 +23,6 @@ pub(crate) fn policy() -> Policy {
         allow_http: true,
         allow_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
         source: "beedeez".into(),
-        connections_per_host: 5,
     }
 }
 
