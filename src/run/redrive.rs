@@ -25,10 +25,11 @@ const TRY_EVERY: Duration = Duration::from_secs(60);
 /// So many go to an endpoint that answers, at each look: ten a second.
 const GENTLE: i64 = 50;
 
-/// What was last tried of an endpoint's dead letters.
+/// What was last tried of an endpoint's dead letters. `None`: there was nothing to try, because all were refused for good, and
+/// all had to be read to know it.
 struct Trial {
     at: Instant,
-    id: String,
+    id: Option<String>,
 }
 
 /// Sends dead letters again until `stop`.
@@ -62,11 +63,11 @@ async fn look(engine: &Engine, trials: &mut HashMap<EndpointKey, Trial>) -> Resu
             continue;
         };
         let ids = engine.outbox.redrive(endpoint, since, limit, now).await?;
-        let count = ids.len();
-        let Some(id) = ids.into_iter().next_back() else {
-            continue;
-        };
+        let (count, id) = (ids.len(), ids.into_iter().next_back());
         trials.insert(endpoint.clone(), Trial { at: Instant::now(), id });
+        if count == 0 {
+            continue;
+        }
         engine.window.look();
         info!(
             owner = endpoint.owner(),
@@ -81,7 +82,10 @@ async fn look(engine: &Engine, trials: &mut HashMap<EndpointKey, Trial>) -> Resu
 /// How many may go out now: many where the last trial arrived, none while it is on its way, one now and then where it failed.
 async fn allowed(engine: &Engine, last: Option<&Trial>) -> Result<Option<i64>> {
     let Some(last) = last else { return Ok(Some(1)) };
-    let state = engine.outbox.state_of(&last.id).await?;
+    let state = match &last.id {
+        Some(id) => engine.outbox.state_of(id).await?,
+        None => None,
+    };
     Ok(match state.as_deref() {
         Some("delivered") => Some(GENTLE),
         Some("pending" | "claimed") => None,
