@@ -14,6 +14,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 
+const EMPTY: &[u8] = b"POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n";
+
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 /// After every so many requests the time is noted: the growth line is drawn from it.
@@ -104,6 +106,20 @@ impl Receiver {
         }
         ensure!(came() >= total, "the receiver was woken before its time");
         Ok(())
+    }
+
+    /// Milliseconds that each of so many requests takes, one after the other, while nothing else goes on.
+    pub async fn pace(&self, requests: usize) -> Result<Vec<f64>> {
+        let mut stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let (mut taken, mut answer) = (Vec::with_capacity(requests), [0; ANSWER.len()]);
+        for _ in 0..requests {
+            let began = Instant::now();
+            stream.write_all(EMPTY).await?;
+            stream.read_exact(&mut answer).await?;
+            taken.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+        Ok(taken)
     }
 
     /// When each [`STEP`]th request came.

@@ -15,6 +15,8 @@ const ORGANIZATIONS: usize = 10;
 /// Parallel requests to one endpoint.
 const CONCURRENCY: usize = 5;
 const SLOW: Duration = Duration::from_millis(50);
+/// Requests to it alone.
+const PACES: usize = 40;
 
 /// Against the bare loop, a receiver that answers at once: rate and CPU time.
 pub async fn fast(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<()> {
@@ -57,6 +59,12 @@ pub async fn slow(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result
         bare.push(part(&Run::bare_loop(stage, &receiver, events, ORGANIZATIONS).await?));
         daemon.push(part(&Run::daemon(stage, &receiver, events, ORGANIZATIONS).await?));
     }
+    // Timers are late: what it takes itself is no gap of the sender.
+    findings.note(
+        "receiver taking 50 ms: a request alone",
+        "ms",
+        receiver.pace(PACES).await?,
+    );
     let what = "backlog, receiver taking 50 ms";
     findings.note(&format!("{what}: bare loop against the ceiling"), "×", bare);
     let what = format!("{what}: rate against the ceiling");
