@@ -10,7 +10,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 
 /// A connection that is made while so many are open, in the whole process, serves one request and is not kept. The pool itself
-/// only bounds what it keeps for one host, and there may be as many hosts as endpoints.
+/// could only bound what it keeps for one host: there may be as many hosts as endpoints, and many endpoints at one.
 const MAX_KEPT: usize = 512;
 
 /// The connections that are open.
