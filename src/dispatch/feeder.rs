@@ -31,6 +31,8 @@ pub struct Feeder {
 pub struct Fed {
     /// Deliveries fetched.
     pub claimed: usize,
+    /// How long it took to see which lanes have deliveries due.
+    pub looked: Duration,
     /// When the next one is due, as far as it is known.
     pub next_due: Option<DateTime>,
 }
@@ -54,12 +56,11 @@ impl Feeder {
         while !stop.is_cancelled() {
             // Registered before looking: a bell that rings meanwhile is not missed.
             let bell = window.bell().notified();
-            let began = Instant::now();
             let fed = self.round().await;
             beat();
             let Ok(fed) = fed else { continue };
-            // A round's queries take at most a third of the database's time.
-            let rest = began.elapsed() * 2;
+            // Looking takes at most a third of the database's time. What is fetched is no reason to rest: it has to be.
+            let rest = fed.looked * 2;
             let pause = self.until(fed.next_due).min(self.poll).max(rest);
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -72,6 +73,7 @@ impl Feeder {
     async fn round(&mut self) -> std::result::Result<Fed, Stopped> {
         self.free_lost().await?;
         let now = self.clock.now();
+        let began = Instant::now();
         self.window.begin_look();
         let waiting = self
             .store
@@ -82,9 +84,10 @@ impl Feeder {
             .filter(|(endpoint, _)| self.window.owns(endpoint))
             .partition(|(_, at)| *at <= now);
         self.window.end_look(due.iter().map(|(endpoint, _)| endpoint));
-        let claimed = self.feed(due, now).await?;
+        let looked = began.elapsed();
         Ok(Fed {
-            claimed,
+            claimed: self.feed(due, now).await?,
+            looked,
             next_due: later.into_iter().map(|(_, at)| at).min(),
         })
     }
