@@ -4,7 +4,6 @@ use std::collections::HashSet;
 
 use bson::{DateTime, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
-use futures_util::future::join_all;
 use tracing::warn;
 
 use super::document::{decode, hint, id_list, id_of};
@@ -15,9 +14,6 @@ use crate::store::Result;
 
 /// Bodies of at most so many bytes are claimed in one call.
 const CLAIM_BYTES: usize = 16 << 20;
-
-/// Endpoints that are asked at once: one after the other, a hundred would wait longer than it takes to send what is fetched.
-const AT_ONCE: usize = 4;
 
 impl Outbox {
     /// Each endpoint with pending deliveries and when its first one is due. Served by a distinct scan of the index on
@@ -60,19 +56,13 @@ impl Outbox {
         let lost = |_error| LostClaim { number };
         let mut found = Vec::new();
         let mut bytes = 0;
-        for group in wants.chunks(AT_ONCE) {
+        for (endpoint, limit) in wants {
             if bytes > CLAIM_BYTES {
                 break;
             }
-            // To the last, also if one fails: the driver's futures must not be dropped.
-            let due = join_all(group.iter().map(|(endpoint, limit)| self.due(endpoint, *limit, now)));
-            for documents in due.await {
-                let documents = documents.map_err(lost)?;
-                bytes += documents
-                    .iter()
-                    .map(|document| document.as_bytes().len())
-                    .sum::<usize>();
-                found.extend(documents);
+            for document in self.due(endpoint, *limit, now).await.map_err(lost)? {
+                bytes += document.as_bytes().len();
+                found.push(document);
             }
         }
         if found.is_empty() {
@@ -96,7 +86,7 @@ impl Outbox {
         while let Some(document) = cursor.try_next().await? {
             bytes += document.as_bytes().len();
             found.push(document);
-            if bytes > CLAIM_BYTES / AT_ONCE {
+            if bytes > CLAIM_BYTES {
                 break;
             }
         }
