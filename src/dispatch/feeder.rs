@@ -73,18 +73,18 @@ impl Feeder {
     async fn round(&mut self) -> std::result::Result<Fed, Stopped> {
         self.free_lost().await?;
         let now = self.clock.now();
-        let began = Instant::now();
         self.window.begin_look();
-        let waiting = self
-            .store
-            .persist("look for pending deliveries", || self.outbox.waiting())
-            .await?;
+        // Of the try that succeeded: after an outage there is nothing to rest from.
+        let look = || async {
+            let began = Instant::now();
+            Ok((self.outbox.waiting().await?, began.elapsed()))
+        };
+        let (waiting, looked) = self.store.persist("look for pending deliveries", look).await?;
         let (due, later): (Vec<_>, Vec<_>) = waiting
             .into_iter()
             .filter(|(endpoint, _)| self.window.owns(endpoint))
             .partition(|(_, at)| *at <= now);
         self.window.end_look(due.iter().map(|(endpoint, _)| endpoint));
-        let looked = began.elapsed();
         Ok(Fed {
             claimed: self.feed(due, now).await?,
             looked,

@@ -138,6 +138,29 @@ async fn the_network_a_black_hole() {
     scene.recovers(daemon, 10).await;
 }
 
+/// The daemon's loops try again after five seconds at most, and rest for what they did, not for what they waited.
+#[tokio::test]
+async fn what_waits_goes_out_soon_after_a_long_outage() {
+    const OUTAGE: Duration = Duration::from_secs(8);
+    let scene = Scene::new().await;
+    let daemon = scene.holding().await;
+    let (bed, delivered) = (&scene.bed, doc! { "state": "delivered" });
+    bed.wait_for_count(&bed.deliveries(), delivered.clone(), 50).await;
+    scene.proxy.cut();
+    daemon.wait_for(is_away).await;
+    let told_back = tokio::time::timeout(OUTAGE, daemon.wait_for(is_back)).await;
+    assert!(told_back.is_err(), "it is still away");
+    scene.proxy.pass();
+    let passed = Instant::now();
+    // The first is fetched by the look that the outage held up, the second by the next one.
+    for total in [51, 52] {
+        let again = doc! { "$set": { "state": "pending" }, "$unset": { "finishedAt": 1 } };
+        bed.deliveries().update_one(delivered.clone(), again).await.unwrap();
+        bed.receiver.wait_for_total(total, LIMIT).await.unwrap();
+    }
+    assert!(passed.elapsed() < OUTAGE * 3 / 2, "after {:?}", passed.elapsed());
+}
+
 /// Reads go on, so that half of what the daemon tries succeeds all the time.
 #[tokio::test]
 async fn the_disk_full() {
