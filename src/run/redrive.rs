@@ -25,8 +25,7 @@ const TRY_EVERY: Duration = Duration::from_secs(60);
 /// So many go to an endpoint that answers, at each look: ten a second.
 const GENTLE: i64 = 50;
 
-/// What was last tried of an endpoint's dead letters. `None`: there was nothing to try, because all were refused for good, and
-/// all had to be read to know it.
+/// What was last tried of an endpoint's dead letters. `None`: none of them may go out again, and all had to be read to know it.
 struct Trial {
     at: Instant,
     id: Option<String>,
