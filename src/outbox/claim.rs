@@ -10,10 +10,14 @@ use super::document::{decode, hint, id_list, id_of};
 use super::{Claimed, Outbox};
 use crate::kill_point;
 use crate::model::EndpointKey;
-use crate::store::Result;
+use crate::store::{DELIVERIES, Result};
 
 /// Bodies of at most so many bytes are claimed in one call.
 const CLAIM_BYTES: usize = 16 << 20;
+
+/// Endpoints asked for in one command: one for each costs MongoDB and us more than reading what they have. MongoDB allows a
+/// pipeline 1,000 stages.
+const LANES: usize = 100;
 
 impl Outbox {
     /// Each endpoint with pending deliveries and when its first one is due. Served by a distinct scan of the index on
@@ -55,15 +59,12 @@ impl Outbox {
         let number = self.draw_claim();
         let lost = |_error| LostClaim { number };
         let mut found = Vec::new();
-        let mut bytes = 0;
-        for (endpoint, limit) in wants {
-            if bytes > CLAIM_BYTES {
+        let mut room = CLAIM_BYTES;
+        for lanes in wants.chunks(LANES) {
+            if room == 0 {
                 break;
             }
-            for document in self.due(endpoint, *limit, now).await.map_err(lost)? {
-                bytes += document.as_bytes().len();
-                found.push(document);
-            }
+            self.find_due(lanes, now, &mut found, &mut room).await.map_err(lost)?;
         }
         if found.is_empty() {
             return Ok(Vec::new());
@@ -71,26 +72,25 @@ impl Outbox {
         self.take(found, number).await.map_err(lost)
     }
 
-    async fn due(&self, endpoint: &EndpointKey, limit: usize, now: DateTime) -> Result<Vec<RawDocumentBuf>> {
-        let filter = doc! { "state": "pending", "endpoint": endpoint.as_str(), "due": { "$lte": now } };
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    /// Reads what is due at those endpoints, until `room` bytes are used up.
+    async fn find_due(
+        &self,
+        lanes: &[(EndpointKey, usize)],
+        now: DateTime,
+        found: &mut Vec<RawDocumentBuf>,
+        room: &mut usize,
+    ) -> Result<()> {
+        let wanted = lanes.iter().map(|(_, limit)| limit).sum::<usize>();
         let deliveries = self.store.deliveries();
-        let find = deliveries
-            .find(filter)
-            .sort(doc! { "due": 1 })
-            .limit(limit)
-            .hint(hint("pending"));
-        let mut cursor = find.await?;
-        let mut found = Vec::new();
-        let mut bytes = 0;
-        while let Some(document) = cursor.try_next().await? {
-            bytes += document.as_bytes().len();
+        let due = deliveries.aggregate(all_due(lanes, now)).with_type::<RawDocumentBuf>();
+        let mut cursor = due.batch_size(u32::try_from(wanted).unwrap_or(u32::MAX)).await?;
+        while *room > 0
+            && let Some(document) = cursor.try_next().await?
+        {
+            *room = room.saturating_sub(document.as_bytes().len());
             found.push(document);
-            if bytes > CLAIM_BYTES {
-                break;
-            }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Claims those documents, as far as no other daemon was faster.
@@ -166,6 +166,24 @@ impl Outbox {
     fn claim_filter(&self, number: i64) -> Document {
         doc! { "state": "claimed", "claim.by": &*self.owner, "claim.n": number }
     }
+}
+
+/// One query for each endpoint, answered one after the other: each is a range of the index on pending deliveries.
+fn all_due(lanes: &[(EndpointKey, usize)], now: DateTime) -> Vec<Document> {
+    let mut lanes = lanes.iter().map(|(endpoint, limit)| due(endpoint, *limit, now));
+    let first = lanes.next().into_iter().flatten();
+    let mut pipeline: Vec<_> = first.collect();
+    pipeline.extend(lanes.map(|pipeline| doc! { "$unionWith": { "coll": DELIVERIES, "pipeline": pipeline } }));
+    pipeline
+}
+
+fn due(endpoint: &EndpointKey, limit: usize, now: DateTime) -> Vec<Document> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    vec![
+        doc! { "$match": { "state": "pending", "endpoint": endpoint.as_str(), "due": { "$lte": now } } },
+        doc! { "$sort": { "due": 1 } },
+        doc! { "$limit": limit },
+    ]
 }
 
 /// A claim whose fate is unknown, because MongoDB went away while it was made.

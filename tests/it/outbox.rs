@@ -1,5 +1,6 @@
 //! The outbox by itself, over a real mongod: what no daemon can be made to do on demand.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use certhookd::outbox::{Claimed, Intake, NewDelivery, Next, Outbox, Slot, Verdic
 use certhookd::store::{Store, ensure_deliveries};
 use tokio_util::sync::CancellationToken;
 
+use futures_util::TryStreamExt;
 use futures_util::future::BoxFuture;
 
 use crate::bed::Bed;
@@ -164,4 +166,53 @@ async fn who_waits_is_asked_at_a_cost_that_grows_with_the_endpoints_alone() {
     let asked = asked.find_one(ours).await.unwrap().unwrap();
     let examined = ["docsExamined", "keysExamined"].map(|count| asked.get_i32(count).unwrap());
     assert_eq!(examined, [0, 3], "{asked:#?}");
+}
+
+#[tokio::test]
+async fn the_earliest_deliveries_of_many_endpoints_are_claimed_and_no_other_is_read() {
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let outbox = Outbox::new(store.clone(), "me".into(), Arc::new(NoRoom));
+    let endpoints: Vec<_> = (0..250)
+        .map(|n| EndpointKey::from_stored(&format!("owner/{n}")))
+        .collect();
+    let at = |ms: i64| {
+        let of = |endpoint| NewDelivery {
+            occurred_at: DateTime::from_millis(ms),
+            ..delivery(endpoint)
+        };
+        endpoints.iter().map(of).collect::<Vec<_>>()
+    };
+    let [late, early, soon] = [3, 1, 2].map(at);
+    let expected: HashSet<_> = early
+        .iter()
+        .chain(&soon)
+        .map(|delivery| delivery.message.event_id.clone())
+        .collect();
+    let all = [late, early, soon].concat();
+    outbox.append(all, Clock::local()).await.unwrap();
+    let reads =
+        doc! { "ns": format!("{}.webhook_deliveries", bed.database.name()), "command.aggregate": { "$exists": true } };
+    let profile = doc! { "profile": 1, "filter": reads.clone() };
+    bed.database.run_command(profile).await.unwrap();
+
+    let wants: Vec<_> = endpoints.iter().map(|endpoint| (endpoint.clone(), 2)).collect();
+    let claimed = outbox.claim(&wants, Clock::local()).await.unwrap();
+    store.close().await;
+    let claimed: HashSet<_> = claimed.into_iter().map(|delivery| delivery.message.event_id).collect();
+    assert_eq!(claimed, expected);
+
+    let reads = bed
+        .database
+        .collection::<Document>("system.profile")
+        .find(reads)
+        .await
+        .unwrap();
+    let reads: Vec<_> = reads.try_collect().await.unwrap();
+    let examined = |count| reads.iter().map(|read| read.get_i32(count).unwrap()).sum::<i32>();
+    // MongoDB leaves out the first endpoint of each command.
+    for count in ["docsExamined", "keysExamined"] {
+        assert!(examined(count) <= 500, "{count}: {reads:#?}");
+    }
+    assert_eq!(reads.len(), 3, "a command for a hundred endpoints");
 }
