@@ -10,6 +10,7 @@ use bson::oid::ObjectId;
 use bson::{DateTime, Document, RawDocumentBuf, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::{Received, Receiver, shared};
+use futures_util::TryStreamExt;
 use mongodb::{Collection, Database};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -152,6 +153,19 @@ impl Bed {
 
     pub async fn wait_for(&self, enough: impl Fn(&[Received]) -> bool) -> Vec<Received> {
         self.receiver.wait_for(enough, LIMIT).await.unwrap()
+    }
+
+    /// Has MongoDB note the operations on this database that match, from now on: see [`Bed::profiled`].
+    pub async fn profile(&self, operations: &Document) {
+        let profile = doc! { "profile": 1, "filter": operations.clone() };
+        self.database.run_command(profile).await.unwrap();
+    }
+
+    /// What it has noted of these.
+    pub async fn profiled(&self, operations: &Document) -> Vec<Document> {
+        let noted = self.database.collection("system.profile");
+        let noted = noted.find(operations.clone()).await.unwrap();
+        noted.try_collect().await.unwrap()
     }
 
     /// Waits until the collection holds `count` documents that match: looks, and looks again after each burst of changes.

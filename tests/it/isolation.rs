@@ -197,9 +197,9 @@ async fn a_thousand_endpoints_at_a_host_each_of_which_a_tenth_hangs_take_a_bound
         expire(&bed, owner, 2).await;
     }
     let daemon = bed.daemon().await;
-    let most = Process::of(&daemon).most_files();
-    well.wait_for_requests(900 * 2).await;
-    let most = most.finish().await;
+    let arrivals = [well.arrivals(), hung.arrivals()];
+    let all = well.wait_for_requests(900 * 2);
+    let most = Process::of(&daemon).most_files(arrivals, all).await;
     println!("{most} file descriptors at most");
     assert!(most <= BOUND, "{most} file descriptors");
 }

@@ -6,11 +6,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bson::{DateTime, Document, doc};
+use bson::{DateTime, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::{Answer, Options, Proxy, ReplicaSet, shared};
 use certhookd::status::{Backlog, backlog};
-use futures_util::TryStreamExt;
 use http::StatusCode;
 use nix::sys::signal::Signal;
 
@@ -125,10 +124,7 @@ async fn the_backlog_is_counted_by_indexes_however_many_rows_are_kept() {
         .await
         .unwrap();
     let ours = doc! { "ns": format!("{}.webhook_deliveries", bed.database.name()) };
-    bed.database
-        .run_command(doc! { "profile": 1, "filter": ours.clone() })
-        .await
-        .unwrap();
+    bed.profile(&ours).await;
 
     let found = backlog(&store).await.unwrap();
     store.close().await;
@@ -146,8 +142,7 @@ async fn the_backlog_is_counted_by_indexes_however_many_rows_are_kept() {
     };
     assert_eq!(found, expected);
 
-    let profile = bed.database.collection::<Document>("system.profile");
-    let asked: Vec<_> = profile.find(ours).await.unwrap().try_collect().await.unwrap();
+    let asked = bed.profiled(&ours).await;
     let documents = asked.iter().filter_map(|op| op.get_i32("docsExamined").ok());
     // Each of the three endpoints' first, to see since when it waits.
     let documents: i32 = documents.sum();

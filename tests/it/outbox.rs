@@ -12,7 +12,6 @@ use certhookd::outbox::{Claimed, Intake, NewDelivery, Next, Outbox, Slot, Verdic
 use certhookd::store::{Store, ensure_deliveries};
 use tokio_util::sync::CancellationToken;
 
-use futures_util::TryStreamExt;
 use futures_util::future::BoxFuture;
 
 use crate::bed::Bed;
@@ -147,8 +146,7 @@ async fn who_waits_is_asked_at_a_cost_that_grows_with_the_endpoints_alone() {
     });
     bed.deliveries().insert_many(pending).await.unwrap();
     let ours = doc! { "ns": format!("{}.webhook_deliveries", bed.database.name()), "op": "command" };
-    let profile = doc! { "profile": 1, "filter": ours.clone() };
-    bed.database.run_command(profile).await.unwrap();
+    bed.profile(&ours).await;
 
     let outbox = Outbox::new(store.clone(), "me".into(), Arc::new(NoRoom));
     let mut waiting = outbox.waiting().await.unwrap();
@@ -162,9 +160,8 @@ async fn who_waits_is_asked_at_a_cost_that_grows_with_the_endpoints_alone() {
     };
     assert_eq!(waiting, [first(0), first(1), first(2)]);
 
-    let asked = bed.database.collection::<Document>("system.profile");
-    let asked = asked.find_one(ours).await.unwrap().unwrap();
-    let examined = ["docsExamined", "keysExamined"].map(|count| asked.get_i32(count).unwrap());
+    let asked = bed.profiled(&ours).await;
+    let examined = ["docsExamined", "keysExamined"].map(|count| asked[0].get_i32(count).unwrap());
     assert_eq!(examined, [0, 3], "{asked:#?}");
 }
 
@@ -193,8 +190,7 @@ async fn the_earliest_deliveries_of_many_endpoints_are_claimed_and_no_other_is_r
     outbox.append(all, Clock::local()).await.unwrap();
     let reads =
         doc! { "ns": format!("{}.webhook_deliveries", bed.database.name()), "command.aggregate": { "$exists": true } };
-    let profile = doc! { "profile": 1, "filter": reads.clone() };
-    bed.database.run_command(profile).await.unwrap();
+    bed.profile(&reads).await;
 
     let wants: Vec<_> = endpoints.iter().map(|endpoint| (endpoint.clone(), 2)).collect();
     let claimed = outbox.claim(&wants, Clock::local()).await.unwrap();
@@ -202,17 +198,35 @@ async fn the_earliest_deliveries_of_many_endpoints_are_claimed_and_no_other_is_r
     let claimed: HashSet<_> = claimed.into_iter().map(|delivery| delivery.message.event_id).collect();
     assert_eq!(claimed, expected);
 
-    let reads = bed
-        .database
-        .collection::<Document>("system.profile")
-        .find(reads)
-        .await
-        .unwrap();
-    let reads: Vec<_> = reads.try_collect().await.unwrap();
+    let reads = bed.profiled(&reads).await;
     let examined = |count| reads.iter().map(|read| read.get_i32(count).unwrap()).sum::<i32>();
     // MongoDB leaves out the first endpoint of each command.
     for count in ["docsExamined", "keysExamined"] {
         assert!(examined(count) <= 500, "{count}: {reads:#?}");
     }
     assert_eq!(reads.len(), 3, "a command for a hundred endpoints");
+}
+
+/// However many are asked for: they are held in memory.
+#[tokio::test]
+async fn a_claim_brings_sixteen_megabytes_and_leaves_the_rest() {
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let outbox = Outbox::new(store.clone(), "me".into(), Arc::new(NoRoom));
+    let endpoint = |n| EndpointKey::from_stored(&format!("owner/{n}"));
+    let large = |n| {
+        let mut large = delivery(&endpoint(n));
+        large.message.body = "x".repeat(1 << 20).into();
+        large
+    };
+    outbox
+        .append((0..20).map(large).collect(), Clock::local())
+        .await
+        .unwrap();
+
+    let wants: Vec<_> = (0..20).map(|n| (endpoint(n), 1)).collect();
+    let first = outbox.claim(&wants, Clock::local()).await.unwrap();
+    let rest = outbox.claim(&wants, Clock::local()).await.unwrap();
+    store.close().await;
+    assert_eq!([first.len(), rest.len()], [16, 4]);
 }

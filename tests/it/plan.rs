@@ -3,7 +3,6 @@
 use bson::{Bson, DateTime, Document, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::{Answer, Bulk};
-use futures_util::TryStreamExt;
 use http::StatusCode;
 
 use crate::bed::{Bed, certificate, expired};
@@ -74,18 +73,9 @@ async fn among_100_000_that_are_alive_the_index_leads_to_the_expired_and_to_no_o
     bed.database.run_command(create).await.unwrap();
 
     let queries = doc! { "op": "query", "ns": format!("{}.badgeusers", bed.database.name()) };
-    bed.database
-        .run_command(doc! { "profile": 1, "filter": queries.clone() })
-        .await
-        .unwrap();
+    bed.profile(&queries).await;
     assert_eq!(bed.outcome(&["scan", "--dry-run"]).await.code, Some(0));
-    let asked = bed
-        .database
-        .collection::<Document>("system.profile")
-        .find(queries)
-        .await
-        .unwrap();
-    let asked: Vec<_> = asked.try_collect().await.unwrap();
+    let asked = bed.profiled(&queries).await;
     let [for_expired, for_odd] = asked.as_slice() else {
         panic!("{asked:#?}")
     };
@@ -122,10 +112,7 @@ async fn nothing_walks_the_whole_outbox() {
         "appName": "certhookd",
         "$or": [{ "planSummary": "COLLSCAN" }, { "docsExamined": { "$gt": 500 } }],
     };
-    bed.database
-        .run_command(doc! { "profile": 1, "filter": walks.clone() })
-        .await
-        .unwrap();
+    bed.profile(&walks).await;
 
     bed.badge_users().insert_one(expired(owner)).await.unwrap();
     let mut daemon = bed.daemon().await;
@@ -140,12 +127,6 @@ async fn nothing_walks_the_whole_outbox() {
     }
     assert_eq!(bed.outcome(&["status"]).await.code, Some(0));
     assert!(daemon.stop().await.success());
-    let walked = bed
-        .database
-        .collection::<Document>("system.profile")
-        .find(walks)
-        .await
-        .unwrap();
-    let walked: Vec<_> = walked.try_collect().await.unwrap();
+    let walked = bed.profiled(&walks).await;
     assert!(walked.is_empty(), "{walked:#?}");
 }

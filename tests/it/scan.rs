@@ -4,7 +4,6 @@ use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::Received;
-use futures_util::TryStreamExt;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -140,18 +139,11 @@ async fn a_backlog_is_read_and_appended_in_batches_the_earliest_expiry_first() {
     let documents: Vec<_> = (1..=95).map(|n| certificate(owner, Some(hours_ago(n)))).collect();
     bed.badge_users().insert_many(&documents).await.unwrap();
     let appends = doc! { "op": "insert", "ns": format!("{}.webhook_deliveries", bed.database.name()) };
-    let profile = doc! { "profile": 1, "filter": appends.clone() };
-    bed.database.run_command(profile).await.unwrap();
+    bed.profile(&appends).await;
     let daemon = bed.daemon().await;
 
     assert_eq!(daemon.wait_for(is_scan).await["found"], 95);
-    let seen = bed
-        .database
-        .collection::<Document>("system.profile")
-        .find(appends)
-        .await
-        .unwrap();
-    let seen: Vec<_> = seen.try_collect().await.unwrap();
+    let seen = bed.profiled(&appends).await;
     let sizes: Vec<_> = seen.iter().map(|append| append.get_i32("ninserted").unwrap()).collect();
     assert_eq!(sizes, [[10; 9].as_slice(), &[5]].concat());
     let requests = bed.wait_for(|requests| requests.len() == 95).await;

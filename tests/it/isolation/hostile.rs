@@ -65,8 +65,13 @@ impl Hostile {
         *self.requests.borrow()
     }
 
+    /// The same, told at each.
+    pub fn arrivals(&self) -> watch::Receiver<usize> {
+        self.requests.clone()
+    }
+
     pub async fn wait_for_requests(&self, count: usize) {
-        let mut requests = self.requests.clone();
+        let mut requests = self.arrivals();
         let enough = requests.wait_for(|got| *got >= count);
         tokio::time::timeout(LIMIT, enough).await.unwrap().unwrap();
     }

@@ -1,9 +1,8 @@
 //! What the system says of a daemon.
 
-use std::time::Duration;
+use std::pin::pin;
 
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
 use crate::bed::Daemon;
 
@@ -27,33 +26,19 @@ impl Process {
         std::fs::read_dir(format!("{}/fd", self.0)).unwrap().count()
     }
 
-    /// Counts its open files again and again.
-    pub fn most_files(self) -> MostFiles {
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        let counting = tokio::spawn(async move {
-            let mut most = 0;
-            while !stopped.is_cancelled() {
-                most = most.max(self.files());
-                // Nothing tells of a file that is opened.
-                tokio::time::sleep(Duration::from_millis(5)).await;
+    /// The most files that it had open as a request arrived at one of two receivers, until there are enough. None is opened
+    /// for an endpoint without that a request arrives over it.
+    pub async fn most_files(&self, arrivals: [watch::Receiver<usize>; 2], enough: impl Future<Output = ()>) -> usize {
+        let [mut one, mut other] = arrivals;
+        let mut enough = pin!(enough);
+        let mut most = 0;
+        loop {
+            tokio::select! {
+                () = &mut enough => return most,
+                arrived = one.changed() => arrived.unwrap(),
+                arrived = other.changed() => arrived.unwrap(),
             }
-            most
-        });
-        MostFiles { stop, counting }
-    }
-}
-
-/// A count that goes on.
-pub struct MostFiles {
-    stop: CancellationToken,
-    counting: JoinHandle<usize>,
-}
-
-impl MostFiles {
-    /// The most that were open at once.
-    pub async fn finish(self) -> usize {
-        self.stop.cancel();
-        self.counting.await.unwrap()
+            most = most.max(self.files());
+        }
     }
 }
