@@ -14,7 +14,7 @@ use crate::platform::member_config::{EndpointPolicy, MemberConfig, Refused, pars
 use crate::store::{Backoff, Result, Stopped, Store, command_code};
 
 /// How often the change stream is looked at, so how late a change takes effect. A look that waits for changes would be woken by each
-/// write to the server, whatever its collection: with a backlog under way that costs MongoDB a tenth of all its work.
+/// write to the server, whatever its collection: measured on a mongod 6.0.5, 45 µs of CPU for a delivery instead of 5.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long the server waits for a change before it answers that there is none: not at all, as near as can be.
