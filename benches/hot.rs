@@ -5,11 +5,11 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use bson::{DateTime, RawDocumentBuf};
-use certhookd::delivery::{RetryPolicy, sign};
-use certhookd::model::{EndpointKey, EventType, Failure, Message, Outcome};
-use certhookd::outbox::{Claimed, transition};
+use certhookd::model::{EventType, Failure, Outcome};
+use certhookd::outbox::{Tries, transition};
 use certhookd::platform::{Directory, EndpointPolicy, Event, badge_user, member_config, to_json};
 use certhookd::sandbox::Samples;
+use certhookd::sender::{RetryPolicy, sign};
 use certhookd::source::deliveries;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -63,34 +63,29 @@ fn signature(criterion: &mut Criterion) {
 fn outcome(criterion: &mut Criterion) {
     let policy = RetryPolicy {
         max_attempts: 100,
-        window: Duration::from_secs(600),
+        period: Duration::from_secs(600),
     };
     let delivered = Outcome::Delivered {
         status: 200,
         elapsed: Duration::from_millis(3),
     };
-    let failed = Outcome::Failed(Failure {
+    let failed = Outcome::TransientFailure(Failure {
         status: Some(503),
         reason: "HTTP 503".to_owned(),
         retry_after: None,
         elapsed: Duration::from_millis(3),
+        timed_out: false,
     });
-    let delivery = claimed(expired().message);
+    let tries = Tries {
+        attempt: 3,
+        first_attempt_at: Some(NOW),
+        served_since: None,
+        redriven: false,
+    };
     for (name, outcome) in [("transition, delivered", delivered), ("transition, retry", failed)] {
         criterion.bench_function(name, |b| {
-            b.iter(|| transition(&delivery, black_box(&outcome), NOW, &policy, 0.5))
+            b.iter(|| transition(&tries, black_box(&outcome), NOW, &policy, 0.5))
         });
-    }
-}
-
-fn claimed(message: Message) -> Claimed {
-    Claimed {
-        message,
-        endpoint: EndpointKey::from_stored("674700000000000000000001/674700000000000000000002"),
-        attempts: 3,
-        first_attempt_at: Some(NOW),
-        claim: 1,
-        redriven: false,
     }
 }
 
@@ -115,7 +110,10 @@ fn expired() -> Event {
 
 fn directory() -> Directory {
     let directory = Directory::default();
-    let policy = EndpointPolicy { allow_http: false };
+    let policy = EndpointPolicy {
+        allow_http: false,
+        concurrency: 5,
+    };
     let read = |(place, config)| {
         let config = bson::serialize_to_raw_document_buf(&config).expect("a sample is BSON");
         (format!("{place}"), member_config::parse(&config, &policy))

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Faults};
-use crate::kill_point;
+use crate::failpoint;
 use crate::model::{EventType, Live};
 use crate::platform::{Directory, EndpointPolicy, Refresh};
 use crate::run::{self, Misconfigured};
@@ -61,13 +61,13 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Send again what ended: dead letters, cancelled or delivered ones. Running daemons do it within a second.
+    /// Send again what has ended: dead letters, cancelled or delivered ones. Running instances do it within a second.
     Replay(replay::Args),
-    /// Send a sample event to an endpoint as the daemon would, and show request and answer. Nothing is stored.
+    /// Send a sample event to an endpoint as the daemon would, and show request and response. Nothing is stored.
     SendTest(send_test::Args),
-    /// Follow deliveries live: a line for each change of one's state, until Ctrl-C.
+    /// Follow deliveries live: one line per change of a delivery, until Ctrl-C.
     Events(events::Args),
-    /// Show queue, deliveries, endpoints, last scan and stream, as MongoDB knows them.
+    /// Show instances, outbox, endpoints, last scan and stream, as MongoDB knows them.
     Status {
         /// As JSON.
         #[arg(long)]
@@ -104,7 +104,7 @@ fn threads() -> usize {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    let _armed = kill_point::arm();
+    let _armed = failpoint::arm();
     let args = Args::parse();
     let filter = std::env::var(telemetry::FILTER_VARIABLE).unwrap_or_else(|_| args.command.filter().into());
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -160,7 +160,7 @@ fn load(file: Option<&Path>) -> Result<Config, Faults> {
 
 /// All endpoints, as they are configured now.
 async fn directory(store: &Store, config: &Config) -> anyhow::Result<Directory> {
-    // What follows waits for a database that is away.
+    // What follows waits for a database that is unavailable.
     store.hello().await?;
     let directory = Directory::default();
     directory.switch_email(config.email.smtp_url.is_some());
@@ -169,6 +169,7 @@ async fn directory(store: &Store, config: &Config) -> anyhow::Result<Directory> 
         directory: directory.clone(),
         policy: Live::new(EndpointPolicy {
             allow_http: config.delivery.allow_http,
+            concurrency: u32::try_from(config.delivery.concurrency).unwrap_or(u32::MAX),
         }),
     };
     refresh.load().await?;

@@ -1,130 +1,152 @@
-//! The daemons that share one database: who is alive, which endpoint is whose, and who scans and watches.
+//! The instances that share one database: who is alive, which endpoint is assigned to whom, and who scans and watches.
 //!
-//! Alive is who sent a heartbeat within [`ALIVE`], by the database's clock. Claims, lanes and leases all live and die with
-//! that, so nothing else needs renewing.
+//! Alive is whoever's heartbeat is younger than [`ALIVE`], by the database's clock.
 
+mod assignment;
+mod fence;
 mod ghosts;
-mod view;
+mod lease;
+mod wakeup;
 
-use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use bson::{Bson, DateTime, Document, doc};
 use futures_util::TryStreamExt;
-use mongodb::options::ReturnDocument;
-use tokio::sync::watch;
+use mongodb::options::{ReadConcern, ReturnDocument};
+use tokio::sync::{Notify, watch};
+use tracing::debug;
 
+use crate::failpoint;
 use crate::model::{Clock, EndpointKey, Live};
 use crate::store::{Result, Store};
 
-use view::View;
+use assignment::{Heartbeat, View};
+use fence::Fence;
 
-/// A daemon that was silent for so long is dead: its claims, lanes and leases go to the others.
+pub use fence::{CUT_SHORT, NO_NEW_REQUESTS};
+pub use wakeup::{WAKE_UP_EVERY, WakeUps};
+
+/// An instance whose heartbeat is older counts as dead: its endpoints and its lease go to the others.
 pub const ALIVE: Duration = Duration::from_secs(10);
 
-/// How often a daemon sends its heartbeat.
+/// How often an instance sends its heartbeat.
 pub const BEAT: Duration = Duration::from_secs(2);
 
-/// Heartbeats of daemons that died are kept so long for the operator to see.
+/// Heartbeats of instances that died are kept this long for the operator to see.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
-/// What only one daemon does at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Duty {
-    /// Scanning on schedule.
-    Scan,
-    /// Following the change stream.
-    Watch,
-}
-
-impl Duty {
-    const ALL: [Self; 2] = [Self::Scan, Self::Watch];
-
-    /// The `_id` of its lease in `webhook_state`.
-    fn lease(self) -> &'static str {
-        match self {
-            Self::Scan => "lease/scan",
-            Self::Watch => "lease/watch",
-        }
-    }
-}
-
-/// This daemon's leases: the number of each that it holds. A later holder's number is higher.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Duties {
-    /// Scanning on schedule.
-    pub scan: Option<i64>,
-    /// Following the change stream.
-    pub watch: Option<i64>,
-}
-
-/// One run of one daemon among the others.
+/// One instance among the others. Clones are the same instance.
 #[derive(Clone)]
 pub struct Cluster {
     store: Store,
     clock: Clock,
-    me: Arc<str>,
-    host: Arc<str>,
+    shared: Arc<Shared>,
     view: Live<View>,
-    duties: watch::Sender<Duties>,
+}
+
+struct Shared {
+    instance_id: Arc<str>,
+    host: Arc<str>,
+    fence: Fence,
+    leaving: AtomicBool,
+    /// The control number that this instance has acted on.
+    control: AtomicI64,
+    /// The number of the lease for finding events, if this instance holds it.
+    lease: watch::Sender<Option<i64>>,
+    /// Notified when a heartbeat should go out at once.
+    beat_now: Notify,
 }
 
 impl Cluster {
-    /// A new run of a daemon on `host`, with a name of its own.
+    /// A new instance on `host`, with an id of its own.
     pub fn new(store: Store, clock: Clock, host: &str) -> Self {
-        let me: Arc<str> = format!("{:012x}", fastrand::u64(..) >> 16).into();
+        let shared = Shared {
+            instance_id: format!("{:012x}", fastrand::u64(..) >> 16).into(),
+            host: host.into(),
+            fence: Fence::default(),
+            leaving: AtomicBool::new(false),
+            control: AtomicI64::new(0),
+            lease: watch::Sender::default(),
+            beat_now: Notify::new(),
+        };
         Self {
             store,
             clock,
-            host: host.into(),
+            shared: Arc::new(shared),
             view: Live::new(View::default()),
-            me,
-            duties: watch::Sender::default(),
         }
     }
 
-    /// This run's name: the owner of its claims.
-    pub fn me(&self) -> &Arc<str> {
-        &self.me
+    /// This instance's id.
+    pub fn instance_id(&self) -> &Arc<str> {
+        &self.shared.instance_id
     }
 
-    /// The time by the cluster's clock.
+    /// The time by the database's clock.
     pub fn now(&self) -> DateTime {
         self.clock.now()
     }
 
-    /// The daemons that were alive at the last heartbeat, this one among them.
-    pub fn live(&self) -> Vec<String> {
-        self.view.get().names(&self.me)
+    /// Whether that endpoint is assigned to this instance, and to no other.
+    pub fn is_assigned(&self, endpoint: &EndpointKey) -> bool {
+        self.view.get().is_assigned(self.instance_id(), endpoint)
     }
 
-    /// Whether this daemon delivers to that endpoint.
-    pub fn owns(&self, endpoint: &EndpointKey) -> bool {
-        self.view.get().owns(&self.me, endpoint)
+    /// Whether this instance may begin a request to that endpoint now.
+    pub fn may_begin(&self, endpoint: &EndpointKey) -> bool {
+        self.age().is_some_and(|age| age < NO_NEW_REQUESTS) && self.is_assigned(endpoint)
     }
 
-    /// This daemon's duties, and the news when it gains or loses one.
-    pub fn duties(&self) -> watch::Receiver<Duties> {
-        self.duties.subscribe()
+    /// How old the last confirmed heartbeat is; `None` before the first.
+    pub fn age(&self) -> Option<Duration> {
+        self.shared.fence.age()
     }
 
-    /// Before the first heartbeat: forgets runs on this machine whose process is gone, so that a restart after a crash need
+    /// Whether other instances are alive.
+    pub fn has_others(&self) -> bool {
+        !self.view.get().others.is_empty()
+    }
+
+    /// The number of this instance's lease for finding events, and the news when it gains or loses it.
+    pub fn lease(&self) -> watch::Receiver<Option<i64>> {
+        self.shared.lease.subscribe()
+    }
+
+    /// Waits until a heartbeat should go out before its time.
+    pub async fn beat_wanted(&self) {
+        self.shared.beat_now.notified().await;
+    }
+
+    /// Has a heartbeat go out at once: results of drained endpoints are recorded, or a control number was acted on.
+    pub fn want_beat(&self) {
+        self.shared.beat_now.notify_one();
+    }
+
+    /// This instance has acted on that control number; its next heartbeat says so.
+    pub fn acknowledge(&self, control: i64) {
+        if self.shared.control.fetch_max(control, Ordering::AcqRel) < control {
+            self.want_beat();
+        }
+    }
+
+    /// Before the first heartbeat: forgets instances on this machine whose process is gone, so that a restart after a crash need
     /// not wait until they count as dead.
     ///
     /// # Errors
-    /// MongoDB is away.
+    /// MongoDB refused or is unavailable.
     pub async fn forget_ghosts(&self) -> Result<()> {
-        let Some(machine) = ghosts::machine(&self.host) else {
+        let Some(machine) = ghosts::machine(&self.shared.host) else {
             return Ok(());
         };
         let state = self.store.state();
-        let daemons: Vec<Document> = state.find(doc! { "machine": machine }).await?.try_collect().await?;
-        for ghost in daemons
+        let found: Vec<Document> = state.find(doc! { "machine": machine }).await?.try_collect().await?;
+        for ghost in found
             .iter()
-            .filter(|daemon| daemon.get_i64("pid").is_ok_and(ghosts::is_gone))
+            .filter(|instance| instance.get_i64("pid").is_ok_and(ghosts::is_gone))
         {
-            self.end_session(ghost).await?;
+            self.end_sessions(ghost).await;
             state
                 .delete_one(doc! { "_id": ghost.get("_id"), "pid": ghost.get("pid") })
                 .await?;
@@ -132,142 +154,149 @@ impl Cluster {
         Ok(())
     }
 
-    /// Sends a heartbeat, corrects the clock by the database's, looks who else is alive, and takes up duties that nobody alive
-    /// holds.
+    /// Sends a heartbeat, corrects the clock by the database's, reads the others' heartbeats, and takes the lease if nobody
+    /// alive holds it. `drain` is told which endpoints this instance keeps, drops what is unsent of the others, and returns
+    /// those of which results are still to be recorded. Returns whether other endpoints may be assigned to this instance now.
     ///
     /// # Errors
-    /// MongoDB is away.
-    pub async fn beat(&self) -> Result<()> {
-        let sent = Clock::local();
-        let state = self.store.state();
-        let beat = state.find_one_and_update(doc! { "_id": self.document() }, vec![doc! { "$set": self.signs() }]);
-        let written = beat.upsert(true).return_document(ReturnDocument::After).await?;
-        let Some(now) = written.and_then(|document| document.get_datetime("seenAt").ok().copied()) else {
-            return Ok(());
-        };
-        self.clock.correct(sent, now);
-        let mut view = self.look(now).await?;
-        for duty in Duty::ALL {
-            self.take_up(duty, &mut view).await?;
+    /// MongoDB refused or is unavailable.
+    pub async fn beat(&self, drain: impl Fn(&dyn Fn(&EndpointKey) -> bool) -> Vec<EndpointKey>) -> Result<bool> {
+        let before = self.view.get();
+        // Whoever comes or goes is taken into account at once, by a second heartbeat.
+        for _ in 0..2 {
+            let view = self.view.get();
+            let me = &**self.instance_id();
+            let draining = drain(&|endpoint| view.keeps(me, endpoint));
+            let changed = self.write_and_read(view.next.clone(), &draining).await?;
+            if !changed {
+                break;
+            }
         }
-        view.busy = self.busy(&view).await?;
-        let duties = Duties {
-            scan: view.lease(Duty::Scan, &self.me),
-            watch: view.lease(Duty::Watch, &self.me),
-        };
-        self.view.set(view);
-        self.duties
-            .send_if_modified(|held| std::mem::replace(held, duties) != duties);
-        Ok(())
+        Ok(!before.assigns_as(&self.view.get()))
     }
 
-    fn signs(&self) -> Document {
+    /// One heartbeat with these members, and the others read after it. Returns whether the members should change.
+    async fn write_and_read(&self, members: Vec<String>, draining: &[EndpointKey]) -> Result<bool> {
+        let (sent, sent_at) = (Fence::sending(), Clock::local());
+        let mut session = self.store.start_session().await?;
+        let state = self.store.state();
+        let signs = self.signs(&members, draining);
+        let write = state
+            .find_one_and_update(doc! { "_id": self.document_id() }, vec![doc! { "$set": signs }])
+            .upsert(true)
+            .return_document(ReturnDocument::After)
+            .session(&mut session);
+        let written = write.await?;
+        let own = written.unwrap_or_default();
+        let Ok(now) = own.get_datetime("seenAt").copied() else {
+            return Ok(false);
+        };
+        failpoint::reach("heartbeat-written");
+        self.clock.correct(sent_at, now);
+        // After its own: of two that want the same endpoint at least one sees the other.
+        let filter = doc! { "_id": { "$gte": "instance/", "$lt": "instance0" } };
+        let find = state.find(filter).read_concern(ReadConcern::majority());
+        let mut cursor = find.session(&mut session).await?;
+        let mut found: Vec<Document> = Vec::new();
+        while let Some(document) = cursor.next(&mut session).await {
+            found.push(document?);
+        }
+        let (others, dead) = self.sort_out(found, now);
+        let age = assignment::read(&own, now).map(|own| own.age).unwrap_or_default();
+        let leaving = self.shared.leaving.load(Ordering::Acquire);
+        let next = assignment::members(self.instance_id(), age, leaving, &others);
+        let changed = next != members;
+        let alive: Vec<String> = others
+            .iter()
+            .filter(|other| !other.leaving)
+            .map(|other| other.instance_id.clone())
+            .chain((!leaving).then(|| self.instance_id().to_string()))
+            .collect();
+        self.view.set(View { members, next, others });
+        self.shared.fence.confirmed(sent);
+        for dead in &dead {
+            self.end_sessions(dead).await;
+        }
+        let lease = if leaving { None } else { self.take_lease(&alive).await? };
+        self.shared
+            .lease
+            .send_if_modified(|held| std::mem::replace(held, lease) != lease);
+        Ok(changed)
+    }
+
+    fn signs(&self, members: &[String], draining: &[EndpointKey]) -> Document {
+        let draining: Vec<&str> = draining.iter().map(EndpointKey::as_str).collect();
         doc! {
-            "host": &*self.host,
-            "machine": ghosts::machine(&self.host),
+            "host": &*self.shared.host,
+            "machine": ghosts::machine(&self.shared.host),
             "pid": i64::from(std::process::id()),
-            "session": self.store.session_id(),
+            "sessions": self.store.session_ids(),
             "version": env!("CARGO_PKG_VERSION"),
             "startedAt": { "$ifNull": ["$startedAt", "$$NOW"] },
             "seenAt": "$$NOW",
+            "members": { "$literal": members },
+            "draining": { "$literal": draining },
+            "control": self.shared.control.load(Ordering::Acquire),
+            "leaving": self.shared.leaving.load(Ordering::Acquire),
         }
     }
 
-    async fn look(&self, now: DateTime) -> Result<View> {
-        let filter = doc! { "_id": { "$gte": "daemon/", "$lt": "lease0" } };
-        let found: Vec<Document> = self.store.state().find(filter).await?.try_collect().await?;
-        let view = View::read(&found, now);
-        let live = view.names(&self.me);
-        for dead in found.iter().filter(|one| !live.iter().any(|live| is_of(one, live))) {
-            self.end_session(dead).await?;
+    /// The others that are alive, and those that are dead.
+    fn sort_out(&self, found: Vec<Document>, now: DateTime) -> (Vec<Heartbeat>, Vec<Document>) {
+        let (mut others, mut dead) = (Vec::new(), Vec::new());
+        for document in found {
+            match assignment::read(&document, now) {
+                Some(heartbeat) if heartbeat.instance_id == **self.instance_id() => {}
+                Some(heartbeat) => others.push(heartbeat),
+                None => dead.push(document),
+            }
         }
-        Ok(view)
+        (others, dead)
     }
 
-    /// Ends the session of a daemon that died, once.
-    async fn end_session(&self, daemon: &Document) -> Result<()> {
-        let Ok(session) = daemon.get_document("session") else {
-            return Ok(());
+    /// Ends the sessions of an instance that died, once: a transaction that was under way locks what it changed for a minute
+    /// (`transactionLifetimeLimitSeconds`). Best effort: some hosted clusters don't allow it.
+    async fn end_sessions(&self, instance: &Document) {
+        let Ok(sessions) = instance.get_array("sessions") else {
+            return;
         };
-        self.store.end_session(session).await?;
-        let ended = doc! { "_id": daemon.get("_id"), "session": session, "seenAt": daemon.get("seenAt") };
-        let state = self.store.state();
-        state
-            .update_one(ended, doc! { "$unset": { "session": 1 } })
-            .await
-            .map(drop)
+        let sessions: Vec<Document> = sessions.iter().filter_map(Bson::as_document).cloned().collect();
+        if let Err(error) = self.store.end_sessions(&sessions).await {
+            debug!(%error, "the sessions of an instance that died can't be ended: what it was writing is locked for a minute");
+        }
+        let noted = doc! { "_id": instance.get("_id"), "seenAt": instance.get("seenAt") };
+        let update = doc! { "$unset": { "sessions": 1 } };
+        if let Err(error) = self.store.state().update_one(noted, update).await {
+            debug!(error = %crate::store::Error::from(error), "it can't be noted that the sessions of an instance that died are ended");
+        }
     }
 
-    /// Takes a lease whose holder is not alive; whoever is faster has it.
-    async fn take_up(&self, duty: Duty, view: &mut View) -> Result<()> {
-        let live = view.names(&self.me);
-        if view.holder(duty).is_some_and(|holder| live.contains(holder)) {
-            return Ok(());
-        }
-        let filter = doc! { "_id": duty.lease(), "holder": { "$nin": live } };
-        let update = doc! { "$set": { "holder": &*self.me, "since": self.clock.now() }, "$inc": { "number": 1_i64 } };
-        let state = self.store.state();
-        let taken = state
-            .find_one_and_update(filter, update)
-            .upsert(true)
-            .return_document(ReturnDocument::After)
-            .await;
-        match taken {
-            Ok(lease) => view.add_lease(&lease.unwrap_or_default()),
-            // Another daemon took it since we looked: the upsert met its document.
-            Err(error) if is_duplicate(&error) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
+    /// Says that this instance leaves: from its next heartbeat on the others take over what it does not drain.
+    pub fn announce_leaving(&self) {
+        self.shared.leaving.store(true, Ordering::Release);
     }
 
-    /// The lanes in which another living daemon still holds claims: it had them before, and finishes what it holds, so that no
-    /// endpoint gets more requests in parallel than it may.
-    async fn busy(&self, view: &View) -> Result<HashSet<EndpointKey>> {
-        let others: Vec<_> = view
-            .names(&self.me)
-            .into_iter()
-            .filter(|name| **name != *self.me)
-            .collect();
-        if others.is_empty() {
-            return Ok(HashSet::new());
-        }
-        let filter = doc! { "state": "claimed", "claim.by": { "$in": others } };
-        let lanes = self.store.deliveries().distinct("endpoint", filter).await?;
-        Ok(lanes
-            .iter()
-            .filter_map(Bson::as_str)
-            .map(EndpointKey::from_stored)
-            .collect())
-    }
-
-    /// Leaves: the others take over with their next heartbeat. Forgets daemons that died long ago.
+    /// Leaves. Forgets instances that died long ago.
     ///
     /// # Errors
-    /// MongoDB is away; the others then wait for [`ALIVE`].
+    /// MongoDB refused or is unavailable; the others then wait for [`ALIVE`].
     pub async fn leave(&self) -> Result<()> {
+        self.give_up_lease().await?;
         let state = self.store.state();
-        state.delete_one(doc! { "_id": self.document() }).await?;
+        state.delete_one(doc! { "_id": self.document_id() }).await?;
+        state
+            .delete_one(doc! { "_id": format!("wake/{}", self.instance_id()) })
+            .await?;
         let long_ago = self.clock.now().timestamp_millis() - i64::try_from(REMEMBERED.as_millis()).unwrap_or(0);
         let dead = doc! {
-            "_id": { "$gte": "daemon/", "$lt": "daemon0" },
+            "_id": { "$gte": "instance/", "$lt": "instance0" },
             "seenAt": { "$lt": DateTime::from_millis(long_ago) },
         };
         state.delete_many(dead).await?;
         Ok(())
     }
 
-    fn document(&self) -> String {
-        format!("daemon/{}", self.me)
+    fn document_id(&self) -> String {
+        format!("instance/{}", self.instance_id())
     }
-}
-
-fn is_of(document: &Document, daemon: &str) -> bool {
-    document
-        .get_str("_id")
-        .is_ok_and(|id| id.strip_prefix("daemon/") == Some(daemon))
-}
-
-fn is_duplicate(error: &mongodb::error::Error) -> bool {
-    crate::store::command_code(error) == Some(11000)
 }

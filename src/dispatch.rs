@@ -1,21 +1,21 @@
-//! From the outbox to the endpoints: a bounded window in memory, one lane an endpoint, and the writing of results.
+//! From the outbox to the endpoints: a bounded delivery queue in memory, the requests, and the recording of results.
 //!
 //! ```text
-//! outbox ──(born claimed)──► Window ─► lane ─► worker ≤ 5 ─► Deliver ─► Recorder ─► outbox
-//!    └──────► Feeder ────────►         (one permit of `max_in_flight` each)
+//! outbox ──► fetcher ──► delivery queue ──► workers ──► recorder ──► outbox
+//!    ▲ what waits (Waiting) ▲ one per endpoint   (requests in flight)      │
+//!    └──────────────────────┴──── retries, freed slots ◄──────────────────┘
 //! ```
-//!
-//! A delivery keeps its place in the window until its result is written, so memory is bounded by construction.
 
+mod admission;
 mod breaker;
-mod feeder;
-mod permits;
+mod fetcher;
+mod queue;
 mod recorder;
-mod window;
+mod waiting;
 mod worker;
 
-pub use feeder::{Fed, Feeder};
-pub use permits::Permits;
-pub use recorder::{Observer, Recorder};
-pub use window::{Fill, Job, Window};
-pub use worker::{Attempted, Deliver, Workers};
+pub use fetcher::{Fetcher, OffEndpoints, Report, Standing, Stands};
+pub use queue::{DeliveryQueue, Fill, Limits, MayBegin};
+pub use recorder::{Drained, Observer, Parts, Recorder, ServedSince};
+pub use waiting::Waiting;
+pub use worker::{Abort, Attempted, Deliver, Workers};

@@ -2,7 +2,7 @@
 //!
 //! The modules stand in the order in which an event passes them.
 
-mod kill_point;
+mod failpoint;
 pub mod model;
 
 pub mod config;
@@ -20,8 +20,8 @@ pub mod statistics;
 
 pub mod dispatch;
 
-pub mod delivery;
 pub mod mail;
+pub mod sender;
 
 pub mod cluster;
 pub mod metrics;

@@ -1,6 +1,6 @@
 //! Reminders: an expired certificate's user is told by e-mail.
 //!
-//! They go through the outbox like webhooks, in one lane for all organizations ([`email`](crate::model::EndpointKey::email)): there is one mail
+//! They go through the outbox like webhooks, in one queue for all organizations ([`email`](crate::model::EndpointKey::email)): there is one mail
 //! server, so it has the limits, the breaker and the redrive of one endpoint, and while it hangs it holds up no webhook.
 
 mod message;
@@ -73,7 +73,7 @@ impl Mailer {
 
     /// Tries once to tell the user of the certificate in `message`; `now` is the e-mail's date.
     ///
-    /// What no later attempt mends ends as [`Outcome::Refused`]: no usable address, a reply of 5xx to this e-mail.
+    /// What no later attempt mends ends as [`Outcome::PermanentFailure`]: no usable address, a reply of 5xx to this e-mail.
     pub async fn attempt(&self, store: &Store, message: &Message, now: DateTime) -> Outcome {
         let start = Instant::now();
         let sent = timeout(PATIENCE, self.send(store, message, now)).await;
@@ -83,6 +83,7 @@ impl Mailer {
             reason,
             retry_after: None,
             elapsed,
+            timed_out: false,
         };
         match sent {
             Ok(Ok(receipt)) => {
@@ -93,9 +94,12 @@ impl Mailer {
             Ok(Err(Unsent::NoUser)) => Outcome::Cancelled {
                 reason: "the certificate's user is gone".into(),
             },
-            Ok(Err(Unsent::Never(cause))) => Outcome::Refused(failure(cause)),
-            Ok(Err(Unsent::NotNow(cause))) => Outcome::Failed(failure(cause)),
-            Err(_) => Outcome::Failed(failure(format!("timeout after {} s", PATIENCE.as_secs()).into())),
+            Ok(Err(Unsent::Never(cause))) => Outcome::PermanentFailure(failure(cause)),
+            Ok(Err(Unsent::NotNow(cause))) => Outcome::TransientFailure(failure(cause)),
+            Err(_) => Outcome::TransientFailure(Failure {
+                timed_out: true,
+                ..failure(format!("timeout after {} s", PATIENCE.as_secs()).into())
+            }),
         }
     }
 

@@ -11,4 +11,4 @@ mod sheet;
 
 pub use counts::Counts;
 pub use history::{History, MINUTES, Minute};
-pub use reading::{Reading, Working};
+pub use reading::{Endpoints, Reading, Working};

@@ -1,4 +1,4 @@
-//! The words that every room shares: events, endpoints' keys, outcomes and time.
+//! The words that every module shares: events, endpoints' keys, outcomes and time.
 
 mod clock;
 mod event;
@@ -8,7 +8,7 @@ mod text;
 
 pub use clock::Clock;
 pub(crate) use event::key_part;
-pub use event::{EndpointKey, EventId, EventType, Message};
+pub use event::{EndpointKey, EventId, EventType, Message, id_part};
 pub use live::Live;
 pub use outcome::{Failure, Outcome};
 pub(crate) use text::stays_in_line;

@@ -1,88 +1,80 @@
-//! The outbox: every write to our delivery documents, and who may watch them.
+//! The outbox: every write to delivery documents, and the reading that leads to sending.
 //!
-//! A delivery is one event on its way to one endpoint. Its `_id` is derived from both, so whoever finds the event again
-//! inserts the same `_id` again and learns that it is there. Its states:
+//! A delivery is one event on its way to one endpoint. Deliveries are appended in batches, stay pending until their result is
+//! recorded, and end as delivered, dead or cancelled:
 //!
 //! ```text
-//!            append                    claim                record
-//! (nothing) ────────► pending ◄──────────────────► claimed ────────► delivered | dead | cancelled
-//!     └──── append, with a place in the queue ─────────▲
+//!            append               record: success                  finishedAt
+//! (nothing) ────────► pending ─────────────────────► delivered ─────────────────► removed after the retention
+//!                      ▲  │ └── record: failure ───► pending, as a retry of its own, or dead
+//!                      │  └──── cancel ────────────► cancelled
+//!                      └─────── redrive, replay ──── dead, cancelled, delivered
 //! ```
 //!
-//! A claim has an owner (one run of one daemon) and a number (never used twice by that owner); a result is written only
-//! where both still stand. A claim lives as long as its owner's heartbeat: see [`Outbox::adopt`].
+//! Nobody claims a delivery: an endpoint is assigned to one instance, and only that one fetches (see `cluster`). Every write
+//! compares the document's `version` and raises it.
 
 mod append;
-mod claim;
-mod document;
+mod cancel;
+pub(crate) mod document;
+mod fetch;
 mod follow;
-mod group;
-mod handoff;
 mod record;
+mod redrive;
 mod reject;
 mod replay;
 mod transition;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use crate::store::Store;
 use crate::trace::Tracer;
 
 pub use append::Appended;
-pub(crate) use append::Written;
-pub use claim::LostClaim;
-pub use document::{Claimed, NewDelivery};
+pub use document::{BATCH_BYTES, Batch, Class, Delivery, Fetched, NewDelivery, single_id};
+pub use fetch::{Head, Read, Want};
 pub use follow::{Change, Follower, Wanted};
-pub use group::{Entry, Group, Kind};
-pub use handoff::{Intake, Slot};
-pub use record::Verdict;
-pub use reject::Rejected;
-pub use replay::Selection;
-pub use transition::{Next, transition};
+pub use record::{Recorded, Settlement, Unrecorded};
+pub use reject::{Rejected, Unmarkable};
+pub use replay::{Replayable, Selection};
+pub use transition::{Next, Tries, transition};
 
-/// Our delivery documents.
+/// Hears of batches that are committed.
+pub trait Listener: Send + Sync {
+    /// These batches wait in the outbox now.
+    fn appended(&self, batches: Vec<Head>);
+}
+
+/// The delivery documents, as one instance writes them.
 #[derive(Clone)]
 pub struct Outbox {
     store: Store,
-    owner: Arc<str>,
-    claims: Arc<AtomicI64>,
-    groups: Arc<AtomicI64>,
-    intake: Arc<dyn Intake>,
+    instance_id: Arc<str>,
+    listener: Arc<dyn Listener>,
     tracer: Tracer,
+    /// How long what has ended is kept: for indexes that must be created again.
+    retention: Option<Duration>,
 }
 
 impl Outbox {
-    /// The outbox as seen by one run of one daemon. What it appends is offered to `intake` first.
-    pub fn new(store: Store, owner: Arc<str>, intake: Arc<dyn Intake>) -> Self {
+    /// The outbox as one instance writes it; `listener` hears of what it appends.
+    pub fn new(store: Store, instance_id: Arc<str>, listener: Arc<dyn Listener>, tracer: Tracer) -> Self {
         Self {
             store,
-            owner,
-            claims: Arc::default(),
-            groups: Arc::default(),
-            intake,
-            tracer: Tracer::default(),
+            instance_id,
+            listener,
+            tracer,
+            retention: None,
         }
     }
 
-    /// The same, with spans for the events that are appended.
+    /// The same, which creates its indexes again where somebody drops them.
     #[must_use]
-    pub fn traced(self, tracer: Tracer) -> Self {
-        Self { tracer, ..self }
-    }
-
-    /// How many deliveries the queue has room for just now: a source that appends no more spares the way through the database.
-    pub async fn room(&self) -> usize {
-        self.intake.room().await
-    }
-
-    /// A claim number that this owner never used before.
-    fn draw_claim(&self) -> i64 {
-        self.claims.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// The same for a group of results.
-    fn draw_group(&self) -> i64 {
-        self.groups.fetch_add(1, Ordering::Relaxed) + 1
+    pub fn keeping(self, retention: Duration) -> Self {
+        Self {
+            retention: Some(retention),
+            ..self
+        }
     }
 }

@@ -23,7 +23,7 @@ pub const STYLE: &str = include_str!("page/style.css");
 pub const CONTENT_SECURITY_POLICY: &str =
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// What the page tells of the daemon that serves it.
+/// What the page tells of the instance that serves it.
 #[derive(Debug)]
 pub struct Own {
     /// Its name.
@@ -41,8 +41,8 @@ pub struct Own {
 /// The ending has every value escaped as HTML.
 const NAME: &str = "page.html";
 
-/// The page. `unready` says why the daemon does not do its work; `own` is there once it has found its database, `status` once that has
-/// answered.
+/// The page. `unready` says why the instance does not do its work; `own` is there once it has found its database, `status` once that
+/// has responded.
 ///
 /// # Errors
 /// The template does not fit its values, which a test would find.

@@ -1,7 +1,8 @@
-//! The daemon: builds everything, supervises the tasks, orders the shutdown. The only place that sees all rooms.
+//! The daemon: builds everything, supervises the tasks, orders the shutdown. The only module that sees all others.
 
 mod courier;
 mod daemon;
+mod endpoint_states;
 mod engine;
 mod loops;
 mod reading;
@@ -12,14 +13,16 @@ mod settings;
 mod start;
 mod tally;
 mod tasks;
+mod upkeep;
 mod web;
 
 pub use courier::Courier;
 pub use daemon::{Options, run};
-pub use engine::{Engine, Wanted};
+pub use endpoint_states::EndpointStates;
+pub use engine::Engine;
 pub use report::Snapshot;
 pub use running::Running;
 pub use settings::Settings;
-pub use start::{Misconfigured, NEEDS_REPLICA_SET, connect, is_refusal, is_replica_set, reach};
+pub use start::{Misconfigured, NEEDS_REPLICA_SET, connect, is_refusal, is_replica_set, reach, refuse_first_layout};
 pub use tally::Tally;
 pub use tasks::Tasks;

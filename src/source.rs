@@ -1,17 +1,19 @@
 //! Where events come from: the scan for what expired, the change stream for what was completed.
 //!
-//! Sources write to the outbox and ring a bell; they know nothing of who sends.
+//! Sources write to the outbox, which wakes up whoever sends; they know nothing of that. They never wait for the delivery
+//! queue: the outbox is the buffer.
 
+mod attempts;
 mod catch_up;
-mod lookahead;
+mod next_expiry;
 mod rejections;
 mod scan;
 mod schedule;
 mod stream;
 mod watch;
 
-pub use lookahead::{Horizon, Lookahead};
+pub use next_expiry::{Horizon, Lookahead};
 pub use rejections::Rejections;
-pub use scan::{Report, Scan, ScanBell, deliveries};
+pub use scan::{Extent, Report, Scan, ScanTrigger, deliveries};
 pub use schedule::Schedule;
 pub use watch::{Watch, WatchStatus};

@@ -1,112 +1,101 @@
-//! Figures for the platform's back office, per endpoint and day: see docs/statistics.md.
+//! Figures for the platform's back office, per endpoint and day (UTC): see docs/statistics.md.
 //!
-//! They are counted from results that are recorded, each once: a group of results has a note in the outbox until it is counted,
-//! and each document says which groups are in its figures. So counting again is harmless, whoever does it: the daemon that
-//! recorded the results, a second later and with all others of that second; or, if it died before, the next one.
-
-mod figures;
+//! Pure: the recorder writes these rows in the transaction that writes the results, so each result counts once.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use bson::{DateTime, RawDocumentBuf, cstr, rawdoc};
 
-use crate::kill_point;
-use crate::outbox::{Group, Outbox};
-use crate::store::{Result, STATISTICS, Stopped, Store};
+use crate::model::EndpointKey;
 
-use figures::Figures;
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// How long results gather before they are counted.
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// Rows in one command.
-const ROWS: usize = 1_000;
-
-/// Counts recorded results.
-#[derive(Clone)]
-pub struct Statistics {
-    store: Store,
-    outbox: Outbox,
+/// What is to be added to the figures of one endpoint and day.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Deliveries that the endpoint accepted.
+    pub successes: i64,
+    /// Attempts that failed.
+    pub failures: i64,
+    /// Deliveries that became dead letters.
+    pub dead: i64,
+    /// Deliveries that ended because nobody wants them any more. Negative where one arrived all the same.
+    pub cancelled: i64,
+    /// When the last success was in.
+    pub last_success: Option<DateTime>,
+    /// When the last failure was in, and what failed.
+    pub last_failure: Option<(DateTime, String)>,
 }
 
-impl Statistics {
-    /// The statistics of the deliveries in `outbox`.
-    pub fn new(store: Store, outbox: Outbox) -> Self {
-        Self { store, outbox }
+/// What is to be added to the figures of several endpoints, all at one instant.
+#[derive(Clone, Debug, Default)]
+pub struct Additions(BTreeMap<EndpointKey, Figures>);
+
+impl Additions {
+    /// The figures of that endpoint.
+    pub fn of(&mut self, endpoint: &EndpointKey) -> &mut Figures {
+        self.0.entry(endpoint.clone()).or_default()
     }
 
-    /// Counts what is recorded until every sender is gone and all is counted.
-    ///
-    /// # Errors
-    /// [`Stopped`] when the daemon gave up on a database that is away; the next daemon counts then.
-    pub async fn run(self, mut recorded: mpsc::UnboundedReceiver<Group>) -> std::result::Result<(), Stopped> {
-        while let Some(groups) = gather(&mut recorded).await {
-            self.store.persist("count results", || self.count(&groups)).await?;
-        }
-        Ok(())
+    /// Each endpoint's figures.
+    pub fn iter(&self) -> impl Iterator<Item = (&EndpointKey, &Figures)> {
+        self.0.iter()
     }
 
-    /// Counts what owners recorded that are not in `live` and did not count themselves.
-    ///
-    /// # Errors
-    /// MongoDB is away. Safe to repeat.
-    pub async fn recover(&self, live: &[String]) -> Result<()> {
-        let groups = self.outbox.uncounted(live).await?;
-        for group in groups.chunk_by(|one, next| one.owner == next.owner) {
-            self.count(group).await?;
-        }
-        Ok(())
-    }
-
-    /// Counts groups of one owner, the earliest first.
-    async fn count(&self, groups: &[Group]) -> Result<()> {
-        if !self.add(groups).await? {
-            // Some are counted already, by whom this owner seemed dead to: one by one, it shows which.
-            for group in groups {
-                self.add(std::slice::from_ref(group)).await?;
-            }
-        }
-        kill_point::reach("counted");
-        self.outbox.forget(groups).await
-    }
-
-    /// Adds the groups to the figures that hold none of them. Returns whether that was so everywhere.
-    async fn add(&self, groups: &[Group]) -> Result<bool> {
-        let mut by_document: BTreeMap<String, Figures> = BTreeMap::new();
-        for group in groups {
-            for entry in &group.entries {
-                let id = figures::id(entry.endpoint(), group.at);
-                by_document
-                    .entry(id)
-                    .or_insert_with(|| Figures::from(group))
-                    .add(group, entry);
-            }
-        }
-        let mut figures = by_document.iter();
-        let mut untouched = true;
-        loop {
-            let rows: Vec<_> = figures
-                .by_ref()
-                .take(ROWS)
-                .map(|(id, figures)| figures.row(id))
-                .collect();
-            if rows.is_empty() {
-                return Ok(untouched);
-            }
-            let reply = self.store.update_in_order(STATISTICS, &rows).await?;
-            untouched &= reply.changed == rows.len();
-        }
+    /// One row of an `update` command per endpoint, for the day of `now`.
+    pub fn rows(&self, now: DateTime) -> Vec<RawDocumentBuf> {
+        self.0
+            .iter()
+            .map(|(endpoint, figures)| figures.row(endpoint, now))
+            .collect()
     }
 }
 
-/// The next results and all that follow within [`PAUSE`]; `None` when no more can come.
-async fn gather(recorded: &mut mpsc::UnboundedReceiver<Group>) -> Option<Vec<Group>> {
-    let mut groups = vec![recorded.recv().await?];
-    let deadline = Instant::now() + PAUSE;
-    while let Ok(Some(group)) = timeout_at(deadline, recorded.recv()).await {
-        groups.push(group);
+impl Figures {
+    fn row(&self, endpoint: &EndpointKey, now: DateTime) -> RawDocumentBuf {
+        let counts = rawdoc! {
+            "successes": self.successes, "failures": self.failures, "dead": self.dead, "cancelled": self.cancelled,
+        };
+        let mut update = rawdoc! {
+            "$inc": counts,
+            "$setOnInsert": { "organization": endpoint.organization(), "endpoint": endpoint.endpoint(), "day": day(now) },
+        };
+        if let Some(at) = self.last_success {
+            update.append(cstr!("$max"), rawdoc! { "lastSuccess": at });
+        }
+        if let Some((at, reason)) = &self.last_failure {
+            update.append(
+                cstr!("$set"),
+                rawdoc! { "lastFailure": *at, "lastFailureReason": reason.as_str() },
+            );
+        }
+        rawdoc! { "q": { "_id": id(endpoint, now) }, "u": update, "upsert": true }
     }
-    Some(groups)
+}
+
+/// The `_id` of the figures of that endpoint and of that instant's day.
+fn id(endpoint: &EndpointKey, at: DateTime) -> String {
+    let day = day(at).try_to_rfc3339_string().unwrap_or_default();
+    format!("{endpoint}/{}", day.split('T').next().unwrap_or_default())
+}
+
+/// When that instant's day began.
+fn day(at: DateTime) -> DateTime {
+    DateTime::from_millis(at.timestamp_millis().div_euclid(DAY_MS) * DAY_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_ends_at_midnight_utc() {
+        let at = |text| DateTime::parse_rfc3339_str(text).unwrap();
+        let id = |text| id(&EndpointKey::from_stored("organization/endpoint"), at(text));
+        assert_eq!(id("2026-11-24T23:59:59.999Z"), "organization/endpoint/2026-11-24");
+        assert_eq!(id("2026-11-25T00:00:00Z"), "organization/endpoint/2026-11-25");
+        assert_eq!(id("2026-11-25T00:30:00+01:00"), "organization/endpoint/2026-11-24");
+        assert_eq!(day(at("2026-11-24T23:59:59.999Z")), at("2026-11-24T00:00:00Z"));
+        assert_eq!(day(DateTime::from_millis(-1)), at("1969-12-31T00:00:00Z"));
+    }
 }

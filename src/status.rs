@@ -1,27 +1,31 @@
-//! How it stands, as MongoDB knows it: for `certhookd status`, the metrics and the page.
+//! The state of everything, as MongoDB knows it: for `certhookd status`, the metrics and the page.
 //!
-//! Nothing here reads the whole outbox: what waits and what is dead is counted by indexes, what was sent stands in the statistics.
+//! Nothing here reads the whole outbox: what waits and what is dead is counted by the keys of indexes, and what was sent is in the
+//! statistics.
 
 mod backlog;
 mod cached;
-mod daemons;
 mod endpoints;
 mod heads;
+mod instances;
+mod queues;
 mod sources;
 
 use std::time::Duration;
 
 use bson::{DateTime, Document};
+use mongodb::options::Hint;
 use serde::{Serialize, Serializer};
 
-use crate::platform::Directory;
+use crate::model::EndpointKey;
+use crate::platform::{Directory, Found};
 use crate::store::{Result, Store};
 
-pub use backlog::{Backlog, backlog, count};
+pub use backlog::{Backlog, backlog, dead_letters, pending};
 pub use cached::Cached;
-pub use daemons::Daemon;
 pub use endpoints::{DAYS, Endpoint};
-pub use heads::Head;
+pub use heads::{Head, NEXT};
+pub use instances::Instance;
 pub use sources::{Scan, Stream};
 
 /// All of it.
@@ -30,43 +34,64 @@ pub struct Status {
     /// When it was asked, by the database's clock.
     #[serde(serialize_with = "rfc3339")]
     pub at: DateTime,
-    /// Those that live, and those that died lately.
-    pub daemons: Vec<Daemon>,
+    /// Those that are alive, and those that died lately.
+    pub instances: Vec<Instance>,
     /// The outbox in numbers.
     pub outbox: Backlog,
     /// Every endpoint that is configured or was sent something lately.
     pub endpoints: Vec<Endpoint>,
-    /// Of each endpoint with dead letters, the latest.
+    /// The latest dead letter of each endpoint that has some.
     pub dead_letters: Vec<Head>,
-    /// Of each endpoint with pending deliveries, the next.
+    /// The next delivery of each endpoint that has some pending: the first [`NEXT`] of them.
     pub next: Vec<Head>,
-    /// The last scan of any daemon.
+    /// The last scan of any instance.
     pub last_scan: Option<Scan>,
-    /// Where the change stream stands.
+    /// The change stream's position.
     pub stream: Option<Stream>,
 }
 
 /// Asks MongoDB; who the endpoints are is taken from `directory`.
 ///
 /// # Errors
-/// MongoDB is away.
+/// MongoDB refused or is unavailable.
 pub async fn gather(store: &Store, directory: &Directory) -> Result<Status> {
-    let hello = store.hello().await?;
-    let at = *hello.get_datetime("localTime").map_err(mongodb::error::Error::custom)?;
-    let (dead_letters, next) = (
-        heads::dead(store, directory).await?,
-        heads::pending(store, directory).await?,
-    );
+    let at = now(store).await?;
+    let firsts = queues::firsts(store).await?;
+    let waiting = queues::waiting(store).await?;
+    let dead_letters = heads::dead(store, directory).await?;
+    let outbox = Backlog {
+        pending: waiting.values().sum(),
+        dead: dead_letters.iter().map(|head| head.count).sum(),
+        oldest: queues::oldest(store, directory, &firsts, at).await?,
+    };
     Ok(Status {
         at,
-        daemons: daemons::daemons(store, at).await?,
-        outbox: backlog(store).await?,
-        endpoints: endpoints::endpoints(store, directory, at, &dead_letters, &next).await?,
+        instances: instances::instances(store, at).await?,
+        outbox,
+        endpoints: endpoints::endpoints(store, directory, at, &dead_letters, &waiting).await?,
+        next: heads::next(store, directory, firsts, &waiting).await?,
         dead_letters,
-        next,
         last_scan: sources::last_scan(store).await?,
         stream: sources::stream(store).await?,
     })
+}
+
+/// The time by the database's clock.
+async fn now(store: &Store) -> Result<DateTime> {
+    let hello = store.hello().await?;
+    Ok(*hello.get_datetime("localTime").map_err(mongodb::error::Error::custom)?)
+}
+
+/// What the directory knows of an endpoint, if it knows it. Of others it would say that they are out of service, because their
+/// documents may be on their way.
+fn find(directory: &Directory, endpoint: &EndpointKey) -> Option<Found> {
+    let is_known = endpoint.is_email() || directory.generation(endpoint) > 0;
+    is_known.then(|| directory.find(endpoint))
+}
+
+/// Has a query use the index of that name.
+fn hint(index: &str) -> Hint {
+    Hint::Name(index.into())
 }
 
 fn text(document: &Document, field: &str) -> String {

@@ -36,7 +36,7 @@ pub struct Tracer(Option<Arc<Shared>>);
 #[derive(Debug)]
 struct Shared {
     spans: mpsc::Sender<SpanData>,
-    /// Spans for which there was no room, until the exporter tells of them.
+    /// Spans that did not fit in the queue, until the exporter tells of them.
     lost: Arc<AtomicU64>,
     exporter: Mutex<Option<Exporter>>,
 }
@@ -56,6 +56,11 @@ impl Tracer {
             lost,
             exporter: Mutex::new(Some(exporter)),
         }))))
+    }
+
+    /// Whether spans are made.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
     }
 
     /// What sends the spans. `None`: the tracer is off, or somebody has it already.
@@ -79,7 +84,7 @@ impl Tracer {
             let (trace, id) = derive(&message.event_id);
             let attributes = vec![
                 KeyValue::new("certhookd.event_id", message.event_id.to_string()),
-                KeyValue::new("certhookd.owner", endpoint.owner().to_owned()),
+                KeyValue::new("certhookd.organization", endpoint.organization().to_owned()),
             ];
             let name = Cow::Borrowed(message.event_type.as_str());
             shared.end(span(trace, id, SpanId::INVALID, name, began, took, attributes));

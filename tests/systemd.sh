@@ -49,7 +49,7 @@ scans() {
   systemctl kill --signal=USR1 $unit
   check "scans on SIGUSR1 and delivers" eventually logged EVENT_TYPE=certificate_expired STATUS=200
   check "the fields of a delivery read back" has_fields EVENT_TYPE=certificate_expired STATUS=200 -- \
-    EVENT_TYPE EVENT_ID OWNER ENDPOINT ATTEMPT STATUS DURATION_MS
+    EVENT_TYPE EVENT_ID ORGANIZATION ENDPOINT ATTEMPT STATUS DURATION_MS
   check "INFO has the priority info" logged _COMM=certhookd PRIORITY=6
 }
 

@@ -1,4 +1,4 @@
-//! One of the daemons: a process that is ended and started again, with one log for all its lives.
+//! One of the daemons: a process that is ended and started again, with one log for all these instances.
 
 use std::fs::OpenOptions;
 use std::os::unix::process::ExitStatusExt;
@@ -13,6 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::freeze::Freeze;
 use super::skew;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_certhookd");
@@ -85,15 +86,23 @@ impl Daemon {
         Ok(())
     }
 
-    /// SIGSTOP or SIGCONT.
-    pub async fn signal(&self, signal: Signal) -> Result<()> {
+    /// SIGSTOP. `receiver` is the port of what it sends to. `None` if it has ended.
+    pub async fn freeze(&self, receiver: u16) -> Result<Option<Freeze>> {
+        let child = self.child.lock().await;
+        let pid = child.as_ref().and_then(Child::id);
+        pid.map(|pid| Freeze::begin(Pid::from_raw(i32::try_from(pid)?), receiver))
+            .transpose()
+    }
+
+    /// SIGCONT.
+    pub async fn thaw(&self) -> Result<()> {
         match self.child.lock().await.as_ref() {
-            Some(child) => send(child, signal),
+            Some(child) => send(child, Signal::SIGCONT),
             None => Ok(()),
         }
     }
 
-    /// What it did that it should not: it ended by itself, or in disorder, or not at all.
+    /// What it did that it must not: it ended by itself, with another status than 0, or not at all.
     pub fn complaints(&self) -> Vec<String> {
         self.complaints.lock().clone()
     }

@@ -1,15 +1,24 @@
 //! Makes faults happen, and mends what they broke.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 use certhookd::sandbox::{Answer, Proxy};
 use http::StatusCode;
-use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
 use super::daemon::Daemon;
 use super::fault::{Fault, Kind, Victims};
 use super::plan::Step;
 use super::stage::Stage;
+
+/// How long an instance lives in a crash loop, in turn.
+const LIVES: [Duration; 4] = [
+    Duration::from_millis(1000),
+    Duration::from_millis(1300),
+    Duration::from_millis(1600),
+    Duration::from_millis(1900),
+];
 
 /// One fault after the other; each is mended when this returns.
 pub async fn inject(stage: &Stage<'_>, steps: &[Step]) -> Result<()> {
@@ -38,6 +47,7 @@ async fn happen(stage: &Stage<'_>, fault: &Fault) -> Result<()> {
             daemon.kill().await?;
             daemon.start(None).await?;
         }
+        Kind::CrashLoop(victim) => crash_loop(&stage.daemons[victim], fault.lasts).await?,
         Kind::Terminate(victims) => {
             for daemon in daemons(stage, victims) {
                 daemon.terminate().await?;
@@ -45,11 +55,7 @@ async fn happen(stage: &Stage<'_>, fault: &Fault) -> Result<()> {
             wait.await;
             restart(stage, victims).await?;
         }
-        Kind::Freeze(victim) => {
-            stage.daemons[victim].signal(Signal::SIGSTOP).await?;
-            wait.await;
-            stage.daemons[victim].signal(Signal::SIGCONT).await?;
-        }
+        Kind::Freeze(victim) => freeze(stage, victim, wait).await?,
         Kind::KillMongod => {
             stage.set.kill(0)?;
             wait.await;
@@ -61,14 +67,19 @@ async fn happen(stage: &Stage<'_>, fault: &Fault) -> Result<()> {
         }
         Kind::Cut(victims) => break_network(stage, victims, Proxy::cut, wait).await,
         Kind::BlackHole(victims) => break_network(stage, victims, Proxy::black_hole, wait).await,
-        Kind::Refuse(path) => answer(stage, path, Answer::status(StatusCode::SERVICE_UNAVAILABLE), wait).await,
-        Kind::Hang(path) => answer(stage, path, Answer::silence(), wait).await,
+        Kind::Refuse(path) => respond(stage, path, Answer::status(StatusCode::SERVICE_UNAVAILABLE), wait).await,
+        Kind::Hang(path) => respond(stage, path, Answer::silence(), wait).await,
+        Kind::Refused(rule) => {
+            rule.impose(&stage.database).await?;
+            wait.await;
+            rule.lift(&stage.database).await?;
+        }
     }
     Ok(())
 }
 
-fn daemons<'a>(stage: &'a Stage<'_>, victims: Victims) -> impl Iterator<Item = &'a Daemon> {
-    victims.iter().map(|victim| &stage.daemons[*victim])
+fn daemons<'a>(stage: &'a Stage<'_>, victims: Victims) -> &'a [Daemon] {
+    &stage.daemons[victims.of(stage.daemons.len())]
 }
 
 async fn restart(stage: &Stage<'_>, victims: Victims) -> Result<()> {
@@ -78,14 +89,41 @@ async fn restart(stage: &Stage<'_>, victims: Victims) -> Result<()> {
     Ok(())
 }
 
-async fn break_network(stage: &Stage<'_>, victims: Victims, how: fn(&Proxy), wait: impl Future<Output = ()>) {
-    victims.iter().for_each(|victim| how(&stage.proxies[*victim]));
-    wait.await;
-    victims.iter().for_each(|victim| stage.proxies[*victim].pass());
+async fn crash_loop(daemon: &Daemon, lasts: Duration) -> Result<()> {
+    let began = Instant::now();
+    for life in LIVES.into_iter().cycle() {
+        daemon.kill().await?;
+        daemon.start(None).await?;
+        if began.elapsed() >= lasts {
+            break;
+        }
+        sleep(life).await;
+    }
+    Ok(())
 }
 
-async fn answer(stage: &Stage<'_>, path: &str, answer: Answer, wait: impl Future<Output = ()>) {
-    stage.receiver.script(path, [answer]);
+async fn freeze(stage: &Stage<'_>, victim: usize, wait: impl Future<Output = ()>) -> Result<()> {
+    let daemon = &stage.daemons[victim];
+    let frozen = daemon.freeze(stage.receiver.address().port()).await?;
     wait.await;
-    stage.receiver.script(path, [Answer::ok()]);
+    let until = Some(Instant::now());
+    daemon.thaw().await?;
+    stage
+        .freezes
+        .lock()
+        .extend(frozen.map(|frozen| super::freeze::Freeze { until, ..frozen }));
+    Ok(())
+}
+
+async fn break_network(stage: &Stage<'_>, victims: Victims, how: fn(&Proxy), wait: impl Future<Output = ()>) {
+    let proxies = &stage.proxies[victims.of(stage.proxies.len())];
+    proxies.iter().for_each(how);
+    wait.await;
+    proxies.iter().for_each(Proxy::pass);
+}
+
+async fn respond(stage: &Stage<'_>, path: &str, response: Answer, wait: impl Future<Output = ()>) {
+    stage.receiver.script(path, [response]);
+    wait.await;
+    stage.respond_as_usual(path);
 }

@@ -21,7 +21,7 @@ pub struct Subscriptions {
     pub expired: Vec<&'static str>,
 }
 
-/// How a certificate stands: the instants in milliseconds.
+/// A certificate as it is now: the instants in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Certificate {
     pub id: ObjectId,
@@ -34,6 +34,8 @@ pub struct Certificate {
 #[derive(Debug, Default)]
 pub struct Ledger {
     subscriptions: Vec<Subscriptions>,
+    /// The receiver's path of each endpoint, by its key in the outbox.
+    pub paths: HashMap<String, &'static str>,
     /// Those that were not deleted.
     pub certificates: HashMap<ObjectId, Certificate>,
     /// What has to arrive.
@@ -43,9 +45,10 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub fn new(subscriptions: Vec<Subscriptions>) -> Self {
+    pub fn new(subscriptions: Vec<Subscriptions>, paths: HashMap<String, &'static str>) -> Self {
         Self {
             subscriptions,
+            paths,
             ..Self::default()
         }
     }
@@ -56,7 +59,7 @@ impl Ledger {
         self.expected.extend(pairs);
     }
 
-    /// It no longer expires when it did: renewed or deleted. Whether that expiry is to be told depends on whether it was
+    /// It no longer expires when it did: renewed or deleted. Whether that expiry must be told depends on whether it was
     /// marked by then; `None`: nobody knows.
     pub fn outdated(&mut self, certificate: &Certificate, marked: Option<bool>) {
         let Some(expires) = certificate.expires else { return };
@@ -68,7 +71,7 @@ impl Ledger {
         }
     }
 
-    /// All that is to expire has expired.
+    /// All that was to expire soon has expired.
     pub fn conclude(&mut self, now: i64) {
         let expired: Vec<_> = self
             .certificates
@@ -100,4 +103,10 @@ impl Ledger {
 /// Whether it has expired at `now`.
 pub fn is_over(certificate: &Certificate, now: i64) -> bool {
     certificate.expires.is_some_and(|expires| expires <= now)
+}
+
+/// The id of the event of its present expiry.
+pub fn expiry(certificate: &Certificate) -> Option<String> {
+    let expires = certificate.expires?;
+    Some(format!("certificate_expired_{}_{expires}", certificate.id))
 }

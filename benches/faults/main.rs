@@ -1,24 +1,31 @@
-//! Accidents at random over two daemons at work, and then the count: is anything lost?
+//! Accidents at random over several instances at work, and then the count: is anything lost?
 //!
 //! ```text
-//! cargo test --bench faults -- --seed 1 --rounds 3
+//! cargo test --bench faults -- --seed 1 --rounds 3 --instances 2
 //! ```
 //!
 //! The same with `cargo bench` takes the optimized build, and its time to build.
 //!
 //! Starts everything itself, on loopback alone. Each round takes its faults and its work from its own seed, the first
-//! from `--seed`, the next from the one after: a round that failed is repeated by its seed with `--rounds 1`. Exits with 1
-//! if a round lost an event, sent one that should not be, or left a certificate or a delivery in a wrong state.
+//! from `--seed`, the next from the one after: a round that failed is repeated by its seed with `--rounds 1` and the same
+//! number of instances. Exits with 1 if a round lost an event, sent one that should not be, had more than five requests open to an
+//! endpoint at once, or left a certificate or a delivery in a wrong state.
+//!
+//! Left out: a database user that is dropped and created again, because the sandbox's mongod asks for no login here.
 #![allow(clippy::print_stdout, reason = "people read it")]
 #![allow(missing_docs, unreachable_pub, reason = "a program, not a library")]
 
+mod crowd;
 mod daemon;
 mod fault;
+mod freeze;
 mod inject;
 mod ledger;
+mod outbox;
 mod plan;
 mod platform;
 mod round;
+mod rule;
 mod skew;
 mod stage;
 mod verdict;
@@ -37,9 +44,15 @@ struct Args {
     /// The seed of the first round.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many rounds, of about half a minute each.
+    /// How many rounds, of about a minute each.
     #[arg(long, default_value_t = 3)]
     rounds: u64,
+    /// How many instances run.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
+    instances: u8,
+    /// Prints the rounds' faults and runs none.
+    #[arg(long)]
+    plan: bool,
     /// What cargo says of its own accord.
     #[arg(long, hide = true)]
     bench: bool,
@@ -48,13 +61,19 @@ struct Args {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let args = Args::parse();
+    let instances = usize::from(args.instances);
+    let seeds = args.seed..args.seed + args.rounds;
+    if args.plan {
+        seeds.for_each(|seed| print!("seed {seed}\n{}", plan::Plan::new(seed, instances)));
+        return Ok(ExitCode::SUCCESS);
+    }
     let set = ReplicaSet::start(Options::default()).await?;
     if skew::library().is_none() {
         println!("clock skew is left out: it needs the package libfaketime");
     }
     let (mut sum, mut failed) = (Verdict::default(), Vec::new());
-    for seed in args.seed..args.seed + args.rounds {
-        let verdict = round::run(&set, seed)
+    for seed in seeds {
+        let verdict = round::run(&set, seed, instances)
             .await
             .with_context(|| format!("the round of seed {seed}"))?;
         if !verdict.holds() {
@@ -62,7 +81,10 @@ async fn main() -> Result<ExitCode> {
         }
         sum += verdict;
     }
-    println!("\nseed {}, {} rounds: {sum}", args.seed, args.rounds);
+    println!(
+        "\nseed {}, {} rounds, {instances} instances: {sum}",
+        args.seed, args.rounds
+    );
     if failed.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }

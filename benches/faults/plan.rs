@@ -1,57 +1,97 @@
-//! What a round will do, from its seed alone.
+//! What a round will do, from its seed and the number of instances alone.
 
+use std::fmt;
 use std::time::Duration;
 
 use fastrand::Rng;
 
 use super::fault::{Fault, Kind, Victims};
 use super::platform::PATHS;
+use super::rule::Rule;
 
-/// For so long things happen and go wrong; then all is mended.
-pub const LENGTH: Duration = Duration::from_secs(15);
+/// Faults begin within this time; those under way then go on to their end.
+const LENGTH: Duration = Duration::from_secs(15);
 
-/// Each daemon alone, and both: mostly one.
-const VICTIMS: [Victims; 5] = [&[0], &[0], &[1], &[1], &[0, 1]];
-
-/// The steps of the protocol at which the daemon can be killed: see `src/kill_point.rs`.
-const STEPS: [&str; 9] = [
-    "to-be-committed",
-    "taken",
-    "appended",
-    "token-to-be-saved",
-    "token-saved",
-    "claimed",
+/// The steps of the protocol at which the daemon can be killed: see `src/failpoint.rs`.
+const STEPS: [&str; 10] = [
+    "page-to-be-committed",
+    "page-committed",
+    "completions-to-be-committed",
+    "completions-committed",
+    "fetched",
     "to-be-sent",
     "sent",
+    "results-to-be-committed",
     "recorded",
+    "heartbeat-written",
 ];
+
+/// By how many seconds an instance's clock is wrong.
+const SKEWS_S: [i64; 7] = [0, 3, -3, 45, -45, 900, -900];
+
+/// How long an endpoint takes for a response, in milliseconds: those that take long have many requests open at once.
+const PACES_MS: [u64; 5] = [0, 0, 20, 100, 300];
 
 /// A fault, and the pause before it.
 pub type Step = (Duration, Fault);
 
-/// Two lanes of faults, each one after the other, both at the same time.
+/// Three series of faults, each one after the other, all at the same time.
 #[derive(Debug)]
 pub struct Plan {
-    /// What happens to the daemons.
-    pub daemons: Vec<Step>,
+    /// What happens to the instances.
+    pub instances: Vec<Step>,
     /// What happens around them.
     pub surroundings: Vec<Step>,
-    /// By how many seconds the second daemon's clock is wrong.
-    pub skew_s: i64,
+    /// What MongoDB refuses.
+    pub refusals: Vec<Step>,
+    /// By how many seconds each instance's clock is wrong.
+    pub skews_s: Vec<i64>,
+    /// How long each endpoint takes for a response.
+    pub paces: [Duration; PATHS.len()],
 }
 
 impl Plan {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, instances: usize) -> Self {
         let mut random = Rng::with_seed(seed);
+        let skew = |random: &mut Rng, n| if n == 0 { 0 } else { pick(random, &SKEWS_S) };
         Self {
-            daemons: lane(&mut random, daemon_fault),
-            surroundings: lane(&mut random, surrounding_fault),
-            skew_s: pick(&mut random, &[0, 3, -3, 45, -45, 900, -900]),
+            instances: series(&mut random, |random| instance_fault(random, instances)),
+            surroundings: series(&mut random, |random| surrounding_fault(random, instances)),
+            refusals: series(&mut random, refusal),
+            skews_s: (0..instances).map(|n| skew(&mut random, n)).collect(),
+            paces: PATHS.map(|_| Duration::from_millis(pick(&mut random, &PACES_MS))),
         }
+    }
+
+    /// Until all is mended.
+    pub fn length(&self) -> Duration {
+        let all = [&self.instances, &self.surroundings, &self.refusals];
+        let lengths = all.map(|steps| steps.iter().map(|(pause, fault)| *pause + fault.lasts).sum());
+        lengths.into_iter().fold(LENGTH, Duration::max)
+    }
+
+    /// What MongoDB refuses for a while.
+    pub fn rules(&self) -> Vec<Rule> {
+        let rule = |(_, fault): &Step| match fault.kind {
+            Kind::Refused(rule) => Some(rule),
+            _ => None,
+        };
+        self.refusals.iter().filter_map(rule).collect()
     }
 }
 
-fn lane(random: &mut Rng, mut fault: impl FnMut(&mut Rng) -> Fault) -> Vec<Step> {
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for steps in [&self.instances, &self.surroundings, &self.refusals] {
+            let names: Vec<_> = steps.iter().map(|(_, fault)| fault.to_string()).collect();
+            writeln!(f, "  {}", names.join(", "))?;
+        }
+        let paces = self.paces.map(|pace| pace.as_millis());
+        writeln!(f, "  clock skews {:?} s, responses after {paces:?} ms", self.skews_s)
+    }
+}
+
+fn series(random: &mut Rng, mut fault: impl FnMut(&mut Rng) -> Fault) -> Vec<Step> {
     let (mut steps, mut at) = (Vec::new(), Duration::ZERO);
     loop {
         let step = (seconds(random, 0.2, 3.0), fault(random));
@@ -64,32 +104,47 @@ fn lane(random: &mut Rng, mut fault: impl FnMut(&mut Rng) -> Fault) -> Vec<Step>
     }
 }
 
-fn daemon_fault(random: &mut Rng) -> Fault {
-    let (kind, lasts) = match random.u8(0..8) {
-        0 | 1 => (Kind::Kill(pick(random, &VICTIMS)), seconds(random, 0.0, 3.0)),
-        2..=4 => (
-            Kind::KillAt(random.usize(0..2), pick(random, &STEPS)),
-            seconds(random, 1.0, 4.0),
-        ),
-        5 => (Kind::Terminate(pick(random, &VICTIMS)), seconds(random, 0.0, 3.0)),
-        // Longer than `cluster::ALIVE`: it counts as dead meanwhile.
-        6 => (Kind::Freeze(random.usize(0..2)), seconds(random, 11.0, 14.0)),
-        _ => (Kind::Freeze(random.usize(0..2)), seconds(random, 0.5, 4.0)),
+fn instance_fault(random: &mut Rng, instances: usize) -> Fault {
+    let one = random.usize(0..instances);
+    let (kind, lasts) = match random.u8(0..10) {
+        0 | 1 => (Kind::Kill(victims(random, instances)), seconds(random, 0.0, 3.0)),
+        2..=5 => (Kind::KillAt(one, pick(random, &STEPS)), seconds(random, 1.0, 4.0)),
+        6 => (Kind::Terminate(victims(random, instances)), seconds(random, 0.0, 3.0)),
+        7 => (Kind::CrashLoop(one), seconds(random, 12.0, 20.0)),
+        // Longer than `cluster::ALIVE`: it counts as dead meanwhile. Or nearly.
+        8 => (Kind::Freeze(one), seconds(random, 5.0, 20.0)),
+        _ => (Kind::Freeze(one), seconds(random, 0.5, 5.0)),
     };
     Fault { kind, lasts }
 }
 
-fn surrounding_fault(random: &mut Rng) -> Fault {
-    let (kind, lasts) = match random.u8(0..7) {
+fn surrounding_fault(random: &mut Rng, instances: usize) -> Fault {
+    let (kind, lasts) = match random.u8(0..8) {
         0 => (Kind::KillMongod, seconds(random, 0.0, 3.0)),
         1 => (Kind::StepDown, Duration::from_secs(random.u64(1..4))),
-        2 => (Kind::Cut(pick(random, &VICTIMS)), seconds(random, 0.0, 5.0)),
-        3 => (Kind::BlackHole(pick(random, &VICTIMS)), seconds(random, 1.0, 5.0)),
-        4 => (Kind::BlackHole(pick(random, &VICTIMS)), seconds(random, 11.0, 13.0)),
-        5 => (Kind::Refuse(pick(random, &PATHS)), seconds(random, 0.5, 5.0)),
+        2 => (Kind::Cut(victims(random, instances)), seconds(random, 0.0, 5.0)),
+        3 => (Kind::Cut(victims(random, instances)), seconds(random, 9.0, 15.0)),
+        4 => (Kind::BlackHole(victims(random, instances)), seconds(random, 1.0, 5.0)),
+        5 => (Kind::BlackHole(victims(random, instances)), seconds(random, 9.0, 15.0)),
+        6 => (Kind::Refuse(pick(random, &PATHS)), seconds(random, 0.5, 5.0)),
         _ => (Kind::Hang(pick(random, &PATHS)), seconds(random, 0.5, 5.0)),
     };
     Fault { kind, lasts }
+}
+
+fn refusal(random: &mut Rng) -> Fault {
+    Fault {
+        kind: Kind::Refused(pick(random, &Rule::ALL)),
+        lasts: seconds(random, 0.5, 6.0),
+    }
+}
+
+/// Mostly one.
+fn victims(random: &mut Rng, instances: usize) -> Victims {
+    match random.u8(0..5) {
+        0 => Victims::All,
+        _ => Victims::One(random.usize(0..instances)),
+    }
 }
 
 fn seconds(random: &mut Rng, from: f64, to: f64) -> Duration {

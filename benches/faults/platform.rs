@@ -1,5 +1,6 @@
 //! The platform at work: awards, renews and deletes certificates while things go wrong, and keeps account.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,73 +12,42 @@ use mongodb::Collection;
 use mongodb::error::Error;
 use tokio::time::{Instant, sleep};
 
-use super::ledger::{Certificate, Ledger, Subscriptions};
+use super::ledger::{Certificate, Ledger, Subscriptions, expiry};
+use super::rule::{Rule, is_refusable, persist};
 use super::stage::Stage;
 
 /// The endpoints that get something.
 pub const PATHS: [&str; 4] = ["/0/all", "/0/expired", "/1/all", "/1/completed"];
 
-/// How long MongoDB may be away.
-const AWAY_LIMIT: Duration = Duration::from_secs(60);
-
 pub struct Platform {
     badge_users: Collection<Document>,
     organizations: Vec<ObjectId>,
     random: Rng,
+    /// Whether some certificates are not marked although their expiry was sent.
+    refuses_marks: bool,
     pub ledger: Ledger,
 }
 
 impl Platform {
-    /// Three organizations: with endpoints that want all or a part, with one that is disabled, and with none.
-    pub async fn create(stage: &Stage<'_>, seed: u64) -> Result<Self> {
-        let (completed, expired) = ("certificate_completed", "certificate_expired");
-        let endpoint = |path: &str, enabled: bool, types: &[&str]| {
-            doc! {
-                "_id": ObjectId::new(), "name": path, "url": stage.receiver.url(path), "enabled": enabled,
-                "eventTypes": types, "timeout": 1000,
-            }
-        };
-        let [all, only_expired, all_too, only_completed] = PATHS;
-        let endpoints = [
-            vec![
-                endpoint(all, true, &[completed, expired]),
-                endpoint(only_expired, true, &[expired]),
-            ],
-            vec![
-                endpoint(all_too, true, &[completed, expired]),
-                endpoint(only_completed, true, &[completed]),
-            ],
-            vec![endpoint("/2/disabled", false, &[completed, expired])],
-            vec![],
-        ];
-        let subscriptions = vec![
-            Subscriptions {
-                completed: vec![all],
-                expired: vec![all, only_expired],
-            },
-            Subscriptions {
-                completed: vec![all_too, only_completed],
-                expired: vec![all_too],
-            },
-            Subscriptions::default(),
-            Subscriptions::default(),
-        ];
-        let organizations: Vec<_> = endpoints.iter().map(|_| ObjectId::new()).collect();
-        let configs = organizations
-            .iter()
-            .zip(endpoints)
-            .map(|(owner, endpoints)| doc! { "_ownerId": owner, "webHookConfig": { "endpoints": endpoints } });
+    /// Four organizations: two with endpoints that want all or a part, one with an endpoint that is disabled, one with none.
+    pub async fn create(stage: &Stage<'_>, seed: u64, rules: &[Rule]) -> Result<Self> {
+        let organizations: Vec<_> = (0..4).map(|_| ObjectId::new()).collect();
+        let (endpoints, paths) = endpoints(stage, &organizations);
+        let configs = organizations.iter().zip(endpoints).map(
+            |(organization, endpoints)| doc! { "_ownerId": organization, "webHookConfig": { "endpoints": endpoints } },
+        );
         stage.database.collection("memberconfigs").insert_many(configs).await?;
         Ok(Self {
             badge_users: stage.database.collection("badgeusers"),
             organizations,
             // Not the numbers that the plan is made of.
             random: Rng::with_seed(!seed),
-            ledger: Ledger::new(subscriptions),
+            refuses_marks: rules.contains(&Rule::Marks),
+            ledger: Ledger::new(subscriptions(), paths),
         })
     }
 
-    /// Works for so long.
+    /// Works for that long.
     pub async fn work(&mut self, length: Duration) -> Result<()> {
         let began = Instant::now();
         while began.elapsed() < length {
@@ -135,7 +105,8 @@ impl Platform {
             let set = doc! { "$set": set.clone() };
             self.badge_users.find_one_and_update(as_it_was.clone(), set).await
         });
-        self.ledger.outdated(&certificate, marked(before.await?));
+        let marked = self.is_marked(&certificate, before.await?);
+        self.ledger.outdated(&certificate, marked);
         let renewed = Certificate {
             expires: Some(later),
             ..certificate
@@ -176,9 +147,18 @@ impl Platform {
                 .find_one_and_delete(doc! { "_id": certificate.id })
                 .await
         });
-        self.ledger.outdated(&certificate, marked(before.await?));
+        let marked = self.is_marked(&certificate, before.await?);
+        self.ledger.outdated(&certificate, marked);
         self.ledger.certificates.remove(&certificate.id);
         Ok(())
+    }
+
+    /// Whether it was marked when it was changed, as far as that is known. None came back: a try whose reply was lost has changed
+    /// it.
+    fn is_marked(&self, certificate: &Certificate, before: Option<Document>) -> Option<bool> {
+        let marked = before?.get_bool("expiryReminderSent").unwrap_or(false);
+        let refused = self.refuses_marks && expiry(certificate).is_some_and(|event| is_refusable(&event));
+        (marked || !refused).then_some(marked)
     }
 
     /// One of those that expire about now.
@@ -208,27 +188,50 @@ pub fn now() -> i64 {
     Clock::local().timestamp_millis()
 }
 
-/// Whether it was marked when it was changed. None came back: a try whose answer was lost has changed it.
-fn marked(before: Option<Document>) -> Option<bool> {
-    before.map(|before| before.get_bool("expiryReminderSent").unwrap_or(false))
-}
-
 async fn insert(badge_users: &Collection<Document>, document: &Document) -> Result<(), Error> {
     match badge_users.insert_one(document).await {
-        // A try whose answer was lost has inserted it.
+        // A try whose reply was lost has inserted it.
         Err(error) if error.to_string().contains("E11000") => Ok(()),
         done => done.map(drop),
     }
 }
 
-/// Repeats what fails while MongoDB is away.
-async fn persist<T, F: Future<Output = Result<T, Error>>>(operation: impl Fn() -> F) -> Result<T> {
-    let limit = Instant::now() + AWAY_LIMIT;
-    loop {
-        match operation().await {
-            Err(error) if Instant::now() > limit => return Err(error.into()),
-            Err(_) => sleep(Duration::from_millis(100)).await,
-            Ok(done) => return Ok(done),
+/// The endpoints of each organization, and the path of each endpoint by its key in the outbox.
+fn endpoints(stage: &Stage<'_>, organizations: &[ObjectId]) -> (Vec<Vec<Document>>, HashMap<String, &'static str>) {
+    let (completed, expired) = ("certificate_completed", "certificate_expired");
+    let mut paths = HashMap::new();
+    let mut endpoint = |organization: usize, path: &'static str, enabled: bool, types: &[&str]| {
+        let id = ObjectId::new();
+        paths.insert(format!("{}/{id}", organizations[organization]), path);
+        doc! {
+            "_id": id, "name": path, "url": stage.receiver.url(path), "enabled": enabled, "eventTypes": types, "timeout": 1000,
         }
-    }
+    };
+    let [all, only_expired, all_too, only_completed] = PATHS;
+    let endpoints = vec![
+        vec![
+            endpoint(0, all, true, &[completed, expired]),
+            endpoint(0, only_expired, true, &[expired]),
+        ],
+        vec![
+            endpoint(1, all_too, true, &[completed, expired]),
+            endpoint(1, only_completed, true, &[completed]),
+        ],
+        vec![endpoint(2, "/2/disabled", false, &[completed, expired])],
+        vec![],
+    ];
+    (endpoints, paths)
+}
+
+fn subscriptions() -> Vec<Subscriptions> {
+    let [all, only_expired, all_too, only_completed] = PATHS;
+    let first = Subscriptions {
+        completed: vec![all],
+        expired: vec![all, only_expired],
+    };
+    let second = Subscriptions {
+        completed: vec![all_too, only_completed],
+        expired: vec![all_too],
+    };
+    vec![first, second, Subscriptions::default(), Subscriptions::default()]
 }

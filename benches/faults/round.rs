@@ -7,33 +7,38 @@ use certhookd::sandbox::ReplicaSet;
 use tokio::time::{Instant, sleep};
 
 use super::inject::inject;
-use super::plan::{LENGTH, Plan};
+use super::plan::Plan;
 use super::platform::{Platform, now};
 use super::stage::Stage;
 use super::verdict::Verdict;
 
-/// How long all may take to come to rest. The longest that anything waits for by design is a claim of a daemon that was
-/// silent for a while, and a retry.
-const PEACE_LIMIT: Duration = Duration::from_secs(90);
+/// How long all may take to come to rest. By design a minute passes until a transaction of a killed instance ends whose session nobody
+/// may end, and until a batch is sent again whose results MongoDB refused.
+const PEACE_LIMIT: Duration = Duration::from_secs(180);
 
-/// So many complaints are printed.
+/// Complaints that are printed, at most.
 const SHOWN: usize = 10;
 
 /// Runs the round of that seed, and prints what went wrong and what came of it.
-pub async fn run(set: &ReplicaSet, seed: u64) -> Result<Verdict> {
+pub async fn run(set: &ReplicaSet, seed: u64, instances: usize) -> Result<Verdict> {
     let began = Instant::now();
-    let plan = Plan::new(seed);
-    let stage = Stage::new(set, seed, plan.skew_s).await?;
-    let mut platform = Platform::create(&stage, seed).await?;
+    let plan = Plan::new(seed, instances);
+    let stage = Stage::new(set, seed, &plan).await?;
+    let mut platform = Platform::create(&stage, seed, &plan.rules()).await?;
     stage.open().await?;
-    let (worked, daemons, surroundings) = tokio::join!(
-        platform.work(LENGTH),
-        inject(&stage, &plan.daemons),
-        inject(&stage, &plan.surroundings)
+    let (worked, instances, surroundings, refusals) = tokio::join!(
+        platform.work(plan.length()),
+        inject(&stage, &plan.instances),
+        inject(&stage, &plan.surroundings),
+        inject(&stage, &plan.refusals)
     );
-    worked.and(daemons).and(surroundings)?;
-    let verdict = rest(&stage, &mut platform).await?;
-    report(seed, &plan, &verdict, began.elapsed());
+    worked.and(instances).and(surroundings).and(refusals)?;
+    let verdict = rest(&stage, &mut platform, &plan).await?;
+    println!("seed {seed}: {verdict}; {:.0} s", began.elapsed().as_secs_f64());
+    print!("{plan}");
+    for wrong in verdict.wrong.iter().take(SHOWN) {
+        println!("  {wrong}");
+    }
     if verdict.holds() {
         stage.database.drop().await?;
     } else {
@@ -43,31 +48,20 @@ pub async fn run(set: &ReplicaSet, seed: u64) -> Result<Verdict> {
 }
 
 /// Waits until all that should happen has happened, stops the daemons, and counts.
-async fn rest(stage: &Stage<'_>, platform: &mut Platform) -> Result<Verdict> {
-    let ledger = &mut platform.ledger;
+async fn rest(stage: &Stage<'_>, platform: &mut Platform, plan: &Plan) -> Result<Verdict> {
+    let (ledger, rules) = (&mut platform.ledger, plan.rules());
+    stage.respond_at_once();
     // Nothing that a daemon still waits for expires later.
     let last = ledger.certificates.values().filter_map(|one| one.expires);
     let last = last.filter(|expires| *expires < now() + 60_000).max().unwrap_or(0);
     sleep(Duration::from_millis(u64::try_from(last - now()).unwrap_or(0))).await;
     ledger.conclude(last);
     let limit = Instant::now() + PEACE_LIMIT;
-    while !Verdict::reach(stage, ledger, last).await?.holds() && Instant::now() < limit {
-        sleep(Duration::from_millis(200)).await;
+    while !Verdict::reach(stage, ledger, &rules, last).await?.holds() && Instant::now() < limit {
+        sleep(Duration::from_millis(500)).await;
     }
     stage.close().await?;
-    Verdict::reach(stage, ledger, last).await
-}
-
-fn report(seed: u64, plan: &Plan, verdict: &Verdict, took: Duration) {
-    println!("seed {seed}: {verdict}; {:.0} s", took.as_secs_f64());
-    let names = |steps: &[super::plan::Step]| {
-        let names: Vec<_> = steps.iter().map(|(_, fault)| fault.to_string()).collect();
-        names.join(", ")
-    };
-    println!("  {}", names(&plan.daemons));
-    println!("  {}", names(&plan.surroundings));
-    println!("  clock skew {} s", plan.skew_s);
-    for wrong in verdict.wrong.iter().take(SHOWN) {
-        println!("  {wrong}");
-    }
+    let mut verdict = Verdict::reach(stage, ledger, &rules, last).await?;
+    verdict.close(stage);
+    Ok(verdict)
 }

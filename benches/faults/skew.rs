@@ -13,7 +13,7 @@ pub fn library() -> Option<PathBuf> {
         .find(|library| library.is_file())
 }
 
-/// Has the command see a clock that is wrong by so many seconds. What measures durations stays right.
+/// Has the command see a clock that is wrong by that many seconds. What measures durations is right.
 pub fn apply(command: &mut Command, seconds: i64) {
     let Some(library) = library().filter(|_| seconds != 0) else {
         return;

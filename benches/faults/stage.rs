@@ -1,18 +1,22 @@
-//! What a round runs on: a database of its own, a receiver, and two daemons, each behind a network of its own.
+//! What a round runs on: a database of its own, a receiver, and instances, each behind a network of its own.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bson::doc;
-use certhookd::sandbox::{Proxy, Receiver, ReplicaSet};
+use certhookd::sandbox::{Answer, Proxy, Receiver, ReplicaSet};
 use mongodb::Database;
+use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::daemon::{Daemon, GRACE};
+use super::freeze::Freeze;
+use super::plan::Plan;
+use super::platform::PATHS;
 
-/// The driver notices soon that a server is away.
+/// The driver notices soon that a server is unavailable.
 const SOON: &str = "serverSelectionTimeoutMS=2000&connectTimeoutMS=2000&heartbeatFrequencyMS=1000";
 
 /// How long the daemons may take until they watch.
@@ -25,11 +29,15 @@ pub struct Stage<'a> {
     pub proxies: Vec<Proxy>,
     pub daemons: Vec<Daemon>,
     pub directory: TempDir,
+    /// Instances that were frozen, and what they had open then.
+    pub freezes: Mutex<Vec<Freeze>>,
+    /// How long each endpoint takes for a response.
+    paces: [Duration; PATHS.len()],
 }
 
 impl<'a> Stage<'a> {
-    /// Two daemons that are not started yet; the second one's clock is wrong by `skew_s` seconds.
-    pub async fn new(set: &'a ReplicaSet, seed: u64, skew_s: i64) -> Result<Self> {
+    /// The plan's instances, not started yet.
+    pub async fn new(set: &'a ReplicaSet, seed: u64, plan: &Plan) -> Result<Self> {
         let mut stage = Self {
             set,
             database: set.database(&format!("faults_{seed}")).await?,
@@ -37,19 +45,33 @@ impl<'a> Stage<'a> {
             proxies: Vec::new(),
             daemons: Vec::new(),
             directory: tempfile::Builder::new().prefix("certhookd-faults-").tempdir()?,
+            freezes: Mutex::default(),
+            paces: plan.paces,
         };
         stage.database.drop().await?;
-        for (number, skew_s) in [0, skew_s].into_iter().enumerate() {
+        for (number, skew_s) in plan.skews_s.iter().copied().enumerate() {
             let proxy = Proxy::start(set.port(0)).await?;
             let config = stage.directory.path().join(format!("daemon-{number}.toml"));
             configure(&config, &proxy, stage.database.name())?;
             stage.proxies.push(proxy);
             stage.daemons.push(Daemon::new(config, skew_s));
         }
+        PATHS.iter().for_each(|path| stage.respond_as_usual(path));
         Ok(stage)
     }
 
-    /// Starts both daemons and waits until one of them has begun to watch: what is awarded before is nobody's.
+    /// The endpoint responds with 200, as fast as the plan says.
+    pub fn respond_as_usual(&self, path: &str) {
+        let place = PATHS.iter().position(|known| *known == path).unwrap_or(0);
+        self.receiver.script(path, [Answer::ok().after(self.paces[place])]);
+    }
+
+    /// All endpoints respond at once.
+    pub fn respond_at_once(&self) {
+        PATHS.iter().for_each(|path| self.receiver.script(path, [Answer::ok()]));
+    }
+
+    /// Starts all instances and waits until one of them has begun to watch: what is awarded before is nobody's.
     pub async fn open(&self) -> Result<()> {
         for daemon in &self.daemons {
             daemon.start(None).await?;
@@ -63,7 +85,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Stops both daemons, in order.
+    /// Stops all instances, in order.
     pub async fn close(&self) -> Result<()> {
         for daemon in &self.daemons {
             daemon.terminate().await?;

@@ -9,54 +9,82 @@ use bson::oid::ObjectId;
 use bson::{Document, doc};
 use futures_util::TryStreamExt;
 
-use super::ledger::{Ledger, Pair, is_over};
+use super::crowd::crowds;
+use super::ledger::{Ledger, Pair, expiry, is_over};
+use super::outbox::Outbox;
+use super::rule::{Rule, is_refusable};
 use super::stage::Stage;
 
 /// What a round came to.
 #[derive(Debug, Default)]
 pub struct Verdict {
     /// Events that had to arrive, and how many deliveries that makes.
-    pub events: usize,
-    pub deliveries: usize,
-    /// Deliveries that no endpoint has accepted.
-    pub lost: usize,
-    /// Deliveries that were accepted more than once: how often more.
-    pub duplicates: usize,
-    /// What else is wrong, a line each.
+    events: usize,
+    deliveries: usize,
+    /// Deliveries that never arrived.
+    lost: usize,
+    /// Requests that were accepted although the same had been accepted before.
+    duplicates: usize,
+    /// Events that MongoDB refused to store.
+    set_aside: usize,
+    /// Requests in processes that were frozen for too long.
+    excused: usize,
+    /// All that is not as it must be, the lost ones included.
     pub wrong: Vec<String>,
 }
 
 impl Verdict {
-    /// Whether all is as it should be.
+    /// Whether all is as it must be.
     pub fn holds(&self) -> bool {
         self.lost == 0 && self.wrong.is_empty()
     }
 
-    /// Compares what is with what should be at `now`.
-    pub async fn reach(stage: &Stage<'_>, ledger: &Ledger, now: i64) -> Result<Self> {
+    /// Compares what is with what must be at `now`. `rules`: what MongoDB refused for a while.
+    pub async fn reach(stage: &Stage<'_>, ledger: &Ledger, rules: &[Rule], now: i64) -> Result<Self> {
         let (heard, accepted) = arrived(stage);
+        let outbox = Outbox::read(stage, &ledger.paths).await?;
         let mut verdict = Self {
             events: ledger.events(),
             deliveries: ledger.expected.len(),
             duplicates: accepted.values().map(|times| times - 1).sum(),
+            set_aside: outbox.set_aside.len(),
             ..Self::default()
         };
-        for pair in ledger.expected.iter().filter(|pair| !accepted.contains_key(*pair)) {
+        let must = ledger
+            .expected
+            .iter()
+            .filter(|(_, event)| !outbox.set_aside.contains(event));
+        for pair in must.clone().filter(|pair| !accepted.contains_key(*pair)) {
             verdict.lost += 1;
             verdict.wrong.push(format!("lost: {pair:?}"));
         }
-        let known = |pair: &&Pair| ledger.expected.contains(*pair) || ledger.permitted.contains(*pair);
-        let unknown = heard.iter().filter(|pair| !known(pair));
-        verdict
-            .wrong
-            .extend(unknown.map(|pair| format!("should not have been sent: {pair:?}")));
-        verdict.wrong.extend(marks(stage, ledger, now).await?);
-        verdict.wrong.extend(outbox(stage, ledger).await?);
-        verdict.wrong.extend(statistics(stage).await?);
-        verdict
-            .wrong
-            .extend(stage.daemons.iter().flat_map(|daemon| daemon.complaints()));
+        let unrecorded = must.filter(|pair| !outbox.delivered.contains_key(*pair));
+        verdict.complain("not recorded", unrecorded);
+        let is_known = |pair: &&Pair| ledger.expected.contains(*pair) || ledger.permitted.contains(*pair);
+        verdict.complain("must not be sent", heard.iter().filter(|pair| !is_known(pair)));
+        let recorded = outbox.delivered.keys();
+        verdict.complain(
+            "recorded, and never accepted",
+            recorded.filter(|pair| !accepted.contains_key(*pair)),
+        );
+        verdict.wrong.extend(marks(stage, ledger, &outbox, now).await?);
+        verdict.wrong.extend(refusals(&outbox, rules));
+        verdict.wrong.extend(statistics(stage, &outbox, rules).await?);
+        verdict.wrong.extend(outbox.wrong);
         Ok(verdict)
+    }
+
+    /// Adds what time can't mend.
+    pub fn close(&mut self, stage: &Stage<'_>) {
+        let (crowds, excused) = crowds(&stage.receiver.requests(), &stage.freezes.lock());
+        self.excused = excused;
+        self.wrong.extend(crowds);
+        self.wrong
+            .extend(stage.daemons.iter().flat_map(|daemon| daemon.complaints()));
+    }
+
+    fn complain<'a>(&mut self, what: &str, pairs: impl Iterator<Item = &'a Pair>) {
+        self.wrong.extend(pairs.map(|pair| format!("{what}: {pair:?}")));
     }
 }
 
@@ -73,42 +101,43 @@ fn arrived(stage: &Stage<'_>) -> (HashSet<Pair>, HashMap<Pair, usize>) {
     (heard, accepted)
 }
 
-/// Certificates that are marked and should not be, or the other way round.
-async fn marks(stage: &Stage<'_>, ledger: &Ledger, now: i64) -> Result<Vec<String>> {
+/// Certificates that are marked and must not be, or the other way round.
+async fn marks(stage: &Stage<'_>, ledger: &Ledger, outbox: &Outbox, now: i64) -> Result<Vec<String>> {
     let badge_users = stage.database.collection::<Document>("badgeusers");
     let marked = badge_users.distinct("_id", doc! { "expiryReminderSent": true }).await?;
     let marked: HashSet<ObjectId> = marked.iter().filter_map(bson::Bson::as_object_id).collect();
-    let wrong = ledger
-        .certificates
-        .values()
-        .filter(|one| is_over(one, now) != marked.contains(&one.id));
+    let is_noted = |event: String| outbox.unmarkable.contains(&event);
+    let wrong = ledger.certificates.values().filter(|one| {
+        let (is_over, is_marked) = (is_over(one, now), marked.contains(&one.id));
+        let is_excused = is_over && expiry(one).is_some_and(is_noted);
+        is_over != is_marked && !is_excused
+    });
     Ok(wrong.map(|one| format!("marked wrongly: {one:?}")).collect())
 }
 
-/// Deliveries that are not done, or that nobody expected.
-async fn outbox(stage: &Stage<'_>, ledger: &Ledger) -> Result<Vec<String>> {
-    let deliveries = stage.database.collection::<Document>("webhook_deliveries");
-    let done = doc! { "state": "delivered", "claim": null, "attempts": { "$gte": 1 } };
-    let open = deliveries.find(doc! { "$nor": [done.clone()] });
-    let open: Vec<Document> = open.projection(doc! { "payload": 0 }).await?.try_collect().await?;
-    let mut wrong: Vec<_> = open.iter().map(|one| format!("not done: {one}")).collect();
-    let (count, expected) = (deliveries.count_documents(done).await?, ledger.expected.len());
-    let permitted = expected..=expected + ledger.permitted.len();
-    if !permitted.contains(&usize::try_from(count)?) {
-        wrong.push(format!("{count} deliveries are done, instead of {expected}"));
-    }
-    Ok(wrong)
+/// What was set aside although MongoDB did not refuse it.
+fn refusals(outbox: &Outbox, rules: &[Rule]) -> Vec<String> {
+    let without_reason = |events: &HashSet<String>, rule: Rule| {
+        let may = rules.contains(&rule);
+        let wrong = events.iter().filter(|event| !(may && is_refusable(event)));
+        wrong
+            .map(|event| format!("set aside without reason: {event}"))
+            .collect::<Vec<_>>()
+    };
+    let mut wrong = without_reason(&outbox.set_aside, Rule::Deliveries);
+    wrong.extend(without_reason(&outbox.unmarkable, Rule::Marks));
+    wrong
 }
 
 /// Deliveries that the statistics have not counted, or counted twice.
-async fn statistics(stage: &Stage<'_>) -> Result<Option<String>> {
-    let deliveries = stage.database.collection::<Document>("webhook_deliveries");
-    let delivered = deliveries.count_documents(doc! { "state": "delivered" }).await?;
+async fn statistics(stage: &Stage<'_>, outbox: &Outbox, rules: &[Rule]) -> Result<Option<String>> {
     let figures = stage.database.collection::<Document>("webhook_stats");
     let days: Vec<Document> = figures.find(doc! {}).await?.try_collect().await?;
     let successes: i64 = days.iter().filter_map(|day| day.get_i64("successes").ok()).sum();
-    let wrong = u64::try_from(successes)? != delivered;
-    Ok(wrong.then(|| format!("{successes} successes are counted, of {delivered} deliveries")))
+    let (counted, recorded) = (usize::try_from(successes)?, outbox.delivered.len());
+    let were_refused = rules.contains(&Rule::Statistics);
+    let wrong = counted > recorded || (counted < recorded && !were_refused);
+    Ok(wrong.then(|| format!("{counted} successes are counted, of {recorded} deliveries")))
 }
 
 impl AddAssign for Verdict {
@@ -117,6 +146,8 @@ impl AddAssign for Verdict {
         self.deliveries += other.deliveries;
         self.lost += other.lost;
         self.duplicates += other.duplicates;
+        self.set_aside += other.set_aside;
+        self.excused += other.excused;
         self.wrong.extend(other.wrong);
     }
 }
@@ -125,12 +156,14 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} events, {} deliveries, {} lost, {} wrong, {} duplicates",
+            "{} events, {} deliveries, {} lost, {} wrong, {} duplicates, {} refused and set aside, {} requests excused",
             self.events,
             self.deliveries,
             self.lost,
             self.wrong.len() - self.lost,
-            self.duplicates
+            self.duplicates,
+            self.set_aside,
+            self.excused
         )
     }
 }

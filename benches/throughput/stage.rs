@@ -8,7 +8,7 @@ use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::{Bulk, Options, ReplicaSet};
-use certhookd::store::SCAN_INDEX;
+use certhookd::store::{OUTBOX, SCAN_INDEX};
 use mongodb::options::{Hint, IndexOptions};
 use mongodb::{Client, Collection, Database, IndexModel};
 use tempfile::TempDir;
@@ -22,8 +22,11 @@ pub const DAEMON: &str = env!("CARGO_BIN_EXE_certhookd");
 /// How often MongoDB is asked whether all results are written, once the last request came.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Deliveries in one insert.
-const BATCH: usize = 10_000;
+/// Deliveries in a batch, as many as the daemon puts there.
+const BATCH: usize = 64;
+
+/// Batches in one insert.
+const BATCHES: usize = 200;
 
 /// The MongoDB of all cases.
 pub struct Stage {
@@ -103,8 +106,8 @@ impl Scene {
     }
 
     /// The organizations.
-    pub fn owners(&self) -> &[ObjectId] {
-        self.bulk.owners()
+    pub fn organizations(&self) -> &[ObjectId] {
+        self.bulk.organizations()
     }
 
     /// Adds certificates that expired a minute ago and before, a millisecond apart.
@@ -117,22 +120,33 @@ impl Scene {
         self.insert(n, 3_600_000, 1).await
     }
 
-    /// Adds deliveries that have waited for the endpoint of that organization since an hour ago, as the outbox keeps them.
-    pub async fn backlog(&self, organization: usize, n: usize) -> Result<()> {
-        let owner = self.owners()[organization];
+    /// Adds deliveries that have waited for the endpoint of the organization at `place` since an hour ago, as the outbox keeps them.
+    pub async fn backlog(&self, place: usize, n: usize) -> Result<()> {
+        let organization = self.organizations()[place];
+        let endpoint = format!("{organization}/{organization}");
         let due = DateTime::from_millis(Clock::local().timestamp_millis() - 3_600_000);
         let delivery = |i: usize| {
             let id = ObjectId::new();
             doc! {
-                "_id": format!("certificate_expired_{id}_{i}/{owner}/{owner}"), "v": 1, "state": "pending",
-                "endpoint": format!("{owner}/{owner}"), "eventType": "certificate_expired", "badgeUserId": id,
-                "occurredAt": due, "createdAt": due, "due": due, "attempts": 0, "payload": "x".repeat(430),
+                "event": format!("certificate_expired_{id}_{i}"), "type": "certificate_expired", "certificate": id,
+                "occurredAt": due, "payload": "x".repeat(430),
             }
         };
-        let deliveries: Collection<Document> = self.database.collection("webhook_deliveries");
-        for first in (0..n).step_by(BATCH) {
-            let batch = (first..n.min(first + BATCH)).map(delivery);
-            deliveries.insert_many(batch).ordered(false).await?;
+        let batch = |first: usize| {
+            let deliveries: Vec<_> = (first..n.min(first + BATCH)).map(delivery).collect();
+            doc! {
+                "_id": format!("{endpoint}/{}", ObjectId::new()), "v": 2, "version": 1, "state": "pending",
+                "endpoint": &endpoint, "queue": format!("{endpoint}/live"), "due": due,
+                "open": i32::try_from(deliveries.len()).unwrap_or(0), "createdAt": due, "deliveries": deliveries, "results": [],
+            }
+        };
+        let outbox: Collection<Document> = self.database.collection(OUTBOX);
+        let batches: Vec<_> = (0..n).step_by(BATCH).collect();
+        for some in batches.chunks(BATCHES) {
+            outbox
+                .insert_many(some.iter().map(|first| batch(*first)))
+                .ordered(false)
+                .await?;
         }
         Ok(())
     }
@@ -185,16 +199,10 @@ impl Scene {
 
     /// Waits until no delivery is on its way any more: the last result is written.
     pub async fn recorded(&self) -> Result<()> {
-        let deliveries: Collection<Document> = self.database.collection("webhook_deliveries");
-        for state in ["claimed", "pending"] {
-            let left = || {
-                deliveries
-                    .find_one(doc! { "state": state })
-                    .hint(Hint::Name(state.into()))
-            };
-            while left().await?.is_some() {
-                tokio::time::sleep(LOOK).await;
-            }
+        let outbox: Collection<Document> = self.database.collection(OUTBOX);
+        let pending = || outbox.find_one(doc! {}).hint(Hint::Name("pending".into()));
+        while pending().projection(doc! { "_id": 1 }).await?.is_some() {
+            tokio::time::sleep(LOOK).await;
         }
         Ok(())
     }

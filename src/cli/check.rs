@@ -4,14 +4,15 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bson::{Bson, Document, doc};
+use bson::{Bson, Document, RawDocumentBuf, doc};
+use mongodb::Collection;
 use tokio_util::sync::CancellationToken;
 
 use super::EX_CONFIG;
 use crate::config::Config;
 use crate::mail::Mailer;
 use crate::run::{is_refusal, is_replica_set};
-use crate::store::{Result, SCAN_INDEX, Store, scan_index};
+use crate::store::{Error, Result, SCAN_INDEX, Store, scan_index};
 
 /// The name of a point.
 const MAIL_SERVER: &str = "mail server";
@@ -54,8 +55,11 @@ pub(super) async fn run(file: Option<&Path>, config_only: bool) -> ExitCode {
 async fn database(config: &Config) -> Finding {
     let store = match Store::new(&config.mongodb, CancellationToken::new()).await {
         Ok(store) => store,
-        Err(error) => return say(Finding::Misconfigured, "connection", &error.to_string()),
+        Err(error) => return say(kind(&error), "connection", &error.to_string()),
     };
+    for option in store.overridden() {
+        say(Finding::Good, "connection string", option);
+    }
     let worst = ask(config, &store).await;
     store.close().await;
     worst
@@ -74,7 +78,7 @@ async fn ask(config: &Config, store: &Store) -> Finding {
             "connection",
             &format!("database {}, wire version {version}", config.mongodb.database),
         ),
-        replica_set(config, &hello),
+        replica_set(&hello),
         privileges(config, store).await,
         index(config, store).await,
         mail_server(config).await,
@@ -82,20 +86,24 @@ async fn ask(config: &Config, store: &Store) -> Finding {
     worst.into_iter().max().unwrap_or(Finding::Good)
 }
 
-fn replica_set(config: &Config, hello: &Document) -> Finding {
-    match (is_replica_set(hello), config.completions.enabled) {
-        (true, _) => say(
-            Finding::Good,
-            "replica set",
-            hello.get_str("setName").unwrap_or("sharded cluster"),
-        ),
-        (false, false) => say(
-            Finding::Good,
-            "replica set",
-            "standalone, which does as completions are off",
-        ),
-        (false, true) => say(Finding::Misconfigured, "replica set", crate::run::NEEDS_REPLICA_SET),
+fn replica_set(hello: &Document) -> Finding {
+    let point = "replica set";
+    if !is_replica_set(hello) {
+        return say(Finding::Misconfigured, point, crate::run::NEEDS_REPLICA_SET);
     }
+    // With `directConnection=true` any member may have replied.
+    if hello.get_bool("isWritablePrimary").is_ok_and(|primary| !primary) {
+        return say(
+            Finding::Unreachable,
+            point,
+            "the member that replied is not primary, and only the primary takes writes",
+        );
+    }
+    say(
+        Finding::Good,
+        point,
+        hello.get_str("setName").unwrap_or("sharded cluster"),
+    )
 }
 
 /// Tries what the daemon does, where a try changes nothing.
@@ -103,38 +111,12 @@ async fn privileges(config: &Config, store: &Store) -> Finding {
     let nothing = doc! { "_id": Bson::ObjectId(bson::oid::ObjectId::from_bytes([0; 12])) };
     let touch = doc! { "$unset": { "certhookdCheck": 1 } };
     let tries: [(&str, Result<()>); 6] = [
-        (
-            "read badge users",
-            store.badge_users().find_one(nothing.clone()).await.map(drop),
-        ),
-        (
-            "read member configs",
-            store.member_configs().find_one(nothing.clone()).await.map(drop),
-        ),
-        (
-            "mark badge users",
-            store
-                .badge_users()
-                .update_one(nothing.clone(), touch.clone())
-                .await
-                .map(drop),
-        ),
-        (
-            "write deliveries",
-            store
-                .deliveries()
-                .update_one(nothing.clone(), touch.clone())
-                .await
-                .map(drop),
-        ),
-        (
-            "write state",
-            store.state().update_one(nothing.clone(), touch.clone()).await.map(drop),
-        ),
-        (
-            "write statistics",
-            store.statistics().update_one(nothing, touch).await.map(drop),
-        ),
+        ("read badge users", read(store.badge_users(), &nothing).await),
+        ("read member configs", read(store.member_configs(), &nothing).await),
+        ("mark badge users", write(store.badge_users(), &nothing, &touch).await),
+        ("write deliveries", write(store.outbox(), &nothing, &touch).await),
+        ("write state", write(store.state(), &nothing, &touch).await),
+        ("write statistics", write(store.statistics(), &nothing, &touch).await),
     ];
     let mut worst = Finding::Good;
     for (what, tried) in tries {
@@ -148,12 +130,23 @@ async fn privileges(config: &Config, store: &Store) -> Finding {
         .max(watch_privilege(config, store).await)
 }
 
+async fn read(collection: Collection<RawDocumentBuf>, nothing: &Document) -> Result<()> {
+    collection.find_one(nothing.clone()).await?;
+    Ok(())
+}
+
+async fn write<T: Send + Sync>(collection: Collection<T>, nothing: &Document, touch: &Document) -> Result<()> {
+    collection.update_one(nothing.clone(), touch.clone()).await?;
+    Ok(())
+}
+
 async fn users_privilege(config: &Config, store: &Store) -> Finding {
     if config.email.smtp_url.is_none() {
         return Finding::Good;
     }
     let users = store.database().collection::<Document>(&config.email.users);
-    match users.find_one(doc! {}).projection(doc! { "_id": 1 }).await {
+    let found = users.find_one(doc! {}).projection(doc! { "_id": 1 }).await;
+    match found.map_err(Error::from) {
         Ok(_) => say(Finding::Good, "privilege", "read users"),
         Err(error) => say(kind(&error), "privilege", &format!("read users: {error}")),
     }
@@ -163,10 +156,10 @@ async fn watch_privilege(config: &Config, store: &Store) -> Finding {
     if !config.completions.enabled {
         return Finding::Good;
     }
-    match store.badge_users().watch().await {
+    match store.badge_users().watch().await.map_err(Error::from) {
         Ok(_) => say(Finding::Good, "privilege", "watch badge users"),
         // Said already: see `replica_set`.
-        Err(error) if crate::store::command_code(&error) == Some(40573) => Finding::Good,
+        Err(error) if error.code() == Some(40573) => Finding::Good,
         Err(error) => say(kind(&error), "privilege", &format!("watch badge users: {error}")),
     }
 }
@@ -205,7 +198,7 @@ async fn mail_server(config: &Config) -> Finding {
     }
 }
 
-fn kind(error: &mongodb::error::Error) -> Finding {
+fn kind(error: &Error) -> Finding {
     if is_refusal(error) {
         Finding::Misconfigured
     } else {

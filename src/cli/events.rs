@@ -1,4 +1,4 @@
-//! `certhookd events`: deliveries as they change, followed from outside the daemons.
+//! `certhookd events`: deliveries as they change, followed from outside of the instances.
 
 mod line;
 
@@ -14,46 +14,46 @@ use crate::config::Config;
 use crate::model::EventType;
 use crate::outbox::{Change, Follower, Wanted};
 use crate::service::signals::Signals;
-use crate::store::{Store, reason};
+use crate::store::Store;
 
-/// Changes that wait to be printed; a slow terminal holds the stream up, not the daemons.
+/// Changes that wait to be printed; a slow terminal holds the stream up, not the deliveries.
 const BUFFER: usize = 100;
 
-/// How long a stop waits for MongoDB to answer the last question.
+/// How long a stop waits for what MongoDB was asked last.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What to follow; what is given must all hold.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// An endpoint, by its id or as `OWNER/ENDPOINT`.
+    /// An endpoint, by its id or as `ORGANIZATION/ENDPOINT`.
     #[arg(long)]
     endpoint: Option<String>,
     /// An organization.
     #[arg(long)]
-    owner: Option<String>,
+    organization: Option<String>,
     /// A type of event.
     #[arg(long, value_parser = super::event_type)]
     event_type: Option<EventType>,
     /// Deliveries that come into these states; all without it.
     #[arg(long, value_delimiter = ',', value_parser = STATES)]
     state: Vec<String>,
-    /// A JSON object a line.
+    /// One JSON object per line.
     #[arg(long)]
     json: bool,
 }
 
-const STATES: [&str; 6] = ["pending", "claimed", "delivered", "dead", "cancelled", "rejected"];
+const STATES: [&str; 5] = ["pending", "delivered", "dead", "cancelled", "rejected"];
 
 /// Prints until Ctrl-C, or until nobody reads.
 pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
     let wanted = Wanted {
         endpoint: args.endpoint,
-        owner: args.owner,
+        organization: args.organization,
         event_type: args.event_type,
     };
     let opened = Follower::open(store.clone(), wanted).await;
-    let done = match opened.map_err(|error| anyhow::anyhow!(reason(&error))) {
+    let done = match opened.map_err(|error| anyhow::anyhow!(error.to_string())) {
         Ok(follower) => follow(follower, args.json, &args.state).await,
         Err(error) => Err(error),
     };
@@ -71,7 +71,7 @@ async fn follow(follower: Follower, json: bool, states: &[String]) -> anyhow::Re
         () = signals.stopped() => Ok(()),
     };
     stop.cancel();
-    // It ends by itself; what does not is held up by a MongoDB that does not answer.
+    // It ends by itself, unless MongoDB does not respond.
     let _ = tokio::time::timeout(PATIENCE, following).await;
     match printed {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,31 +1,31 @@
-//! `certhookd replay`: sends again what ended.
+//! `certhookd replay`: sends again what has ended.
 
-use anyhow::{Context, ensure};
-use bson::{DateTime, doc};
-use futures_util::TryStreamExt;
+use anyhow::{Context, bail, ensure};
+use bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::table;
 use crate::config::Config;
-use crate::model::EventType;
-use crate::outbox::Selection;
+use crate::model::{EndpointKey, EventType};
+use crate::outbox::{Replayable, Selection};
+use crate::platform::Directory;
 use crate::store::Store;
 
 /// A dry run shows no more than this.
-const SHOWN: i64 = 100;
+const SHOWN: usize = 100;
 
 /// What to send again; what is given must all hold.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A delivery (`EVENT/OWNER/ENDPOINT`) or an event (then every delivery of it).
+    /// A delivery (`EVENT/ORGANIZATION/ENDPOINT`), an event (then every delivery of it), or the `_id` of a document in the outbox.
     #[arg(long)]
     id: Option<String>,
-    /// An endpoint, by its id or as `OWNER/ENDPOINT`.
+    /// An endpoint, as `ORGANIZATION/ENDPOINT`, or by its id alone while it is configured.
     #[arg(long)]
     endpoint: Option<String>,
     /// An organization.
     #[arg(long)]
-    owner: Option<String>,
+    organization: Option<String>,
     /// A type of event.
     #[arg(long, value_parser = super::event_type)]
     event_type: Option<EventType>,
@@ -50,7 +50,7 @@ impl Args {
     fn selection(self) -> anyhow::Result<Selection> {
         let chosen = self.id.is_some()
             || self.endpoint.is_some()
-            || self.owner.is_some()
+            || self.organization.is_some()
             || self.event_type.is_some()
             || self.from.is_some()
             || self.to.is_some();
@@ -58,7 +58,7 @@ impl Args {
         Ok(Selection {
             id: self.id,
             endpoint: self.endpoint,
-            owner: self.owner,
+            organization: self.organization,
             event_type: self.event_type,
             from: self.from,
             to: self.to,
@@ -72,52 +72,58 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
     let dry_run = args.dry_run;
     let selection = args.selection()?;
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
-    let done = if dry_run {
-        show(&store, &selection).await
-    } else {
-        replay(&store, &selection).await
-    };
+    let done = replay(&store, config, selection, dry_run).await;
     store.close().await;
     done
 }
 
-async fn replay(store: &Store, selection: &Selection) -> anyhow::Result<()> {
-    let count = selection.replay(store).await?;
-    println!("{count} deliveries are pending again");
+async fn replay(store: &Store, config: &Config, mut selection: Selection, dry_run: bool) -> anyhow::Result<()> {
+    if let Some(id) = selection.endpoint.take_if(|endpoint| !endpoint.contains('/')) {
+        let directory = super::directory(store, config).await?;
+        selection.endpoint = Some(configured(&directory, &id)?.as_str().to_owned());
+    }
+    let hello = store.hello().await?;
+    let now = *hello.get_datetime("localTime")?;
+    if dry_run {
+        let (first, count) = selection.preview(store, now, SHOWN).await?;
+        show(&first);
+        println!("{count} deliveries would be sent again");
+    } else {
+        let count = selection.replay(store, now).await?;
+        println!("{count} deliveries are pending again");
+    }
     Ok(())
 }
 
-async fn show(store: &Store, selection: &Selection) -> anyhow::Result<()> {
-    let deliveries = store.deliveries();
-    let count = deliveries.count_documents(selection.filter()).await?;
-    let fields = doc! { "state": 1, "attempts": 1, "occurredAt": 1, "lastError": 1, "reason": 1 };
-    let found = deliveries
-        .find(selection.filter())
-        .projection(fields)
-        .sort(doc! { "occurredAt": 1 })
-        .limit(SHOWN);
-    let found: Vec<_> = found.await?.try_collect().await?;
-    let row = |document: &bson::RawDocumentBuf| {
-        let text = |field| document.get_str(field).unwrap_or_default().to_owned();
-        let at = document
-            .get_datetime("occurredAt")
-            .ok()
-            .and_then(|at| at.try_to_rfc3339_string().ok());
-        let attempts = document.get_i32("attempts").unwrap_or(0).to_string();
+/// The endpoint with that id, which is an ObjectId as a rule: then there is one at most.
+fn configured(directory: &Directory, id: &str) -> anyhow::Result<EndpointKey> {
+    let email = directory.email().then(EndpointKey::email);
+    let known = directory.keys().into_iter().chain(email);
+    let mut found: Vec<_> = known.filter(|key| key.endpoint() == id).collect();
+    let Some(key) = found.pop() else {
+        bail!("no endpoint {id} is configured: name one that was deleted as ORGANIZATION/{id}");
+    };
+    ensure!(
+        found.is_empty(),
+        "several organizations have an endpoint {id}: name it as ORGANIZATION/{id}"
+    );
+    Ok(key)
+}
+
+fn show(deliveries: &[Replayable]) {
+    let row = |one: &Replayable| {
         vec![
-            text("_id"),
-            text("state"),
-            attempts,
-            at.unwrap_or_default(),
-            text("lastError"),
+            one.delivery.clone(),
+            one.state.clone(),
+            one.attempts.to_string(),
+            one.occurred_at.try_to_rfc3339_string().unwrap_or_default(),
+            one.last_error.clone().unwrap_or_default(),
         ]
     };
     table::print(
         &["delivery", "state", "attempts", "happened", "last error"],
-        &found.iter().map(row).collect::<Vec<_>>(),
+        &deliveries.iter().map(row).collect::<Vec<_>>(),
     );
-    println!("{count} deliveries would be sent again");
-    Ok(())
 }
 
 fn instant(text: &str) -> anyhow::Result<DateTime> {

@@ -2,16 +2,18 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bson::{DateTime, doc};
 use tokio_util::sync::CancellationToken;
 
 use super::table;
 use crate::config::Config;
-use crate::run::{Engine, Settings, Tasks, Wanted, connect, reach};
+use crate::dispatch::Standing;
+use crate::run::{Engine, Settings, Tasks, connect, reach};
 use crate::service::signals::Signals;
 use crate::service::systemd::Manager;
+use crate::source::Extent;
 
 /// How often is looked whether all is delivered.
 const LOOK: Duration = Duration::from_millis(500);
@@ -27,12 +29,12 @@ pub(super) async fn run(config: &Config, dry_run: bool) -> anyhow::Result<ExitCo
     } else {
         connect(config, &manager, &stop, give_up.clone()).await?
     };
-    let (engine, wanted) = Engine::new(store.clone(), config, settings, &super::host());
+    let engine = Engine::new(store.clone(), config, settings, &super::host());
     let done = async {
         if dry_run {
             return count(&engine).await;
         }
-        let code = deliver(&engine, wanted, config, give_up).await;
+        let code = deliver(&engine, config, give_up).await;
         let _ = engine.cluster.leave().await;
         code
     };
@@ -51,8 +53,8 @@ async fn count(engine: &Engine) -> anyhow::Result<ExitCode> {
         .scan(CancellationToken::new())
         .dry_run(crate::model::Clock::local())
         .await?;
-    let row = |(owner, certificates, deliveries): (String, usize, usize)| {
-        vec![owner, certificates.to_string(), deliveries.to_string()]
+    let row = |(organization, certificates, deliveries): (String, usize, usize)| {
+        vec![organization, certificates.to_string(), deliveries.to_string()]
     };
     table::print(
         &["organization", "certificates", "deliveries"],
@@ -61,18 +63,21 @@ async fn count(engine: &Engine) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn deliver(
-    engine: &Arc<Engine>,
-    wanted: Wanted,
-    config: &Config,
-    give_up: CancellationToken,
-) -> anyhow::Result<ExitCode> {
+async fn deliver(engine: &Arc<Engine>, config: &Config, give_up: CancellationToken) -> anyhow::Result<ExitCode> {
     engine.prepare().await?;
-    let tasks = Tasks::for_one_scan(engine, wanted, give_up);
+    let tasks = Tasks::for_one_scan(engine, give_up);
     let began = engine.clock.now();
-    let report = engine.scan(CancellationToken::new()).run_once(began).await?;
-    while open(engine, began).await? {
-        tokio::time::sleep(LOOK).await;
+    let report = engine
+        .scan(CancellationToken::new())
+        .run_once(Extent::All, began)
+        .await?;
+    loop {
+        let looked = Instant::now();
+        if !open(engine, began).await? {
+            break;
+        }
+        // Others' backlogs make a look long.
+        tokio::time::sleep(LOOK.max(looked.elapsed() * 2)).await;
     }
     tasks.shut_down(config.service.shutdown_grace).await;
     let counts = &engine.tally.counts;
@@ -93,14 +98,17 @@ async fn deliver(
     })
 }
 
-/// Whether something that was appended since then is still on its way.
+/// Whether something that was appended since then is still on its way, to endpoints that are served.
 async fn open(engine: &Engine, since: DateTime) -> crate::store::Result<bool> {
-    for state in ["claimed", "pending"] {
-        let filter = doc! { "state": state, "createdAt": { "$gte": since } };
-        let hint = mongodb::options::Hint::Name(state.into());
-        if engine.store.deliveries().find_one(filter).hint(hint).await?.is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let heads = engine.outbox.look().await?;
+    let waits = |endpoint: &crate::model::EndpointKey| engine.standing(endpoint) == Standing::Waits;
+    let waiting: Vec<_> = heads
+        .iter()
+        .filter(|head| waits(&head.endpoint))
+        .map(|head| head.endpoint.as_str())
+        .collect();
+    let filter = doc! { "state": "pending", "createdAt": { "$gte": since }, "endpoint": { "$nin": waiting } };
+    let hint = mongodb::options::Hint::Name("pending".into());
+    let found = engine.store.outbox().find_one(filter).hint(hint).await?;
+    Ok(found.is_some())
 }

@@ -10,11 +10,11 @@ use http::{HeaderName, HeaderValue};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::delivery::{Answer, Preview};
 use crate::model::{EventType, Message, Outcome};
 use crate::platform::{Endpoint, badge_user};
 use crate::run::Settings;
 use crate::sandbox;
+use crate::sender::{Answer, Preview};
 use crate::service::one_line;
 use crate::store::Store;
 
@@ -30,7 +30,7 @@ const INDENT: &str = "          ";
 /// What to send, and to whom.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The endpoint, by its id or as `OWNER/ENDPOINT`.
+    /// The endpoint, by its id or as `ORGANIZATION/ENDPOINT`.
     #[arg(long, value_name = "ID")]
     endpoint: String,
     /// The type of event; without it the first one that the endpoint is subscribed to.
@@ -76,9 +76,9 @@ async fn find(store: &Store, config: &Config, wanted: &str) -> anyhow::Result<(E
 
 /// An event that never happened, as the platform would tell it.
 fn sample(endpoint: &Endpoint, event_type: EventType, now: DateTime) -> anyhow::Result<Message> {
-    let owner = endpoint.key.owner();
-    let owner = ObjectId::parse_str(owner).map_or_else(|_| Bson::from(owner), Bson::from);
-    let certificate = RawDocumentBuf::try_from(sandbox::certificate(owner, event_type, now))?;
+    let organization = endpoint.key.organization();
+    let organization = ObjectId::parse_str(organization).map_or_else(|_| Bson::from(organization), Bson::from);
+    let certificate = RawDocumentBuf::try_from(sandbox::certificate(organization, event_type, now))?;
     let event = match event_type {
         EventType::CertificateCompleted => badge_user::completed(&certificate),
         EventType::CertificateExpired => badge_user::expired(&certificate, now),
@@ -127,11 +127,11 @@ fn show(what: &str, line: &str, headers: &[(String, String)]) {
 fn conclude(outcome: &Outcome, endpoint: &Endpoint) -> ExitCode {
     let (verdict, elapsed) = match outcome {
         Outcome::Delivered { elapsed, .. } => ("delivered", Some(elapsed)),
-        Outcome::Failed(failure) | Outcome::Gone(failure) | Outcome::Refused(failure) => {
+        Outcome::TransientFailure(failure) | Outcome::Gone(failure) | Outcome::PermanentFailure(failure) => {
             (&*failure.reason, Some(&failure.elapsed))
         }
         Outcome::Cancelled { reason } => (&**reason, None),
-        Outcome::Interrupted => ("interrupted", None),
+        Outcome::NotSent => ("interrupted", None),
     };
     println!("\nresult    {}", one_line(verdict));
     if let Some(elapsed) = elapsed {

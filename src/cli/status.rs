@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::table;
 use crate::config::Config;
-use crate::status::{DAYS, Daemon, Endpoint, Status, gather};
+use crate::status::{DAYS, Endpoint, Instance, Status, gather};
 use crate::store::Store;
 
 /// Asks and prints.
@@ -29,14 +29,11 @@ async fn ask(store: &Store, config: &Config) -> anyhow::Result<Status> {
 
 fn print(status: &Status) {
     table::print(
-        &["daemon", "host", "pid", "version", "state", "seen", "leases"],
-        &status.daemons.iter().map(daemon).collect::<Vec<_>>(),
+        &["instance", "host", "pid", "version", "state", "seen", "lease"],
+        &status.instances.iter().map(instance).collect::<Vec<_>>(),
     );
     let outbox = &status.outbox;
-    println!(
-        "\noutbox     {} pending, {} claimed, {} dead, {} ended and kept",
-        outbox.pending, outbox.claimed, outbox.dead, outbox.ended
-    );
+    println!("\noutbox     {} pending, {} dead letters", outbox.pending, outbox.dead);
     let oldest = outbox.oldest.map(|age| format!("due for {} s", age.as_secs()));
     println!("oldest     {}", oldest.as_deref().unwrap_or("nothing is due"));
     match &status.last_scan {
@@ -55,7 +52,9 @@ fn print(status: &Status) {
         Some(stream) => println!("stream     at {}", iso(stream.last_event_at)),
         None => println!("stream     never started"),
     }
-    println!("\nwhat was delivered, failed and cancelled in the last {DAYS} days; what is pending and dead now");
+    println!(
+        "\nwhat was delivered, failed and cancelled in the last {DAYS} days; what is pending and dead is as of now"
+    );
     table::print(
         &[
             "organization",
@@ -65,7 +64,7 @@ fn print(status: &Status) {
             "delivered",
             "failed attempts",
             "pending",
-            "dead",
+            "dead letters",
             "cancelled",
         ],
         &status.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
@@ -76,23 +75,23 @@ fn iso(at: DateTime) -> String {
     at.try_to_rfc3339_string().unwrap_or_default()
 }
 
-fn daemon(daemon: &Daemon) -> Vec<String> {
-    let alive = if daemon.alive { "alive" } else { "gone" };
+fn instance(instance: &Instance) -> Vec<String> {
+    let lease = if instance.holds_lease { "source" } else { "" };
     vec![
-        daemon.id.clone(),
-        daemon.host.clone(),
-        daemon.pid.to_string(),
-        daemon.version.clone(),
-        alive.to_owned(),
-        format!("{} s ago", daemon.seen_s_ago),
-        daemon.leases.join(" "),
+        instance.id.clone(),
+        instance.host.clone(),
+        instance.pid.to_string(),
+        instance.version.clone(),
+        instance.state.to_owned(),
+        format!("{} s ago", instance.seen_s_ago),
+        lease.to_owned(),
     ]
 }
 
 fn endpoint(one: &Endpoint) -> Vec<String> {
     let counts = [one.delivered, one.failed_attempts, one.pending, one.dead, one.cancelled];
     let texts = [
-        one.owner.clone(),
+        one.organization.clone(),
         one.endpoint.clone(),
         one.name.clone(),
         one.state.to_owned(),

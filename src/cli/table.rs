@@ -2,8 +2,8 @@
 
 use crate::model::stays_in_line;
 
-/// Prints rows under a header, each column as wide as its widest cell; numbers stand to the right. What could break or turn
-/// a line is taken out: names come from outside.
+/// Prints rows under a header, each column as wide as its widest cell; numbers are aligned to the right. What could break
+/// or turn a line is taken out: names come from outside.
 pub(super) fn print(header: &[&str], rows: &[Vec<String>]) {
     let clean: Vec<Vec<String>> = rows
         .iter()

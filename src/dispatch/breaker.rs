@@ -1,8 +1,8 @@
-//! The breaker of an endpoint: after [`THRESHOLD`] failures in a row it is probed, one request at a time and at most one a
-//! second, until it answers.
+//! What this instance knows of an endpoint's health: whether it is known to answer, and its circuit breaker.
 //!
-//! Each delivery keeps its own times for retries; where many wait for an endpoint that fails, they share the probes, and
-//! meanwhile wait in the outbox, not in the queue.
+//! The breaker opens after [`THRESHOLD`] failures in a row: from then on the endpoint is probed, one request at a time and at
+//! most one a second, until it answers. Each delivery keeps its own times for retries; where many wait for an endpoint that
+//! fails, they share the probes.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,73 +12,102 @@ use tracing::{info, warn};
 
 use crate::model::EndpointKey;
 
-/// So many failures in a row open the breaker.
+/// This many failures in a row open the breaker.
 const THRESHOLD: u32 = 10;
 
 /// The time between two probes.
 pub(super) const PROBE_EVERY: Duration = Duration::from_secs(1);
 
-/// The breakers of the endpoints that failed last.
+/// The health of the endpoints that are assigned to this instance, as far as it has tried them.
 #[derive(Debug, Default)]
-pub(super) struct Breakers(HashMap<EndpointKey, Breaker>);
+pub(super) struct Breakers(HashMap<EndpointKey, Health>);
 
 #[derive(Debug, Default)]
-struct Breaker {
+struct Health {
+    answers: bool,
     failures: u32,
-    /// When it opened, and when it may be probed again.
+    /// When the breaker opened, and when the next probe may go out.
     open: Option<(Instant, Instant)>,
 }
 
 impl Breakers {
+    /// Whether the endpoint is known to answer: it did since it was assigned, and its last attempt did not time out.
+    pub(super) fn answers(&self, endpoint: &EndpointKey) -> bool {
+        self.0
+            .get(endpoint)
+            .is_some_and(|health| health.answers && health.open.is_none())
+    }
+
     /// Whether the endpoint is only probed.
     pub(super) fn is_open(&self, endpoint: &EndpointKey) -> bool {
-        self.0.get(endpoint).is_some_and(|breaker| breaker.open.is_some())
+        self.0.get(endpoint).is_some_and(|health| health.open.is_some())
     }
 
     /// How many are open.
     pub(super) fn open(&self) -> usize {
-        self.0.values().filter(|breaker| breaker.open.is_some()).count()
+        self.0.values().filter(|health| health.open.is_some()).count()
     }
 
-    /// Whether an open one may be probed at `now`; if so, the next probe is [`PROBE_EVERY`] later.
-    pub(super) fn may_probe(&mut self, endpoint: &EndpointKey, now: Instant) -> bool {
-        match self.0.get_mut(endpoint).and_then(|breaker| breaker.open.as_mut()) {
-            Some((_, next)) if *next <= now => {
-                *next = now + PROBE_EVERY;
-                true
-            }
-            _ => false,
+    /// When an open breaker lets the next probe out.
+    pub(super) fn next_probe(&self, endpoint: &EndpointKey) -> Option<Instant> {
+        let (_, next) = self.0.get(endpoint)?.open?;
+        Some(next)
+    }
+
+    /// A probe of an endpoint whose breaker is open goes out.
+    pub(super) fn probed(&mut self, endpoint: &EndpointKey, now: Instant) {
+        if let Some((_, next)) = self.0.get_mut(endpoint).and_then(|health| health.open.as_mut()) {
+            *next = now + PROBE_EVERY;
         }
     }
 
-    /// The endpoint answered.
-    pub(super) fn succeeded(&mut self, endpoint: &EndpointKey) {
-        if let Some(Breaker {
-            open: Some((since, _)), ..
-        }) = self.0.remove(endpoint)
-        {
+    /// The endpoint answered. Returns whether that was not known.
+    pub(super) fn succeeded(&mut self, endpoint: &EndpointKey) -> bool {
+        let before = self.0.insert(
+            endpoint.clone(),
+            Health {
+                answers: true,
+                ..Health::default()
+            },
+        );
+        let before = before.unwrap_or_default();
+        if let Some((since, _)) = before.open {
             let outage_s = since.elapsed().as_secs();
             info!(
-                owner = endpoint.owner(),
+                organization = endpoint.organization(),
                 endpoint = endpoint.endpoint(),
                 outage_s,
                 "the endpoint answers again"
             );
         }
+        !before.answers || before.open.is_some()
     }
 
-    /// An attempt failed.
-    pub(super) fn failed(&mut self, endpoint: &EndpointKey, now: Instant) {
-        let breaker = self.0.entry(endpoint.clone()).or_default();
-        breaker.failures += 1;
-        if breaker.failures >= THRESHOLD && breaker.open.is_none() {
-            breaker.open = Some((now, now + PROBE_EVERY));
+    /// An attempt failed. Returns whether the endpoint is not known to answer any more.
+    pub(super) fn failed(&mut self, endpoint: &EndpointKey, timed_out: bool, now: Instant) -> bool {
+        let health = self.0.entry(endpoint.clone()).or_default();
+        let before = health.answers && health.open.is_none();
+        health.failures += 1;
+        health.answers &= !timed_out;
+        if health.failures >= THRESHOLD && health.open.is_none() {
+            health.open = Some((now, now + PROBE_EVERY));
             warn!(
-                owner = endpoint.owner(),
+                organization = endpoint.organization(),
                 endpoint = endpoint.endpoint(),
-                "the endpoint failed {THRESHOLD} times in a row: from now on it is probed, its deliveries wait in the outbox"
+                "the endpoint failed {THRESHOLD} times in a row: from now on it is probed once a second, its deliveries wait in the outbox"
             );
         }
+        before && !(health.answers && health.open.is_none())
+    }
+
+    /// The endpoint is not this instance's any more, or is switched off.
+    pub(super) fn forget(&mut self, endpoint: &EndpointKey) {
+        self.0.remove(endpoint);
+    }
+
+    /// Forgets all but these.
+    pub(super) fn retain(&mut self, keep: impl Fn(&EndpointKey) -> bool) {
+        self.0.retain(|endpoint, _| keep(endpoint));
     }
 }
 
@@ -89,10 +118,10 @@ mod tests {
     fn opened() -> (Breakers, EndpointKey, Instant) {
         let (mut breakers, endpoint, now) = (Breakers::default(), EndpointKey::from_stored("a/b"), Instant::now());
         for _ in 1..THRESHOLD {
-            breakers.failed(&endpoint, now);
+            breakers.failed(&endpoint, false, now);
             assert!(!breakers.is_open(&endpoint));
         }
-        breakers.failed(&endpoint, now);
+        breakers.failed(&endpoint, false, now);
         assert!(breakers.is_open(&endpoint), "the tenth opens it");
         (breakers, endpoint, now)
     }
@@ -100,18 +129,34 @@ mod tests {
     #[test]
     fn an_open_one_is_probed_once_a_second() {
         let (mut breakers, endpoint, now) = opened();
-        assert!(!breakers.may_probe(&endpoint, now));
-        assert!(breakers.may_probe(&endpoint, now + PROBE_EVERY));
-        assert!(!breakers.may_probe(&endpoint, now + PROBE_EVERY));
-        assert!(breakers.may_probe(&endpoint, now + PROBE_EVERY * 2));
+        assert_eq!(breakers.next_probe(&endpoint), Some(now + PROBE_EVERY));
+        breakers.probed(&endpoint, now + PROBE_EVERY);
+        assert_eq!(breakers.next_probe(&endpoint), Some(now + PROBE_EVERY * 2));
     }
 
     #[test]
-    fn one_answer_closes_it_and_the_count_begins_anew() {
+    fn one_success_closes_it_and_the_count_begins_anew() {
         let (mut breakers, endpoint, now) = opened();
-        breakers.succeeded(&endpoint);
+        assert!(breakers.succeeded(&endpoint));
         assert!(!breakers.is_open(&endpoint) && breakers.open() == 0);
-        breakers.failed(&endpoint, now);
+        breakers.failed(&endpoint, false, now);
         assert!(!breakers.is_open(&endpoint));
+    }
+
+    #[test]
+    fn an_endpoint_is_known_to_answer_from_a_success_until_a_timeout() {
+        let (mut breakers, endpoint, now) = (Breakers::default(), EndpointKey::from_stored("a/b"), Instant::now());
+        assert!(!breakers.answers(&endpoint), "nothing is known of it");
+        assert!(!breakers.failed(&endpoint, false, now), "nothing is known of it yet");
+        assert!(breakers.succeeded(&endpoint));
+        assert!(breakers.answers(&endpoint));
+        assert!(!breakers.succeeded(&endpoint), "no news");
+        assert!(!breakers.failed(&endpoint, false, now));
+        assert!(breakers.answers(&endpoint), "it fails, and does so at once");
+        assert!(breakers.failed(&endpoint, true, now));
+        assert!(!breakers.answers(&endpoint));
+        breakers.succeeded(&endpoint);
+        breakers.forget(&endpoint);
+        assert!(!breakers.answers(&endpoint), "assigned anew, it must show it again");
     }
 }

@@ -1,134 +1,184 @@
-//! Results, written in groups: while one write is under way the next results gather.
+//! Results, recorded in groups: those of a batch that is not at its end wait for it or for half a second; failures, single
+//! deliveries and what is drained go at once.
 
-use std::time::Duration;
+mod errors;
+mod gathering;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bson::DateTime;
 use tokio::sync::mpsc;
+use tracing::error;
 
-use super::window::{Job, Place, Window};
+use super::queue::DeliveryQueue;
+use super::waiting::Waiting;
 use super::worker::Attempted;
-use crate::delivery::RetryPolicy;
-use crate::kill_point;
+use crate::failpoint;
 use crate::model::{Clock, Live, Outcome};
-use crate::outbox::{Claimed, Group, Next, Outbox, Verdict, transition};
-use crate::store::Stopped;
+use crate::outbox::{Delivery, Next, Outbox, Settlement, Tries, transition};
+use crate::sender::RetryPolicy;
+use crate::store::{Stopped, Store};
 
-/// At most so many results in one write.
-const GROUP: usize = 1000;
+use gathering::Gathering;
 
-/// How long the first result of a group waits for more: a write costs the database more than a result in it.
-const LINGER: Duration = Duration::from_millis(5);
-
-/// Told of every result, before it is written.
+/// Told of every result, before it is recorded.
 pub trait Observer: Send + Sync + 'static {
     /// `delivery` was attempted with this outcome, and this is what becomes of it.
-    fn attempted(&self, delivery: &Claimed, outcome: &Outcome, next: &Next);
+    fn attempted(&self, delivery: &Delivery, outcome: &Outcome, next: &Next);
 }
 
-/// Writes results.
+/// Since when an endpoint is served again after its deliveries had to wait.
+pub type ServedSince = dyn Fn(&crate::model::EndpointKey) -> Option<DateTime> + Send + Sync;
+
+/// Whether results of that endpoint are to be recorded at once, because another instance waits for it.
+pub type Drained = dyn Fn(&crate::model::EndpointKey) -> bool + Send + Sync;
+
+/// What the recorder needs.
+pub struct Parts<O> {
+    /// Where results are recorded.
+    pub outbox: Outbox,
+    /// How to wait for MongoDB.
+    pub store: Store,
+    /// What is in memory.
+    pub queue: DeliveryQueue,
+    /// Hears of retries.
+    pub waiting: Waiting,
+    /// The time.
+    pub clock: Clock,
+    /// Attempts and retry period.
+    pub policy: Live<RetryPolicy>,
+    /// Told of every result.
+    pub observer: O,
+    /// See [`ServedSince`].
+    pub served_since: Box<ServedSince>,
+    /// See [`Drained`].
+    pub drained: Box<Drained>,
+    /// Told when results of an endpoint that is drained are recorded.
+    pub recorded: Arc<tokio::sync::Notify>,
+}
+
+/// Records results.
 pub struct Recorder<O> {
-    outbox: Outbox,
-    window: Window,
-    clock: Clock,
-    policy: Live<RetryPolicy>,
-    observer: O,
-    recorded: mpsc::UnboundedSender<Group>,
+    parts: Parts<O>,
     results: mpsc::UnboundedReceiver<Attempted>,
+    gathering: Gathering,
+    /// When something was last recorded: what MongoDB refuses then is not everybody's.
+    succeeded: Option<Instant>,
 }
 
 impl<O: Observer> Recorder<O> {
-    /// A recorder, and where to send results. What it has written it hands to `recorded`.
-    pub fn new(
-        outbox: Outbox,
-        window: Window,
-        clock: Clock,
-        policy: Live<RetryPolicy>,
-        observer: O,
-        recorded: mpsc::UnboundedSender<Group>,
-    ) -> (Self, mpsc::UnboundedSender<Attempted>) {
+    /// A recorder, and where to send results.
+    pub fn new(parts: Parts<O>) -> (Self, mpsc::UnboundedSender<Attempted>) {
         let (sender, results) = mpsc::unbounded_channel();
-        (
-            Self {
-                outbox,
-                window,
-                clock,
-                policy,
-                observer,
-                recorded,
-                results,
-            },
-            sender,
-        )
+        let recorder = Self {
+            parts,
+            results,
+            gathering: Gathering::default(),
+            succeeded: None,
+        };
+        (recorder, sender)
     }
 
-    /// Writes results until every sender is gone and all is written.
+    /// Records results until every sender is gone and all is written.
     ///
     /// # Errors
-    /// [`Stopped`] when the daemon gave up on a database that is away; the claims are then freed by the next daemon.
+    /// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable; the deliveries are then sent again.
     pub async fn run(mut self) -> Result<(), Stopped> {
-        let mut attempted = Vec::with_capacity(GROUP);
-        while self.gather(&mut attempted).await > 0 {
-            let now = self.clock.now();
-            let (verdicts, places) = self.judge(&mut attempted, now);
-            let group = self.outbox.record(&verdicts, now).await?;
-            kill_point::reach("recorded");
-            if let Some(group) = group {
-                // Who counts lives as long as there is something to count.
-                let _ = self.recorded.send(group);
+        let mut attempted = Vec::new();
+        loop {
+            let open = self.gather(&mut attempted).await;
+            self.judge(attempted.drain(..));
+            let capacity = self.parts.queue.fill().capacity;
+            let drained = &self.parts.drained;
+            let ready = self.gathering.take(!open, capacity / 4, &**drained);
+            if !ready.is_empty() {
+                self.record(ready).await?;
+            } else if !open {
+                return Ok(());
             }
-            self.note_retries(&verdicts);
-            drop(places);
+        }
+    }
+
+    /// Waits for results, or until those that wait are to be recorded; `false` when none will come any more.
+    async fn gather(&mut self, attempted: &mut Vec<Attempted>) -> bool {
+        let deadline = self.gathering.deadline();
+        let received = self.results.recv_many(attempted, 1024);
+        let open = match deadline {
+            Some(deadline) => tokio::select! {
+                received = received => received > 0,
+                () = tokio::time::sleep_until(deadline) => true,
+            },
+            None => received.await > 0,
+        };
+        while let Ok(more) = self.results.try_recv() {
+            attempted.push(more);
+        }
+        open
+    }
+
+    /// Decides what becomes of deliveries.
+    fn judge(&mut self, attempted: impl Iterator<Item = Attempted>) {
+        let (now, policy) = (self.parts.clock.now(), self.parts.policy.get());
+        for (delivery, outcome) in attempted {
+            let tries = Tries {
+                attempt: delivery.attempt,
+                first_attempt_at: delivery.first_attempt_at,
+                served_since: (self.parts.served_since)(&delivery.endpoint),
+                redriven: delivery.redriven,
+            };
+            let Some(next) = transition(&tries, &outcome, now, &policy, fastrand::f64()) else {
+                continue;
+            };
+            self.parts.observer.attempted(&delivery, &outcome, &next);
+            let ms = elapsed(&outcome);
+            self.gathering.add(Settlement {
+                delivery,
+                at: now,
+                ms: u64::try_from(ms.as_millis()).unwrap_or(u64::MAX),
+                next,
+            });
+        }
+    }
+
+    /// Records these results, whatever it takes; they leave memory then.
+    async fn record(&mut self, settlements: Vec<Settlement>) -> Result<(), Stopped> {
+        let drained = settlements
+            .iter()
+            .any(|settlement| (self.parts.drained)(&settlement.delivery.endpoint));
+        self.write(settlements).await?;
+        failpoint::reach("recorded");
+        if drained {
+            self.parts.recorded.notify_one();
         }
         Ok(())
     }
 
-    /// Waits for results; `0` when none will come any more.
-    async fn gather(&mut self, attempted: &mut Vec<Attempted>) -> usize {
-        let first = self.results.recv_many(attempted, GROUP).await;
-        if first > 0 && first < GROUP && !self.results.is_closed() {
-            tokio::time::sleep(LINGER).await;
-            while attempted.len() < GROUP
-                && let Ok(result) = self.results.try_recv()
-            {
-                attempted.push(result);
-            }
-        }
-        attempted.len()
+    /// These results left memory: they are recorded, or nobody needs them.
+    fn done(&self, settlements: &[Settlement]) {
+        self.parts
+            .queue
+            .recorded(settlements.iter().map(|settlement| &settlement.delivery));
     }
 
-    /// Judges the results; the places are freed when the verdicts are written.
-    fn judge(&self, attempted: &mut Vec<Attempted>, now: DateTime) -> (Vec<Verdict>, Vec<Place>) {
-        let policy = self.policy.get();
-        self.note_health(attempted);
-        attempted
-            .drain(..)
-            .map(|(Job { delivery, place }, outcome)| {
-                let next = transition(&delivery, &outcome, now, &policy, fastrand::f64());
-                self.observer.attempted(&delivery, &outcome, &next);
-                (Verdict { delivery, next }, place)
-            })
-            .unzip()
-    }
-
-    /// Tells the breakers.
-    fn note_health(&self, attempted: &[Attempted]) {
-        for (job, outcome) in attempted {
-            match outcome {
-                Outcome::Delivered { .. } | Outcome::Gone(_) => self.window.succeeded(&job.delivery.endpoint),
-                Outcome::Failed(_) => self.window.failed(&job.delivery.endpoint),
-                // Says nothing of the endpoint.
-                Outcome::Refused(_) | Outcome::Cancelled { .. } | Outcome::Interrupted => {}
-            }
+    /// Counts that could not be added to the statistics are at least named.
+    fn name_lost_counts(settlements: &[Settlement], why: &crate::store::Error) {
+        let mut lost: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
+        for settlement in settlements {
+            *lost.entry(settlement.delivery.endpoint.as_str()).or_default() += 1;
+        }
+        for (endpoint, results) in lost {
+            error!(endpoint, results, error = %why, "MongoDB refuses the statistics: these results are recorded, but not counted in webhook_stats");
         }
     }
+}
 
-    /// A retry may be due before the feeder's next look.
-    fn note_retries(&self, verdicts: &[Verdict]) {
-        if verdicts
-            .iter()
-            .any(|verdict| matches!(verdict.next, Next::Retry { .. } | Next::Released))
-        {
-            self.window.bell().notify_one();
+fn elapsed(outcome: &Outcome) -> Duration {
+    match outcome {
+        Outcome::Delivered { elapsed, .. } => *elapsed,
+        Outcome::TransientFailure(failure) | Outcome::PermanentFailure(failure) | Outcome::Gone(failure) => {
+            failure.elapsed
         }
+        Outcome::Cancelled { .. } | Outcome::NotSent => Duration::ZERO,
     }
 }

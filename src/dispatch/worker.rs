@@ -1,94 +1,103 @@
-//! Workers: each takes deliveries of one lane, one after the other, while it holds one of the `max_in_flight` permits.
+//! Workers: each sends one delivery after the other, as long as the queue has one that may go out.
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::permits::Permits;
-use super::window::{Job, Window};
-use crate::kill_point;
-use crate::model::{EndpointKey, Outcome};
-use crate::outbox::Claimed;
+use super::queue::DeliveryQueue;
+use crate::failpoint;
+use crate::model::Outcome;
+use crate::outbox::Delivery;
 
 /// What sends.
 pub trait Deliver: Send + Sync + 'static {
     /// Makes one attempt and says what came of it.
-    fn attempt(&self, delivery: &Claimed) -> impl Future<Output = Outcome> + Send;
+    fn attempt(&self, delivery: &Delivery) -> impl Future<Output = Outcome> + Send;
 }
 
-/// A delivery that was attempted, with its place in the window.
-pub type Attempted = (Job, Outcome);
+/// A delivery whose attempt has ended.
+pub type Attempted = (Delivery, Outcome);
 
-/// Starts a worker where a lane wants one, and ends them all in good order.
+/// Cuts requests in flight short. Clones cut the same requests.
+#[derive(Clone, Debug, Default)]
+pub struct Abort(Arc<Mutex<CancellationToken>>);
+
+impl Abort {
+    /// Cuts short what is in flight now; what begins later is not affected.
+    pub fn abort(&self) {
+        let token = std::mem::take(&mut *self.0.lock());
+        token.cancel();
+    }
+
+    fn token(&self) -> CancellationToken {
+        self.0.lock().clone()
+    }
+}
+
+/// Starts workers while something may be sent, and ends them all in good order.
 pub struct Workers<D> {
-    window: Window,
+    queue: DeliveryQueue,
     deliver: Arc<D>,
-    permits: Permits,
     results: mpsc::UnboundedSender<Attempted>,
     running: TaskTracker,
-    abort: CancellationToken,
+    abort: Abort,
 }
 
 impl<D: Deliver> Workers<D> {
-    /// Workers that share these permits, one for each request in flight.
-    pub fn new(window: Window, deliver: D, permits: Permits, results: mpsc::UnboundedSender<Attempted>) -> Self {
+    /// Workers for that queue, whose requests `abort` can cut short.
+    pub fn new(queue: DeliveryQueue, deliver: D, abort: Abort, results: mpsc::UnboundedSender<Attempted>) -> Self {
         Self {
-            window,
+            queue,
             deliver: Arc::new(deliver),
-            permits,
             results,
             running: TaskTracker::new(),
-            abort: CancellationToken::new(),
+            abort,
         }
     }
 
-    /// Starts workers until `stop`; then lets what is in flight finish until `grace` has passed, cuts the rest short, and hands
-    /// back what was not begun. Every result has been handed to the recorder when this returns.
-    pub async fn run(
-        self,
-        mut wanted: mpsc::UnboundedReceiver<EndpointKey>,
-        stop: CancellationToken,
-        grace: impl Future<Output = ()>,
-    ) {
+    /// Starts workers until `stop`; then lets what is in flight finish until `grace` has passed, and cuts the rest short. Every
+    /// result has been handed to the recorder when this returns. What was not begun stays in the outbox.
+    pub async fn run(self, stop: CancellationToken, grace: impl Future<Output = ()>) {
         loop {
+            while let Some(delivery) = self.queue.next() {
+                self.running.spawn(self.worker(delivery));
+            }
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(endpoint) = wanted.recv() => drop(self.running.spawn(self.worker(endpoint))),
+                () = self.queue.send_wanted().notified() => {}
             }
         }
-        for job in self.window.close() {
-            let _ = self.results.send((job, Outcome::Interrupted));
-        }
+        self.queue.close();
         self.running.close();
         tokio::select! {
             () = self.running.wait() => return,
-            () = grace => self.abort.cancel(),
+            () = grace => self.abort.abort(),
         }
         self.running.wait().await;
     }
 
-    fn worker(&self, endpoint: EndpointKey) -> impl Future<Output = ()> + Send + 'static {
-        let (window, deliver, permits) = (self.window.clone(), Arc::clone(&self.deliver), self.permits.clone());
-        let (results, abort) = (self.results.clone(), self.abort.clone());
+    fn worker(&self, first: Delivery) -> impl Future<Output = ()> + Send + 'static {
+        let (queue, deliver, abort) = (self.queue.clone(), Arc::clone(&self.deliver), self.abort.clone());
+        let results = self.results.clone();
         async move {
-            // The permit comes first: a worker that waits for one holds no delivery back from the release on stop.
-            loop {
-                let permit = permits.acquire().await;
-                let Some(job) = window.pop(&endpoint) else { break };
-                let outcome = if window.must_wait(&job) {
-                    Outcome::Interrupted
-                } else {
-                    kill_point::reach("to-be-sent");
-                    tokio::select! {
-                        outcome = deliver.attempt(&job.delivery) => outcome,
-                        () = abort.cancelled() => Outcome::Interrupted,
-                    }
+            let mut next = Some(first);
+            while let Some(delivery) = next {
+                failpoint::reach("to-be-sent");
+                let token = abort.token();
+                let outcome = tokio::select! {
+                    outcome = deliver.attempt(&delivery) => outcome,
+                    () = token.cancelled() => Outcome::NotSent,
                 };
-                drop(permit);
-                kill_point::reach("sent");
-                let _ = results.send((job, outcome));
+                failpoint::reach("sent");
+                queue.ended(&delivery, &outcome);
+                if outcome != Outcome::NotSent {
+                    // The recorder lives as long as there are workers.
+                    let _ = results.send((delivery, outcome));
+                }
+                next = queue.next();
             }
         }
     }

@@ -12,7 +12,7 @@ use lettre::transport::smtp::{Error, response::Response};
 
 use super::{Cause, Unsent};
 use crate::config::{Encryption, SmtpServer};
-use crate::delivery::describe;
+use crate::sender::describe;
 
 /// How long connecting to one address of the server may take.
 const CONNECTING: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Unsent;
 use crate::config::Email;
-use crate::store::{Store, reason};
+use crate::store::{Error, Store};
 
 /// The address of the certificate's user, as it is now.
 pub(super) async fn address(store: &Store, email: &Email, certificate: &Value) -> Result<Address, Unsent> {
@@ -29,7 +29,7 @@ async fn read(store: &Store, users: &str, filter: Document, field: &str) -> Resu
     let not_now = |reason| Unsent::NotNow(format!("the user can't be read: {reason}").into());
     match found {
         Ok(Ok(user)) => user.ok_or(Unsent::NoUser),
-        Ok(Err(error)) => Err(not_now(reason(&error))),
+        Ok(Err(error)) => Err(not_now(Error::from(error).to_string())),
         Err(error) => Err(not_now(error.to_string())),
     }
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use bson::DateTime;
 
 use super::histogram::Histogram;
-use crate::model::{EventType, Outcome};
-use crate::outbox::{Claimed, Next};
+use crate::model::{EndpointKey, EventType, Outcome};
+use crate::outbox::{Delivery, Next};
 
-/// From the start of an attempt to the end of its answer, in milliseconds; a timeout is at most 30 s.
+/// From the start of an attempt to the end of its response, in milliseconds; a timeout is at most 30 s.
 const ATTEMPT: [u32; 12] = [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000];
 
-/// From the event to the answer that accepted it, in milliseconds; what is retried takes minutes, what was missed hours.
+/// From the event to the response that accepted it, in milliseconds; what is retried takes minutes, what was missed hours.
 const END_TO_END: [u32; 14] = [
     50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000, 900_000, 3_600_000, 86_400_000,
 ];
@@ -29,7 +29,7 @@ pub(super) struct Kind {
     pub(super) delivered: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) gone: AtomicU64,
-    pub(super) refused: AtomicU64,
+    pub(super) permanent: AtomicU64,
     pub(super) dead: AtomicU64,
     pub(super) cancelled: AtomicU64,
     pub(super) attempt: Histogram,
@@ -38,19 +38,19 @@ pub(super) struct Kind {
 
 impl Counts {
     /// `delivery` was attempted with this outcome, which came at `now`, and this becomes of it.
-    pub fn note(&self, delivery: &Claimed, outcome: &Outcome, next: &Next, now: DateTime) {
-        let kind = self.kind(delivery);
+    pub fn note(&self, delivery: &Delivery, outcome: &Outcome, next: &Next, now: DateTime) {
+        let kind = self.kind(&delivery.endpoint, delivery.message.event_type);
         match outcome {
             Outcome::Delivered { elapsed, .. } => {
                 add(&kind.delivered);
                 kind.attempt.observe(*elapsed);
                 kind.end_to_end.observe(age(delivery, now));
             }
-            Outcome::Failed(_) => add(&kind.failed),
+            Outcome::TransientFailure(_) => add(&kind.failed),
             Outcome::Gone(_) => add(&kind.gone),
-            Outcome::Refused(_) => add(&kind.refused),
+            Outcome::PermanentFailure(_) => add(&kind.permanent),
             // Not attempted.
-            Outcome::Cancelled { .. } | Outcome::Interrupted => {}
+            Outcome::Cancelled { .. } | Outcome::NotSent => {}
         }
         match next {
             // The first death counts.
@@ -67,7 +67,7 @@ impl Counts {
 
     /// Attempts that failed, whatever became of the delivery.
     pub fn failed(&self) -> u64 {
-        self.sum(|kind| &kind.failed) + self.sum(|kind| &kind.gone) + self.sum(|kind| &kind.refused)
+        self.sum(|kind| &kind.failed) + self.sum(|kind| &kind.gone) + self.sum(|kind| &kind.permanent)
     }
 
     /// Deliveries that became dead letters.
@@ -84,10 +84,17 @@ impl Counts {
         &self.0
     }
 
-    fn kind(&self, delivery: &Claimed) -> &Kind {
+    /// Deliveries of an endpoint that is off were cancelled in bulk.
+    pub fn note_cancelled(&self, endpoint: &EndpointKey, deliveries: u64) {
+        // Of what types they were is not read.
+        let kind = self.kind(endpoint, EventType::CertificateExpired);
+        kind.cancelled.fetch_add(deliveries, Ordering::Relaxed);
+    }
+
+    fn kind(&self, endpoint: &EndpointKey, event_type: EventType) -> &Kind {
         let [completed, expired, email] = &self.0;
-        match delivery.message.event_type {
-            _ if delivery.endpoint.is_email() => email,
+        match event_type {
+            _ if endpoint.is_email() => email,
             EventType::CertificateCompleted => completed,
             EventType::CertificateExpired => expired,
         }
@@ -116,7 +123,7 @@ impl Kind {
             delivered: AtomicU64::default(),
             failed: AtomicU64::default(),
             gone: AtomicU64::default(),
-            refused: AtomicU64::default(),
+            permanent: AtomicU64::default(),
             dead: AtomicU64::default(),
             cancelled: AtomicU64::default(),
             attempt: Histogram::new(&ATTEMPT),
@@ -130,7 +137,7 @@ fn add(count: &AtomicU64) {
 }
 
 /// How long ago the event happened: the certificate's `expires` or `creationDate`, whenever the daemon learned of it.
-fn age(delivery: &Claimed, now: DateTime) -> Duration {
+fn age(delivery: &Delivery, now: DateTime) -> Duration {
     let happened = delivery.message.event_id.instant().unwrap_or(now);
     let millis = now.timestamp_millis().saturating_sub(happened.timestamp_millis());
     Duration::from_millis(u64::try_from(millis).unwrap_or(0))
@@ -139,40 +146,35 @@ fn age(delivery: &Claimed, now: DateTime) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{EndpointKey, EventId, Failure, Message};
+    use crate::model::{EndpointKey, Failure};
+    use crate::outbox::document::testing::fetched;
 
-    fn delivery(endpoint: EndpointKey, redriven: bool) -> Claimed {
-        Claimed {
-            message: Message {
-                event_id: EventId::from_stored("certificate_expired_a_1000"),
-                event_type: EventType::CertificateExpired,
-                body: bytes::Bytes::new(),
-            },
-            endpoint,
-            attempts: 1,
-            first_attempt_at: None,
-            claim: 1,
+    fn delivery(endpoint: EndpointKey, redriven: bool) -> Delivery {
+        let mut batch = fetched(endpoint.as_str(), "a", 1);
+        Delivery {
             redriven,
+            ..batch.deliveries.remove(0)
         }
     }
 
-    fn webhook(redriven: bool) -> Claimed {
-        delivery(EndpointKey::from_stored("owner/endpoint"), redriven)
+    fn webhook(redriven: bool) -> Delivery {
+        delivery(EndpointKey::from_stored("organization/endpoint"), redriven)
     }
 
     fn failure() -> Failure {
         Failure {
             status: Some(500),
-            reason: "answered 500".into(),
+            reason: "status 500".into(),
             retry_after: None,
             elapsed: Duration::from_millis(3),
+            timed_out: false,
         }
     }
 
     const NOW: DateTime = DateTime::from_millis(5000);
 
     #[test]
-    fn a_dead_letter_that_is_tried_again_in_vain_counts_as_an_attempt_alone() {
+    fn a_dead_letter_that_is_redriven_in_vain_counts_as_an_attempt_alone() {
         let counts = Counts::default();
         let dead = Next::Dead {
             verdict: "1 attempts failed".into(),
@@ -180,27 +182,20 @@ mod tests {
             redrivable: true,
         };
         for redriven in [false, true] {
-            counts.note(&webhook(redriven), &Outcome::Failed(failure()), &dead, NOW);
+            counts.note(&webhook(redriven), &Outcome::TransientFailure(failure()), &dead, NOW);
         }
         assert_eq!((counts.failed(), counts.dead()), (2, 1));
     }
 
     #[test]
-    fn what_is_cut_short_is_no_attempt() {
-        let counts = Counts::default();
-        counts.note(&webhook(false), &Outcome::Interrupted, &Next::Released, NOW);
-        assert_eq!((counts.delivered(), counts.failed()), (0, 0));
-    }
-
-    #[test]
     fn e_mails_are_counted_apart() {
         let counts = Counts::default();
-        let answered = Outcome::Delivered {
+        let accepted = Outcome::Delivered {
             status: 250,
             elapsed: Duration::from_millis(3),
         };
         let email = delivery(EndpointKey::email(), false);
-        counts.note(&email, &answered, &Next::Delivered { status: 250 }, NOW);
+        counts.note(&email, &accepted, &Next::Delivered { status: 250 }, NOW);
         let delivered: Vec<_> = counts
             .kinds()
             .iter()

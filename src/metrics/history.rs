@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bson::DateTime;
 use parking_lot::Mutex;
 
-/// So many minutes are remembered, the present one among them.
+/// This many minutes are remembered, the present one among them.
 pub const MINUTES: i64 = 60;
 
 const MINUTE_MS: i64 = 60_000;

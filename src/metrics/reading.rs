@@ -1,4 +1,4 @@
-//! A daemon's state at one moment, in Prometheus' words.
+//! An instance's state at one moment, in Prometheus' words.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,13 +11,12 @@ use prometheus_client::registry::Registry;
 
 use super::counts::{Counts, Kind};
 use super::sheet::Sheet;
-use crate::cluster::Duties;
 use crate::dispatch::Fill;
 use crate::model::EventType;
 use crate::source::Rejections;
 use crate::status::Backlog;
 
-/// A daemon's state. What is not known is left out.
+/// An instance's state. What is not known is left out.
 #[derive(Debug)]
 pub struct Reading {
     /// Whether it does its work: as `/readyz` says.
@@ -26,29 +25,38 @@ pub struct Reading {
     pub working: Option<Working>,
 }
 
-/// The state of a daemon that works.
+/// The state of an instance that works.
 #[derive(Debug)]
 pub struct Working {
     /// What became of attempts.
     pub counts: Arc<Counts>,
     /// Documents that can't be events.
     pub rejections: Rejections,
-    /// The queue.
+    /// The delivery queue.
     pub fill: Fill,
-    /// Requests in flight.
-    pub in_flight: usize,
-    /// Endpoints that are known, and those out of service.
-    pub endpoints: (usize, usize),
-    /// The leases that it holds.
-    pub leases: Duties,
-    /// How long ago the change stream last said where it stands, where it is followed here.
+    /// The endpoints that are configured.
+    pub endpoints: Endpoints,
+    /// Whether it holds the lease for finding events: it is the one that scans and watches.
+    pub has_lease: bool,
+    /// How long ago the change stream last moved, where it is followed here.
     pub stream_age: Option<Duration>,
-    /// When the last scan of this daemon ended.
+    /// When the last scan of this instance ended.
     pub last_scan: Option<DateTime>,
-    /// How long MongoDB has been away.
+    /// How long MongoDB has been unavailable.
     pub outage: Option<Duration>,
-    /// What waits in the outbox, as MongoDB last said.
+    /// What is pending and dead, as MongoDB last said.
     pub backlog: Option<Arc<Backlog>>,
+}
+
+/// How many endpoints are configured, each counted once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Switched on, and in a document that makes sense.
+    pub served: usize,
+    /// Switched off.
+    pub off: usize,
+    /// In a document that makes no sense.
+    pub out_of_service: usize,
 }
 
 impl Reading {
@@ -72,7 +80,7 @@ impl Collector for Reading {
         sheet.gauges("build_info", "The version that runs", "version", version)?;
         sheet.gauge(
             "ready",
-            "1 while the daemon does its work, as /readyz says",
+            "1 while the instance does its work, as /readyz says",
             Some(i64::from(self.ready)),
         )?;
         let Some(working) = &self.working else { return Ok(()) };
@@ -93,7 +101,7 @@ impl Working {
                 ("delivered", &kind.delivered),
                 ("failed", &kind.failed),
                 ("gone", &kind.gone),
-                ("refused", &kind.refused),
+                ("permanent", &kind.permanent),
             ];
             outcomes.map(|(outcome, count)| ([channel, event, ("outcome", outcome)], count))
         });
@@ -109,84 +117,86 @@ impl Working {
         let attempt = kinds.iter().map(|kind| (labels(kind), &kind.attempt));
         sheet.histograms(
             "delivery_duration_seconds",
-            "From the start of an attempt that succeeded to the end of its answer",
+            "From the start of an attempt that succeeded to the end of its response",
             attempt,
         )?;
         let end_to_end = kinds.iter().map(|kind| (labels(kind), &kind.end_to_end));
         sheet.histograms(
             "end_to_end_seconds",
-            "From the certificate's expires or creationDate to the answer that accepted it",
+            "From the certificate's expires or creationDate to the response that accepted it",
             end_to_end,
         )
     }
 
     fn outbox(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
         let Some(backlog) = &self.backlog else { return Ok(()) };
-        let rows = [
-            ("pending", backlog.pending),
-            ("claimed", backlog.claimed),
-            ("dead", backlog.dead),
-            ("ended", backlog.ended),
-        ];
+        let deliveries = [("pending", backlog.pending), ("dead", backlog.dead)];
         sheet.gauges(
-            "outbox_rows",
-            "Deliveries in MongoDB by state, of all daemons; ended: delivered, cancelled or rejected, and kept",
+            "outbox_deliveries",
+            "Deliveries in the outbox by state, of all instances; dead: dead letters",
             "state",
-            rows,
+            deliveries,
         )?;
         let oldest = backlog.oldest.map_or(0.0, |age| age.as_secs_f64());
         sheet.gauge(
             "oldest_pending_seconds",
-            "How long a delivery that is due has been waiting in the outbox, of all daemons",
+            "How long a delivery that is due has been waiting for an endpoint that is served, of all instances",
             Some(oldest),
         )
     }
 
     fn queue(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
         let Fill {
-            held,
+            taken,
             queued,
             probed,
+            in_flight,
             capacity,
         } = self.fill;
-        sheet.gauge("queue_held", "Places of the queue that are taken", Some(held))?;
+        sheet.gauge("queue_used", "Slots of the delivery queue that are used", Some(taken))?;
+        sheet.gauge("queue_waiting", "Deliveries in it that wait for a worker", Some(queued))?;
+        sheet.gauge("queue_capacity", "Slots of the delivery queue in all", Some(capacity))?;
+        sheet.gauge("in_flight", "Requests in flight", Some(in_flight))?;
         sheet.gauge(
-            "queue_waiting",
-            "Of these, deliveries that wait for a worker",
-            Some(queued),
+            "breakers_open",
+            "Endpoints whose circuit breaker is open: they fail and are only probed",
+            Some(probed),
         )?;
-        sheet.gauge("queue_capacity", "Places of the queue in all", Some(capacity))?;
-        sheet.gauge("in_flight", "Requests in flight", Some(self.in_flight))?;
-        sheet.gauge("breakers_open", "Endpoints that fail and are only probed", Some(probed))?;
-        let (served, refused) = self.endpoints;
-        let endpoints = [("served", served), ("out_of_service", refused)];
-        sheet.gauges("endpoints", "Endpoints that are configured", "state", endpoints)
+        let Endpoints {
+            served,
+            off,
+            out_of_service,
+        } = self.endpoints;
+        let endpoints = [("served", served), ("off", off), ("out_of_service", out_of_service)];
+        sheet.gauges(
+            "endpoints",
+            "Endpoints that are configured, by state",
+            "state",
+            endpoints,
+        )
     }
 
     fn sources(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
-        let held = |lease: Option<i64>| i64::from(lease.is_some());
-        let leases = [("scan", held(self.leases.scan)), ("watch", held(self.leases.watch))];
-        sheet.gauges(
+        sheet.gauge(
             "lease_held",
-            "1 where this daemon is the one that scans or watches",
-            "lease",
-            leases,
+            "1 where this instance is the one that scans and watches",
+            Some(i64::from(self.has_lease)),
         )?;
         sheet.gauge(
             "stream_token_age_seconds",
-            "How long ago the change stream last said where it stands; only where it is followed",
+            "How long ago the change stream last moved; only where it is followed",
             self.stream_age.map(|age| age.as_secs_f64()),
         )?;
         sheet.gauge(
             "last_scan_timestamp_seconds",
-            "When the last scan of this daemon ended",
+            "When the last scan of this instance ended",
             self.last_scan.map(seconds),
         )?;
         let rejected = EventType::ALL.map(|event| ([("event", event.as_str())], self.rejections.count(event)));
         sheet.counters("rejected", "Documents that can't be events", rejected)?;
         sheet.gauge(
             "mongodb_outage_seconds",
-            "How long MongoDB has been away; 0 while it answers",
+            "How long MongoDB has been unavailable; 0 while it is available",
             Some(self.outage.unwrap_or_default().as_secs_f64()),
         )
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bson::oid::ObjectId;
 use bson::{DateTime, RawBson, RawBsonRef};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -77,24 +78,28 @@ impl fmt::Display for EventId {
     }
 }
 
-/// The name of one endpoint of one organization: `OWNER/ENDPOINT`. Safe to log: holds no URL and no secret.
+/// The name of one endpoint of one organization: `ORGANIZATION/ENDPOINT`. Safe to log: holds no URL and no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointKey(Arc<str>);
 
 const EMAIL: &str = "all/email";
 
 impl EndpointKey {
-    /// The key of the endpoint with that `_id`; without one, a stable hash of owner and URL stands in for it.
-    pub fn derive(owner: RawBsonRef<'_>, id: Option<RawBsonRef<'_>>, url: &str) -> Self {
-        let owner_part = key_part(owner);
-        let endpoint_part = match id {
-            Some(id) => key_part(id),
-            None => format!("u{}", short_hash(&[owner_part.as_bytes(), b"\0", url.as_bytes()])),
-        };
-        Self(format!("{owner_part}/{endpoint_part}").into())
+    /// The key of the endpoint with that `_id`; without one, a stable hash of organization and URL takes its place.
+    pub fn derive(organization: RawBsonRef<'_>, id: Option<RawBsonRef<'_>>, url: &str) -> Self {
+        Self::of(&id_part(organization), id, url)
     }
 
-    /// The lane of reminders by e-mail, of all organizations: the parts of other keys are hashes and ObjectIds.
+    /// The same, for an organization whose part of the key is known.
+    pub(crate) fn of(organization: &str, id: Option<RawBsonRef<'_>>, url: &str) -> Self {
+        let endpoint = match id {
+            Some(id) => id_part(id),
+            None => format!("u{}", short_hash(&[organization.as_bytes(), b"\0", url.as_bytes()])),
+        };
+        Self(format!("{organization}/{endpoint}").into())
+    }
+
+    /// The endpoint that stands for reminders by e-mail, of all organizations: the parts of other keys are hashes and ObjectIds.
     pub fn email() -> Self {
         Self(EMAIL.into())
     }
@@ -115,8 +120,8 @@ impl EndpointKey {
     }
 
     /// The organization's part of the key.
-    pub fn owner(&self) -> &str {
-        self.0.split_once('/').map_or(&self.0, |(owner, _)| owner)
+    pub fn organization(&self) -> &str {
+        self.0.split_once('/').map_or(&self.0, |(organization, _)| organization)
     }
 
     /// The endpoint's part of the key.
@@ -147,8 +152,8 @@ impl Message {
     pub const MAX_BODY: usize = 15 << 20;
 }
 
-/// An id as it stands in a key. An ObjectId is its 24 hex digits; anything else is `h` and a hash of type and bytes, so
-/// that the string `"65…"` and the ObjectId `65…` stay two, and no hostile id puts a dot, a slash or a megabyte in a key.
+/// The id of a certificate as it is in an event's id: 24 hex digits of an ObjectId; of anything else `h` and a hash of type and
+/// bytes, so that the string `"65…"` and the ObjectId `65…` stay two, and no hostile id puts a dot, a slash or a megabyte in a key.
 pub(crate) fn key_part(id: RawBsonRef<'_>) -> String {
     if let RawBsonRef::ObjectId(id) = id {
         return id.to_hex();
@@ -156,6 +161,26 @@ pub(crate) fn key_part(id: RawBsonRef<'_>) -> String {
     let mut holder = bson::RawDocumentBuf::new();
     holder.append(bson::cstr!("k"), RawBson::from(id));
     format!("h{}", short_hash(&[holder.as_bytes()]))
+}
+
+/// The id of an organization or an endpoint as it is in a key: the same for an ObjectId and its hex text, and for one whole number
+/// as Int32, Int64 and Double, because who writes them in two places may write two types. Else as that of a certificate.
+pub fn id_part(id: RawBsonRef<'_>) -> String {
+    match id {
+        RawBsonRef::String(text) if text.len() == 24 => match ObjectId::parse_str(text) {
+            Ok(id) => id.to_hex(),
+            Err(_) => key_part(id),
+        },
+        RawBsonRef::Int32(n) => key_part(RawBsonRef::Int64(n.into())),
+        RawBsonRef::Double(n) => whole(n).map_or_else(|| key_part(id), |n| key_part(RawBsonRef::Int64(n))),
+        _ => key_part(id),
+    }
+}
+
+fn whole(n: f64) -> Option<i64> {
+    // As a Double, i64::MAX is 2^63, which is no i64.
+    let is_whole = n.fract() == 0.0 && n >= i64::MIN as f64 && n < i64::MAX as f64;
+    is_whole.then_some(n as i64)
 }
 
 fn short_hash(parts: &[&[u8]]) -> String {
@@ -169,10 +194,9 @@ fn short_hash(parts: &[&[u8]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bson::oid::ObjectId;
 
     #[test]
-    fn ids_of_different_types_never_meet() {
+    fn ids_of_certificates_of_different_types_never_meet() {
         let oid = ObjectId::parse_str("674700000000000000000001").unwrap();
         let at = DateTime::from_millis(1_764_239_400_000);
         let of = |id| EventId::derive(EventType::CertificateExpired, id, at).to_string();
@@ -189,6 +213,33 @@ mod tests {
     }
 
     #[test]
+    fn ids_of_organizations_and_endpoints_match_across_types() {
+        let oid = ObjectId::from_bytes([0xab; 12]);
+        let (lower, upper) = (oid.to_hex(), oid.to_hex().to_uppercase());
+        let same: [&[RawBsonRef<'_>]; 4] = [
+            &[oid.into(), lower.as_str().into(), upper.as_str().into()],
+            &[7.into(), 7_i64.into(), 7.0.into()],
+            &[0.into(), 0_i64.into(), (-0.0).into()],
+            &[i64::MIN.into(), (-9_223_372_036_854_775_808.0).into()],
+        ];
+        for ids in same {
+            assert!(ids.iter().all(|id| id_part(*id) == id_part(ids[0])), "{ids:?}");
+        }
+        let different: [[RawBsonRef<'_>; 2]; 7] = [
+            [oid.into(), ObjectId::from_bytes([0xac; 12]).into()],
+            [oid.into(), "abababababababababababa".into()],
+            [oid.into(), " abababababababababababab".into()],
+            [7.into(), "7".into()],
+            [7.into(), 7.5.into()],
+            [i64::MAX.into(), 9_223_372_036_854_775_808.0.into()],
+            ["a".into(), "A".into()],
+        ];
+        for [one, other] in different {
+            assert_ne!(id_part(one), id_part(other), "{one:?} and {other:?}");
+        }
+    }
+
+    #[test]
     fn an_id_tells_when_its_event_happened_before_1970_too() {
         for millis in [-1, 0, 1_764_239_400_000] {
             let at = DateTime::from_millis(millis);
@@ -198,8 +249,8 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_without_id_is_known_by_owner_and_url() {
-        let key = |owner, url| EndpointKey::derive(RawBsonRef::String(owner), None, url);
+    fn an_endpoint_without_id_is_known_by_organization_and_url() {
+        let key = |organization, url| EndpointKey::derive(RawBsonRef::String(organization), None, url);
         assert_eq!(key("a", "https://x.test/"), key("a", "https://x.test/"));
         assert_ne!(key("a", "https://x.test/"), key("b", "https://x.test/"));
         assert_ne!(key("a", "https://x.test/"), key("a", "https://y.test/"));

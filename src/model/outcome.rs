@@ -7,30 +7,30 @@ use std::time::Duration;
 pub enum Outcome {
     /// Any 2xx within the timeout.
     Delivered {
-        /// The answer's status.
+        /// The response's status.
         status: u16,
-        /// From the start of the attempt to the end of the answer.
+        /// From the start of the attempt to the head of the response.
         elapsed: Duration,
     },
-    /// Everything else that a later attempt may mend.
-    Failed(Failure),
+    /// A later attempt may succeed.
+    TransientFailure(Failure),
     /// 410: the receiver asks never to be asked again.
     Gone(Failure),
-    /// No later attempt can mend it: there is no address to send to, or it is refused for good.
-    Refused(Failure),
-    /// The endpoint was deleted or disabled, or can't be served as configured: nothing was sent.
+    /// No later attempt can succeed: there is no address to send to, or it was refused for good.
+    PermanentFailure(Failure),
+    /// There is nobody to send to any more: nothing was sent, and nothing will be.
     Cancelled {
         /// Why, for the operator.
         reason: String,
     },
-    /// The daemon stopped before the attempt began, or the attempt was cut short by it: costs no attempt.
-    Interrupted,
+    /// Nothing was sent, or the attempt was cut short by this instance: it costs no attempt, the delivery stays pending.
+    NotSent,
 }
 
 /// A failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The answer's status, if there was one.
+    /// The response's status, if there was a response.
     pub status: Option<u16>,
     /// What failed and why, in one line, without secret or payload.
     pub reason: String,
@@ -38,4 +38,6 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// From the start of the attempt to its failure.
     pub elapsed: Duration,
+    /// Whether it ended because the endpoint's timeout had passed.
+    pub timed_out: bool,
 }

@@ -1,220 +1,225 @@
-//! New deliveries. Durable first: when these functions return, the event survives anything.
+//! New deliveries. Durable first: they are written in the transaction that marks the certificate or saves the stream's position.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
 
+use bson::oid::ObjectId;
 use bson::{DateTime, RawDocumentBuf, doc};
+use mongodb::options::FindOptions;
 
-use super::document::{Birth, id_list, id_of};
-use super::{NewDelivery, Outbox, Slot};
-use crate::kill_point;
-use crate::store::{DELIVERIES, Result, Stopped, Unit, WriteReply};
+use super::document::{BATCH_BYTES, BATCH_DELIVERIES, encode_batch};
+use super::{Class, Head, NewDelivery, Outbox, single_id};
+use crate::model::{EndpointKey, EventId};
+use crate::store::{OUTBOX, Result, Transaction};
 
-/// More than this in one command would pass MongoDB's message limit of 16 MB for a document.
-const COMMAND_BYTES: usize = 8 << 20;
-
-/// What became of an append.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What an append wrote. [`Outbox::announce`] must be told of it when the transaction is committed.
+#[derive(Debug)]
+#[must_use = "who waits for these batches must be told"]
 pub struct Appended {
     /// Deliveries that are new.
     pub fresh: usize,
-    /// Deliveries that were there already.
+    /// Deliveries that were in the outbox already.
     pub known: usize,
-}
-
-/// Deliveries that are written. Those that have a place in the queue are claimed by this daemon: once they are certainly in the
-/// outbox they are to be released.
-#[must_use = "what is not released waits until this daemon ends"]
-pub(crate) struct Written {
-    rows: Vec<Row>,
-    claim: i64,
-    known: usize,
-    /// When what they tell of was found.
+    /// Deliveries that are still to be appended, by another transaction.
+    pub left: usize,
+    batches: Vec<Head>,
+    events: Vec<(crate::model::Message, EndpointKey)>,
     found: (DateTime, Instant),
 }
 
-struct Row {
-    delivery: NewDelivery,
-    slot: Option<Box<dyn Slot>>,
-}
-
-impl Outbox {
-    /// Writes deliveries and sends them on their way.
-    ///
-    /// # Errors
-    /// [`Stopped`] when the daemon stops before MongoDB confirmed the write.
-    pub async fn append(&self, deliveries: Vec<NewDelivery>, now: DateTime) -> std::result::Result<Appended, Stopped> {
-        let mut written = self.reserve(deliveries, now, true);
-        let documents = self.encode(&written, now);
-        let mut known = HashSet::new();
-        for (first, chunk) in chunks(&documents) {
-            let there = self.insert(chunk, written.claim).await?;
-            known.extend(there.into_iter().map(|index| first + index));
-        }
-        kill_point::reach("appended");
-        written.forget(&known);
-        Ok(self.release(written))
-    }
-
-    /// Writes deliveries as a part of `unit`; when that is committed, [`Outbox::release`] sends them on their way. A delivery
-    /// that is there already would spoil a transaction: so they are looked for before, if `looking`.
-    ///
-    /// # Errors
-    /// MongoDB did not do it, or did not confirm it: the unit is spoiled.
-    pub(crate) async fn append_within(
-        &self,
-        unit: &mut Unit,
-        deliveries: Vec<NewDelivery>,
-        looking: bool,
-        now: DateTime,
-    ) -> Result<Written> {
-        let there = match looking {
-            true => self.there(unit, &deliveries).await?,
-            false => HashSet::new(),
-        };
-        let (old, new): (Vec<_>, Vec<_>) = deliveries
-            .into_iter()
-            .partition(|delivery| there.contains(&delivery.id()));
-        // Single writes may come again after a lost answer, under another claim: the first would never be released.
-        let mut written = self.reserve(new, now, unit.is_atomic());
-        let documents = self.encode(&written, now);
-        let mut known = HashSet::new();
-        for (first, chunk) in chunks(&documents) {
-            let there = duplicates(&unit.insert(DELIVERIES, chunk.iter()).await?)?;
-            known.extend(there.into_iter().map(|index| first + index));
-        }
-        written.forget(&known);
-        written.known += old.len();
-        Ok(written)
-    }
-
-    /// Lets the queue have what it has places for, and tells it of the rest.
-    pub(crate) fn release(&self, written: Written) -> Appended {
-        let Written {
-            rows,
-            claim,
-            known,
-            found: (now, began),
-        } = written;
-        let events = rows.iter().map(|row| (&row.delivery.message, &row.delivery.endpoint));
-        self.tracer.found(events, now, began.elapsed());
-        let fresh = rows.len();
-        let mut waiting = Vec::new();
-        for Row { delivery, slot } in rows {
-            match slot {
-                Some(slot) => slot.fill(delivery.claimed(claim)),
-                None => waiting.push(delivery.endpoint),
-            }
-        }
-        self.intake.pending(&mut waiting.iter());
-        Appended { fresh, known }
-    }
-
-    /// Places for as many as the queue has room for, if they are to be `queued` at once.
-    fn reserve(&self, deliveries: Vec<NewDelivery>, now: DateTime, queued: bool) -> Written {
-        let place = |delivery: &NewDelivery| self.intake.reserve(&delivery.endpoint, delivery.message.body.len());
-        let row = |delivery: NewDelivery| Row {
-            slot: if queued { place(&delivery) } else { None },
-            delivery,
-        };
-        Written {
-            rows: deliveries.into_iter().map(row).collect(),
-            claim: self.draw_claim(),
+impl Appended {
+    /// Nothing was appended.
+    pub fn nothing(now: DateTime) -> Self {
+        Self {
+            fresh: 0,
             known: 0,
+            left: 0,
+            batches: Vec::new(),
+            events: Vec::new(),
             found: (now, Instant::now()),
         }
     }
+}
 
-    /// What has a place in the queue is born claimed.
-    fn encode(&self, written: &Written, now: DateTime) -> Vec<RawDocumentBuf> {
-        let claimed = Birth::Claimed {
-            owner: &self.owner,
-            number: written.claim,
-        };
-        let document = |row: &Row| {
-            let birth = row.slot.as_ref().map_or(Birth::Pending, |_| claimed);
-            row.delivery.encode(now, birth)
-        };
-        written.rows.iter().map(document).collect()
-    }
-
-    async fn there(&self, unit: &mut Unit, deliveries: &[NewDelivery]) -> Result<HashSet<String>> {
+impl Outbox {
+    /// Writes deliveries, but for those that the outbox holds already, in batches per endpoint, until `budget` bytes of payload
+    /// are written. `deliveries` are in order of occurrence.
+    ///
+    /// # Errors
+    /// The transaction is spoiled.
+    pub async fn append_in_transaction(
+        &self,
+        transaction: &mut Transaction,
+        deliveries: Vec<NewDelivery>,
+        budget: usize,
+        now: DateTime,
+    ) -> Result<Appended> {
+        let mut appended = Appended::nothing(now);
         if deliveries.is_empty() {
-            return Ok(HashSet::new());
+            return Ok(appended);
         }
-        let ids = id_list(deliveries.iter().map(NewDelivery::id));
-        let mut options = mongodb::options::FindOptions::default();
-        options.projection = Some(doc! { "_id": 1 });
-        let filter = doc! { "_id": { "$in": ids } };
-        let found = unit.find(&self.store.deliveries(), filter, options, usize::MAX).await?;
-        Ok(found.iter().filter_map(|document| id_of(document)).collect())
+        let known = self.known(transaction, &deliveries).await?;
+        let is_known =
+            |delivery: &NewDelivery| known.contains(&(delivery.message.event_id.clone(), delivery.endpoint.clone()));
+        let (old, mut new): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(is_known);
+        appended.known = old.len();
+        appended.left = new.split_off(within(budget, &new)).len();
+        appended.fresh = new.len();
+        if self.tracer.is_on() {
+            let event = |delivery: &NewDelivery| (delivery.message.clone(), delivery.endpoint.clone());
+            appended.events = new.iter().map(event).collect();
+        }
+        let mut documents = Vec::new();
+        for batch in batches(new) {
+            let id = batch_id(&batch);
+            let (document, due) = encode_batch(&id, &batch, now);
+            documents.push(document);
+            appended.batches.push(Head {
+                endpoint: batch[0].endpoint.clone(),
+                class: Class::Live,
+                due,
+                id,
+            });
+        }
+        transaction.insert(OUTBOX, documents.iter()).await?;
+        Ok(appended)
     }
 
-    /// Inserts one command's worth; returns the places of those that were there already.
-    async fn insert(&self, documents: &[RawDocumentBuf], claim: i64) -> std::result::Result<Vec<usize>, Stopped> {
-        let tries = AtomicU32::new(0);
-        self.store
-            .persist("append to the outbox", || async {
-                let first = tries.fetch_add(1, Ordering::Relaxed) == 0;
-                let known = duplicates(&self.store.insert_rows(DELIVERIES, documents.iter()).await?)?;
-                if first {
-                    Ok(known)
-                } else {
-                    self.without_ours(documents, known, claim).await
-                }
-            })
-            .await
+    /// The transaction of this append is committed: wakes up whoever sends.
+    pub fn announce(&self, appended: Appended) {
+        let (now, began) = appended.found;
+        let events = appended.events.iter().map(|(message, endpoint)| (message, endpoint));
+        self.tracer.found(events, now, began.elapsed());
+        if !appended.batches.is_empty() {
+            self.listener.appended(appended.batches);
+        }
     }
 
-    /// After a lost answer: what is there already may be what we wrote. Returns the places that are not ours.
-    async fn without_ours(&self, documents: &[RawDocumentBuf], known: Vec<usize>, claim: i64) -> Result<Vec<usize>> {
-        let ids = known.iter().filter_map(|index| id_of(&documents[*index]));
-        let filter = doc! { "_id": { "$in": id_list(ids) }, "claim.by": &*self.owner, "claim.n": claim };
-        let ours: HashSet<String> = self.ids(filter).await?.into_iter().collect();
-        let is_ours = |index: &usize| id_of(&documents[*index]).is_some_and(|id| ours.contains(&id));
-        Ok(known.into_iter().filter(|index| !is_ours(index)).collect())
+    /// Which of the deliveries the outbox holds, whatever became of them.
+    async fn known(
+        &self,
+        transaction: &mut Transaction,
+        deliveries: &[NewDelivery],
+    ) -> Result<HashSet<(EventId, EndpointKey)>> {
+        let mut events: Vec<&str> = deliveries
+            .iter()
+            .map(|delivery| delivery.message.event_id.as_str())
+            .collect();
+        events.sort_unstable();
+        events.dedup();
+        let mut options = FindOptions::default();
+        options.projection = Some(doc! { "_id": 0, "endpoint": 1, "deliveries.event": 1 });
+        let filter = doc! { "deliveries.event": { "$in": events } };
+        let found = transaction
+            .find(&self.store.outbox(), filter, options, |_| true)
+            .await?;
+        Ok(found.iter().flat_map(pairs).collect())
     }
 }
 
-impl Written {
-    /// How many deliveries were there already.
-    pub(crate) fn known(&self) -> usize {
-        self.known
-    }
+fn pairs(document: &RawDocumentBuf) -> Vec<(EventId, EndpointKey)> {
+    let (Ok(endpoint), Ok(entries)) = (document.get_str("endpoint"), document.get_array("deliveries")) else {
+        return Vec::new();
+    };
+    let endpoint = EndpointKey::from_stored(endpoint);
+    let entries = entries.into_iter().flatten();
+    let event = |entry: bson::RawBsonRef<'_>| Some(EventId::from_stored(entry.as_document()?.get_str("event").ok()?));
+    entries
+        .filter_map(event)
+        .map(|event| (event, endpoint.clone()))
+        .collect()
+}
 
-    /// The rows at these places are somebody else's.
-    fn forget(&mut self, known: &HashSet<usize>) {
-        let mut place = 0..;
-        self.rows
-            .retain(|_| place.next().is_none_or(|place| !known.contains(&place)));
-        self.known += known.len();
+/// How many of the deliveries have `budget` bytes together; the first in any case.
+fn within(budget: usize, deliveries: &[NewDelivery]) -> usize {
+    let mut bytes = 0;
+    let fits = deliveries.iter().take_while(|delivery| {
+        bytes += delivery.message.body.len();
+        bytes <= budget
+    });
+    fits.count().max(1).min(deliveries.len())
+}
+
+/// Cuts deliveries into batches of one endpoint each.
+fn batches(deliveries: Vec<NewDelivery>) -> Vec<Vec<NewDelivery>> {
+    let mut batches: Vec<Vec<NewDelivery>> = Vec::new();
+    // Per endpoint, the batch that is not full, and its bytes.
+    let mut filling: HashMap<EndpointKey, (usize, usize)> = HashMap::new();
+    for delivery in deliveries {
+        let bytes = delivery.message.body.len();
+        if let Some((place, filled)) = filling.get_mut(&delivery.endpoint)
+            && batches[*place].len() < BATCH_DELIVERIES
+            && *filled + bytes <= BATCH_BYTES
+        {
+            *filled += bytes;
+            batches[*place].push(delivery);
+            continue;
+        }
+        filling.insert(delivery.endpoint.clone(), (batches.len(), bytes));
+        batches.push(vec![delivery]);
+    }
+    batches
+}
+
+/// The `_id` begins with the endpoint. One delivery alone is known by its event, so that it can become its own retry in place;
+/// a larger batch by an ObjectId, which orders those of one instance.
+fn batch_id(batch: &[NewDelivery]) -> Arc<str> {
+    match batch {
+        [only] => single_id(&only.message.event_id, &only.endpoint).into(),
+        _ => format!("{}/{}", batch[0].endpoint, ObjectId::new()).into(),
     }
 }
 
-/// The places of the rows that were there already.
-fn duplicates(reply: &WriteReply) -> Result<Vec<usize>> {
-    match reply.errors.iter().find(|row| !row.is_duplicate()) {
-        Some(other) => Err(mongodb::error::Error::custom(format!(
-            "a row was refused with code {}",
-            other.code
-        ))),
-        None => Ok(reply.errors.iter().map(|row| row.index).collect()),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{EventType, Message};
+    use bson::{RawBson, RawBsonRef};
+    use bytes::Bytes;
 
-/// Cuts the documents into runs that fit in one command, each with the place of its first.
-fn chunks(documents: &[RawDocumentBuf]) -> impl Iterator<Item = (usize, &[RawDocumentBuf])> {
-    let mut rest = documents;
-    std::iter::from_fn(move || {
-        let first = documents.len() - rest.len();
-        let mut bytes = 0;
-        let fits = rest.iter().take_while(|document| {
-            bytes += document.as_bytes().len();
-            bytes <= COMMAND_BYTES
-        });
-        let (head, tail) = rest.split_at(fits.count().max(1).min(rest.len()));
-        rest = tail;
-        (!head.is_empty()).then_some((first, head))
-    })
+    fn delivery(endpoint: &str, place: i32, bytes: usize) -> NewDelivery {
+        let at = DateTime::from_millis(i64::from(place));
+        NewDelivery {
+            message: Message {
+                event_id: EventId::derive(EventType::CertificateExpired, RawBsonRef::Int32(place), at),
+                event_type: EventType::CertificateExpired,
+                body: Bytes::from(vec![b'x'; bytes]),
+            },
+            endpoint: EndpointKey::from_stored(endpoint),
+            certificate: RawBson::Int32(place),
+            occurred_at: at,
+        }
+    }
+
+    fn sizes(deliveries: Vec<NewDelivery>) -> Vec<usize> {
+        batches(deliveries).iter().map(Vec::len).collect()
+    }
+
+    #[test]
+    fn a_batch_is_of_one_endpoint_and_at_most_64_deliveries_and_a_megabyte() {
+        let many = |endpoint: &'static str, n, bytes| (0..n).map(move |place| delivery(endpoint, place, bytes));
+        assert_eq!(sizes(many("a/1", 130, 10).collect()), [64, 64, 2]);
+        assert_eq!(sizes(many("a/1", 3, 10).chain(many("a/2", 2, 10)).collect()), [3, 2]);
+        assert_eq!(sizes(many("a/1", 5, 400_000).collect()), [2, 2, 1]);
+        assert_eq!(
+            sizes(many("a/1", 3, 2 << 20).collect()),
+            [1, 1, 1],
+            "a large payload is alone"
+        );
+    }
+
+    #[test]
+    fn what_follows_a_large_payload_keeps_its_order() {
+        let mixed = vec![
+            delivery("a/1", 1, 10),
+            delivery("a/1", 2, 2 << 20),
+            delivery("a/1", 3, 10),
+        ];
+        let order: Vec<_> = batches(mixed)
+            .iter()
+            .map(|batch| batch[0].occurred_at.timestamp_millis())
+            .collect();
+        assert_eq!(order, [1, 2, 3]);
+    }
 }

@@ -1,15 +1,64 @@
-//! How a delivery is laid out in MongoDB, version 1. Documents of every released version must stay readable:
-//! `tests/data/outbox-v1.json` holds one of each state.
+//! How deliveries are laid out in `webhook_outbox`, layout 2. Documents of every released layout must stay readable:
+//! `tests/data/outbox-v2.json` holds one of each state.
+//!
+//! A **batch** holds deliveries of one endpoint in order of occurrence. `results[i]` says how `deliveries[i]` was settled; null
+//! or missing means that it is not. Whoever changes a batch compares `version` and raises it by one.
 
-use bson::{Bson, DateTime, RawBson, RawDocument, RawDocumentBuf, cstr, rawdoc};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+use bson::{DateTime, RawArray, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, cstr, rawdoc};
 use bytes::Bytes;
 
 use crate::model::{EndpointKey, EventId, EventType, Message};
 
-/// The version of the layout that this daemon writes.
-const VERSION: i32 = 1;
+/// The layout that this version writes.
+pub(super) const LAYOUT: i32 = 2;
 
-/// A delivery that is to be written.
+/// Deliveries in a batch, at most.
+pub(super) const BATCH_DELIVERIES: usize = 64;
+
+/// Payload bytes in a batch, at most; a larger payload is a batch by itself.
+pub const BATCH_BYTES: usize = 1 << 20;
+
+/// In which part of an endpoint's queue a batch waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// Not attempted yet.
+    Live,
+    /// Attempted before, or sent again.
+    Retry,
+    /// Sent only while neither of the others waits.
+    Background,
+}
+
+impl Class {
+    /// All, in order of precedence.
+    pub const ALL: [Self; 3] = [Self::Live, Self::Retry, Self::Background];
+
+    /// The last part of a queue's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Retry => "retry",
+            Self::Background => "background",
+        }
+    }
+
+    /// The value of the field `queue`: the endpoint's key and the class.
+    pub fn queue(self, endpoint: &EndpointKey) -> String {
+        format!("{endpoint}/{}", self.as_str())
+    }
+
+    /// Reads a queue's name.
+    pub(super) fn parse(queue: &str) -> Option<(EndpointKey, Self)> {
+        let (endpoint, class) = queue.rsplit_once('/')?;
+        let class = Self::ALL.into_iter().find(|known| known.as_str() == class)?;
+        Some((EndpointKey::from_stored(endpoint), class))
+    }
+}
+
+/// A delivery to be appended.
 #[derive(Clone, Debug)]
 pub struct NewDelivery {
     /// What to send.
@@ -17,133 +66,322 @@ pub struct NewDelivery {
     /// To whom.
     pub endpoint: EndpointKey,
     /// The BadgeUser's `_id`.
-    pub badge_user: RawBson,
+    pub certificate: RawBson,
     /// When it happened: `expires` or `creationDate`.
     pub occurred_at: DateTime,
 }
 
-/// A delivery that this daemon holds a claim on.
+/// A batch of which this instance has deliveries in memory.
+#[derive(Debug)]
+pub struct Batch {
+    /// The document's `_id`.
+    pub id: Arc<str>,
+    /// Whose deliveries it holds.
+    pub endpoint: EndpointKey,
+    /// How many deliveries the document holds, settled ones included.
+    pub size: u32,
+    /// The document's `version` when this instance last read or wrote it.
+    pub(super) version: AtomicI32,
+    /// Deliveries that are not settled in the document.
+    pub(super) open: AtomicU32,
+    /// Deliveries in this instance's memory: queued, in flight, or with a result that is not recorded yet.
+    in_memory: AtomicU32,
+    /// Places that somebody else is known to have settled, a bit each.
+    settled: AtomicU64,
+    /// Whether the document was cancelled while some of its deliveries were in flight.
+    pub(super) cancelled: AtomicBool,
+}
+
+impl Batch {
+    /// How many of its deliveries are in this instance's memory.
+    pub fn in_memory(&self) -> u32 {
+        self.in_memory.load(Ordering::Relaxed)
+    }
+
+    /// More of its deliveries came into memory.
+    pub fn add(&self, count: u32) {
+        self.in_memory.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Some of its deliveries left memory. Returns how many are still there.
+    pub fn remove(&self, count: u32) -> u32 {
+        self.in_memory.fetch_sub(count, Ordering::Relaxed) - count
+    }
+
+    /// These deliveries are settled in the document, as it was just read, and no others.
+    pub(super) fn set_settled(&self, places: impl Iterator<Item = u32>) {
+        let settled = places.fold(0, |settled, place| settled | bit(place));
+        self.settled.store(settled, Ordering::Relaxed);
+    }
+
+    /// Whether somebody else is known to have settled that delivery.
+    pub(super) fn is_settled(&self, index: u32) -> bool {
+        self.settled.load(Ordering::Relaxed) & bit(index) != 0
+    }
+
+    /// Whether it is one delivery, which becomes its own retry in place.
+    pub(super) fn is_single(&self) -> bool {
+        self.size == 1
+    }
+}
+
+/// A batch has no more places than bits.
+fn bit(index: u32) -> u64 {
+    1_u64.checked_shl(index).unwrap_or(0)
+}
+
+/// A delivery out of the outbox, on its way to its endpoint.
 #[derive(Clone, Debug)]
-pub struct Claimed {
+pub struct Delivery {
     /// What to send.
     pub message: Message,
     /// To whom.
     pub endpoint: EndpointKey,
-    /// Attempts so far, this claim's included: an attempt is counted before it is made.
-    pub attempts: u32,
+    /// The number of the attempt that is made next, from 1.
+    pub attempt: u32,
     /// When the first attempt that failed began.
     pub first_attempt_at: Option<DateTime>,
-    /// The claim's number.
-    pub claim: i64,
-    /// Whether it was a dead letter and is tried once more: see [`Outbox::redrive`](super::Outbox::redrive).
+    /// Whether it is a dead letter that goes out again by itself: it has one attempt.
     pub redriven: bool,
+    /// When it happened.
+    pub occurred_at: DateTime,
+    /// The BadgeUser's `_id`.
+    pub certificate: RawBson,
+    /// Where it stands in the outbox.
+    pub batch: Arc<Batch>,
+    /// Its place in the batch.
+    pub index: u32,
 }
 
-/// The `_id` of a delivery. The event's id holds no slash.
-pub(crate) fn delivery_id(event: &EventId, endpoint: &EndpointKey) -> String {
-    format!("{event}/{endpoint}")
+/// What was read of a batch for sending.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The batch, with nothing of it in memory yet.
+    pub batch: Arc<Batch>,
+    /// The part of the endpoint's queue in which it waits.
+    pub class: Class,
+    /// When it is due.
+    pub due: DateTime,
+    /// Its open deliveries, as far as they were asked for, in order.
+    pub deliveries: Vec<Delivery>,
+    /// The place after the last delivery that was read; `None` if nothing follows it.
+    pub rest: Option<u32>,
 }
 
-impl Claimed {
-    /// The delivery's `_id`.
-    pub fn id(&self) -> String {
-        delivery_id(&self.message.event_id, &self.endpoint)
+/// The `_id` of the document that holds one delivery alone.
+pub fn single_id(event: &EventId, endpoint: &EndpointKey) -> String {
+    format!("{endpoint}/{event}")
+}
+
+/// A delivery as it stands in `deliveries`.
+pub(super) fn encode_delivery(message: &Message, certificate: &RawBson, occurred_at: DateTime) -> RawDocumentBuf {
+    let payload = String::from_utf8_lossy(&message.body);
+    rawdoc! {
+        "event": message.event_id.as_str(),
+        "type": message.event_type.as_str(),
+        "certificate": certificate.clone(),
+        "occurredAt": occurred_at,
+        "payload": &*payload,
     }
 }
 
-impl NewDelivery {
-    /// The delivery's `_id`.
-    pub(crate) fn id(&self) -> String {
-        delivery_id(&self.message.event_id, &self.endpoint)
+/// A new batch of these deliveries, which are of one endpoint and in order of occurrence.
+pub(super) fn encode_batch(id: &str, deliveries: &[NewDelivery], now: DateTime) -> (RawDocumentBuf, DateTime) {
+    let first = &deliveries[0];
+    // What happened first goes out first.
+    let due = first.occurred_at.min(now);
+    let mut entries = RawArrayBuf::new();
+    for delivery in deliveries {
+        entries.push(encode_delivery(
+            &delivery.message,
+            &delivery.certificate,
+            delivery.occurred_at,
+        ));
     }
-
-    /// The delivery as if claimed for its first attempt under this number.
-    pub(crate) fn claimed(&self, claim: i64) -> Claimed {
-        Claimed {
-            message: self.message.clone(),
-            endpoint: self.endpoint.clone(),
-            attempts: 1,
-            first_attempt_at: None,
-            claim,
-            redriven: false,
-        }
-    }
-
-    /// The document, in the given state.
-    pub(crate) fn encode(&self, now: DateTime, birth: Birth<'_>) -> RawDocumentBuf {
-        let payload = String::from_utf8_lossy(&self.message.body);
-        let mut document = rawdoc! {
-            "_id": self.id(),
-            "v": VERSION,
-            "state": if matches!(birth, Birth::Pending) { "pending" } else { "claimed" },
-            "endpoint": self.endpoint.as_str(),
-            "eventType": self.message.event_type.as_str(),
-            "badgeUserId": self.badge_user.clone(),
-            "occurredAt": self.occurred_at,
-            "createdAt": now,
-            // What happened first goes out first; a retry moves to the end.
-            "due": self.occurred_at.min(now),
-        };
-        match birth {
-            Birth::Pending => document.append(cstr!("attempts"), 0),
-            // An attempt is counted before it is made.
-            Birth::Claimed { owner, number } => {
-                document.append(cstr!("attempts"), 1);
-                document.append(cstr!("claim"), rawdoc! { "by": owner, "n": number });
-            }
-        }
-        document.append(cstr!("payload"), &*payload);
-        document
-    }
+    let document = rawdoc! {
+        "_id": id,
+        "v": LAYOUT,
+        "version": 1,
+        "state": "pending",
+        "endpoint": first.endpoint.as_str(),
+        "queue": Class::Live.queue(&first.endpoint),
+        "due": due,
+        "open": i32::try_from(deliveries.len()).unwrap_or(i32::MAX),
+        "createdAt": now,
+        "deliveries": entries,
+        "results": RawArrayBuf::new(),
+    };
+    (document, due)
 }
 
-/// How a delivery comes into the world.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Birth<'a> {
-    /// Free for the feeder.
-    Pending,
-    /// Held by `owner`.
-    Claimed { owner: &'a str, number: i64 },
-}
-
-/// Reads a pending delivery for a claim that is about to be made under number `claim`; counts the attempt.
+/// Reads a batch for sending: its open deliveries, of those that are in `document`. `skip` is the place of the first of them
+/// in the whole batch, `limit` how many are wanted at most.
 ///
 /// # Errors
 /// The field that is missing or of another type.
-pub(crate) fn decode(document: &RawDocument, claim: i64) -> Result<Claimed, String> {
+pub(super) fn decode(document: &RawDocument, skip: u32, limit: usize) -> Result<Fetched, String> {
     let text = |field| {
-        document
-            .get_str(field)
-            .map_err(|_| format!("`{field}` is not a string"))
+        let value = document.get_str(field);
+        value.map_err(|_| format!("`{field}` is not a string"))
     };
-    let (event, endpoint) = text("_id")?.split_once('/').ok_or("`_id` holds no endpoint")?;
-    let event_type = EventType::parse(text("eventType")?).ok_or("`eventType` is unknown")?;
-    let attempts = document.get_i32("attempts").map_err(|_| "`attempts` is not an Int32")?;
-    Ok(Claimed {
-        message: Message {
-            event_id: EventId::from_stored(event),
-            event_type,
-            body: Bytes::copy_from_slice(text("payload")?.as_bytes()),
-        },
-        endpoint: EndpointKey::from_stored(endpoint),
-        attempts: u32::try_from(attempts).unwrap_or(0).saturating_add(1),
-        first_attempt_at: document.get_datetime("firstAttemptAt").ok(),
-        claim,
-        redriven: document.get_datetime("deadSince").is_ok(),
+    let number = |field| {
+        let value = document.get_i32(field);
+        value.map_err(|_| format!("`{field}` is not an Int32"))
+    };
+    let (endpoint, class) = Class::parse(text("queue")?).ok_or("`queue` names no endpoint and class")?;
+    let results = document.get_array("results").map_err(|_| "`results` is not an array")?;
+    let settled = settled(results);
+    let entries = document
+        .get_array("deliveries")
+        .map_err(|_| "`deliveries` is not an array")?;
+    // Where only a part of the deliveries was read, `size` was asked for too.
+    let size = match document.get_i32("size") {
+        Ok(size) => u32::try_from(size).unwrap_or(0),
+        Err(_) => skip.saturating_add(u32::try_from(entries.into_iter().count()).unwrap_or(u32::MAX)),
+    };
+    let batch = Arc::new(Batch {
+        id: text("_id")?.into(),
+        endpoint: endpoint.clone(),
+        size,
+        version: AtomicI32::new(number("version")?),
+        open: AtomicU32::new(u32::try_from(number("open")?).map_err(|_| "`open` is negative")?),
+        in_memory: AtomicU32::new(0),
+        settled: AtomicU64::new(0),
+        cancelled: AtomicBool::new(false),
+    });
+    let attempts = document.get_i32("attempts").ok().and_then(|n| u32::try_from(n).ok());
+    let (mut deliveries, mut next) = (Vec::new(), skip);
+    for entry in entries {
+        if deliveries.len() >= limit {
+            break;
+        }
+        let index = next;
+        next += 1;
+        if settled.get(index as usize).copied().unwrap_or(false) {
+            continue;
+        }
+        let entry = entry.ok().and_then(|entry| entry.as_document());
+        let entry = entry.ok_or_else(|| format!("`deliveries.{index}` is not a document"))?;
+        let (message, certificate, occurred_at) =
+            decode_delivery(entry).map_err(|what| format!("`deliveries.{index}`: {what}"))?;
+        deliveries.push(Delivery {
+            message,
+            endpoint: endpoint.clone(),
+            attempt: attempts.unwrap_or(0).saturating_add(1),
+            first_attempt_at: document.get_datetime("firstAttemptAt").ok(),
+            redriven: document.get_bool("redriven").unwrap_or(false),
+            occurred_at,
+            certificate,
+            batch: Arc::clone(&batch),
+            index,
+        });
+    }
+    let rest = (next < batch.size).then_some(next);
+    Ok(Fetched {
+        batch,
+        class,
+        due: document.get_datetime("due").map_err(|_| "`due` is not a date")?,
+        deliveries,
+        rest,
     })
 }
 
-/// The `_id` of a document as text, for a list of ids.
-pub(crate) fn id_of(document: &RawDocument) -> Option<String> {
-    document.get_str("_id").ok().map(str::to_owned)
+fn decode_delivery(entry: &RawDocument) -> Result<(Message, RawBson, DateTime), &'static str> {
+    let event = entry.get_str("event").map_err(|_| "`event` is not a string")?;
+    let event_type = entry
+        .get_str("type")
+        .ok()
+        .and_then(EventType::parse)
+        .ok_or("`type` is unknown")?;
+    let payload = entry.get_str("payload").map_err(|_| "`payload` is not a string")?;
+    let certificate = entry
+        .get("certificate")
+        .ok()
+        .flatten()
+        .map_or(RawBson::Null, RawBson::from);
+    let occurred_at = entry
+        .get_datetime("occurredAt")
+        .map_err(|_| "`occurredAt` is not a date")?;
+    let message = Message {
+        event_id: EventId::from_stored(event),
+        event_type,
+        body: Bytes::copy_from_slice(payload.as_bytes()),
+    };
+    Ok((message, certificate, occurred_at))
 }
 
-/// Ids as an `$in` wants them.
-pub(crate) fn id_list(ids: impl IntoIterator<Item = String>) -> Bson {
-    Bson::Array(ids.into_iter().map(Bson::String).collect())
+/// Which places are settled.
+pub(super) fn settled(results: &RawArray) -> Vec<bool> {
+    let is_settled = |value: bson::error::Result<RawBsonRef<'_>>| !matches!(value, Ok(RawBsonRef::Null));
+    results.into_iter().map(is_settled).collect()
+}
+
+/// The `_id` of a document of the outbox.
+pub(super) fn id_of(document: &RawDocument) -> Option<String> {
+    document.get_str("_id").ok().map(str::to_owned)
 }
 
 /// Has a query use the index of that name.
 pub(super) fn hint(index: &str) -> mongodb::options::Hint {
     mongodb::options::Hint::Name(index.into())
+}
+
+/// The fields that a fetch reads of a batch, beside `deliveries`.
+pub(super) const FETCHED_FIELDS: [&str; 9] = [
+    "version",
+    "queue",
+    "due",
+    "open",
+    "results",
+    "attempts",
+    "firstAttemptAt",
+    "redriven",
+    "state",
+];
+
+/// A name for an element of `results`.
+pub(super) fn result_field(index: u32) -> bson::raw::CString {
+    bson::raw::CString::try_from(format!("results.{index}")).unwrap_or_else(|_| cstr!("results").into())
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A batch of `size` small deliveries for an endpoint, read whole.
+    pub(crate) fn fetched(endpoint: &str, name: &str, size: u32) -> Fetched {
+        let endpoint = EndpointKey::from_stored(endpoint);
+        let batch = Arc::new(Batch {
+            id: format!("{endpoint}/{name}").into(),
+            endpoint: endpoint.clone(),
+            size,
+            version: AtomicI32::new(1),
+            open: AtomicU32::new(size),
+            in_memory: AtomicU32::new(0),
+            settled: AtomicU64::new(0),
+            cancelled: AtomicBool::new(false),
+        });
+        let delivery = |index| Delivery {
+            message: Message {
+                event_id: EventId::from_stored(&format!("certificate_expired_{name}-{index}_0")),
+                event_type: EventType::CertificateExpired,
+                body: Bytes::from_static(b"{}"),
+            },
+            endpoint: endpoint.clone(),
+            attempt: 1,
+            first_attempt_at: None,
+            redriven: false,
+            occurred_at: DateTime::from_millis(0),
+            certificate: RawBson::Null,
+            batch: Arc::clone(&batch),
+            index,
+        };
+        Fetched {
+            deliveries: (0..size).map(delivery).collect(),
+            batch,
+            class: Class::Live,
+            due: DateTime::from_millis(0),
+            rest: None,
+        }
+    }
 }

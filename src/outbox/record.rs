@@ -1,176 +1,208 @@
-//! Writing what became of deliveries, by the hundreds. A result counts only where its claim still stands.
+//! Writing what became of deliveries: results of many batches, their retries and the statistics, in one transaction.
 
-use std::collections::HashMap;
+mod rows;
 
-use bson::{DateTime, Document, RawArrayBuf, RawDocumentBuf, cstr, doc, rawdoc};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bson::{Bson, DateTime, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 
-use super::document::{id_list, id_of};
-use super::group::{self, Group};
-use super::{Claimed, Next, Outbox};
-use crate::model::Failure;
-use crate::store::{DELIVERIES, Result, Stopped, update_row};
+use super::document::{Batch, settled};
+use super::{Class, Delivery, Head, Next, Outbox};
+use crate::failpoint;
+use crate::statistics::Additions;
+use crate::store::{self, OUTBOX, STATISTICS, Writer};
 
-/// A delivery and what becomes of it.
-#[derive(Debug)]
-pub struct Verdict {
-    /// The delivery, with its claim.
-    pub delivery: Claimed,
+/// A delivery whose attempt has ended, and what becomes of it.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// The delivery.
+    pub delivery: Delivery,
+    /// When the attempt ended.
+    pub at: DateTime,
+    /// How long it took, in milliseconds.
+    pub ms: u64,
     /// What is to be written.
     pub next: Next,
 }
 
+/// Why results were not recorded. Nothing of them was written.
+#[derive(Debug)]
+pub enum Unrecorded {
+    /// Somebody else wrote to one of the batches since it was read: see [`Outbox::reconcile`].
+    Outdated,
+    /// MongoDB did not write the results or retries.
+    Results(store::Error),
+    /// MongoDB did not write the statistics.
+    Statistics(store::Error),
+}
+
+/// What was recorded.
+#[derive(Debug, Default)]
+pub struct Recorded {
+    /// Retries, with when they are due.
+    pub retries: Vec<Head>,
+}
+
 impl Outbox {
-    /// Writes the verdicts. Where the claim was lost meanwhile, nothing changes. Safe to repeat. Returns what was written, for
-    /// the statistics, until they have counted it: see [`Outbox::forget`]. `None`: nothing that counts.
+    /// Records these results, and adds them to the statistics unless `counted` is false.
     ///
     /// # Errors
-    /// [`Stopped`] when the daemon stops before MongoDB confirmed the write: their claims are then freed by another.
-    pub async fn record(&self, verdicts: &[Verdict], now: DateTime) -> std::result::Result<Option<Group>, Stopped> {
-        if verdicts.is_empty() {
-            return Ok(None);
-        }
-        let mut group = Group::of(&self.owner, self.draw_group(), verdicts, now);
-        let note = (!group.entries.is_empty()).then(|| group.row());
-        let expected = verdicts.len() + usize::from(note.is_some());
-        let rows: Vec<_> = note.into_iter().chain(self.rows(verdicts, &group)).collect();
-        let write = || async {
-            let reply = self.store.update_in_order(DELIVERIES, &rows).await?;
-            if reply.matched == expected {
-                return Ok(None);
-            }
-            self.written(&group).await.map(Some)
+    /// See [`Unrecorded`].
+    pub async fn record(
+        &self,
+        settlements: &[Settlement],
+        counted: bool,
+        now: DateTime,
+    ) -> Result<Recorded, Unrecorded> {
+        // Seen when earlier results of the batch were recorded: somebody else settled or cancelled these.
+        let is_outdated = |one: &Settlement| {
+            let batch = &one.delivery.batch;
+            let is_cancelled = batch.cancelled.load(Ordering::Relaxed);
+            batch.is_settled(one.delivery.index) || (is_cancelled && !matches!(one.next, Next::Delivered { .. }))
         };
-        if let Some(written) = self.store.persist("record results", write).await? {
-            group.entries.retain(|entry| written.contains_key(&entry.id));
+        if settlements.iter().any(is_outdated) {
+            return Err(Unrecorded::Outdated);
         }
-        Ok((expected > verdicts.len()).then_some(group))
+        let batches = by_batch(settlements);
+        let mut written = rows::Rows::default();
+        for settlements in batches.values() {
+            written.settle(settlements, &self.instance_id, now);
+        }
+        let mut transaction = self.store.begin(Writer::Recorder).await.map_err(Unrecorded::Results)?;
+        let reply = transaction.update(OUTBOX, written.updates.iter()).await;
+        let reply = reply.map_err(Unrecorded::Results)?;
+        if reply.matched != written.updates.len() {
+            transaction.abort().await;
+            return Err(Unrecorded::Outdated);
+        }
+        if counted {
+            let rows = written.statistics.rows(now);
+            let done = transaction.update(STATISTICS, rows.iter()).await;
+            done.map_err(Unrecorded::Statistics)?;
+        }
+        failpoint::reach("results-to-be-committed");
+        transaction.commit().await.map_err(Unrecorded::Results)?;
+        for settlements in batches.values() {
+            let batch = &settlements[0].delivery.batch;
+            batch.version.fetch_add(1, Ordering::Relaxed);
+            let count = u32::try_from(settlements.len()).unwrap_or(u32::MAX);
+            batch
+                .open
+                .fetch_sub(count.min(batch.open.load(Ordering::Relaxed)), Ordering::Relaxed);
+        }
+        Ok(Recorded {
+            retries: written.retries,
+        })
     }
 
-    /// What owners recorded that are not in `live`, and nobody has counted, as far as it was written, by owner and number.
+    /// Reads the batches of these results again, because somebody else wrote to one of them, and keeps the results that still
+    /// count: those of deliveries that are open, but for failures of attempts that are recorded already, and successes of
+    /// deliveries that were cancelled while in flight.
     ///
     /// # Errors
-    /// MongoDB is away.
-    pub async fn uncounted(&self, live: &[String]) -> Result<Vec<Group>> {
-        let notes = self.store.database().collection::<Document>(DELIVERIES);
-        let left = notes
-            .find(group::left_behind(live))
-            .sort(doc! { "by": 1, "n": 1 })
-            .await?;
-        let left: Vec<_> = left.try_collect().await?;
-        let mut groups: Vec<_> = left.iter().filter_map(Group::read).collect();
-        for group in &mut groups {
-            let written = self.written(group).await?;
-            group.entries.retain_mut(|entry| {
-                entry.reason = written.get(&entry.id).cloned().flatten();
-                written.contains_key(&entry.id)
-            });
-        }
-        Ok(groups)
-    }
-
-    /// Takes out the notes of groups that are counted.
-    ///
-    /// # Errors
-    /// MongoDB is away.
-    pub async fn forget(&self, counted: &[Group]) -> Result<()> {
-        let notes = doc! { "_id": { "$in": id_list(counted.iter().map(Group::id)) } };
-        self.store.deliveries().delete_many(notes).await.map(drop)
-    }
-
-    /// The deliveries whose results were written, each with its last error.
-    async fn written(&self, group: &Group) -> Result<HashMap<String, Option<String>>> {
-        let deliveries = self.store.deliveries();
-        let find = deliveries.find(group.written()).projection(doc! { "lastError": 1 });
-        let found: Vec<_> = find.await?.try_collect().await?;
-        let error = |delivery: &RawDocumentBuf| delivery.get_str("lastError").ok().map(str::to_owned);
-        Ok(found
+    /// MongoDB refused or is unavailable.
+    pub async fn reconcile(&self, settlements: Vec<Settlement>) -> store::Result<Vec<Settlement>> {
+        let ids: Vec<Bson> = by_batch(&settlements)
+            .keys()
+            .map(|id| Bson::String((*id).to_owned()))
+            .collect();
+        let outbox = self.store.outbox();
+        let find = outbox
+            .find(doc! { "_id": { "$in": ids } })
+            .projection(doc! { "version": 1, "state": 1, "open": 1, "results": 1, "attempts": 1 });
+        let found: Vec<RawDocumentBuf> = find.await?.try_collect().await?;
+        let now: HashMap<&str, &RawDocumentBuf> = found
             .iter()
-            .filter_map(|delivery| Some((id_of(delivery)?, error(delivery))))
+            .filter_map(|document| Some((document.get_str("_id").ok()?, document)))
+            .collect();
+        Ok(settlements
+            .into_iter()
+            .filter(|settlement| {
+                let batch = &settlement.delivery.batch;
+                now.get(&*batch.id)
+                    .is_some_and(|document| still_counts(document, batch, settlement))
+            })
             .collect())
     }
 
-    /// Deliveries that went well differ in nothing but their ids and share a row; the others have one each.
-    fn rows(&self, verdicts: &[Verdict], group: &Group) -> Vec<RawDocumentBuf> {
-        let mut delivered: HashMap<(i64, u16), RawArrayBuf> = HashMap::new();
-        let mut rows = Vec::new();
-        for Verdict { delivery, next } in verdicts {
-            if let Next::Delivered { status } = next {
-                delivered
-                    .entry((delivery.claim, *status))
-                    .or_default()
-                    .push(delivery.id());
-            } else {
-                let filter = self.fenced(rawdoc! { "_id": delivery.id() }, delivery.claim);
-                rows.push(update_row(filter, update(next, group), false));
-            }
-        }
-        rows.extend(delivered.into_iter().map(|((claim, status), ids)| {
-            let filter = self.fenced(rawdoc! { "_id": { "$in": ids } }, claim);
-            update_row(filter, update(&Next::Delivered { status }, group), true)
-        }));
-        rows
-    }
-
-    fn fenced(&self, mut filter: RawDocumentBuf, claim: i64) -> RawDocumentBuf {
-        filter.append(cstr!("claim.by"), &*self.owner);
-        filter.append(cstr!("claim.n"), claim);
-        filter
+    /// Whether a write to the outbox that should be harmless succeeds: a refusal of a single batch is then that batch's own.
+    pub async fn probe(&self) -> store::Result<()> {
+        let id = format!("probe/{}", self.instance_id);
+        let outbox = self.store.outbox();
+        let write = outbox.update_one(doc! { "_id": &id }, doc! { "$set": { "v": 2, "state": "probe" } });
+        write.upsert(true).await?;
+        outbox.delete_one(doc! { "_id": &id }).await?;
+        Ok(())
     }
 }
 
-fn update(next: &Next, group: &Group) -> RawDocumentBuf {
-    let now = group.at;
-    let done = rawdoc! { "claim": 1 };
-    let stamped = |mut set: RawDocumentBuf| {
-        set.append(group::stamp(&group.owner), group.number);
-        set
-    };
-    match next {
-        Next::Delivered { status } => {
-            let status = i32::from(*status);
-            let set = rawdoc! { "state": "delivered", "finishedAt": now, "lastAttemptAt": now, "lastStatus": status };
-            let done = rawdoc! { "claim": 1, "deadSince": 1, "redrivable": 1 };
-            rawdoc! { "$set": stamped(set), "$unset": done }
+fn by_batch(settlements: &[Settlement]) -> BTreeMap<&str, Vec<&Settlement>> {
+    let mut batches: BTreeMap<&str, Vec<&Settlement>> = BTreeMap::new();
+    for settlement in settlements {
+        batches
+            .entry(&settlement.delivery.batch.id)
+            .or_default()
+            .push(settlement);
+    }
+    batches
+}
+
+/// Takes over what the document says now.
+fn still_counts(document: &RawDocumentBuf, batch: &Arc<Batch>, settlement: &Settlement) -> bool {
+    let number = |field| document.get_i32(field).unwrap_or(0);
+    let state = document.get_str("state").unwrap_or_default();
+    batch.version.store(number("version"), Ordering::Relaxed);
+    let open = u32::try_from(number("open")).unwrap_or(0);
+    batch.open.store(open, Ordering::Relaxed);
+    // Of deliveries that are still in flight, too: their results come later.
+    if let Ok(results) = document.get_array("results") {
+        let places = (0_u32..).zip(settled(results));
+        batch.set_settled(places.filter_map(|(place, settled)| settled.then_some(place)));
+    }
+    batch.cancelled.store(state == "cancelled", Ordering::Relaxed);
+    let index = settlement.delivery.index as usize;
+    let is_settled = document
+        .get_array("results")
+        .is_ok_and(|results| settled(results).get(index).copied().unwrap_or(false));
+    let delivered = matches!(settlement.next, Next::Delivered { .. });
+    // Somebody else has recorded this attempt, or a later one.
+    let is_late = u32::try_from(number("attempts")).is_ok_and(|attempts| attempts >= settlement.delivery.attempt);
+    match state {
+        "pending" => !is_settled && (delivered || !is_late),
+        "cancelled" => !is_settled && delivered,
+        _ => false,
+    }
+}
+
+/// A retry that will be due.
+fn retry(delivery: &Delivery, id: Arc<str>, due: DateTime) -> Head {
+    Head {
+        endpoint: delivery.endpoint.clone(),
+        class: Class::Retry,
+        due,
+        id,
+    }
+}
+
+/// Adds a result to its endpoint's figures.
+fn count(statistics: &mut Additions, settlement: &Settlement, was_cancelled: bool) {
+    let delivery = &settlement.delivery;
+    let figures = statistics.of(&delivery.endpoint);
+    match &settlement.next {
+        Next::Delivered { .. } => {
+            figures.successes += 1;
+            figures.cancelled -= i64::from(was_cancelled);
+            figures.last_success = figures.last_success.max(Some(settlement.at));
         }
-        Next::Retry {
-            due,
-            first_attempt_at,
-            failure,
-        } => {
-            let mut set = failed("pending", failure, now);
-            set.append(cstr!("due"), *due);
-            set.append(cstr!("firstAttemptAt"), *first_attempt_at);
-            rawdoc! { "$set": stamped(set), "$unset": done }
-        }
-        Next::Dead {
-            verdict,
-            failure,
-            redrivable,
-        } => {
-            let mut set = failed("dead", failure, now);
-            set.append(cstr!("reason"), verdict.as_str());
-            set.append(cstr!("finishedAt"), now);
-            set.append(cstr!("redrivable"), *redrivable);
+        Next::Retry { failure, .. } | Next::Dead { failure, .. } => {
+            figures.failures += 1;
             // The first death counts.
-            rawdoc! { "$set": stamped(set), "$min": { "deadSince": now }, "$unset": done }
+            figures.dead += i64::from(matches!(settlement.next, Next::Dead { .. }) && !delivery.redriven);
+            figures.last_failure = Some((settlement.at, failure.reason.clone()));
         }
-        Next::Cancelled { reason } => {
-            let set = rawdoc! { "state": "cancelled", "reason": reason.as_str(), "finishedAt": now };
-            rawdoc! { "$set": stamped(set), "$inc": { "attempts": -1 }, "$unset": done }
-        }
-        Next::Released => rawdoc! {
-            "$set": { "state": "pending" },
-            "$inc": { "attempts": -1 },
-            "$unset": done,
-        },
+        Next::Cancelled { .. } => figures.cancelled += 1,
     }
-}
-
-fn failed(state: &str, failure: &Failure, now: DateTime) -> RawDocumentBuf {
-    let mut set = rawdoc! { "state": state, "lastAttemptAt": now, "lastError": failure.reason.as_str() };
-    if let Some(status) = failure.status {
-        set.append(cstr!("lastStatus"), i32::from(status));
-    }
-    set
 }

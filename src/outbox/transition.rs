@@ -5,89 +5,99 @@ use std::time::Duration;
 
 use bson::DateTime;
 
-use crate::delivery::RetryPolicy;
 use crate::model::{Failure, Outcome};
+use crate::sender::RetryPolicy;
 
-use super::Claimed;
+/// The attempts of a delivery so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tries {
+    /// The number of the attempt that has just ended, from 1.
+    pub attempt: u32,
+    /// When the first attempt that failed began.
+    pub first_attempt_at: Option<DateTime>,
+    /// Since when its endpoint is served again after its deliveries had to wait: its retry period begins no earlier.
+    pub served_since: Option<DateTime>,
+    /// Whether it is a dead letter that went out again by itself: it has this one attempt.
+    pub redriven: bool,
+}
 
 /// What is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Done.
     Delivered {
-        /// The answer's status.
+        /// The response's status.
         status: u16,
     },
-    /// Tried again, not before `due`.
+    /// Attempted again, not before `due`.
     Retry {
         /// The earliest instant of the next attempt.
         due: DateTime,
-        /// When the first failed attempt began.
+        /// When the first attempt that failed began.
         first_attempt_at: DateTime,
         /// What failed.
         failure: Failure,
     },
-    /// A dead letter: attempts or window used up, or refused for good.
+    /// A dead letter: attempts or retry period used up, or a permanent failure.
     Dead {
         /// Why it ended here, e.g. `100 attempts failed`.
         verdict: String,
         /// What failed last.
         failure: Failure,
-        /// Whether it is tried again by itself once the endpoint answers: not where it was refused for good.
+        /// Whether it goes out again by itself once the endpoint answers: not after a permanent failure.
         redrivable: bool,
     },
-    /// Its endpoint is gone.
+    /// There is nobody to send to any more.
     Cancelled {
         /// Why.
         reason: String,
     },
-    /// Nothing was attempted: back as it was, the attempt not counted.
-    Released,
 }
 
-/// Says what becomes of `delivery`, whose attempt ended at `now` in `outcome`. `jitter` is between 0 and 1.
-pub fn transition(delivery: &Claimed, outcome: &Outcome, now: DateTime, policy: &RetryPolicy, jitter: f64) -> Next {
-    match outcome {
+/// Says what becomes of a delivery whose attempt ended at `now` in `outcome`; `None` if nothing was attempted. `jitter` is
+/// between 0 and 1.
+pub fn transition(tries: &Tries, outcome: &Outcome, now: DateTime, policy: &RetryPolicy, jitter: f64) -> Option<Next> {
+    let dead = |verdict: &str, failure: &Failure| Next::Dead {
+        verdict: verdict.into(),
+        failure: failure.clone(),
+        redrivable: false,
+    };
+    Some(match outcome {
         Outcome::Delivered { status, .. } => Next::Delivered { status: *status },
         Outcome::Cancelled { reason } => Next::Cancelled { reason: reason.clone() },
-        Outcome::Interrupted => Next::Released,
-        Outcome::Gone(failure) => Next::Dead {
-            verdict: "the receiver answered 410 Gone".into(),
-            failure: failure.clone(),
-            redrivable: false,
-        },
-        Outcome::Refused(failure) => Next::Dead {
-            verdict: "no later attempt can mend it".into(),
-            failure: failure.clone(),
-            redrivable: false,
-        },
-        Outcome::Failed(failure) => after_failure(delivery, failure, now, policy, jitter),
-    }
+        Outcome::NotSent => return None,
+        Outcome::Gone(failure) => dead("410 Gone: not retried", failure),
+        Outcome::PermanentFailure(failure) => dead("permanent failure: not retried", failure),
+        Outcome::TransientFailure(failure) => after_failure(tries, failure, now, policy, jitter),
+    })
 }
 
-fn after_failure(delivery: &Claimed, failure: &Failure, now: DateTime, policy: &RetryPolicy, jitter: f64) -> Next {
+fn after_failure(tries: &Tries, failure: &Failure, now: DateTime, policy: &RetryPolicy, jitter: f64) -> Next {
     let began = later(now, failure.elapsed, -1);
-    let first_attempt_at = delivery.first_attempt_at.unwrap_or(began);
+    let first_attempt_at = tries.first_attempt_at.unwrap_or(began);
     let dead = |verdict: String| Next::Dead {
         verdict,
         failure: failure.clone(),
         redrivable: true,
     };
-    if delivery.redriven {
+    if tries.redriven {
         return dead("it failed again after it was a dead letter".into());
     }
-    if delivery.attempts >= policy.max_attempts {
-        return dead(format!("{} attempts failed", delivery.attempts));
+    if tries.attempt >= policy.max_attempts {
+        return dead(format!("{} attempts failed", tries.attempt));
     }
-    let backoff = policy.delay(delivery.attempts, jitter);
+    let backoff = policy.delay(tries.attempt, jitter);
     let due = later(now, backoff.max(failure.retry_after.unwrap_or_default()), 1);
-    let end = later(first_attempt_at, policy.window, 1);
-    if now >= end {
-        return dead(format!("the retry window ended after {} attempts", delivery.attempts));
+    let start = tries
+        .served_since
+        .map_or(first_attempt_at, |since| since.max(first_attempt_at));
+    let deadline = later(start, policy.period, 1);
+    if now >= deadline {
+        return dead(format!("the retry period ended after {} attempts", tries.attempt));
     }
-    // What would fall behind the window's end is tried once more at its end.
+    // What would be due after the retry period is attempted once more at its end.
     Next::Retry {
-        due: due.min(end),
+        due: due.min(deadline),
         first_attempt_at,
         failure: failure.clone(),
     }

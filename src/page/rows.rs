@@ -4,9 +4,9 @@ use bson::DateTime;
 use serde::Serialize;
 
 use super::words::{ago, count, foreign, moment, span};
-use crate::status::{Daemon, Endpoint, Head};
+use crate::status::{Endpoint, Head, Instance};
 
-/// So many rows of a kind are shown.
+/// This many rows of a kind are shown.
 const ROWS: usize = 200;
 
 /// The first rows, and how many there are in all if that is more.
@@ -17,26 +17,42 @@ pub(super) struct Rows<T> {
 }
 
 impl<T> Rows<T> {
-    pub(super) fn of(mut rows: Vec<T>) -> Self {
-        let of = (rows.len() > ROWS).then_some(rows.len());
-        rows.truncate(ROWS);
-        Self { rows, of }
+    /// Rows for the first of `all`.
+    pub(super) fn of<'a, S: 'a>(all: impl IntoIterator<Item = &'a S>, row: impl Fn(&'a S) -> T) -> Self {
+        let mut all = all.into_iter();
+        let rows: Vec<_> = all.by_ref().take(ROWS).map(row).collect();
+        let count = rows.len() + all.count();
+        Self { rows, of: None }.in_all(count)
+    }
+
+    /// Says that there are `count`.
+    pub(super) fn in_all(self, count: usize) -> Self {
+        let of = (count > self.rows.len()).then_some(count);
+        Self { of, ..self }
     }
 }
 
 impl Rows<EndpointView> {
     /// Within both kinds they stay in the order of their organizations.
-    pub(super) fn trouble_first(endpoints: impl Iterator<Item = EndpointView>) -> Self {
-        let (mut rows, well): (Vec<_>, Vec<_>) = endpoints.partition(|endpoint| endpoint.bad);
-        rows.extend(well);
-        Self::of(rows)
+    pub(super) fn trouble_first(endpoints: &[Endpoint], now: DateTime) -> Self {
+        let (bad, well): (Vec<_>, Vec<_>) = endpoints.iter().partition(|endpoint| is_bad(endpoint));
+        Self::of(bad.into_iter().chain(well), |endpoint| EndpointView::of(endpoint, now))
     }
+}
+
+/// Whether it needs somebody to look at it.
+fn is_bad(endpoint: &Endpoint) -> bool {
+    endpoint.dead > 0 || endpoint.why.is_some() || is_failing(endpoint)
+}
+
+fn is_failing(endpoint: &Endpoint) -> bool {
+    endpoint.last_failure > endpoint.last_success
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct EndpointView {
     name: String,
-    owner: String,
+    organization: String,
     endpoint: String,
     state: &'static str,
     why: Option<String>,
@@ -54,7 +70,7 @@ pub(super) struct EndpointView {
 #[derive(Debug, Serialize)]
 pub(super) struct HeadView {
     name: String,
-    owner: String,
+    organization: String,
     endpoint: String,
     count: String,
     event: String,
@@ -66,30 +82,30 @@ pub(super) struct HeadView {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct DaemonView {
+pub(super) struct InstanceView {
     id: String,
     host: String,
     pid: i64,
     version: String,
+    state: &'static str,
     alive: bool,
     seen: String,
     started: String,
-    leases: String,
+    lease: &'static str,
     own: bool,
 }
 
 impl EndpointView {
     pub(super) fn of(endpoint: &Endpoint, now: DateTime) -> Self {
         let attempts = endpoint.delivered + endpoint.failed_attempts;
-        let failing = endpoint.last_failure > endpoint.last_success;
         let last = match (endpoint.last_success, endpoint.last_failure) {
-            (_, Some(at)) if failing => format!("failed {}", ago(now, at)),
-            (Some(at), _) => format!("answered {}", ago(now, at)),
+            (_, Some(at)) if is_failing(endpoint) => format!("failed {}", ago(now, at)),
+            (Some(at), _) => format!("delivered {}", ago(now, at)),
             _ => String::new(),
         };
         Self {
             name: foreign(&endpoint.name),
-            owner: foreign(&endpoint.owner),
+            organization: foreign(&endpoint.organization),
             endpoint: foreign(&endpoint.endpoint),
             state: endpoint.state,
             why: endpoint.why.as_deref().map(foreign),
@@ -100,7 +116,7 @@ impl EndpointView {
             dead: count(endpoint.dead),
             cancelled: count(endpoint.cancelled),
             last,
-            bad: endpoint.dead > 0 || endpoint.why.is_some() || failing,
+            bad: is_bad(endpoint),
         }
     }
 }
@@ -110,7 +126,7 @@ impl HeadView {
     pub(super) fn of(head: &Head, when: String) -> Self {
         Self {
             name: foreign(&head.name),
-            owner: foreign(&head.owner),
+            organization: foreign(&head.organization),
             endpoint: foreign(&head.endpoint),
             count: count(head.count),
             event: foreign(head.event.trim_start_matches("certificate_")),
@@ -123,18 +139,19 @@ impl HeadView {
     }
 }
 
-impl DaemonView {
-    pub(super) fn of(daemon: &Daemon, own: &str) -> Self {
+impl InstanceView {
+    pub(super) fn of(instance: &Instance, own: &str) -> Self {
         Self {
-            id: foreign(&daemon.id),
-            host: foreign(&daemon.host),
-            pid: daemon.pid,
-            version: foreign(&daemon.version),
-            alive: daemon.alive,
-            seen: format!("{} ago", span(daemon.seen_s_ago)),
-            started: moment(daemon.started_at),
-            leases: daemon.leases.join(", "),
-            own: daemon.id == own,
+            id: foreign(&instance.id),
+            host: foreign(&instance.host),
+            pid: instance.pid,
+            version: foreign(&instance.version),
+            state: instance.state,
+            alive: instance.state != "dead",
+            seen: format!("{} ago", span(instance.seen_s_ago)),
+            started: moment(instance.started_at),
+            lease: if instance.holds_lease { "source" } else { "" },
+            own: instance.id == own,
         }
     }
 }

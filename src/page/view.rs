@@ -1,14 +1,14 @@
-//! What stands on the page, in words: the template only places it.
+//! What the page says, in words: the template only places it.
 
 use serde::Serialize;
 
 use super::Own;
 use super::picture::Picture;
-use super::rows::{DaemonView, EndpointView, HeadView, Rows};
+use super::rows::{EndpointView, HeadView, InstanceView, Rows};
 use super::words::{ago, count, foreign, moment, number, seconds, span, until};
 use crate::status::{DAYS, Scan, Status, Stream};
 
-/// A delivery that is due for longer waits too long, in seconds: by then a failing one is a dead letter, as configured unless told otherwise.
+/// A delivery that is due for longer waits too long, in seconds: by then a failing one is a dead letter, if `delivery.retry_window` is what it is by default.
 const TOO_LONG: i64 = 900;
 
 /// The page.
@@ -21,7 +21,7 @@ pub(super) struct View {
     days: i64,
 }
 
-/// What this daemon knows.
+/// What this instance knows.
 #[derive(Debug, Serialize)]
 struct OwnView {
     id: String,
@@ -40,7 +40,7 @@ struct StatusView {
     endpoints: Rows<EndpointView>,
     dead_letters: Rows<HeadView>,
     next: Rows<HeadView>,
-    daemons: Rows<DaemonView>,
+    instances: Rows<InstanceView>,
     scan: Option<String>,
     stream: Option<String>,
 }
@@ -69,14 +69,14 @@ impl View {
 impl OwnView {
     fn of(own: &Own) -> Self {
         let stream = own.working.stream_age;
-        let followed = |age| format!("followed by this daemon, moved {} ago", span(seconds(age)));
+        let followed = |age| format!("followed by this instance, moved {} ago", span(seconds(age)));
         Self {
             id: own.id.clone(),
             now: moment(own.now),
             up: span(seconds(own.now.saturating_duration_since(own.since))),
             tiles: tiles_of_own(own),
             picture: Picture::of(&own.minutes, own.now),
-            stream: stream.map_or_else(|| "followed by another daemon, or not at all".into(), followed),
+            stream: stream.map_or_else(|| "followed by another instance, or not at all".into(), followed),
         }
     }
 }
@@ -88,13 +88,13 @@ fn tiles_of_own(own: &Own) -> Vec<Tile> {
     let this_minute = own.now.timestamp_millis().div_euclid(60_000);
     let last = own.minutes.iter().find(|minute| minute.number == this_minute - 1);
     let a_minute = last.map_or(0, |minute| minute.delivered);
-    let of_capacity = format!("places taken of {}", number(fill.capacity as u64));
+    let of_capacity = format!("slots used of {}", number(fill.capacity as u64));
     vec![
         Tile::new("delivered", number(delivered), "in the last hour"),
         Tile::new("failed attempts", number(failed), "in the last hour").bad_if(failed > 0),
         Tile::new("delivered a minute", number(a_minute), "in the last full minute"),
-        Tile::new("in flight", number(own.working.in_flight as u64), "requests"),
-        Tile::new("in the queue", number(fill.held as u64), of_capacity).bad_if(fill.held == fill.capacity),
+        Tile::new("in flight", number(own.working.fill.in_flight as u64), "requests"),
+        Tile::new("delivery queue", number(fill.taken as u64), of_capacity).bad_if(fill.taken == fill.capacity),
         Tile::new("failing", number(fill.probed as u64), "endpoints, only probed").bad_if(fill.probed > 0),
     ]
 }
@@ -102,25 +102,14 @@ fn tiles_of_own(own: &Own) -> Vec<Tile> {
 impl StatusView {
     fn of(status: &Status, own: &Own) -> Self {
         let now = status.at;
-        let endpoints = status.endpoints.iter().map(|endpoint| EndpointView::of(endpoint, now));
-        let dead = status
-            .dead_letters
-            .iter()
-            .map(|head| HeadView::of(head, ago(now, head.at)));
-        let next = status.next.iter().map(|head| HeadView::of(head, until(now, head.at)));
+        let waiting = status.endpoints.iter().filter(|endpoint| endpoint.pending > 0).count();
         Self {
             asked: ago(own.now, now),
             tiles: tiles_of_outbox(status),
-            endpoints: Rows::trouble_first(endpoints),
-            dead_letters: Rows::of(dead.collect()),
-            next: Rows::of(next.collect()),
-            daemons: Rows::of(
-                status
-                    .daemons
-                    .iter()
-                    .map(|daemon| DaemonView::of(daemon, &own.id))
-                    .collect(),
-            ),
+            endpoints: Rows::trouble_first(&status.endpoints, now),
+            dead_letters: Rows::of(&status.dead_letters, |head| HeadView::of(head, ago(now, head.at))),
+            next: Rows::of(&status.next, |head| HeadView::of(head, until(now, head.at))).in_all(waiting),
+            instances: Rows::of(&status.instances, |instance| InstanceView::of(instance, &own.id)),
             scan: status.last_scan.as_ref().map(|scan| scan_in_words(scan, status)),
             stream: status.stream.as_ref().map(|stream| stream_in_words(stream, status)),
         }
@@ -132,15 +121,9 @@ fn tiles_of_outbox(status: &Status) -> Vec<Tile> {
     let oldest = outbox.oldest.map(seconds);
     let waits = oldest.map_or_else(|| "none".into(), span);
     vec![
-        Tile::new("pending", count(outbox.pending), "due now or later"),
+        Tile::new("pending", count(outbox.pending), "deliveries, due now or later"),
         Tile::new("oldest due", waits, "waiting").bad_if(oldest > Some(TOO_LONG)),
-        Tile::new("claimed", count(outbox.claimed), "held by a daemon"),
         Tile::new("dead letters", count(outbox.dead), "kept").bad_if(outbox.dead > 0),
-        Tile::new(
-            "ended",
-            count(outbox.ended),
-            "delivered, cancelled or rejected, and kept",
-        ),
     ]
 }
 

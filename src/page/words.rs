@@ -1,4 +1,4 @@
-//! Times and numbers as people read them, and text that stays where it is put.
+//! Times and numbers as people read them, and text from outside made harmless.
 
 use std::time::Duration;
 

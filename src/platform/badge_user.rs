@@ -3,7 +3,7 @@
 use bson::{DateTime, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::json;
-use crate::model::{EventId, EventType, Message, key_part};
+use crate::model::{EventId, EventType, Message, id_part};
 
 /// A longer `_id`, in bytes, is no certificate's: it would stand next to the payload in a delivery, which has 16 MB in all.
 const MAX_ID: usize = 64 << 10;
@@ -14,9 +14,9 @@ pub struct Event {
     /// What goes out.
     pub message: Message,
     /// The certificate's `_id`.
-    pub badge_user: RawBson,
+    pub certificate: RawBson,
     /// The organization, as it stands in an [`EndpointKey`](crate::model::EndpointKey).
-    pub owner: String,
+    pub organization: String,
     /// When it happened: `expires` or `creationDate`.
     pub occurred_at: DateTime,
 }
@@ -27,7 +27,7 @@ pub struct Unfit {
     /// The id that the event would have had.
     pub event_id: EventId,
     /// The certificate's `_id`; null if it is too large to be kept.
-    pub badge_user: RawBson,
+    pub certificate: RawBson,
     /// What is wrong, in one line.
     pub reason: String,
 }
@@ -45,7 +45,7 @@ pub fn expired(document: &RawDocument, marked_at: DateTime) -> Result<Event, Unf
         Ok(None | Some(RawBsonRef::Boolean(_) | RawBsonRef::Null | RawBsonRef::Undefined)) => Ok(event),
         _ => Err(Unfit {
             event_id: event.message.event_id,
-            badge_user: event.badge_user,
+            certificate: event.certificate,
             reason: "`expiryReminderSent` is not a boolean".into(),
         }),
     }
@@ -74,7 +74,7 @@ fn event(
     let id_bytes = size(id);
     let unfit = |reason: String| Unfit {
         event_id: event_id.clone(),
-        badge_user: if id_bytes > MAX_ID { RawBson::Null } else { id.into() },
+        certificate: if id_bytes > MAX_ID { RawBson::Null } else { id.into() },
         reason,
     };
     if id_bytes > MAX_ID {
@@ -83,8 +83,10 @@ fn event(
     if occurred_at.is_err() {
         return Err(unfit(format!("`{instant}` is not a date")));
     }
-    let owner = match document.get("_ownerId") {
-        Ok(Some(owner)) if !matches!(owner, RawBsonRef::Null | RawBsonRef::Undefined) => key_part(owner),
+    let organization = match document.get("_ownerId") {
+        Ok(Some(organization)) if !matches!(organization, RawBsonRef::Null | RawBsonRef::Undefined) => {
+            id_part(organization)
+        }
         _ => return Err(unfit("`_ownerId` is missing".into())),
     };
     let payload = payload().map_err(|error| unfit(format!("malformed BSON: {error}")))?;
@@ -101,8 +103,8 @@ fn event(
             event_type,
             body,
         },
-        badge_user: RawBson::from(id),
-        owner,
+        certificate: RawBson::from(id),
+        organization,
         occurred_at: at,
     })
 }

@@ -1,200 +1,233 @@
 //! Who wants which events: every organization's endpoints in memory, kept fresh by a change stream.
 
+mod document_id;
+mod index;
+mod read;
 mod refresh;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod walks;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::RwLock;
-use tokio::sync::SetOnce;
+use parking_lot::{RwLock, RwLockReadGuard};
+use tokio::sync::{Mutex, SetOnce, watch};
+use tokio::time::Instant;
+use tracing::warn;
 
 use super::{Endpoint, MemberConfig};
 use crate::model::{EndpointKey, EventType};
+use index::{Doubles, Index};
 
+pub use document_id::DocumentId;
 pub use refresh::Refresh;
 
 /// The endpoints of all organizations. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Directory {
-    organizations: Arc<RwLock<Organizations>>,
-    followed: Arc<SetOnce<()>>,
-    email: Arc<AtomicBool>,
-}
+pub struct Directory(Arc<Shared>);
 
-/// By organization, the documents that speak of it (one, as a rule) with their ids.
 #[derive(Debug, Default)]
-struct Organizations {
-    documents: HashMap<String, Vec<(DocumentId, MemberConfig)>>,
-    owners: HashMap<DocumentId, String>,
+struct Shared {
+    index: RwLock<Index>,
+    followed: SetOnce<()>,
+    email: AtomicBool,
+    changes: watch::Sender<u64>,
+    /// Held from reading documents until they are in `index`: of two readings the later must not lose to the earlier.
+    reading: Mutex<()>,
 }
-
-/// A document's `_id` as text, its type included.
-pub(super) type DocumentId = String;
 
 /// What the directory knows of an endpoint.
 #[derive(Clone, Debug)]
 pub enum Found {
-    /// Switched on or off, as it says.
-    Endpoint(Arc<Endpoint>),
+    /// Sent to.
+    Served(Arc<Endpoint>),
+    /// What waits for it is cancelled.
+    Off {
+        /// `the endpoint was disabled` or `the endpoint was deleted`.
+        reason: &'static str,
+    },
+    /// What waits for it goes on waiting: it makes no sense, or its organization's document is missing or can't be read.
+    OutOfService {
+        /// Why, in one line.
+        reason: String,
+    },
     /// Not an endpoint but e-mails to users, switched on or off.
     Email {
         /// Whether they are on.
         enabled: bool,
     },
-    /// There, but it makes no sense; the reason.
-    Refused(String),
-    /// Not there.
-    Unknown,
 }
 
 impl Directory {
     /// Switches reminders by e-mail on or off: they want each expiry, of every organization.
     pub fn switch_email(&self, on: bool) {
-        self.email.store(on, Ordering::Relaxed);
+        if self.0.email.swap(on, Ordering::Relaxed) != on {
+            self.notify();
+        }
     }
 
     /// Whether reminders by e-mail are on.
     pub fn email(&self) -> bool {
-        self.email.load(Ordering::Relaxed)
+        self.0.email.load(Ordering::Relaxed)
     }
 
-    /// The endpoints of an organization that are switched on and subscribed to this type of event, and the e-mails.
-    pub fn wanting(&self, owner: &str, event_type: EventType) -> Vec<EndpointKey> {
-        let organizations = self.organizations.read();
-        let configs = organizations.documents.get(owner).into_iter().flatten();
-        let endpoints = configs.flat_map(|(_, config)| &config.endpoints);
-        let wanting = endpoints
-            .filter(|endpoint| endpoint.wants(event_type))
-            .map(|endpoint| endpoint.key.clone());
+    /// The endpoints of an organization that get events of this type, each once: those that are subscribed and served or out of
+    /// service; and the e-mails.
+    pub fn wanting(&self, organization: &str, event_type: EventType) -> Vec<EndpointKey> {
+        let index = self.index();
         let email = self.email() && event_type == EventType::CertificateExpired;
+        let wanting = index.wanting(organization, event_type).cloned();
         wanting.chain(email.then(EndpointKey::email)).collect()
     }
 
-    /// The endpoint as it is configured now.
+    /// The endpoint as it is configured now. Who asks for one of an organization that was never seen is told that it is out of
+    /// service for the next 10 minutes: its document may be on its way.
     pub fn find(&self, key: &EndpointKey) -> Found {
         if key.is_email() {
             return Found::Email { enabled: self.email() };
         }
-        let organizations = self.organizations.read();
-        let Some(configs) = organizations.documents.get(key.owner()) else {
-            return Found::Unknown;
-        };
-        for (_, config) in configs {
-            if let Some(endpoint) = config.endpoints.iter().find(|endpoint| endpoint.key == *key) {
-                return Found::Endpoint(Arc::clone(endpoint));
-            }
-            if let Some(refused) = config.refused.iter().find(|refused| refused.key.as_ref() == Some(key)) {
-                return Found::Refused(refused.reason.clone());
-            }
+        let now = Instant::now();
+        if let Some(found) = self.index().find(key, now) {
+            return found;
         }
-        Found::Unknown
+        let mut index = self.0.index.write();
+        index.miss(key.organization(), now);
+        index.find(key, now).unwrap_or(Found::Off { reason: slot::DELETED })
     }
 
-    /// How many endpoints are known, and how many are refused.
-    pub fn count(&self) -> (usize, usize) {
-        let organizations = self.organizations.read();
-        let configs = organizations.configs();
-        configs.fold((0, 0), |(good, bad), config| {
-            (good + config.endpoints.len(), bad + config.refused.len())
-        })
+    /// Another number whenever the endpoint's configuration has changed, or when it is served again after it was out of service.
+    /// 0 if the endpoint is not known.
+    pub fn generation(&self, key: &EndpointKey) -> u64 {
+        self.index().slot(key).map_or(0, |slot| slot.generation)
     }
 
-    /// Every endpoint that makes sense.
+    /// Tells whenever anything has changed.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Whether a document of the organization is there.
+    pub fn knows_organization(&self, organization: &str) -> bool {
+        self.index().knows(organization)
+    }
+
+    /// How many endpoints are served, off and out of service.
+    pub fn count(&self) -> (usize, usize, usize) {
+        self.index().count()
+    }
+
+    /// The endpoint if it makes sense, on or off.
+    pub fn endpoint(&self, key: &EndpointKey) -> Option<Arc<Endpoint>> {
+        self.index().slot(key)?.endpoint().cloned()
+    }
+
+    /// Every endpoint that makes sense, on or off.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-        let organizations = self.organizations.read();
-        let configs = organizations.configs();
-        configs.flat_map(|config| config.endpoints.iter().cloned()).collect()
+        let index = self.index();
+        index.slots().filter_map(|(_, slot)| slot.endpoint().cloned()).collect()
     }
 
     /// The keys of all endpoints, of those that are out of service too. Sorted.
     pub fn keys(&self) -> Vec<EndpointKey> {
-        let organizations = self.organizations.read();
-        let configs = organizations.configs();
-        let keys = configs.flat_map(|config| {
-            let refused = config.refused.iter().filter_map(|refused| refused.key.clone());
-            config
-                .endpoints
-                .iter()
-                .map(|endpoint| endpoint.key.clone())
-                .chain(refused)
-        });
-        let mut keys: Vec<_> = keys.collect();
+        let mut keys: Vec<_> = self.index().slots().map(|(key, _)| key.clone()).collect();
         keys.sort();
-        keys.dedup();
         keys
-    }
-
-    /// Every endpoint that makes no sense, as far as it can be named.
-    pub fn refused(&self) -> Vec<EndpointKey> {
-        let organizations = self.organizations.read();
-        let configs = organizations.configs();
-        let refused = configs.flat_map(|config| &config.refused);
-        refused.filter_map(|refused| refused.key.clone()).collect()
     }
 
     /// What people call the endpoint; nothing if that is not known. Text from outside.
     pub fn name(&self, key: &EndpointKey) -> String {
-        match self.find(key) {
-            Found::Endpoint(endpoint) => endpoint.name.clone(),
-            Found::Email { .. } => "reminders to users".into(),
-            Found::Refused(_) | Found::Unknown => String::new(),
+        if key.is_email() {
+            return "reminders to users".into();
         }
+        let index = self.index();
+        index.slot(key).map_or_else(String::new, |slot| slot.name().to_owned())
     }
 
     /// Waits until changes are followed: from then on each takes effect by itself.
     pub async fn followed(&self) {
-        self.followed.wait().await;
+        self.0.followed.wait().await;
     }
 
-    /// Replaces all: each document by its id.
-    pub fn replace(&self, configs: Vec<(DocumentId, MemberConfig)>) {
-        let mut fresh = Organizations::default();
-        configs.into_iter().for_each(|(id, config)| fresh.put(id, config));
-        *self.organizations.write() = fresh;
+    /// Replaces all: each document by its id. A document that isn't among them any more is missing from now on.
+    pub fn replace<I: Into<DocumentId>>(&self, configs: Vec<(I, MemberConfig)>) {
+        let mut ids = HashSet::new();
+        for (id, config) in configs {
+            let id = id.into();
+            self.put(&id, config);
+            ids.insert(id);
+        }
+        let known = self.index().documents();
+        let gone = known.iter().filter(|id| !ids.contains(id));
+        let lost = gone.filter_map(|id| self.remove(id)).filter(|(_, count)| *count > 0);
+        let documents = lost.count();
+        if documents > 0 {
+            warn!(
+                documents,
+                "configuration documents are missing: their endpoints are out of service, and count as deleted after 10 minutes"
+            );
+        }
     }
 
     /// Replaces what one document says.
-    fn put(&self, id: DocumentId, config: MemberConfig) {
-        self.organizations.write().put(id, config);
+    fn put(&self, id: &DocumentId, config: MemberConfig) {
+        let doubles = {
+            let mut index = self.0.index.write();
+            let doubles = index.put(id, config, Instant::now());
+            self.notify_if(index.changed());
+            doubles
+        };
+        doubles.iter().for_each(tell);
     }
 
-    /// Forgets what one document said.
-    fn remove(&self, id: &DocumentId) {
-        self.organizations.write().remove(id);
+    /// One document is not there any more. Returns its organization and how many endpoints it had, if it was there.
+    fn remove(&self, id: &DocumentId) -> Option<(String, usize)> {
+        let mut index = self.0.index.write();
+        let removed = index.remove(id, Instant::now());
+        self.notify_if(index.changed());
+        removed
     }
 
-    /// What one document said when it was last read.
-    fn saying(&self, id: &DocumentId) -> Option<MemberConfig> {
-        let organizations = self.organizations.read();
-        let owner = organizations.owners.get(id)?;
-        let documents = organizations.documents.get(owner)?;
-        documents
-            .iter()
-            .find(|(known, _)| known == id)
-            .map(|(_, config)| config.clone())
+    /// What has been missing for 10 minutes counts as deleted.
+    fn expire(&self) {
+        drop(self.index());
+    }
+
+    /// The index as it is now.
+    fn index(&self) -> RwLockReadGuard<'_, Index> {
+        let index = self.0.index.read();
+        if index.next_expiry().is_none_or(|at| Instant::now() < at) {
+            return index;
+        }
+        drop(index);
+        let mut index = self.0.index.write();
+        index.expire(Instant::now());
+        self.notify_if(index.changed());
+        drop(index);
+        self.0.index.read()
+    }
+
+    fn notify_if(&self, changed: bool) {
+        if changed {
+            self.notify();
+        }
+    }
+
+    fn notify(&self) {
+        self.0.changes.send_modify(|changes| *changes += 1);
     }
 }
 
-impl Organizations {
-    fn configs(&self) -> impl Iterator<Item = &MemberConfig> {
-        self.documents.values().flatten().map(|(_, config)| config)
-    }
-
-    fn put(&mut self, id: DocumentId, config: MemberConfig) {
-        self.remove(&id);
-        let owner = config.owner.clone().unwrap_or_default();
-        self.owners.insert(id.clone(), owner.clone());
-        self.documents.entry(owner).or_default().push((id, config));
-    }
-
-    fn remove(&mut self, id: &DocumentId) {
-        let Some(owner) = self.owners.remove(id) else { return };
-        if let Some(configs) = self.documents.get_mut(&owner) {
-            configs.retain(|(known, _)| known != id);
-            if configs.is_empty() {
-                self.documents.remove(&owner);
-            }
-        }
-    }
+/// One WARN for each pair of documents, when it is first seen.
+fn tell(doubles: &Doubles) {
+    warn!(
+        organization = doubles.endpoint.organization(),
+        endpoint = doubles.endpoint.endpoint(),
+        endpoints = doubles.count,
+        document = %doubles.counts,
+        ignored = %doubles.ignored,
+        "an endpoint is in two documents of its organization: the one with the lower _id counts"
+    );
 }

@@ -31,6 +31,10 @@ pub struct Endpoint {
     pub auth: Auth,
     /// `whsec_…` secrets of Standard Webhooks, newest first: all of them sign.
     pub signing_secrets: Vec<SecretString>,
+    /// Parallel requests; `None`: as many as the operator allows.
+    pub concurrency: Option<u32>,
+    /// Requests a second, more than 0; `None`: no limit.
+    pub rate_limit: Option<f64>,
 }
 
 /// How requests to an endpoint authenticate.
@@ -104,6 +108,8 @@ impl fmt::Debug for Endpoint {
             .field("timeout", &self.timeout)
             .field("headers", &self.headers)
             .field("auth", &self.auth)
+            .field("concurrency", &self.concurrency)
+            .field("rate_limit", &self.rate_limit)
             .finish_non_exhaustive()
     }
 }
@@ -111,5 +117,6 @@ impl fmt::Debug for Endpoint {
 /// Whether an endpoint's own headers may not set this one: it belongs to the transport or to the daemon.
 pub fn is_reserved(name: &HeaderName) -> bool {
     [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, CONTENT_TYPE].contains(name)
+        || ["x-webhook-event", "x-webhook-test", "x-webhook-replay"].contains(&name.as_str())
         || name.as_str().starts_with("webhook-")
 }

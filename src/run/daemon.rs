@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 use super::{Engine, Running, Snapshot};
 use crate::config::{Config, Faults, restart_needed};
 use crate::service::signals::{Signal, Signals};
-use crate::source::ScanBell;
+use crate::source::ScanTrigger;
 
 /// How the daemon is run.
 pub struct Options {
@@ -34,7 +34,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     let mut daemon = Daemon {
         engine: Arc::clone(&running.engine),
-        bell: running.bell.clone(),
+        trigger: running.trigger.clone(),
         reports: JoinSet::new(),
         options,
         config,
@@ -53,8 +53,8 @@ struct Daemon {
     options: Options,
     config: Config,
     engine: Arc<Engine>,
-    bell: ScanBell,
-    /// While MongoDB is away a report waits for it; signals must not.
+    trigger: ScanTrigger,
+    /// While MongoDB is unavailable a report waits for it; signals must not.
     reports: JoinSet<()>,
 }
 
@@ -63,7 +63,7 @@ impl Daemon {
     async fn answer(&mut self, signals: &mut Signals) {
         loop {
             match signals.next().await {
-                Signal::Scan => self.bell.ring(),
+                Signal::Scan => self.trigger.ask(),
                 Signal::Report => self.report(),
                 Signal::Reload => self.reload(),
                 Signal::Stop => return,
@@ -96,7 +96,7 @@ impl Daemon {
         match self
             .engine
             .settings
-            .replace(&config, &self.engine.window, &self.engine.directory)
+            .replace(&config, &self.engine.queue, &self.engine.directory)
         {
             Ok(()) => info!(file, "configuration reloaded"),
             Err(error) => error!(%error, "reload refused, the configuration stays as it was"),

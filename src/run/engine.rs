@@ -1,4 +1,4 @@
-//! One way through, put together: outbox, window, lanes, recorder, and the sources that feed them.
+//! One way through, put together: outbox, fetcher, delivery queue, workers, recorder, and the sources that append.
 //!
 //! `run`, `scan` and `demo` use the same engine; they differ in what they let run.
 
@@ -6,23 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::DateTime;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::endpoint_states::EndpointStates;
 use super::{Courier, Settings, Tally};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, NO_NEW_REQUESTS, WakeUps};
 use crate::config::Config;
-use crate::dispatch::{Feeder, Recorder, Window, Workers};
+use crate::dispatch::{
+    Abort, DeliveryQueue, Fetcher, Limits, OffEndpoints, Parts, Recorder, Standing, Waiting, Workers,
+};
 use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Live};
-use crate::outbox::{Group, Outbox};
-use crate::platform::{Directory, Refresh};
+use crate::outbox::{Head, Listener, Outbox};
+use crate::platform::{Directory, Found, Refresh};
 use crate::source::{Horizon, Lookahead, Rejections, Report, Scan, Watch, WatchStatus};
-use crate::statistics::Statistics;
 use crate::store::{Stopped, Store};
-
-/// How often the feeder looks although no bell has rung: what other daemons appended rings no bell here.
-const POLL: Duration = Duration::from_secs(1);
 
 /// The parts, wired, not running yet.
 pub struct Engine {
@@ -30,16 +29,22 @@ pub struct Engine {
     pub store: Store,
     /// The time.
     pub clock: Clock,
-    /// The other daemons.
+    /// The other instances.
     pub cluster: Cluster,
+    /// The notes for them.
+    pub wake_ups: WakeUps,
     /// The endpoints.
     pub directory: Directory,
+    /// What is remembered of endpoints that are not plainly well.
+    pub endpoint_states: EndpointStates,
     /// The delivery documents.
     pub outbox: Outbox,
-    /// The figures per endpoint and day.
-    pub statistics: Statistics,
-    /// What is held in memory.
-    pub window: Window,
+    /// What is in memory.
+    pub queue: DeliveryQueue,
+    /// What is known to wait in the outbox.
+    pub waiting: Waiting,
+    /// Cuts requests in flight short.
+    pub abort: Abort,
     /// What became of attempts.
     pub tally: Tally,
     /// The last hour of it.
@@ -54,61 +59,119 @@ pub struct Engine {
     pub rejections: Rejections,
     /// The next expiry that is known.
     pub horizon: Horizon,
+    /// Notified when results of a drained endpoint are recorded.
+    recorded: Arc<Notify>,
     retention: Duration,
 }
 
-/// The lanes that want one more worker.
-pub type Wanted = mpsc::UnboundedReceiver<EndpointKey>;
+/// Hears of what this instance appends.
+struct Appended {
+    waiting: Waiting,
+    wake_ups: WakeUps,
+    cluster: Cluster,
+}
+
+impl Listener for Appended {
+    fn appended(&self, batches: Vec<Head>) {
+        let (mine, others): (Vec<_>, Vec<_>) = batches
+            .into_iter()
+            .partition(|head| self.cluster.is_assigned(&head.endpoint));
+        if !others.is_empty() {
+            self.wake_ups.note(others.into_iter().map(|head| head.endpoint));
+        }
+        self.waiting.add(mine);
+    }
+}
 
 impl Engine {
-    /// Wires the parts for one run of a daemon on `host`.
-    pub fn new(store: Store, config: &Config, settings: Settings, host: &str) -> (Arc<Self>, Wanted) {
+    /// Wires the parts for one instance on `host`.
+    pub fn new(store: Store, config: &Config, settings: Settings, host: &str) -> Arc<Self> {
         let clock = Clock::default();
         let cluster = Cluster::new(store.clone(), clock.clone(), host);
-        let lanes = cluster.clone();
-        let owns = Box::new(move |endpoint: &EndpointKey| lanes.owns(endpoint));
-        let (window, wanted) = Window::new(config.queue.capacity, config.delivery.concurrency, owns);
+        let gate = cluster.clone();
+        let queue = DeliveryQueue::new(limits(config), Box::new(move |endpoint| gate.may_begin(endpoint)));
+        let waiting = Waiting::new(queue.clone());
+        let wake_ups = WakeUps::default();
         let directory = Directory::default();
         directory.switch_email(settings.mailer.get().is_some());
-        let outbox = Outbox::new(store.clone(), Arc::clone(cluster.me()), Arc::new(window.clone()))
-            .traced(settings.tracer.clone());
-        let engine = Self {
-            statistics: Statistics::new(store.clone(), outbox.clone()),
-            directory,
+        let appended = Appended {
+            waiting: waiting.clone(),
+            wake_ups: wake_ups.clone(),
+            cluster: cluster.clone(),
+        };
+        let instance_id = Arc::clone(cluster.instance_id());
+        let outbox = Outbox::new(store.clone(), instance_id, Arc::new(appended), settings.tracer.clone());
+        let outbox = outbox.keeping(config.delivery.retention);
+        Arc::new(Self {
+            endpoint_states: EndpointStates::new(store.clone(), clock.clone()),
             tally: Tally::new(clock.clone()),
             history: History::default(),
             rejections: Rejections::default(),
             watch_status: Live::new(WatchStatus::default()),
             horizon: Horizon::default(),
+            last_scan: Live::new(None),
+            recorded: Arc::default(),
             retention: config.delivery.retention,
+            abort: Abort::default(),
             store,
             clock,
             cluster,
+            wake_ups,
+            directory,
             outbox,
-            window,
+            queue,
+            waiting,
             settings,
-            last_scan: Live::new(None),
-        };
-        (Arc::new(engine), wanted)
+        })
     }
 
-    /// Joins the other daemons, frees and counts what the dead left, and reads the endpoints. Nothing may be scanned or watched before.
+    /// Joins the other instances and reads the endpoints. Nothing may be scanned or watched before.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon stops first.
     pub async fn prepare(&self) -> Result<(), Stopped> {
+        let forget = || self.cluster.forget_ghosts();
+        self.store.persist("look for instances that are gone", forget).await?;
+        self.store.persist("send a heartbeat", || self.beat()).await?;
         self.store
-            .persist("look for runs that are gone", || self.cluster.forget_ghosts())
-            .await?;
-        self.store.persist("send a heartbeat", || self.cluster.beat()).await?;
-        let live = self.cluster.live();
-        self.store
-            .persist("free the claims of dead daemons", || self.outbox.adopt(&live))
-            .await?;
-        self.store
-            .persist("count what dead daemons recorded", || self.statistics.recover(&live))
+            .persist("read the states of endpoints", || self.endpoint_states.load())
             .await?;
         self.refresh().load().await
+    }
+
+    /// Sends a heartbeat.
+    ///
+    /// # Errors
+    /// MongoDB refused or is unavailable.
+    pub async fn beat(&self) -> crate::store::Result<()> {
+        let queue = &self.queue;
+        let was_silent = self.cluster.age().is_none_or(|age| age >= NO_NEW_REQUESTS);
+        if self.cluster.beat(|keeps| queue.drain(keeps)).await? || was_silent {
+            // What other instances noted of endpoints that are this one's now.
+            self.endpoint_states.load().await?;
+            self.waiting.look_now();
+        }
+        Ok(())
+    }
+
+    /// What this instance does for an endpoint now.
+    pub fn standing(&self, endpoint: &EndpointKey) -> Standing {
+        let is_silent = self.cluster.age().is_none_or(|age| age >= NO_NEW_REQUESTS);
+        if is_silent || !self.cluster.is_assigned(endpoint) {
+            return Standing::Elsewhere;
+        }
+        match self.directory.find(endpoint) {
+            Found::Served(_) | Found::Email { enabled: true } => {
+                self.endpoint_states.is_served(endpoint);
+                Standing::Served
+            }
+            Found::Email { enabled: false } => Standing::Off("e-mails are switched off"),
+            Found::OutOfService { .. } => {
+                self.endpoint_states.waits(endpoint);
+                Standing::Waits
+            }
+            Found::Off { reason } => Standing::Off(reason),
+        }
     }
 
     /// What keeps the directory fresh.
@@ -122,24 +185,24 @@ impl Engine {
 
     /// What scans, until `stop`.
     pub fn scan(&self, stop: CancellationToken) -> Scan {
-        Scan {
-            store: self.store.clone(),
-            outbox: self.outbox.clone(),
-            directory: self.directory.clone(),
-            clock: self.clock.clone(),
-            config: self.settings.scan.clone(),
-            rejections: self.rejections.clone(),
+        Scan::new(
+            self.store.clone(),
+            self.outbox.clone(),
+            self.directory.clone(),
+            self.clock.clone(),
+            self.settings.scan.clone(),
+            self.rejections.clone(),
             stop,
-        }
+        )
     }
 
-    /// What scans at the moment of an expiry; `streaming` says whether a change stream tells of new ones.
+    /// What triggers a scan at the moment of an expiry; `streaming` says whether a change stream tells of new ones.
     pub fn lookahead(&self, streaming: bool) -> Lookahead {
         Lookahead {
             store: self.store.clone(),
             clock: self.clock.clone(),
             config: self.settings.scan.clone(),
-            duties: self.cluster.duties(),
+            lease: self.cluster.lease(),
             horizon: self.horizon.clone(),
             streaming,
         }
@@ -147,53 +210,72 @@ impl Engine {
 
     /// What watches the change stream.
     pub fn watch(&self) -> Watch {
-        Watch {
-            store: self.store.clone(),
-            outbox: self.outbox.clone(),
-            directory: self.directory.clone(),
-            clock: self.clock.clone(),
-            retention: self.retention,
-            status: self.watch_status.clone(),
-            rejections: self.rejections.clone(),
-            horizon: self.horizon.clone(),
-        }
-    }
-
-    /// What fetches from the outbox.
-    pub fn feeder(&self) -> Feeder {
-        Feeder::new(
-            self.outbox.clone(),
+        Watch::new(
             self.store.clone(),
-            self.window.clone(),
+            self.outbox.clone(),
+            self.directory.clone(),
             self.clock.clone(),
-            POLL,
+            self.retention,
+            self.watch_status.clone(),
+            self.rejections.clone(),
+            self.horizon.clone(),
         )
     }
 
-    /// What sends, what writes the results, and what comes out of there to be counted.
-    pub fn senders(&self) -> (Workers<Courier>, Recorder<Tally>, mpsc::UnboundedReceiver<Group>) {
-        let (recorded, counted) = mpsc::unbounded_channel();
+    /// What reads the outbox into the queue, and the endpoints that it finds switched off.
+    pub fn fetcher(self: &Arc<Self>) -> (Fetcher, OffEndpoints) {
+        let off = OffEndpoints::default();
+        let engine = Arc::clone(self);
+        let fetcher = Fetcher::new(
+            self.outbox.clone(),
+            self.store.clone(),
+            self.queue.clone(),
+            self.waiting.clone(),
+            self.clock.clone(),
+            Box::new(move |endpoint| engine.standing(endpoint)),
+            off.clone(),
+        );
+        (fetcher, off)
+    }
+
+    /// What sends, and what records the results.
+    pub fn senders(&self) -> (Workers<Courier>, Recorder<Tally>) {
         let courier = Courier {
             directory: self.directory.clone(),
             client: self.settings.client.clone(),
             mailer: self.settings.mailer.clone(),
             store: self.store.clone(),
             clock: self.clock.clone(),
-            cluster: self.cluster.clone(),
             tracer: self.settings.tracer.clone(),
         };
-        let (recorder, results) = Recorder::new(
-            self.outbox.clone(),
-            self.window.clone(),
-            self.clock.clone(),
-            self.settings.retry.clone(),
-            self.tally.clone(),
-            recorded,
-        );
-        (
-            Workers::new(self.window.clone(), courier, self.settings.permits.clone(), results),
-            recorder,
-            counted,
-        )
+        let (states, cluster) = (self.endpoint_states.clone(), self.cluster.clone());
+        let (recorder, results) = Recorder::new(Parts {
+            outbox: self.outbox.clone(),
+            store: self.store.clone(),
+            queue: self.queue.clone(),
+            waiting: self.waiting.clone(),
+            clock: self.clock.clone(),
+            policy: self.settings.retry.clone(),
+            observer: self.tally.clone(),
+            served_since: Box::new(move |endpoint| states.served_since(endpoint)),
+            drained: Box::new(move |endpoint| !cluster.is_assigned(endpoint)),
+            recorded: Arc::clone(&self.recorded),
+        });
+        let workers = Workers::new(self.queue.clone(), courier, self.abort.clone(), results);
+        (workers, recorder)
+    }
+
+    /// Waits until results of a drained endpoint are recorded.
+    pub async fn drained(&self) {
+        self.recorded.notified().await;
+    }
+}
+
+/// The sizes of the delivery queue.
+pub(super) fn limits(config: &Config) -> Limits {
+    Limits {
+        capacity: config.queue.capacity,
+        max_in_flight: config.delivery.max_in_flight,
+        concurrency: config.delivery.concurrency,
     }
 }

@@ -1,80 +1,97 @@
-//! The daemon's own loops: a ticker and a line each; what they do stands where it belongs.
+//! The daemon's own loops: a ticker and a line each; what they do is where it belongs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bson::{DateTime, doc};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{Engine, Snapshot};
-use crate::cluster::BEAT;
+use crate::cluster::{BEAT, CUT_SHORT, NO_NEW_REQUESTS, WakeUps};
 use crate::service::Pulse;
 use crate::service::systemd::Manager;
-use crate::source::{Report, ScanBell};
+use crate::source::{Extent, Report, ScanTrigger};
 use crate::store::Stopped;
 
 /// How often the line in `systemctl status` is brought up to date.
 const STATUS: Duration = Duration::from_secs(1);
 
-/// How often a daemon that stands by shows that it is alive.
+/// How often an instance without the lease shows that it is alive.
 const STANDBY: Duration = Duration::from_secs(10);
 
-/// Scans whenever the bell rings.
-pub(super) async fn scans(engine: Arc<Engine>, bell: ScanBell, stop: CancellationToken) {
+/// How often it is tried to mark what MongoDB refused to.
+const MEND: Duration = Duration::from_secs(3600);
+
+/// Scans whenever that is triggered.
+pub(super) async fn scans(engine: Arc<Engine>, trigger: ScanTrigger, stop: CancellationToken) -> Result<(), Stopped> {
     let scan = engine.scan(stop.clone());
-    while let Some(asked) = stop.run_until_cancelled(bell.rung()).await {
-        let Ok(report) = scan.run_once(engine.clock.now()).await else {
-            return;
-        };
+    engine
+        .store
+        .persist("read which certificates can't be marked", || scan.load_unmarkable())
+        .await?;
+    let mut mended = Instant::now();
+    while let Some(extent) = stop.run_until_cancelled(trigger.triggered()).await {
+        let report = scan.run_once(extent, engine.clock.now()).await?;
         let ended = engine.clock.now();
         engine.last_scan.set(Some((ended, report)));
-        log(&report, asked);
-        if save(&engine, ended, &report).await.is_err() {
-            return;
+        log(&report, extent == Extent::All);
+        save(&engine, ended, &report).await?;
+        if mended.elapsed() >= MEND {
+            mended = Instant::now();
+            if let Err(error) = scan.mend_unmarkable().await {
+                debug!(%error, "certificates that can't be marked are tried again in an hour");
+            }
         }
     }
+    Ok(())
 }
 
-/// Tells of duties that come and go. Who takes over the scan scans at once: ticks may have been missed.
-pub(super) async fn duties(engine: Arc<Engine>, bell: ScanBell, stop: CancellationToken) {
-    let mut duties = engine.cluster.duties();
-    let mut held = *duties.borrow_and_update();
-    while let Some(Ok(())) = stop.run_until_cancelled(duties.changed()).await {
-        let now = *duties.borrow_and_update();
-        if held.scan.is_none() && now.scan.is_some() {
-            bell.ring();
+/// Tells when the lease comes and goes. Who takes it scans at once: ticks may have been missed.
+pub(super) async fn lease(engine: Arc<Engine>, trigger: ScanTrigger, stop: CancellationToken) {
+    let mut lease = engine.cluster.lease();
+    let mut held = *lease.borrow_and_update();
+    while let Some(Ok(())) = stop.run_until_cancelled(lease.changed()).await {
+        let now = *lease.borrow_and_update();
+        if held.is_none() && now.is_some() {
+            trigger.ask();
         }
         info!(
-            scan = now.scan.is_some(),
-            watch = now.watch.is_some(),
-            "this daemon's duties have changed"
+            held = now.is_some(),
+            number = now,
+            "the lease for scanning and watching has changed"
         );
         held = now;
     }
 }
 
-/// Follows the change stream while this daemon holds that lease.
-pub(super) async fn watch(engine: Arc<Engine>, pulse: Pulse, stop: CancellationToken) -> Result<(), Stopped> {
-    let mut duties = engine.cluster.duties();
+/// Follows the change stream while this instance holds the lease.
+pub(super) async fn watch(engine: Arc<Engine>, pulse: Arc<Pulse>, stop: CancellationToken) -> Result<(), Stopped> {
+    let mut lease = engine.cluster.lease();
     while !stop.is_cancelled() {
         pulse.beat();
-        let Some(lease) = duties.borrow_and_update().watch else {
+        let Some(number) = *lease.borrow_and_update() else {
             let _ = stop
-                .run_until_cancelled(tokio::time::timeout(STANDBY, duties.changed()))
+                .run_until_cancelled(tokio::time::timeout(STANDBY, lease.changed()))
                 .await;
             continue;
         };
         let term = stop.child_token();
-        let watching = engine.watch().run(lease, term.clone(), || pulse.beat());
+        let watching = engine.watch().run(number, term.clone(), || pulse.beat());
         tokio::pin!(watching);
         let ended = loop {
             tokio::select! {
                 ended = &mut watching => break ended,
-                _ = duties.changed() => if duties.borrow().watch != Some(lease) { term.cancel() },
+                _ = lease.changed() => if *lease.borrow() != Some(number) { term.cancel() },
             }
         };
         ended?;
+        if !stop.is_cancelled() && *lease.borrow() == Some(number) {
+            // A later lease moved the position, and the next heartbeat will tell.
+            let _ = stop
+                .run_until_cancelled(tokio::time::timeout(BEAT, lease.changed()))
+                .await;
+        }
     }
     Ok(())
 }
@@ -101,24 +118,35 @@ async fn save(engine: &Engine, at: DateTime, report: &Report) -> Result<(), Stop
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let set = doc! { "$set": {
         "at": at,
-        "by": &**engine.cluster.me(),
+        "instance": &**engine.cluster.instance_id(),
         "found": number(report.found),
         "rejected": number(report.rejected),
         "deliveries": number(report.deliveries),
         "known": number(report.known),
         "durationMs": number(usize::try_from(report.took.as_millis()).unwrap_or(usize::MAX)),
     } };
-    let state = engine.store.state();
-    let update = || async { state.update_one(doc! { "_id": "scan" }, set.clone()).upsert(true).await };
+    let update = || async {
+        let state = engine.store.state();
+        Ok(state
+            .update_one(doc! { "_id": "scan" }, set.clone())
+            .upsert(true)
+            .await?)
+    };
     engine.store.persist("save the scan's report", update).await.map(drop)
 }
 
-/// Sends heartbeats; frees the claims of daemons that died, and counts what they recorded.
-pub(super) async fn heartbeat(engine: Arc<Engine>, pulse: Pulse, end: CancellationToken) {
+/// Sends heartbeats: every two seconds, and at once where somebody waits for what the next one says.
+pub(super) async fn heartbeat(engine: Arc<Engine>, pulse: Arc<Pulse>, end: CancellationToken) {
     let mut tries = engine.store.outage().tries();
-    while end.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_some() {
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            () = tokio::time::sleep(BEAT) => {}
+            () = engine.cluster.beat_wanted() => {}
+            () = engine.drained() => {}
+        }
         let began = Instant::now();
-        let beaten = keep(&engine).await;
+        let beaten = engine.beat().await;
         pulse.beat();
         match beaten {
             Ok(()) => tries.succeeded(),
@@ -127,14 +155,56 @@ pub(super) async fn heartbeat(engine: Arc<Engine>, pulse: Pulse, end: Cancellati
     }
 }
 
-async fn keep(engine: &Engine) -> crate::store::Result<()> {
-    engine.cluster.beat().await?;
-    let live = engine.cluster.live();
-    if engine.outbox.adopt(&live).await? > 0 {
-        engine.window.look();
+/// Keeps what this instance may not do any more when its heartbeat is too old: see `cluster`.
+pub(super) async fn fence(engine: Arc<Engine>, end: CancellationToken) {
+    let (mut silent, mut cut) = (false, false);
+    loop {
+        let age = engine.cluster.age().unwrap_or_default();
+        if age >= NO_NEW_REQUESTS && !silent {
+            silent = true;
+            let what =
+                "no heartbeat was confirmed for 8 s: nothing more is sent until one is, other instances may take over";
+            // An outage is told of already.
+            match engine.store.outage().lasts() {
+                Some(_) => debug!("{what}"),
+                None => warn!("{what}"),
+            }
+            engine.queue.drop_all_unsent();
+        }
+        if age >= CUT_SHORT && !cut {
+            cut = true;
+            engine.abort.abort();
+        }
+        if age < NO_NEW_REQUESTS && std::mem::take(&mut silent) {
+            cut = false;
+            debug!("heartbeats are confirmed again");
+        }
+        let next = if silent { CUT_SHORT } else { NO_NEW_REQUESTS };
+        let wait = next.saturating_sub(age).clamp(Duration::from_millis(100), BEAT);
+        if end.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            return;
+        }
     }
-    engine.statistics.recover(&live).await?;
-    Ok(())
+}
+
+/// Has the outbox looked at when endpoints change: one that is served again may have much waiting.
+pub(super) async fn changed_endpoints(engine: Arc<Engine>, stop: CancellationToken) {
+    let mut changes = engine.directory.subscribe();
+    while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
+        engine.waiting.look_now();
+    }
+}
+
+/// Reads what other instances note of what they appended.
+pub(super) async fn wake_ups(engine: Arc<Engine>, pulse: Arc<Pulse>, stop: CancellationToken) {
+    let woken = |endpoints: Vec<crate::model::EndpointKey>| {
+        let mine = endpoints
+            .into_iter()
+            .filter(|endpoint| engine.cluster.is_assigned(endpoint));
+        engine.waiting.may_wait(mine);
+    };
+    let control = |number| engine.cluster.acknowledge(number);
+    WakeUps::read(engine.cluster.clone(), stop, woken, control, || pulse.beat()).await;
 }
 
 /// Shows the state in `systemctl status`, and remembers the last hour.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bson::DateTime;
 
 use super::Engine;
-use crate::metrics::Working;
+use crate::metrics::{Endpoints, Working};
 use crate::page::Own;
 use crate::service::Watchdog;
 use crate::status::{Backlog, Cached, Status, backlog, gather};
@@ -25,13 +25,14 @@ pub(super) struct Watched {
 
 impl Watched {
     pub(super) fn new(engine: &Arc<Engine>, watchdog: &Watchdog) -> Self {
-        let (store, whole, directory) = (engine.store.clone(), engine.store.clone(), engine.directory.clone());
+        let (store, directory) = (engine.store.clone(), engine.directory.clone());
         let ask_backlog = move || {
-            let store = store.clone();
-            Box::pin(async move { backlog(&store).await }) as _
+            let (store, directory) = (store.clone(), directory.clone());
+            Box::pin(async move { backlog(&store, &directory).await }) as _
         };
+        let (store, directory) = (engine.store.clone(), engine.directory.clone());
         let ask_status = move || {
-            let (store, directory) = (whole.clone(), directory.clone());
+            let (store, directory) = (store.clone(), directory.clone());
             Box::pin(async move { gather(&store, &directory).await }) as _
         };
         Self {
@@ -47,15 +48,19 @@ impl Watched {
 /// The state as it is now.
 pub(super) async fn read(watched: &Watched) -> Working {
     let engine = &watched.engine;
-    let leases = *engine.cluster.duties().borrow();
+    let lease = *engine.cluster.lease().borrow();
+    let (served, off, out_of_service) = engine.directory.count();
     Working {
         counts: Arc::clone(&engine.tally.counts),
         rejections: engine.rejections.clone(),
-        fill: engine.window.fill(),
-        in_flight: engine.settings.permits.in_use(),
-        endpoints: engine.directory.count(),
-        leases,
-        stream_age: leases.watch.and_then(|_| stream_age(engine)),
+        fill: engine.queue.fill(),
+        endpoints: Endpoints {
+            served,
+            off,
+            out_of_service,
+        },
+        has_lease: lease.is_some(),
+        stream_age: lease.and_then(|_| stream_age(engine)),
         last_scan: engine.last_scan.get().map(|(at, _)| at),
         outage: engine.store.outage().lasts(),
         backlog: watched.backlog.get(PATIENCE).await,
@@ -66,7 +71,7 @@ pub(super) async fn read(watched: &Watched) -> Working {
 pub(super) async fn own(watched: &Watched) -> Own {
     let engine = &watched.engine;
     Own {
-        id: engine.cluster.me().to_string(),
+        id: engine.cluster.instance_id().to_string(),
         now: engine.clock.now(),
         since: watched.since,
         working: read(watched).await,

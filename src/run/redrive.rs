@@ -9,12 +9,12 @@ use std::time::Duration;
 use bson::DateTime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::Engine;
 use crate::model::EndpointKey;
 use crate::platform::Found;
-use crate::store::Result;
+use crate::store::{Kind, Result};
 
 /// How often is looked for dead letters that may go out again.
 const LOOK: Duration = Duration::from_secs(5);
@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How often an endpoint that has not answered since is tried with one dead letter.
 const TRY_EVERY: Duration = Duration::from_secs(60);
 
-/// So many go to an endpoint that answers, at each look: ten a second.
+/// This many go to an endpoint that answers, at each look: ten a second.
 const GENTLE: i64 = 50;
 
 /// What was last tried of an endpoint's dead letters. `None`: none of them may go out again, and all had to be read to know it.
@@ -51,28 +51,35 @@ async fn look(engine: &Engine, trials: &mut HashMap<EndpointKey, Trial>) -> Resu
     trials.retain(|endpoint, _| endpoints.contains(endpoint));
     let ours = |endpoint: &&EndpointKey| {
         let enabled = match engine.directory.find(endpoint) {
-            Found::Endpoint(found) => found.enabled,
+            Found::Served(_) => true,
             Found::Email { enabled } => enabled,
-            Found::Refused(_) | Found::Unknown => false,
+            Found::Off { .. } | Found::OutOfService { .. } => false,
         };
-        enabled && engine.cluster.owns(endpoint)
+        enabled && engine.cluster.is_assigned(endpoint)
     };
     for endpoint in endpoints.iter().filter(ours) {
         let Some(limit) = allowed(engine, trials.get(endpoint)).await? else {
             continue;
         };
-        let ids = engine.outbox.redrive(endpoint, since, limit, now).await?;
-        let (count, id) = (ids.len(), ids.into_iter().next_back());
+        let redriven = match engine.outbox.redrive(endpoint, since, limit, now).await {
+            Ok(redriven) => redriven,
+            Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+            Err(error) => {
+                debug!(%endpoint, %error, "dead letters of this endpoint can't go out again now; those of the others do");
+                continue;
+            }
+        };
+        let (count, id) = (redriven.len(), redriven.last().map(|head| head.id.to_string()));
         trials.insert(endpoint.clone(), Trial { at: Instant::now(), id });
         if count == 0 {
             continue;
         }
-        engine.window.look();
+        engine.waiting.add(redriven);
         info!(
-            owner = endpoint.owner(),
+            organization = endpoint.organization(),
             endpoint = endpoint.endpoint(),
             count,
-            "dead letters are tried again"
+            "dead letters go out again"
         );
     }
     Ok(())
@@ -87,7 +94,7 @@ async fn allowed(engine: &Engine, last: Option<&Trial>) -> Result<Option<i64>> {
     };
     Ok(match state.as_deref() {
         Some("delivered") => Some(GENTLE),
-        Some("pending" | "claimed") => None,
+        Some("pending") => None,
         _ => (last.at.elapsed() >= TRY_EVERY).then_some(1),
     })
 }

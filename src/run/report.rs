@@ -4,12 +4,12 @@ use bson::DateTime;
 
 use super::Engine;
 use crate::source::Report;
-use crate::status::count;
+use crate::status;
 
 /// The state of a running daemon.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    held: usize,
+    taken: usize,
     queued: usize,
     capacity: usize,
     in_flight: usize,
@@ -27,15 +27,15 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads it from memory; asks nobody.
     pub fn take(engine: &Engine) -> Self {
-        let fill = engine.window.fill();
-        let (endpoints, refused) = engine.directory.count();
+        let fill = engine.queue.fill();
+        let (endpoints, _, refused) = engine.directory.count();
         let moved = engine.watch_status.get().moved_at;
         Self {
-            held: fill.held,
+            taken: fill.taken,
             queued: fill.queued,
             capacity: fill.capacity,
             probed: fill.probed,
-            in_flight: engine.settings.permits.in_use(),
+            in_flight: fill.in_flight,
             delivered: engine.tally.counts.delivered(),
             failed: engine.tally.counts.failed(),
             dead: engine.tally.counts.dead(),
@@ -60,8 +60,8 @@ impl Snapshot {
         if self.probed > 0 {
             add(format!("{} failing", self.probed));
         }
-        if self.held > 0 {
-            add(format!("{} in the queue, {} in flight", self.held, self.in_flight));
+        if self.taken > 0 {
+            add(format!("{} in the queue, {} in flight", self.taken, self.in_flight));
         }
         add(format!("{} delivered, {} dead", self.delivered, self.dead));
         if let Some((at, report)) = &self.last_scan {
@@ -73,12 +73,12 @@ impl Snapshot {
     /// Logs all of it in one line, with what only MongoDB knows.
     pub async fn log(&self, engine: &Engine) {
         // During an outage these are unknown, and the line says what is known.
-        let pending = count(&engine.store, "pending").await.ok();
-        let dead_letters = count(&engine.store, "dead").await.ok();
+        let pending = status::pending(&engine.store).await.ok();
+        let dead_letters = status::dead_letters(&engine.store).await.ok();
         let scan = self.last_scan.as_ref();
         tracing::info!(
             queued = self.queued,
-            held = self.held,
+            slots_taken = self.taken,
             capacity = self.capacity,
             in_flight = self.in_flight,
             endpoints_probed = self.probed,

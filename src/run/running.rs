@@ -12,7 +12,7 @@ use super::{Engine, Settings, connect};
 use crate::config::Config;
 use crate::service::systemd::Manager;
 use crate::service::{Listener, Watchdog};
-use crate::source::ScanBell;
+use crate::source::ScanTrigger;
 use crate::store::{Stopped, Store};
 
 /// How long the database is asked to note that this daemon leaves; otherwise the others learn it from its silence.
@@ -23,7 +23,7 @@ pub struct Running {
     /// The parts.
     pub engine: Arc<Engine>,
     /// Asks for a scan.
-    pub bell: ScanBell,
+    pub trigger: ScanTrigger,
     tasks: Tasks,
     manager: Manager,
     store: Store,
@@ -47,7 +47,7 @@ impl Running {
             store = connect(config, &manager, &stop, give_up.clone()) => store?,
             () = &mut stopped => return Ok(None),
         };
-        let (engine, wanted) = Engine::new(store.clone(), config, settings, host);
+        let engine = Engine::new(store.clone(), config, settings, host);
         let prepared = tokio::select! {
             prepared = prepare(&engine, config) => prepared.is_ok(),
             () = &mut stopped => false,
@@ -56,12 +56,12 @@ impl Running {
             store.close().await;
             return Ok(None);
         }
-        let (bell, watchdog) = (ScanBell::default(), Watchdog::new());
+        let (trigger, watchdog) = (ScanTrigger::default(), Watchdog::new());
         stage.working(&engine, &watchdog);
-        let tasks = Tasks::spawn(&engine, wanted, config, &bell, &watchdog, &manager, give_up);
+        let tasks = Tasks::spawn(&engine, config, &trigger, &watchdog, &manager, give_up);
         let mut running = Self {
             engine,
-            bell,
+            trigger,
             tasks,
             manager,
             store,
@@ -72,7 +72,7 @@ impl Running {
             () = running.engine.directory.followed() => {
                 running.manager.ready();
                 running.stage.ready();
-                info!(daemon = %running.engine.cluster.me(), version = env!("CARGO_PKG_VERSION"), "ready");
+                info!(instance_id = %running.engine.cluster.instance_id(), version = env!("CARGO_PKG_VERSION"), "ready");
                 return Ok(Some(running));
             }
             () = stopped => Ok(None),

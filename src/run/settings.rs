@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::config::{self, Config};
-use crate::delivery::{Client, Policy, RetryPolicy};
-use crate::dispatch::{Permits, Window};
+use crate::dispatch::DeliveryQueue;
 use crate::mail::Mailer;
 use crate::model::Live;
 use crate::platform::{Directory, EndpointPolicy};
+use crate::sender::{Client, Policy, RetryPolicy};
 use crate::source::Schedule;
 use crate::trace::Tracer;
 
@@ -21,9 +21,9 @@ pub struct Settings {
     pub scan: Live<config::Scan>,
     /// When to scan.
     pub schedule: Live<Schedule>,
-    /// Rung when the schedule was replaced.
+    /// Notified when the schedule was replaced.
     pub schedule_changed: Arc<Notify>,
-    /// Attempts and window.
+    /// Attempts and retry period.
     pub retry: Live<RetryPolicy>,
     /// What endpoints must satisfy.
     pub endpoints: Live<EndpointPolicy>,
@@ -33,8 +33,6 @@ pub struct Settings {
     pub mailer: Live<Option<Mailer>>,
     /// How long after their death dead letters are tried again.
     pub redrive_for: Live<Duration>,
-    /// Requests in flight, in all.
-    pub permits: Permits,
     /// What makes traces; stays as it is.
     pub tracer: Tracer,
 }
@@ -54,7 +52,6 @@ impl Settings {
             client: Live::new(Client::new(policy(config))?),
             mailer: Live::new(Mailer::new(&config.email)?),
             redrive_for: Live::new(config.delivery.redrive_for),
-            permits: Permits::new(config.delivery.max_in_flight),
             tracer: Tracer::new(config.telemetry.otlp_endpoint.as_ref())?,
         })
     }
@@ -63,7 +60,7 @@ impl Settings {
     ///
     /// # Errors
     /// The HTTP client or the mailer can't be built; then nothing has changed.
-    pub fn replace(&self, config: &Config, window: &Window, directory: &Directory) -> anyhow::Result<()> {
+    pub fn replace(&self, config: &Config, queue: &DeliveryQueue, directory: &Directory) -> anyhow::Result<()> {
         let (client, mailer) = (Client::new(policy(config))?, Mailer::new(&config.email)?);
         self.client.set(client);
         directory.switch_email(mailer.is_some());
@@ -74,8 +71,7 @@ impl Settings {
         self.retry.set(retry(config));
         self.endpoints.set(endpoints(config));
         self.redrive_for.set(config.delivery.redrive_for);
-        self.permits.resize(config.delivery.max_in_flight);
-        window.set_concurrency(config.delivery.concurrency);
+        queue.resize(super::engine::limits(config));
         Ok(())
     }
 }
@@ -90,13 +86,14 @@ fn schedule(config: &Config) -> Schedule {
 fn retry(config: &Config) -> RetryPolicy {
     RetryPolicy {
         max_attempts: config.delivery.max_attempts,
-        window: config.delivery.retry_window,
+        period: config.delivery.retry_window,
     }
 }
 
 fn endpoints(config: &Config) -> EndpointPolicy {
     EndpointPolicy {
         allow_http: config.delivery.allow_http,
+        concurrency: u32::try_from(config.delivery.concurrency).unwrap_or(u32::MAX),
     }
 }
 

@@ -1,14 +1,15 @@
-//! Before the work: a database that answers, is what it must be, and has its indexes.
+//! Before the work: a database that replies, is what it must be, and has its indexes.
 
 use std::time::Instant;
 
-use bson::Document;
+use bson::{Document, doc};
+use mongodb::options::Hint;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::config::Config;
 use crate::service::systemd::Manager;
-use crate::store::{Backoff, Result, Store, command_code, ensure_deliveries, ensure_scan, ensure_statistics};
+use crate::store::{Backoff, Error, Kind, Outage, Result, Store, ensure_outbox, ensure_scan, ensure_statistics};
 
 /// Something that only a change of the configuration (ours, or MongoDB's) can mend: exit code 78.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +17,13 @@ use crate::store::{Backoff, Result, Store, command_code, ensure_deliveries, ensu
 pub struct Misconfigured(pub String);
 
 /// What to do about a standalone mongod.
-pub const NEEDS_REPLICA_SET: &str = "completions need a change stream, and change streams need a replica set, but this mongod is standalone: start it with --replSet rs0 and run rs.initiate() once (one member is enough), or set completions.enabled = false";
+pub const NEEDS_REPLICA_SET: &str = "this mongod is standalone, but transactions and change streams need a replica set: start it with --replSet rs0 and run rs.initiate() once (one member is enough)";
+
+/// MongoDB's `BadValue`: a hint that names no index.
+const BAD_VALUE: i32 = 2;
+
+/// `CannotCreateIndex`, `IndexOptionsConflict`, `IndexKeySpecsConflict`, `InvalidIndexSpecificationOption`.
+const INDEX_IN_THE_WAY: [i32; 4] = [67, 85, 86, 197];
 
 /// Waits for MongoDB, however long it takes, and prepares it. `give_up` ends every later wait of the store's.
 ///
@@ -30,11 +37,15 @@ pub async fn connect(
 ) -> anyhow::Result<Store> {
     let store = reach(config, manager, stop, give_up).await?;
     let wait = Wait {
-        store: &store,
+        outage: store.outage().clone(),
         manager,
         stop,
     };
-    match wait.for_indexes(config).await {
+    let prepare = async {
+        refuse_first_layout(&store).await?;
+        wait.for_indexes(&store, config).await
+    };
+    match prepare.await {
         Ok(()) => Ok(store),
         Err(error) => {
             store.close().await;
@@ -53,67 +64,98 @@ pub async fn reach(
     stop: &CancellationToken,
     give_up: CancellationToken,
 ) -> anyhow::Result<Store> {
-    let store = Store::new(&config.mongodb, give_up)
-        .await
-        .map_err(|error| Misconfigured(format!("mongodb.uri: {error}")))?;
+    // Of a store that is not there yet: its hosts may have to be looked up.
     let wait = Wait {
-        store: &store,
+        outage: Outage::default(),
         manager,
         stop,
     };
-    let fault = match wait.for_answer().await {
-        Ok(hello) if config.completions.enabled && !is_replica_set(&hello) => {
-            Misconfigured(NEEDS_REPLICA_SET.into()).into()
+    let build = || async {
+        match Store::new(&config.mongodb, give_up.clone()).await {
+            Err(error) if error.kind() == Kind::Unavailable => Err(error),
+            built => Ok(built),
         }
-        Ok(_) => return Ok(store),
+    };
+    let built = wait.until_done("find the hosts of mongodb.uri", build).await?;
+    let store = built.map_err(|error| Misconfigured(format!("mongodb.uri: {error}")))?;
+    let wait = Wait {
+        outage: store.outage().clone(),
+        manager,
+        stop,
+    };
+    let fault = match wait.for_reply(&store).await {
+        Ok(hello) if is_replica_set(&hello) => return Ok(store),
+        Ok(_) => Misconfigured(NEEDS_REPLICA_SET.into()).into(),
         Err(error) => error,
     };
     store.close().await;
     Err(fault)
 }
 
-/// Whether that answer to `hello` comes from a replica set or a router.
+/// Whether that reply to `hello` comes from a replica set or a router.
 pub fn is_replica_set(hello: &Document) -> bool {
     hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|message| message == "isdbgrid")
 }
 
 /// A wait at the start: an outage may last, a refusal ends it.
 struct Wait<'a> {
-    store: &'a Store,
+    outage: Outage,
     manager: &'a Manager,
     stop: &'a CancellationToken,
 }
 
 impl Wait<'_> {
-    async fn for_answer(&self) -> anyhow::Result<Document> {
-        let list = bson::doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true };
-        let database = self.store.database();
-        self.until_done("answer", || async { database.run_command(list.clone()).await })
-            .await?;
+    async fn for_reply(&self, store: &Store) -> anyhow::Result<Document> {
+        let list = doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true };
+        let ask = || async { Ok(store.database().run_command(list.clone()).await?) };
+        self.until_done("reply", ask).await?;
         info!("connected to MongoDB");
-        self.until_done("answer", || self.store.hello()).await
+        self.until_done("reply", || store.hello()).await
     }
 
-    async fn for_indexes(&self, config: &Config) -> anyhow::Result<()> {
+    async fn for_indexes(&self, store: &Store, config: &Config) -> anyhow::Result<()> {
         let retention = config.delivery.retention;
-        self.until_done("create the outbox's indexes", || {
-            ensure_deliveries(self.store, retention)
-        })
-        .await?;
-        self.until_done("create the statistics' indexes", || ensure_statistics(self.store))
+        self.until_done("create the outbox's indexes", || ensure_outbox(store, retention))
             .await?;
+        self.for_statistics(store).await?;
         if config.scan.ensure_indexes {
-            self.until_done("create the scan's index", || ensure_scan(self.store))
+            self.until_done("create the scan's index", || ensure_scan(store))
                 .await?;
         }
         Ok(())
     }
 
-    async fn until_done<T, F>(&self, what: &'static str, mut operation: impl FnMut() -> F) -> anyhow::Result<T>
+    /// Statistics are no condition of starting: a refusal is told, and that is all.
+    async fn for_statistics(&self, store: &Store) -> anyhow::Result<()> {
+        let what = "create the statistics' indexes";
+        let passes = |error: &Error| matches!(error.kind(), Kind::Unavailable | Kind::Conflict);
+        let create = || ensure_statistics(store);
+        match self.until(what, |error| !passes(error), create).await {
+            Err(refused) if refused.is::<Misconfigured>() => {
+                error!("{refused}; without them statistics are slow to read and kept for ever");
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    async fn until_done<T, F>(&self, what: &'static str, operation: impl FnMut() -> F) -> anyhow::Result<T>
     where
         F: Future<Output = Result<T>>,
     {
-        let (mut backoff, mut tries) = (Backoff::default(), self.store.outage().tries());
+        self.until(what, is_refusal, operation).await
+    }
+
+    async fn until<T, F>(
+        &self,
+        what: &'static str,
+        is_final: impl Fn(&Error) -> bool,
+        mut operation: impl FnMut() -> F,
+    ) -> anyhow::Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let (mut backoff, mut tries) = (Backoff::default(), self.outage.tries());
         loop {
             let began = Instant::now();
             match operation().await {
@@ -121,8 +163,8 @@ impl Wait<'_> {
                     tries.succeeded();
                     return Ok(value);
                 }
-                Err(error) if is_refusal(&error) => {
-                    return Err(Misconfigured(format!("MongoDB refuses to {what}: {error}")).into());
+                Err(error) if is_final(&error) => {
+                    return Err(Misconfigured(refusal(what, &error)).into());
                 }
                 Err(error) => tries.failed(what, &error, began),
             }
@@ -135,8 +177,67 @@ impl Wait<'_> {
     }
 }
 
-/// Authentication failed, a privilege is missing, or an index is in the way (same name, other keys): no waiting mends it.
-pub fn is_refusal(error: &mongodb::error::Error) -> bool {
-    matches!(*error.kind, mongodb::error::ErrorKind::Authentication { .. })
-        || matches!(command_code(error), Some(13 | 18 | 85 | 86))
+/// Whether no waiting mends it: a login, a privilege, an index of the same name with other keys, a URI that makes no sense. What
+/// MongoDB refuses with any other code is waited for: exit code 78 is for good.
+pub fn is_refusal(error: &Error) -> bool {
+    match error.kind() {
+        Kind::Denied | Kind::Authentication => true,
+        Kind::Refused => error.code().is_none_or(|code| INDEX_IN_THE_WAY.contains(&code)),
+        Kind::Unavailable | Kind::Conflict | Kind::TooLarge => false,
+    }
+}
+
+fn refusal(what: &str, error: &Error) -> String {
+    match error.denied() {
+        Some(denied) => format!(
+            "MongoDB refuses to {what}: {error}; add to the role: {}",
+            denied.role_line()
+        ),
+        None => format!("MongoDB refuses to {what}: {error}"),
+    }
+}
+
+/// The outbox of certhookd 0.1.
+const FIRST_LAYOUT: &str = "webhook_deliveries";
+
+/// Refuses to start over an outbox of the first layout in which deliveries still wait: nothing here would send them.
+///
+/// # Errors
+/// [`Misconfigured`] then; anything else if MongoDB is unavailable.
+pub async fn refuse_first_layout(store: &Store) -> anyhow::Result<()> {
+    let list = doc! { "listCollections": 1, "filter": { "name": FIRST_LAYOUT }, "nameOnly": true, "authorizedCollections": true };
+    let reply = store.database().run_command(list).await.map_err(Error::from)?;
+    let first = reply
+        .get_document("cursor")
+        .and_then(|cursor| cursor.get_array("firstBatch"));
+    if first.is_ok_and(Vec::is_empty) {
+        return Ok(());
+    }
+    for state in ["pending", "claimed"] {
+        match waits(store, state).await {
+            Ok(false) => {}
+            Ok(true) => {
+                return Err(Misconfigured(format!(
+                    "{FIRST_LAYOUT} still holds deliveries that are {state}: they are those of certhookd 0.1, which must send or cancel them before this version starts"
+                ))
+                .into());
+            }
+            // It is not this version's any more.
+            Err(error) if error.kind() == Kind::Denied => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    info!("{FIRST_LAYOUT} is the outbox of certhookd 0.1: it is not used any more and can be dropped");
+    Ok(())
+}
+
+/// Whether something of the first layout is in that state: by the index of the same name, which holds nothing else.
+async fn waits(store: &Store, state: &str) -> Result<bool> {
+    let deliveries = store.database().collection::<Document>(FIRST_LAYOUT);
+    let find = || deliveries.find_one(doc! { "state": state });
+    let hinted = find().hint(Hint::Name(state.into())).await.map_err(Error::from);
+    match hinted {
+        Err(error) if error.code() == Some(BAD_VALUE) => Ok(find().await?.is_some()),
+        found => Ok(found?.is_some()),
+    }
 }

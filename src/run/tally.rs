@@ -8,7 +8,7 @@ use tracing::{debug, error, info, warn};
 use crate::dispatch::Observer;
 use crate::metrics::Counts;
 use crate::model::{Clock, Failure, Outcome};
-use crate::outbox::{Claimed, Next};
+use crate::outbox::{Delivery, Next};
 
 /// Counts and logs. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -34,9 +34,9 @@ macro_rules! line {
         $level!(
             event_type = $delivery.message.event_type.as_str(),
             event_id = $delivery.message.event_id.as_str(),
-            owner = $delivery.endpoint.owner(),
+            organization = $delivery.endpoint.organization(),
             endpoint = $delivery.endpoint.endpoint(),
-            attempt = $delivery.attempts,
+            attempt = $delivery.attempt,
             status = $status,
             duration_ms = millis($elapsed),
             $($rest)+
@@ -45,7 +45,7 @@ macro_rules! line {
 }
 
 impl Observer for Tally {
-    fn attempted(&self, delivery: &Claimed, outcome: &Outcome, next: &Next) {
+    fn attempted(&self, delivery: &Delivery, outcome: &Outcome, next: &Next) {
         self.counts.note(delivery, outcome, next, self.clock.now());
         match next {
             Next::Delivered { status } => delivered(delivery, *status, outcome),
@@ -60,17 +60,16 @@ impl Observer for Tally {
             Next::Cancelled { reason } => {
                 line!(info, delivery, None::<u16>, Duration::ZERO, reason = %reason, "delivery cancelled: {reason}; kept");
             }
-            Next::Released => {}
         }
     }
 }
 
 /// A first attempt that succeeds is the rule and logged at DEBUG; a recovery is news.
-fn delivered(delivery: &Claimed, status: u16, outcome: &Outcome) {
+fn delivered(delivery: &Delivery, status: u16, outcome: &Outcome) {
     let Outcome::Delivered { elapsed, .. } = outcome else {
         return;
     };
-    if delivery.attempts == 1 {
+    if delivery.attempt == 1 {
         line!(debug, delivery, status, *elapsed, "delivered");
     } else {
         line!(
@@ -79,15 +78,15 @@ fn delivered(delivery: &Claimed, status: u16, outcome: &Outcome) {
             status,
             *elapsed,
             "delivered after {} attempts",
-            delivery.attempts
+            delivery.attempt
         );
     }
 }
 
 /// The first failure of a delivery is news, the following ones are expected.
-fn failed(delivery: &Claimed, failure: &Failure) {
-    if delivery.attempts == 1 {
-        line!(warn, delivery, failure.status, failure.elapsed, reason = %failure.reason, "attempt failed; it will be repeated");
+fn failed(delivery: &Delivery, failure: &Failure) {
+    if delivery.attempt == 1 {
+        line!(warn, delivery, failure.status, failure.elapsed, reason = %failure.reason, "attempt failed; it is made again");
     } else {
         line!(debug, delivery, failure.status, failure.elapsed, reason = %failure.reason, "attempt failed again");
     }

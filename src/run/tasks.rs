@@ -7,14 +7,14 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{Engine, Wanted, loops};
+use super::{Engine, loops};
 use crate::config::Config;
-use crate::service::Watchdog;
 use crate::service::systemd::Manager;
-use crate::source::{ScanBell, Schedule};
-use crate::store::Stopped;
+use crate::service::{Pulse, Watchdog};
+use crate::source::{ScanTrigger, Schedule};
+use crate::store::{Stopped, with_pulse};
 
-/// A loop counts as moving when its try has failed; no try takes longer than this, outage or not.
+/// The longest that a loop may go without a sign of life. A try that fails is one, outage or not.
 const ALLOWANCE: Duration = Duration::from_secs(60);
 
 /// Time for the results of what was cut short at the end of the grace.
@@ -25,11 +25,13 @@ type Group = JoinSet<&'static str>;
 
 /// All of them.
 pub struct Tasks {
-    /// What finds work. Stops first: nothing is claimed that nobody sends any more.
+    engine: Arc<Engine>,
+    watchdog: Watchdog,
+    /// What finds work. Stops first: nothing is fetched that nobody sends any more.
     sources: Group,
-    /// What sends, writes results and counts them.
+    /// What sends and records results.
     senders: Group,
-    /// The heartbeat, the proof of life and the traces. Stop last: no claim is taken over while its result is being written.
+    /// The heartbeat, the proof of life and the traces. Stop last: no endpoint is taken over while its results are being recorded.
     keepers: Group,
     stop: CancellationToken,
     drain: CancellationToken,
@@ -41,38 +43,38 @@ impl Tasks {
     /// All tasks of the daemon.
     pub(super) fn spawn(
         engine: &Arc<Engine>,
-        wanted: Wanted,
         config: &Config,
-        bell: &ScanBell,
+        trigger: &ScanTrigger,
         watchdog: &Watchdog,
         manager: &Manager,
         give_up: CancellationToken,
     ) -> Self {
-        let mut tasks = Self::none(give_up);
-        tasks.spawn_keepers(engine, watchdog, manager);
-        tasks.spawn_exporter(engine);
-        tasks.spawn_senders(engine, wanted);
-        tasks.spawn_feeder(engine, watchdog);
-        tasks.spawn_streams(engine, config, watchdog);
-        tasks.spawn_scans(engine, config, bell);
-        tasks.spawn_upkeep(engine, bell);
+        let mut tasks = Self::none(engine, watchdog.clone(), give_up);
+        tasks.spawn_heartbeat();
+        tasks.spawn_keepers(manager);
+        tasks.spawn_exporter();
+        tasks.spawn_senders();
+        tasks.spawn_fetcher();
+        tasks.spawn_streams(config);
+        tasks.spawn_scans(config, trigger);
+        tasks.spawn_upkeep(trigger);
         tasks
     }
 
-    /// What a single scan needs: heartbeat, feeder and senders.
-    pub fn for_one_scan(engine: &Arc<Engine>, wanted: Wanted, give_up: CancellationToken) -> Self {
-        let (mut tasks, watchdog) = (Self::none(give_up), Watchdog::new());
-        let pulse = watchdog.register("heartbeat", ALLOWANCE);
-        let heartbeat = loops::heartbeat(Arc::clone(engine), pulse, tasks.end.clone());
-        tasks.keepers.spawn(named("heartbeat", heartbeat));
-        tasks.spawn_exporter(engine);
-        tasks.spawn_senders(engine, wanted);
-        tasks.spawn_feeder(engine, &watchdog);
+    /// What a single scan needs: heartbeat, fetcher and senders.
+    pub fn for_one_scan(engine: &Arc<Engine>, give_up: CancellationToken) -> Self {
+        let mut tasks = Self::none(engine, Watchdog::new(), give_up);
+        tasks.spawn_heartbeat();
+        tasks.spawn_exporter();
+        tasks.spawn_senders();
+        tasks.spawn_fetcher();
         tasks
     }
 
-    fn none(give_up: CancellationToken) -> Self {
+    fn none(engine: &Arc<Engine>, watchdog: Watchdog, give_up: CancellationToken) -> Self {
         Self {
+            engine: Arc::clone(engine),
+            watchdog,
             sources: Group::new(),
             senders: Group::new(),
             keepers: Group::new(),
@@ -96,8 +98,8 @@ impl Tasks {
         }
     }
 
-    /// Stops all in order. What is in flight has until `grace` has passed; then it is cut short, and waits for a database that is
-    /// away end too. What even then hangs in a database that does not answer is abandoned a second later.
+    /// Stops all in order. What is in flight has until `grace` has passed; then it is cut short, and waits for a MongoDB that is
+    /// unavailable end too. What even then hangs in a MongoDB that does not answer is abandoned a second later.
     pub async fn shut_down(mut self, grace: Duration) {
         let give_up = self.give_up.clone();
         let deadline = tokio::spawn(async move {
@@ -110,7 +112,7 @@ impl Tasks {
             .is_err()
         {
             warn!(
-                "MongoDB did not answer in time: results that could not be written are sent again after the next start"
+                "MongoDB did not answer in time: results that could not be recorded are sent again after the next start"
             );
         }
         deadline.abort();
@@ -119,19 +121,35 @@ impl Tasks {
     async fn in_order(&mut self) {
         self.stop.cancel();
         join(&mut self.sources).await;
+        // From now on the others take over what is not in flight here.
+        self.engine.cluster.announce_leaving();
         self.drain.cancel();
         join(&mut self.senders).await;
         self.end.cancel();
         join(&mut self.keepers).await;
     }
 
-    fn spawn_keepers(&mut self, engine: &Arc<Engine>, watchdog: &Watchdog, manager: &Manager) {
-        let pulse = watchdog.register("heartbeat", ALLOWANCE);
-        let heartbeat = loops::heartbeat(Arc::clone(engine), pulse, self.end.clone());
-        self.keepers.spawn(named("heartbeat", heartbeat));
-        let status = loops::status(Arc::clone(engine), manager.clone(), self.stop.clone(), self.end.clone());
+    fn pulse(&self, name: &'static str) -> Arc<Pulse> {
+        Arc::new(self.watchdog.register(name, ALLOWANCE))
+    }
+
+    fn spawn_heartbeat(&mut self) {
+        let pulse = self.pulse("heartbeat");
+        let heartbeat = loops::heartbeat(Arc::clone(&self.engine), Arc::clone(&pulse), self.end.clone());
+        self.keepers.spawn(named("heartbeat", alive(pulse, heartbeat)));
+        let fence = loops::fence(Arc::clone(&self.engine), self.end.clone());
+        self.keepers.spawn(named("fence", fence));
+    }
+
+    fn spawn_keepers(&mut self, manager: &Manager) {
+        let status = loops::status(
+            Arc::clone(&self.engine),
+            manager.clone(),
+            self.stop.clone(),
+            self.end.clone(),
+        );
         self.keepers.spawn(named("status", status));
-        let (watchdog, manager, end) = (watchdog.clone(), manager.clone(), self.end.clone());
+        let (watchdog, manager, end) = (self.watchdog.clone(), manager.clone(), self.end.clone());
         self.keepers.spawn(named("watchdog", async move {
             watchdog.run(&manager, end.clone()).await;
             // Without a service manager it has nothing to do.
@@ -139,45 +157,58 @@ impl Tasks {
         }));
     }
 
-    fn spawn_exporter(&mut self, engine: &Engine) {
-        if let Some(exporter) = engine.settings.tracer.exporter() {
+    fn spawn_exporter(&mut self) {
+        if let Some(exporter) = self.engine.settings.tracer.exporter() {
             let exporter = exporter.run(self.end.clone());
             self.keepers.spawn(named("traces", exporter));
         }
     }
 
-    fn spawn_senders(&mut self, engine: &Arc<Engine>, wanted: Wanted) {
-        let (workers, recorder, recorded) = engine.senders();
-        let workers = workers.run(wanted, self.drain.clone(), self.give_up.clone().cancelled_owned());
+    fn spawn_senders(&mut self) {
+        let (workers, recorder) = self.engine.senders();
+        let workers = workers.run(self.drain.clone(), self.give_up.clone().cancelled_owned());
         self.senders.spawn(named("senders", workers));
         self.senders.spawn(fallible("recorder", recorder.run()));
-        let statistics = engine.statistics.clone();
-        self.senders.spawn(fallible("statistics", statistics.run(recorded)));
     }
 
-    fn spawn_feeder(&mut self, engine: &Arc<Engine>, watchdog: &Watchdog) {
-        let pulse = watchdog.register("feeder", ALLOWANCE);
-        let feeder = engine.feeder().run(self.stop.clone(), move || pulse.beat());
-        self.sources.spawn(named("feeder", feeder));
+    fn spawn_fetcher(&mut self) {
+        let pulse = self.pulse("fetcher");
+        let (fetcher, off) = self.engine.fetcher();
+        let beat = Arc::clone(&pulse);
+        let fetcher = fetcher.run(self.stop.clone(), move || beat.beat());
+        self.sources.spawn(named("fetcher", alive(pulse, fetcher)));
+        let cancel = super::upkeep::cancel(Arc::clone(&self.engine), off, self.stop.clone());
+        self.sources.spawn(fallible("cancellations", cancel));
+        let states = self.engine.endpoint_states.clone().run(self.stop.clone());
+        self.sources.spawn(fallible("endpoint states", states));
     }
 
-    fn spawn_streams(&mut self, engine: &Arc<Engine>, config: &Config, watchdog: &Watchdog) {
-        let pulse = watchdog.register("endpoints", ALLOWANCE);
-        let refresh = engine.refresh().run(self.stop.clone(), move || pulse.beat());
-        self.sources.spawn(fallible("endpoints", refresh));
+    fn spawn_streams(&mut self, config: &Config) {
+        let pulse = self.pulse("endpoints");
+        let beat = Arc::clone(&pulse);
+        let refresh = self.engine.refresh().run(self.stop.clone(), move || beat.beat());
+        self.sources.spawn(fallible("endpoints", alive(pulse, refresh)));
         if config.completions.enabled {
-            let pulse = watchdog.register("change stream", ALLOWANCE);
-            let watch = loops::watch(Arc::clone(engine), pulse, self.stop.clone());
-            self.sources.spawn(fallible("change stream", watch));
+            let pulse = self.pulse("change stream");
+            let watch = loops::watch(Arc::clone(&self.engine), Arc::clone(&pulse), self.stop.clone());
+            self.sources.spawn(fallible("change stream", alive(pulse, watch)));
         }
+        let pulse = self.pulse("wake-ups");
+        let wake_ups = loops::wake_ups(Arc::clone(&self.engine), Arc::clone(&pulse), self.stop.clone());
+        self.sources.spawn(named("wake-ups", alive(pulse, wake_ups)));
+        let changed = loops::changed_endpoints(Arc::clone(&self.engine), self.stop.clone());
+        self.sources.spawn(named("changed endpoints", changed));
+        let notes = self.engine.wake_ups.clone();
+        let notes = notes.write(self.engine.cluster.clone(), self.stop.clone());
+        self.sources.spawn(named("notes", notes));
     }
 
-    fn spawn_scans(&mut self, engine: &Arc<Engine>, config: &Config, bell: &ScanBell) {
-        let settings = engine.settings.clone();
-        let (duties, ticked) = (engine.cluster.duties(), bell.clone());
+    fn spawn_scans(&mut self, config: &Config, trigger: &ScanTrigger) {
+        let (engine, settings) = (Arc::clone(&self.engine), self.engine.settings.clone());
+        let (lease, ticked) = (engine.cluster.lease(), trigger.clone());
         let tick = move || {
-            if duties.borrow().scan.is_some() {
-                ticked.ring();
+            if lease.borrow().is_some() {
+                ticked.ask();
             }
         };
         let schedule = Schedule::run(
@@ -192,23 +223,27 @@ impl Tasks {
                 error!(%error, "the scan's schedule can't run");
             }
         }));
-        if settings.scan.get().on_start && engine.cluster.duties().borrow().scan.is_some() {
-            bell.ring();
+        if settings.scan.get().on_start && engine.cluster.lease().borrow().is_some() {
+            trigger.ask();
         }
-        let lookahead = engine
-            .lookahead(config.completions.enabled)
-            .run(bell.clone(), self.stop.clone());
-        self.sources.spawn(fallible("look-ahead", lookahead));
-        let scans = loops::scans(Arc::clone(engine), bell.clone(), self.stop.clone());
-        self.sources.spawn(named("scan", scans));
+        let lookahead = engine.lookahead(config.completions.enabled);
+        let lookahead = lookahead.run(trigger.clone(), self.stop.clone());
+        self.sources.spawn(fallible("next expiry", lookahead));
+        let scans = loops::scans(Arc::clone(&engine), trigger.clone(), self.stop.clone());
+        self.sources.spawn(fallible("scan", scans));
     }
 
-    fn spawn_upkeep(&mut self, engine: &Arc<Engine>, bell: &ScanBell) {
-        let redrive = super::redrive::redrive(Arc::clone(engine), self.stop.clone());
+    fn spawn_upkeep(&mut self, trigger: &ScanTrigger) {
+        let redrive = super::redrive::redrive(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("redrive", redrive));
-        let duties = loops::duties(Arc::clone(engine), bell.clone(), self.stop.clone());
-        self.sources.spawn(named("duties", duties));
+        let lease = loops::lease(Arc::clone(&self.engine), trigger.clone(), self.stop.clone());
+        self.sources.spawn(named("lease", lease));
     }
+}
+
+/// A loop each of whose failed tries is a sign of life.
+async fn alive<F: Future>(pulse: Arc<Pulse>, work: F) -> F::Output {
+    with_pulse(move || pulse.beat(), work).await
 }
 
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {

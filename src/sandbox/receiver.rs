@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use tokio::net::TcpListener;
@@ -22,7 +22,7 @@ use log::Log;
 use route::Routes;
 
 pub use answer::Answer;
-pub use log::Received;
+pub use log::{End, Ended, Received};
 
 /// The endpoint. It runs on a thread of its own, so that no runtime is shared with what is tested, and answers any path;
 /// dropping it cuts every connection.
@@ -70,7 +70,8 @@ impl Receiver {
         let router = Router::new().fallback(receive).with_state(Arc::clone(&shared));
         let _entered = runtime.enter();
         let listener = TcpListener::from_std(listener).context("cannot set up the receiver's socket")?;
-        runtime.spawn(async move { axum::serve(listener, router).await });
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        runtime.spawn(async move { axum::serve(listener, service).await });
         drop(_entered);
         Ok(Self {
             address,
@@ -137,10 +138,14 @@ impl Drop for Receiver {
 }
 
 /// Keeps one request, and answers it. The request is kept when its body is complete, before any delay.
-async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+async fn receive(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
     let route = shared.routes.at(parts.uri.path());
-    let _present = route.enter();
+    let present = route.enter();
     let Ok(body) = to_bytes(body, usize::MAX).await else {
         return refusal();
     };
@@ -148,12 +153,16 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     shared.log.note(|| Received {
         at: Clock::local(),
         instant: std::time::Instant::now(),
+        peer,
         path: parts.uri.path().to_owned(),
         headers: parts.headers,
         body,
         answer: answer.planned_status(),
+        end: present.end.clone(),
     });
-    answer.give().await
+    let response = answer.give().await;
+    present.end.set(false);
+    response
 }
 
 /// For a sender that broke off: nobody reads it.

@@ -1,5 +1,7 @@
 //! A private replica set, or a standalone mongod, with the accidents that tests need.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +18,13 @@ use super::mongod::Mongod;
 use super::undertaker::Undertaker;
 
 const NAME: &str = "sandbox";
+
+/// Who may do everything where a login is asked for, and the password.
+const ROOT: &str = "root";
+const PASSWORD: &str = "sandbox";
+
+/// What the members tell one another that they are of one set.
+const KEY_FILE: &str = "key";
 
 /// How long to wait for a primary, and for the other members to follow it.
 const ELECTION_LIMIT: Duration = Duration::from_secs(60);
@@ -38,6 +47,8 @@ pub struct Options {
     pub oplog_mb: u32,
     /// From one checkpoint of each member to the next, in seconds: the oplog is cut no further than to the last one.
     pub checkpoint_s: u32,
+    /// Whether clients must log in; only with members. [`ReplicaSet::uri`] then holds the login of one who may do everything.
+    pub login: bool,
 }
 
 impl Default for Options {
@@ -47,6 +58,7 @@ impl Default for Options {
             cache_gb: 0.25,
             oplog_mb: 256,
             checkpoint_s: 60,
+            login: false,
         }
     }
 }
@@ -56,6 +68,8 @@ impl Default for Options {
 pub struct ReplicaSet {
     members: Vec<Mongod>,
     uri: String,
+    /// `USER:PASSWORD@`, or nothing.
+    login: String,
     directory: PathBuf,
     /// `Some` until dropped.
     undertaker: Option<Undertaker>,
@@ -68,23 +82,22 @@ impl ReplicaSet {
     pub async fn start(options: Options) -> Result<Self> {
         let binary = tokio::task::spawn_blocking(mongod_binary).await??;
         let undertaker = Undertaker::start()?;
-        let arguments = arguments(options);
+        let arguments = arguments(options, undertaker.directory())?;
         let members = (0..options.members.unwrap_or(1))
             .map(|n| Mongod::start(&binary, undertaker.directory().join(n.to_string()), arguments.clone()))
             .collect::<Result<Vec<_>>>()?;
-        let uri = uri(&members, options.members.is_some());
-        let directory = undertaker.directory().to_owned();
-        let set = Self {
+        let mut set = Self {
+            uri: uri(&members, "", options.members.is_some()),
             members,
-            uri,
-            directory,
+            login: String::new(),
+            directory: undertaker.directory().to_owned(),
             undertaker: Some(undertaker),
         };
         for member in &set.members {
             member.ready().await?;
         }
         if options.members.is_some() {
-            set.initiate().await?;
+            set.initiate(options.login).await?;
         }
         Ok(set)
     }
@@ -102,7 +115,8 @@ impl ReplicaSet {
     /// Where clients connect to talk to one member alone, counted from 0.
     pub fn member_uri(&self, member: usize) -> String {
         format!(
-            "mongodb://127.0.0.1:{}/?directConnection=true",
+            "mongodb://{}127.0.0.1:{}/?directConnection=true",
+            self.login,
             self.members[member].port()
         )
     }
@@ -165,7 +179,7 @@ impl ReplicaSet {
         Ok(())
     }
 
-    async fn initiate(&self) -> Result<()> {
+    async fn initiate(&mut self, login: bool) -> Result<()> {
         let members = self.members.iter().enumerate();
         let members: Vec<_> = members
             .map(|(n, member)| doc! { "_id": n as i32, "host": format!("127.0.0.1:{}", member.port()) })
@@ -175,7 +189,21 @@ impl ReplicaSet {
         command(&self.member_uri(0), doc! { "replSetInitiate": config })
             .await
             .context("cannot initiate the replica set")?;
+        if login {
+            self.create_root().await?;
+        }
         self.settled().await
+    }
+
+    /// The first user, whom a mongod without users lets anybody on its own machine create.
+    async fn create_root(&mut self) -> Result<()> {
+        let create = doc! { "createUser": ROOT, "pwd": PASSWORD, "roles": ["root"] };
+        command(&self.uri, create)
+            .await
+            .context("cannot create the first user")?;
+        self.login = format!("{ROOT}:{PASSWORD}@");
+        self.uri = uri(&self.members, &self.login, true);
+        Ok(())
     }
 
     /// Waits until one member is primary and the others are secondaries.
@@ -217,17 +245,24 @@ impl Drop for ReplicaSet {
     }
 }
 
-fn arguments(options: Options) -> Vec<String> {
+fn arguments(options: Options, directory: &Path) -> Result<Vec<String>> {
     let mut arguments = vec!["--wiredTigerCacheSizeGB".to_owned(), options.cache_gb.to_string()];
     arguments.extend(["--syncdelay".to_owned(), options.checkpoint_s.to_string()]);
     if options.members.is_some() {
         arguments.extend(["--replSet", NAME, "--oplogSize"].map(str::to_owned));
         arguments.push(options.oplog_mb.to_string());
     }
-    arguments
+    if options.login {
+        let key = directory.join(KEY_FILE);
+        fs::write(&key, "c2FuZGJveA==").context("cannot write the members' key")?;
+        // MongoDB refuses a key that others can read.
+        fs::set_permissions(&key, Permissions::from_mode(0o600)).context("cannot protect the members' key")?;
+        arguments.extend(["--keyFile".to_owned(), key.display().to_string()]);
+    }
+    Ok(arguments)
 }
 
-fn uri(members: &[Mongod], replicated: bool) -> String {
+fn uri(members: &[Mongod], login: &str, replicated: bool) -> String {
     let hosts: Vec<_> = members
         .iter()
         .map(|member| format!("127.0.0.1:{}", member.port()))
@@ -237,7 +272,7 @@ fn uri(members: &[Mongod], replicated: bool) -> String {
     } else {
         String::new()
     };
-    format!("mongodb://{}/{query}", hosts.join(","))
+    format!("mongodb://{login}{}/{query}", hosts.join(","))
 }
 
 /// Runs one administrative command over a client of its own, which is shut down before this returns.

@@ -86,11 +86,13 @@ impl Samples {
         let id_of = |certificate: &Document, field| certificate.get_object_id(field).ok();
         let mut expected = Vec::new();
         for certificate in certificates {
-            let owner = self
+            let organization = self
                 .organizations
                 .iter()
-                .find(|o| id_of(certificate, "_ownerId") == Some(o.owner));
-            let paths = owner.into_iter().flat_map(|owner| owner.subscribed(event_type));
+                .find(|o| id_of(certificate, "_ownerId") == Some(o.id));
+            let paths = organization
+                .into_iter()
+                .flat_map(|organization| organization.subscribed(event_type));
             expected.extend(paths.filter_map(|path| Some((path, id_of(certificate, "_id")?))));
         }
         expected.sort();
@@ -100,23 +102,23 @@ impl Samples {
     /// The organizations take turns.
     fn certificates(&mut self, n: usize, mut award: impl FnMut(&mut fastrand::Rng) -> Award) -> Vec<Document> {
         let mut next = || {
-            let owner = self.organizations[self.made % self.organizations.len()].owner;
+            let organization = self.organizations[self.made % self.organizations.len()].id;
             self.made += 1;
             let award = award(&mut self.random);
-            badge_user(owner, award, &mut self.random)
+            badge_user(organization, award, &mut self.random)
         };
         (0..n).map(|_| next()).collect()
     }
 }
 
 /// A certificate of any organization, awarded at `now` or expired then; its ids were never drawn before.
-pub fn certificate(owner: Bson, event_type: EventType, now: DateTime) -> Document {
+pub fn certificate(organization: Bson, event_type: EventType, now: DateTime) -> Document {
     let (at, expires) = match event_type {
         EventType::CertificateCompleted => (now, later(now, YEAR)),
         EventType::CertificateExpired => (earlier(now, YEAR), now),
     };
     let expires = Some(expires);
-    badge_user(owner, Award { at, expires }, &mut fastrand::Rng::new())
+    badge_user(organization, Award { at, expires }, &mut fastrand::Rng::new())
 }
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;

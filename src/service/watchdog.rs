@@ -146,7 +146,7 @@ mod tests {
     async fn one_loop_that_stands_still_silences_the_watchdog_until_it_moves() {
         let (manager, heard) = listening();
         let watchdog = Watchdog::new();
-        let feeder = watchdog.register("feeder", ALLOWANCE);
+        let fetcher = watchdog.register("fetcher", ALLOWANCE);
         let scan = watchdog.register("scan", ALLOWANCE * 100);
         let feeding = {
             let watchdog = watchdog.clone();
@@ -159,9 +159,9 @@ mod tests {
             "three times per timeout"
         );
         scan.beat();
-        assert_eq!(watchdog.stalled(), ["feeder"]);
+        assert_eq!(watchdog.stalled(), ["fetcher"]);
         assert_eq!(sent_within(TIMEOUT, &heard).await, 0);
-        feeder.beat();
+        fetcher.beat();
         assert_eq!(sent_within(TIMEOUT, &heard).await, 3);
         feeding.abort();
     }

@@ -47,7 +47,7 @@ impl Rejections {
 pub(super) fn rejected_of(unfit: Unfit, event_type: EventType) -> Rejected {
     Rejected {
         event_type,
-        badge_user: unfit.badge_user,
+        certificate: unfit.certificate,
         event_id: unfit.event_id,
         reason: unfit.reason,
     }

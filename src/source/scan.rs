@@ -1,8 +1,9 @@
-//! One scan: portion by portion, what has expired is written to the outbox and marked, and goes out.
+//! One scan: page by page, what has expired is written to the outbox and marked, and goes out.
 
-mod bell;
-mod portion;
+mod page;
 mod read;
+mod trigger;
+pub(super) mod unmarkable;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -18,9 +19,11 @@ use crate::platform::{Directory, Event, badge_user};
 use crate::store::{Stopped, Store};
 
 use super::Rejections;
+use super::attempts::Pace;
 use read::Query;
+use unmarkable::{UnmarkableSet, Unstorable};
 
-pub use bell::ScanBell;
+pub use trigger::{Extent, ScanTrigger};
 
 /// What a scan needs.
 #[derive(Clone)]
@@ -37,8 +40,14 @@ pub struct Scan {
     pub config: Live<config::Scan>,
     /// Counts what can't be an event.
     pub rejections: Rejections,
-    /// Ends a scan between two batches.
+    /// Ends a scan between two pages.
     pub stop: CancellationToken,
+    /// How much goes into a transaction.
+    pub(crate) pace: Pace,
+    /// What can't be marked.
+    pub(crate) unmarkable: UnmarkableSet,
+    /// What can't be stored.
+    pub(crate) unstorable: Unstorable,
 }
 
 /// What a scan did.
@@ -57,18 +66,52 @@ pub struct Report {
 }
 
 impl Scan {
-    /// Scans once: everything whose `expires` has passed at `now`.
+    /// What scans, until `stop`.
+    pub fn new(
+        store: Store,
+        outbox: Outbox,
+        directory: Directory,
+        clock: Clock,
+        config: Live<config::Scan>,
+        rejections: Rejections,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            store,
+            outbox,
+            directory,
+            clock,
+            config,
+            rejections,
+            stop,
+            pace: Pace::default(),
+            unmarkable: UnmarkableSet::default(),
+            unstorable: Unstorable::default(),
+        }
+    }
+
+    /// Scans once: everything within `extent` whose `expires` has passed at `now`.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon stops first; nothing is lost, the next scan goes on.
-    pub async fn run_once(&self, now: DateTime) -> Result<Report, Stopped> {
+    pub async fn run_once(&self, extent: Extent, now: DateTime) -> Result<Report, Stopped> {
         let began = Instant::now();
         let config = self.config.get();
         let index = || read::index(&self.store, config.ensure_indexes);
         let index = self.store.persist("look for the scan's index", index).await?;
+        let queries = match extent {
+            Extent::All => Query::all(now, &config, index.as_deref()),
+            Extent::Since(since) => Query::since(since, now, &config, index.as_deref()),
+        };
         let mut report = Report::default();
-        for mut query in Query::all(now, &config, index.as_deref()) {
-            while !self.stop.is_cancelled() && self.take_portion(&mut query, &mut report).await? {}
+        for mut query in queries {
+            let before = report.found;
+            while !self.stop.is_cancelled() && self.take_page(&mut query, &mut report).await? {
+                // A full page is seldom the last.
+                if report.found - before >= config.batch_size as usize {
+                    self.take_pages_beside(&query, &mut report).await;
+                }
+            }
         }
         if self.stop.is_cancelled() {
             return Err(Stopped);
@@ -77,27 +120,27 @@ impl Scan {
         Ok(report)
     }
 
-    /// Counts per organization what a scan at `now` would send: `(owner, certificates, deliveries)`, by owner. Writes nothing.
+    /// Counts per organization what a scan at `now` would send: `(organization, certificates, deliveries)`, by organization. Writes nothing.
     ///
     /// # Errors
-    /// MongoDB is away.
-    pub async fn dry_run(&self, now: DateTime) -> Result<Vec<(String, usize, usize)>, mongodb::error::Error> {
+    /// MongoDB refused or is unavailable.
+    pub async fn dry_run(&self, now: DateTime) -> crate::store::Result<Vec<(String, usize, usize)>> {
         let mut counts = BTreeMap::<String, (usize, usize)>::new();
         let index = read::index(&self.store, false).await?;
         for query in Query::all(now, &self.config.get(), index.as_deref()) {
             let mut cursor = query.cursor(&self.store).await?;
             while let Some(document) = cursor.try_next().await? {
-                let (owner, wanting) = match badge_user::expired(&document, now) {
-                    Ok(event) => (event.owner.clone(), self.deliveries(&event).len()),
+                let (organization, wanting) = match badge_user::expired(&document, now) {
+                    Ok(event) => (event.organization.clone(), self.deliveries(&event).len()),
                     Err(_) => ("(rejected)".into(), 0),
                 };
-                let (certificates, deliveries) = counts.entry(owner).or_default();
+                let (certificates, deliveries) = counts.entry(organization).or_default();
                 (*certificates, *deliveries) = (*certificates + 1, *deliveries + wanting);
             }
         }
         Ok(counts
             .into_iter()
-            .map(|(owner, (certificates, deliveries))| (owner, certificates, deliveries))
+            .map(|(organization, (certificates, deliveries))| (organization, certificates, deliveries))
             .collect())
     }
 
@@ -108,11 +151,11 @@ impl Scan {
 
 /// One delivery for each endpoint that wants the event.
 pub fn deliveries(directory: &Directory, event: &Event) -> Vec<NewDelivery> {
-    let wanting = directory.wanting(&event.owner, event.message.event_type);
+    let wanting = directory.wanting(&event.organization, event.message.event_type);
     let delivery = |endpoint| NewDelivery {
         message: event.message.clone(),
         endpoint,
-        badge_user: event.badge_user.clone(),
+        certificate: event.certificate.clone(),
         occurred_at: event.occurred_at,
     };
     wanting.into_iter().map(delivery).collect()

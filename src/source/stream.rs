@@ -8,14 +8,14 @@ use std::time::Duration;
 use bson::{DateTime, RawDocumentBuf, Timestamp, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
-use mongodb::error::Error;
+use mongodb::options::FullDocumentType;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::Clock;
-use crate::store::{Result, Store, loses_token};
+use crate::store::{Error, Result, Store, loses_token};
 
-/// How long the server waits for a change before it answers that there is none.
+/// How long the server waits for a change before it says that there is none.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// What a change says of the fields that matter here.
@@ -79,7 +79,12 @@ pub(super) async fn follow(
 
 async fn open(store: &Store, start: Start) -> Result<ChangeStream<RawDocumentBuf>> {
     let collection = store.badge_users();
-    let watch = collection.watch().pipeline(pipeline()).max_await_time(WAIT);
+    // Of an update only a collection that keeps post-images knows how the document was then.
+    let watch = collection
+        .watch()
+        .pipeline(pipeline())
+        .full_document(FullDocumentType::WhenAvailable)
+        .max_await_time(WAIT);
     let watch = match start {
         Start::Token(token) => watch.resume_after(token),
         Start::After(token) => watch.start_after(token),
@@ -88,8 +93,7 @@ async fn open(store: &Store, start: Start) -> Result<ChangeStream<RawDocumentBuf
     Ok(watch.await?.with_type())
 }
 
-/// Awards, awards made again, changed expiries, and what ends a stream. Our own marks change other fields and stay outside. An update carries
-/// no document: `updateLookup` with a `$match` behind it is advised against by MongoDB.
+/// Awards, awards made again, changed expiries, and what ends a stream. Our own marks change other fields and stay outside.
 fn pipeline() -> [bson::Document; 2] {
     let always = ["insert", "replace", "drop", "rename", "dropDatabase", "invalidate"];
     let update = |field| doc! { "operationType": "update", field: { "$exists": true } };
@@ -118,7 +122,7 @@ async fn pump(
                 Some(token) => Item::Idle { token, at },
                 None => continue,
             },
-            Err(error) => return classify(error),
+            Err(error) => return classify(error.into()),
         };
         if items.send(item).await.is_err() {
             return Ending::Stopped;

@@ -1,7 +1,7 @@
 //! The change stream turned into events: `certificate_completed`.
 //!
-//! The resume token is saved after the outbox write, never before, and on idle too: the token of a quiet collection ages
-//! out of the oplog.
+//! The position is saved in the transaction that appends the events before it, and now and then while nothing happens: the
+//! token of a quiet collection ages out of the oplog.
 
 mod position;
 mod process;
@@ -10,23 +10,25 @@ use std::time::Duration;
 
 use mongodb::change_stream::event::ResumeToken;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::attempts::Pace;
 use super::stream::{Ending, Item, follow};
 use super::{Horizon, Rejections, catch_up};
 use crate::model::{Clock, Live};
 use crate::outbox::Outbox;
 use crate::platform::Directory;
-use crate::store::{Backoff, Stopped, Store, Tries, reason};
+use crate::store::{Backoff, Stopped, Store, Tries};
 
-use position::Position;
+use position::{Position, Unsaved};
 
-/// Changes that wait to be processed together.
+/// Changes that are processed together, at most.
 const GROUP: usize = 500;
 
-/// The token is saved at most so often.
+/// The shortest time between two writes of the position by itself.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// What the watch needs.
@@ -48,6 +50,8 @@ pub struct Watch {
     pub rejections: Rejections,
     /// Who wants to hear of expiries.
     pub horizon: Horizon,
+    /// How much goes into a transaction.
+    pub(crate) pace: Pace,
 }
 
 /// The state of the watch, for status lines.
@@ -59,7 +63,35 @@ pub struct WatchStatus {
     pub events: u64,
 }
 
+/// A walk that finds missed awards, under way; `false` if a later lease has moved the position.
+type CatchingUp = (u32, JoinHandle<Result<bool, Stopped>>);
+
 impl Watch {
+    /// What watches the change stream.
+    #[allow(clippy::too_many_arguments, reason = "the parts, each once")]
+    pub fn new(
+        store: Store,
+        outbox: Outbox,
+        directory: Directory,
+        clock: Clock,
+        retention: Duration,
+        status: Live<WatchStatus>,
+        rejections: Rejections,
+        horizon: Horizon,
+    ) -> Self {
+        Self {
+            store,
+            outbox,
+            directory,
+            clock,
+            retention,
+            status,
+            rejections,
+            horizon,
+            pace: Pace::default(),
+        }
+    }
+
     /// Makes sure that there is a position to go on from. What is awarded after this returns is found.
     ///
     /// # Errors
@@ -68,34 +100,40 @@ impl Watch {
         Position::load(&self.store, self.retention).await.map(drop)
     }
 
-    /// Watches under that lease until `stop`, through every accident, or until a later lease has moved the position. `beat` is called whenever the stream moves or fails.
+    /// Watches under that lease until `stop`, through every accident, or until a later lease has moved the position. `beat` is
+    /// called whenever the stream moves or fails.
     ///
     /// # Errors
-    /// [`Stopped`] when the daemon gave up on a database that is away; nothing is lost, the token stands where it was saved.
+    /// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable; nothing is lost, the position is as it was saved.
     pub async fn run(self, lease: i64, stop: CancellationToken, beat: impl Fn()) -> Result<(), Stopped> {
         let mut position = Position::load(&self.store, self.retention).await?.under(lease);
         self.moved(position.at(), 0);
         let (mut backoff, mut tries) = (Backoff::default(), self.store.outage().tries());
-        while !stop.is_cancelled() && !position.is_fenced() {
-            self.catch_up(&mut position).await?;
+        let mut catching_up = None;
+        while !stop.is_cancelled() {
+            self.catch_up(&position, &mut catching_up);
             let (items, receiver) = mpsc::channel(GROUP);
             let (store, clock, start) = (self.store.clone(), self.clock.clone(), position.start());
             let stream = tokio::spawn(follow(store, clock, start, items, stop.clone()));
             let (before, began) = (position.at(), std::time::Instant::now());
-            let ending = self.drain(receiver, &mut position, &mut tries, &beat).await;
+            let ending = self
+                .drain(receiver, &mut position, &mut catching_up, &mut tries, &beat)
+                .await;
             // The stream's task ends by itself once nobody listens; a driver future is never dropped.
             let _ = stream.await;
             beat();
             match ending? {
-                Ending::Stopped => {}
-                Ending::Broken(error) => tries.failed("follow the change stream", &error, began),
-                Ending::Invalidated => {
+                None => return Ok(()),
+                Some(Ending::Stopped) => {}
+                Some(Ending::Broken(error)) => tries.failed("follow the change stream", &error, began),
+                Some(Ending::Invalidated) => {
                     warn!(
                         "the collection was dropped or renamed; starting afresh, missed completions are found by query"
                     );
+                    position.miss();
                 }
-                Ending::Lost(error) => {
-                    warn!(error = %reason(&error), "the change stream's token is of no use; starting afresh, missed completions are found by query");
+                Some(Ending::Lost(error)) => {
+                    warn!(%error, "the change stream can't go on where it was; starting afresh, missed completions are found by query");
                     position.lose(&self.store).await?;
                 }
             }
@@ -104,56 +142,100 @@ impl Watch {
             }
             stop.run_until_cancelled(backoff.wait()).await;
         }
-        position.save(&self.store).await
+        self.save(&position).await.map(drop)
     }
 
-    /// Processes what the stream yields, in groups, until it ends.
+    /// Processes what the stream yields, in groups, until it ends; `None` when a later lease has moved the position.
     async fn drain(
         &self,
         mut items: mpsc::Receiver<Item>,
         position: &mut Position,
+        catching_up: &mut Option<CatchingUp>,
         tries: &mut Tries,
         beat: &impl Fn(),
-    ) -> Result<Ending, Stopped> {
-        let mut group = Vec::with_capacity(GROUP);
-        let mut saved = Instant::now();
+    ) -> Result<Option<Ending>, Stopped> {
+        let mut received = Vec::with_capacity(GROUP);
+        let mut saved: Option<Instant> = None;
         loop {
-            items.recv_many(&mut group, GROUP).await;
-            let mut step = process::Step::default();
-            group.drain(..).for_each(|item| step.add(item));
-            let events = self.process(&step.changes).await?;
-            if step.reached.is_some() {
+            if items.recv_many(&mut received, GROUP).await == 0 {
+                let broke = mongodb::error::Error::custom("the task that reads the change stream broke");
+                return Ok(Some(Ending::Broken(broke.into())));
+            }
+            let mut group = process::Group::default();
+            received.drain(..).for_each(|item| group.add(item));
+            if catching_up.as_ref().is_some_and(|(_, walk)| walk.is_finished()) {
+                self.caught_up(position, catching_up).await?;
+            }
+            let Some(events) = self.process(&group, position).await? else {
+                return Ok(None);
+            };
+            if group.idle.is_some() || !group.changes.is_empty() {
                 tries.succeeded();
                 self.moved(self.clock.now(), events);
             }
             beat();
-            position.advance(&step);
-            if saved.elapsed() >= SAVE_EVERY || step.ending.is_some() {
-                position.save(&self.store).await?;
-                saved = Instant::now();
+            if group.ending.is_some() || saved.is_none_or(|saved| saved.elapsed() >= SAVE_EVERY) {
+                saved = Some(Instant::now());
+                if !self.save(position).await? {
+                    return Ok(None);
+                }
             }
-            if position.is_fenced() {
-                return Ok(Ending::Stopped);
-            }
-            if let Some(ending) = step.ending {
-                return Ok(ending);
+            if let Some(ending) = group.ending {
+                return Ok(Some(ending));
             }
         }
     }
 
-    /// After an accident: finds by query what happened since the stream last moved.
-    async fn catch_up(&self, position: &mut Position) -> Result<(), Stopped> {
-        let Some(since) = position.catch_up_from else {
+    /// Saves the position; `false` if a later lease has moved it.
+    async fn save(&self, position: &Position) -> Result<bool, Stopped> {
+        let save = || async {
+            match position.save(&self.store).await {
+                Ok(()) => Ok(true),
+                Err(Unsaved::Superseded) => Ok(false),
+                Err(Unsaved::Failed(error)) => Err(error),
+            }
+        };
+        self.store.persist("save the stream's position", save).await
+    }
+
+    /// After an accident: finds by query what happened since the stream last moved, beside the new stream. Waiting for it would
+    /// let the new stream's start fall out of the oplog.
+    fn catch_up(&self, position: &Position, catching_up: &mut Option<CatchingUp>) {
+        let (Some(since), None) = (position.catch_up_from, &catching_up) else {
+            return;
+        };
+        let accidents = position.accidents();
+        let (watch, position) = (self.clone(), position.clone());
+        let walk = async move {
+            let found = watch
+                .store
+                .persist("catch up with missed completions", || {
+                    catch_up::awards_since(&watch.store, since, |documents| watch.take(documents, &position))
+                })
+                .await??;
+            if let Some(found) = found {
+                info!(%since, found, "caught up with missed completions");
+            }
+            Ok(found.is_some())
+        };
+        *catching_up = Some((accidents, tokio::spawn(walk)));
+    }
+
+    async fn caught_up(&self, position: &mut Position, catching_up: &mut Option<CatchingUp>) -> Result<(), Stopped> {
+        let Some((accidents, walk)) = catching_up.take() else {
             return Ok(());
         };
-        let found = self
-            .store
-            .persist("catch up with missed completions", || async {
-                catch_up::awards_since(&self.store, since, |batch| self.take(batch)).await
-            })
-            .await?;
-        info!(%since, found, "caught up with missed completions");
-        position.caught_up(&self.store).await
+        // One that broke is begun again with the next stream.
+        if let Ok(finished) = walk.await
+            && finished?
+            && accidents == position.accidents()
+        {
+            position.catch_up_from = None;
+            self.save(position).await?;
+        }
+        // After another accident meanwhile it is walked again.
+        self.catch_up(position, catching_up);
+        Ok(())
     }
 
     fn moved(&self, at: bson::DateTime, events: usize) {

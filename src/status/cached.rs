@@ -1,4 +1,4 @@
-//! An answer of MongoDB's that many may want and nobody waits long for.
+//! What MongoDB says, where many may want it and nobody waits long for it.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,19 +12,18 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::store::Result;
 
-/// It is asked for at most so often.
+/// MongoDB is asked no more often than this.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// And so rarely that the asking takes at most one part in so many of the time.
+/// And no more often than that asking takes one part in this many of the time.
 const SHARE: u32 = 20;
 
-/// An answer that is older says nothing of the present, unless it comes so rarely.
+/// What is older says nothing of the present, unless it is asked for that rarely.
 const KEEP: Duration = Duration::from_secs(120);
 
-/// What is asked.
 type Ask<T> = dyn Fn() -> BoxFuture<'static, Result<T>> + Send + Sync;
 
-/// Asks when somebody wants the answer, in a task of its own: who wants it waits a little, and then takes the last one.
+/// Asks when somebody wants to know, in a task of its own: whoever wants to know waits a little, and then takes what was said last.
 pub struct Cached<T> {
     ask: Box<Ask<T>>,
     shared: Arc<Shared<T>>,
@@ -33,46 +32,46 @@ pub struct Cached<T> {
 
 struct Shared<T> {
     last: Mutex<Last<T>>,
-    answered: Notify,
+    heard: Notify,
 }
 
 struct Last<T> {
-    /// With the instant until which it stands.
-    answer: Option<(Instant, Arc<T>)>,
+    /// With the instant until which it holds.
+    value: Option<(Instant, Arc<T>)>,
     /// When it may be asked again.
     next: Instant,
 }
 
 impl<T: Send + Sync + 'static> Cached<T> {
-    /// What `ask` answers.
+    /// What `ask` returns.
     pub fn new(ask: impl Fn() -> BoxFuture<'static, Result<T>> + Send + Sync + 'static) -> Self {
         let last = Last {
-            answer: None,
+            value: None,
             next: Instant::now(),
         };
         Self {
             ask: Box::new(ask),
             shared: Arc::new(Shared {
                 last: Mutex::new(last),
-                answered: Notify::new(),
+                heard: Notify::new(),
             }),
             asking: Mutex::default(),
         }
     }
 
-    /// The answer: a new one if it comes within `patience`, else the last one unless that is too old.
+    /// What MongoDB says: anew if it does within `patience`, else what it said last, unless that is too old.
     pub async fn get(&self, patience: Duration) -> Option<Arc<T>> {
-        let mut answered = pin!(self.shared.answered.notified());
-        answered.as_mut().enable();
+        let mut heard = pin!(self.shared.heard.notified());
+        heard.as_mut().enable();
         if self.is_asking() {
-            let _ = timeout(patience, answered).await;
+            let _ = timeout(patience, heard).await;
         }
         let last = self.shared.last.lock();
-        let (until, answer) = last.answer.as_ref()?;
-        (Instant::now() < *until).then(|| Arc::clone(answer))
+        let (until, value) = last.value.as_ref()?;
+        (Instant::now() < *until).then(|| Arc::clone(value))
     }
 
-    /// Whether an answer is under way, this one's or another's question.
+    /// Whether MongoDB is being asked, on this one's or another's behalf.
     fn is_asking(&self) -> bool {
         let mut asking = self.asking.lock();
         if asking.as_ref().is_some_and(|task| !task.is_finished()) {
@@ -90,16 +89,16 @@ impl<T: Send + Sync + 'static> Cached<T> {
 impl<T> Shared<T> {
     async fn hear(self: Arc<Self>, question: BoxFuture<'static, Result<T>>) {
         let began = Instant::now();
-        // An outage is logged by the loops that can't do without an answer.
-        let answer = question.await.ok();
+        // An outage is logged by the loops that can't go on without MongoDB.
+        let value = question.await.ok();
         let mut last = self.last.lock();
         let pause = EVERY.max(began.elapsed() * SHARE);
         last.next = Instant::now() + pause;
-        if let Some(answer) = answer {
-            last.answer = Some((Instant::now() + KEEP.max(pause * 2), Arc::new(answer)));
+        if let Some(value) = value {
+            last.value = Some((Instant::now() + KEEP.max(pause * 2), Arc::new(value)));
         }
         drop(last);
-        self.answered.notify_waiters();
+        self.heard.notify_waiters();
     }
 }
 
@@ -111,28 +110,28 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_millis(300);
 
-    /// Answers with the question's number, after `takes`; every question from the `broken`th on fails.
+    /// Says which time it is asked, after `takes`; from the `broken`th time on it fails.
     fn counting(takes: Duration, broken: u32) -> Cached<u32> {
         let asked = AtomicU32::new(0);
         Cached::new(move || {
             let number = asked.fetch_add(1, Ordering::Relaxed) + 1;
             Box::pin(async move {
                 sleep(takes).await;
-                let error = || mongodb::error::Error::custom("away");
+                let error = || crate::store::Error::refused("unavailable");
                 (number < broken).then_some(number).ok_or_else(error)
             })
         })
     }
 
     async fn get(cached: &Cached<u32>) -> Option<u32> {
-        cached.get(PATIENCE).await.map(|answer| *answer)
+        cached.get(PATIENCE).await.map(|number| *number)
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_is_asked_at_most_every_five_seconds_however_many_want_it() {
         let cached = counting(Duration::from_millis(10), 100);
         let all = futures_util::future::join_all((0..50).map(|_| get(&cached))).await;
-        assert!(all.iter().all(|answer| *answer == Some(1)));
+        assert!(all.iter().all(|number| *number == Some(1)));
         sleep(EVERY - Duration::from_millis(20)).await;
         assert_eq!(get(&cached).await, Some(1));
         sleep(Duration::from_millis(30)).await;
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_answer_holds_nobody_up_and_is_asked_for_rarely() {
+    async fn a_slow_mongodb_holds_nobody_up_and_is_asked_rarely() {
         let cached = counting(Duration::from_secs(3), 100);
         let began = Instant::now();
         assert_eq!(get(&cached).await, None);
@@ -150,13 +149,13 @@ mod tests {
         sleep(Duration::from_secs(56)).await;
         assert_eq!(get(&cached).await, Some(1), "within twenty times three seconds");
         sleep(Duration::from_secs(4)).await;
-        assert_eq!(get(&cached).await, Some(1), "asked again, not answered yet");
+        assert_eq!(get(&cached).await, Some(1), "asked again, nothing heard yet");
         sleep(Duration::from_secs(3)).await;
         assert_eq!(get(&cached).await, Some(2));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_mongodb_is_away_the_last_answer_stands_until_it_is_too_old() {
+    async fn while_mongodb_is_unavailable_what_it_said_last_holds_until_it_is_too_old() {
         let cached = counting(Duration::from_millis(10), 2);
         assert_eq!(get(&cached).await, Some(1));
         sleep(EVERY * 2).await;

@@ -1,4 +1,4 @@
-//! The endpoints: what is configured, and how they answered of late.
+//! The endpoints: what is configured, and how they have responded lately.
 
 use std::collections::HashMap;
 
@@ -6,12 +6,12 @@ use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 
-use super::{Head, instant, number, rfc3339_if_known, text};
+use super::{Head, find, instant, number, rfc3339_if_known, text};
 use crate::model::EndpointKey;
 use crate::platform::{Directory, Found};
 use crate::store::{Result, Store};
 
-/// So many days are summed up, today's (UTC) among them.
+/// This many days are summed up, today's (UTC) among them.
 pub const DAYS: i64 = 7;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -20,12 +20,12 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 #[derive(Clone, Debug, Serialize)]
 pub struct Endpoint {
     /// The organization's `_ownerId`.
-    pub owner: String,
+    pub organization: String,
     /// Its `_id`.
     pub endpoint: String,
     /// What the organization calls it.
     pub name: String,
-    /// `enabled`, `disabled`, `out of service` or `deleted`.
+    /// `served`, `off`, `out of service` or `deleted`.
     pub state: &'static str,
     /// Why it is out of service.
     pub why: Option<String>,
@@ -33,9 +33,10 @@ pub struct Endpoint {
     pub delivered: i64,
     /// Attempts that failed.
     pub failed_attempts: i64,
-    /// Deliveries that wait for it now.
+    /// Deliveries that are pending now.
     pub pending: i64,
     /// Dead letters that are kept now.
+    #[serde(rename = "dead_letters")]
     pub dead: i64,
     /// Deliveries that ended because it was deleted or disabled.
     pub cancelled: i64,
@@ -53,37 +54,32 @@ pub(super) async fn endpoints(
     directory: &Directory,
     now: DateTime,
     dead: &[Head],
-    pending: &[Head],
+    waiting: &HashMap<EndpointKey, i64>,
 ) -> Result<Vec<Endpoint>> {
     let mut endpoints = Endpoints {
         directory,
         all: HashMap::new(),
     };
     let email = directory.email().then(EndpointKey::email);
-    let known = directory.endpoints();
-    for key in known
-        .iter()
-        .map(|endpoint| endpoint.key.clone())
-        .chain(directory.refused())
-        .chain(email)
-    {
+    for key in directory.keys().into_iter().chain(email) {
         endpoints.get(&key);
     }
     for figures in figures(store, now).await? {
         let key = figures
             .get_document("_id")
-            .map(|id| format!("{}/{}", text(id, "owner"), text(id, "endpoint")));
+            .map(|id| format!("{}/{}", text(id, "organization"), text(id, "endpoint")));
         let Ok(key) = key else { continue };
         endpoints.get(&EndpointKey::from_stored(&key)).add(&figures);
     }
     for head in dead {
-        endpoints.of(head).dead = head.count;
+        let key = format!("{}/{}", head.organization, head.endpoint);
+        endpoints.get(&EndpointKey::from_stored(&key)).dead = head.count;
     }
-    for head in pending {
-        endpoints.of(head).pending = head.count;
+    for (key, count) in waiting {
+        endpoints.get(key).pending = *count;
     }
     let mut all: Vec<_> = endpoints.all.into_values().collect();
-    all.sort_by(|a, b| (&a.owner, &a.endpoint).cmp(&(&b.owner, &b.endpoint)));
+    all.sort_by(|a, b| (&a.organization, &a.endpoint).cmp(&(&b.organization, &b.endpoint)));
     Ok(all)
 }
 
@@ -97,10 +93,6 @@ impl Endpoints<'_> {
         self.all
             .entry(key.clone())
             .or_insert_with(|| describe(self.directory, key))
-    }
-
-    fn of(&mut self, head: &Head) -> &mut Endpoint {
-        self.get(&EndpointKey::from_stored(&format!("{}/{}", head.owner, head.endpoint)))
     }
 }
 
@@ -122,25 +114,23 @@ async fn figures(store: &Store, now: DateTime) -> Result<Vec<Document>> {
     let pipeline = [
         doc! { "$match": { "day": { "$gte": first } } },
         doc! { "$group": {
-            "_id": { "owner": "$owner", "endpoint": "$endpoint" },
+            "_id": { "organization": "$organization", "endpoint": "$endpoint" },
             "successes": sum("$successes"), "failures": sum("$failures"), "cancelled": sum("$cancelled"),
             "lastSuccess": { "$max": "$lastSuccess" }, "lastFailure": { "$max": "$lastFailure" },
         } },
     ];
-    store.statistics().aggregate(pipeline).await?.try_collect().await
+    Ok(store.statistics().aggregate(pipeline).await?.try_collect().await?)
 }
 
 fn describe(directory: &Directory, key: &EndpointKey) -> Endpoint {
-    let (state, why) = match directory.find(key) {
-        Found::Endpoint(endpoint) if endpoint.enabled => ("enabled", None),
-        Found::Endpoint(_) => ("disabled", None),
-        Found::Email { enabled: true } => ("enabled", None),
-        Found::Email { enabled: false } => ("disabled", None),
-        Found::Refused(reason) => ("out of service", Some(reason)),
-        Found::Unknown => ("deleted", None),
+    let (state, why) = match find(directory, key) {
+        Some(Found::Served(_) | Found::Email { enabled: true }) => ("served", None),
+        Some(Found::OutOfService { reason }) => ("out of service", Some(reason)),
+        Some(Found::Off { .. } | Found::Email { enabled: false }) => ("off", None),
+        None => ("deleted", None),
     };
     Endpoint {
-        owner: key.owner().to_owned(),
+        organization: key.organization().to_owned(),
         endpoint: key.endpoint().to_owned(),
         name: directory.name(key),
         state,

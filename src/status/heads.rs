@@ -1,22 +1,25 @@
-//! The first delivery of each endpoint's queue, and its latest dead letter, each with how many there are.
+//! The next delivery of each endpoint, and its latest dead letter, each with how many there are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use bson::{DateTime, Document, doc};
+use bson::{DateTime, RawDocument, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
-use mongodb::options::Hint;
 use serde::Serialize;
 
-use super::{instant, number, rfc3339, text};
+use super::queues::First;
+use super::{hint, instant, number, rfc3339, text};
 use crate::model::EndpointKey;
 use crate::platform::Directory;
 use crate::store::{Result, Store};
+
+/// Of the endpoints that have something pending, this many are told of: their documents have to be read.
+pub const NEXT: usize = 200;
 
 /// One delivery that stands for those of its endpoint.
 #[derive(Clone, Debug, Serialize)]
 pub struct Head {
     /// The organization's `_ownerId`.
-    pub owner: String,
+    pub organization: String,
     /// The endpoint's `_id`.
     pub endpoint: String,
     /// What the organization calls it.
@@ -36,52 +39,43 @@ pub struct Head {
     pub error: String,
 }
 
-/// The latest dead letter of each endpoint, the latest of all first.
+/// The latest dead letter of each endpoint, the latest of all first: a distinct scan, which reads no other document.
 pub(super) async fn dead(store: &Store, directory: &Directory) -> Result<Vec<Head>> {
-    let mut heads = heads(store, directory, "dead", doc! { "endpoint": -1, "finishedAt": -1 }).await?;
-    heads.sort_by_key(|head| std::cmp::Reverse(head.at));
-    Ok(heads)
-}
-
-/// The next delivery of each endpoint, the next of all first.
-pub(super) async fn pending(store: &Store, directory: &Directory) -> Result<Vec<Head>> {
-    let mut heads = heads(store, directory, "pending", doc! { "endpoint": 1, "due": 1 }).await?;
-    heads.sort_by_key(|head| head.at);
-    Ok(heads)
-}
-
-/// The first of each endpoint in that order of the state's index: a distinct scan, which fetches no other document.
-async fn heads(store: &Store, directory: &Directory, state: &str, order: Document) -> Result<Vec<Head>> {
-    let at = if state == "dead" { "$finishedAt" } else { "$due" };
-    let mut group = doc! { "_id": "$endpoint", "at": { "$first": at } };
-    for field in ["eventType", "attempts", "reason", "lastError"] {
-        group.insert(field, doc! { "$first": format!("${field}") });
-    }
-    let pipeline = [doc! { "$sort": order }, doc! { "$group": group }];
-    let mut cursor = store.deliveries().aggregate(pipeline).hint(hint(state)).await?;
-    let (counts, mut heads) = (counts(store, state).await?, Vec::new());
+    let first = |field: &str| doc! { "$first": format!("${field}") };
+    let group = doc! {
+        "_id": "$endpoint", "at": first("finishedAt"), "types": first("deliveries.type"), "attempts": first("attempts"),
+        "reason": first("reason"), "lastError": first("lastError"),
+    };
+    let pipeline = [
+        doc! { "$sort": { "endpoint": -1, "finishedAt": -1 } },
+        doc! { "$group": group },
+    ];
+    let mut cursor = store.outbox().aggregate(pipeline).hint(hint("dead")).await?;
+    let (counts, mut heads) = (dead_letters(store).await?, Vec::new());
     while let Some(row) = cursor.try_next().await? {
-        let key = EndpointKey::from_stored(row.get_str("_id").unwrap_or_default());
+        let key = EndpointKey::from_stored(&text(&row, "_id"));
         let Some(at) = instant(&row, "at") else { continue };
+        let event = row.get_array("types").ok().and_then(|types| types.first()?.as_str());
         heads.push(Head {
             count: counts.get(key.as_str()).copied().unwrap_or(1),
-            owner: key.owner().to_owned(),
+            organization: key.organization().to_owned(),
             endpoint: key.endpoint().to_owned(),
             name: directory.name(&key),
-            event: text(&row, "eventType"),
+            event: event.unwrap_or_default().to_owned(),
             attempts: number(&row, "attempts"),
             at,
             reason: text(&row, "reason"),
             error: text(&row, "lastError"),
         });
     }
+    heads.sort_by_key(|head| std::cmp::Reverse(head.at));
     Ok(heads)
 }
 
-/// How many each endpoint has, by the index alone.
-async fn counts(store: &Store, state: &str) -> Result<HashMap<String, i64>> {
+/// How many dead letters each endpoint has, by the keys of the index alone.
+async fn dead_letters(store: &Store) -> Result<HashMap<String, i64>> {
     let group = doc! { "$group": { "_id": "$endpoint", "count": { "$sum": 1 } } };
-    let mut cursor = store.deliveries().aggregate([group]).hint(hint(state)).await?;
+    let mut cursor = store.outbox().aggregate([group]).hint(hint("dead")).await?;
     let mut counts = HashMap::new();
     while let Some(row) = cursor.try_next().await? {
         counts.insert(text(&row, "_id"), number(&row, "count"));
@@ -89,6 +83,52 @@ async fn counts(store: &Store, state: &str) -> Result<HashMap<String, i64>> {
     Ok(counts)
 }
 
-fn hint(state: &str) -> Hint {
-    Hint::Name(state.into())
+/// The next delivery of each endpoint, the next of all first, [`NEXT`] at most.
+pub(super) async fn next(
+    store: &Store,
+    directory: &Directory,
+    mut firsts: Vec<First>,
+    waiting: &HashMap<EndpointKey, i64>,
+) -> Result<Vec<Head>> {
+    firsts.sort_by_key(|first| first.due);
+    let mut seen = HashSet::new();
+    firsts.retain(|first| seen.insert(first.endpoint.clone()));
+    firsts.truncate(NEXT);
+    let ids: Vec<_> = firsts.iter().map(|first| &*first.id).collect();
+    let fields = doc! { "results": 1, "attempts": 1, "lastError": 1, "deliveries.type": 1 };
+    let outbox = store.outbox();
+    let batches = outbox.find(doc! { "_id": { "$in": ids } }).projection(fields);
+    let batches: Vec<RawDocumentBuf> = batches.await?.try_collect().await?;
+    let batches: HashMap<_, _> = batches
+        .iter()
+        .filter_map(|batch| Some((batch.get_str("_id").ok()?, batch)))
+        .collect();
+    let head = |first: First| {
+        // Settled meanwhile, it is the next no more.
+        let batch = batches.get(&*first.id)?;
+        Some(Head {
+            count: waiting.get(&first.endpoint).copied().unwrap_or(1),
+            organization: first.endpoint.organization().to_owned(),
+            endpoint: first.endpoint.endpoint().to_owned(),
+            name: directory.name(&first.endpoint),
+            event: next_event(batch).unwrap_or_default().to_owned(),
+            attempts: i64::from(batch.get_i32("attempts").unwrap_or(0)),
+            at: first.due,
+            reason: String::new(),
+            error: batch.get_str("lastError").unwrap_or_default().to_owned(),
+        })
+    };
+    Ok(firsts.into_iter().filter_map(head).collect())
+}
+
+/// The type of the first event in a batch that is not settled.
+fn next_event(batch: &RawDocument) -> Option<&str> {
+    let results = batch.get_array("results").ok();
+    let settled = |place: usize| {
+        let result = results.and_then(|results| results.get(place).ok().flatten());
+        result.is_some_and(|result| result.as_null().is_none())
+    };
+    let mut deliveries = batch.get_array("deliveries").ok()?.into_iter().enumerate();
+    let (_, delivery) = deliveries.find(|(place, _)| !settled(*place))?;
+    delivery.ok()?.as_document()?.get_str("type").ok()
 }

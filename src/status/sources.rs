@@ -14,7 +14,7 @@ pub struct Scan {
     pub at: DateTime,
     /// Certificates that had expired with the reminder unsent.
     pub found: i64,
-    /// Deliveries that were new.
+    /// Deliveries that it appended.
     pub deliveries: i64,
     /// Documents that can't be events.
     pub rejected: i64,
@@ -25,7 +25,7 @@ pub struct Scan {
 /// The change stream.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stream {
-    /// The last event, or the word that there is none, by the cluster's clock.
+    /// When MongoDB last told of an event, or that there is none.
     #[serde(serialize_with = "rfc3339")]
     pub last_event_at: DateTime,
     /// Whether it looks by query for what it missed.

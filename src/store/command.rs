@@ -2,107 +2,118 @@
 //!
 //! The driver's `bulk_write` needs MongoDB 8, and 6.0 must work; its `insert_many` serializes what is BSON already.
 
-use bson::{Bson, Document, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, rawdoc};
-use mongodb::error::Error;
+use std::iter::{from_fn, once};
 
-use super::{Result, Store};
+use bson::raw::CStr;
+use bson::{Bson, Document, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, cstr, rawdoc};
 
-/// What a write command did.
-#[derive(Debug, Default)]
+use super::{Error, Result, RowError};
+
+/// A command is a document itself: MongoDB takes 16 MB and 16 KB, so that one row of 16 MB fits. Several rows stay below half of it.
+const COMMAND_BYTES: usize = 8 << 20;
+
+/// MongoDB takes 100,000.
+const COMMAND_ROWS: usize = 50_000;
+
+/// What the rows of an `update` did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteReply {
-    /// Documents inserted or matched.
+    /// Documents that a filter matched, and documents that were inserted.
     pub matched: usize,
-    /// Documents changed or inserted by an update.
+    /// Documents that differ from what they were before, and documents that were inserted.
     pub changed: usize,
+}
+
+/// What MongoDB replied to a write command.
+#[derive(Debug, Default)]
+pub(crate) struct CommandReply {
+    /// See [`WriteReply`].
+    pub(crate) matched: usize,
+    /// See [`WriteReply`].
+    pub(crate) changed: usize,
     /// Rows that were refused, by their place in the command.
-    pub errors: Vec<RowError>,
+    pub(crate) errors: Vec<RowError>,
 }
 
-/// A row that was refused.
-#[derive(Clone, Debug)]
-pub struct RowError {
-    /// Its place in the command.
-    pub index: usize,
-    /// MongoDB's code.
-    pub code: i32,
+/// A command with some of the rows, and the place of its first row.
+pub(super) struct Command {
+    pub(super) first: usize,
+    pub(super) body: RawDocumentBuf,
 }
 
-impl RowError {
-    /// Whether the row was refused because its `_id` is there already.
-    pub fn is_duplicate(&self) -> bool {
-        self.code == 11000
-    }
+/// One row of an `update`: `update` is a document, or an array for a pipeline.
+pub fn update_row(filter: RawDocumentBuf, update: impl Into<RawBson>, multi: bool) -> RawDocumentBuf {
+    rawdoc! { "q": filter, "u": update.into(), "multi": multi }
 }
 
-/// One row of an `update` command.
-pub fn update_row(filter: RawDocumentBuf, update: RawDocumentBuf, multi: bool) -> RawDocumentBuf {
-    rawdoc! { "q": filter, "u": update, "multi": multi }
+/// One row of an `update` that inserts a document where the filter matches none.
+pub fn upsert_row(filter: RawDocumentBuf, update: impl Into<RawBson>) -> RawDocumentBuf {
+    rawdoc! { "q": filter, "u": update.into(), "upsert": true }
 }
 
-/// One row of an `update` command that inserts `document` unless its `_id` is there.
-pub(crate) fn insert_if_absent(document: &RawDocument) -> Result<RawDocumentBuf> {
+/// One row of an `update` that inserts `document` unless its `_id` is there.
+///
+/// # Errors
+/// A document that is no BSON.
+pub fn insert_if_absent(document: &RawDocument) -> Result<RawDocumentBuf> {
     let (mut filter, mut rest) = (RawDocumentBuf::new(), RawDocumentBuf::new());
     for field in document {
-        let (name, value) = field.map_err(Error::custom)?;
+        let (name, value) = field?;
         let target = if name == "_id" { &mut filter } else { &mut rest };
         target.append(name, RawBson::from(value));
     }
-    Ok(rawdoc! { "q": filter, "u": { "$setOnInsert": rest }, "upsert": true })
+    Ok(upsert_row(filter, rawdoc! { "$setOnInsert": rest }))
 }
 
-/// An `insert` of all, unordered.
-pub(super) fn insert<'a>(collection: &str, rows: impl Iterator<Item = &'a RawDocumentBuf>) -> RawDocumentBuf {
-    let mut documents = RawArrayBuf::new();
-    rows.for_each(|row| documents.push(row.clone()));
-    rawdoc! { "insert": collection, "ordered": false, "documents": documents }
+/// An `insert` of all rows, unordered, in as many commands as it takes.
+pub(super) fn inserts<'a>(
+    collection: &str,
+    rows: impl Iterator<Item = &'a RawDocumentBuf>,
+) -> impl Iterator<Item = Command> {
+    commands(cstr!("insert"), cstr!("documents"), collection, rows)
 }
 
-/// An `update` by these rows, unordered.
-pub(super) fn update<'a>(collection: &str, rows: impl Iterator<Item = &'a RawDocumentBuf>) -> RawDocumentBuf {
-    let mut updates = RawArrayBuf::new();
-    rows.for_each(|row| updates.push(row.clone()));
-    rawdoc! { "update": collection, "ordered": false, "updates": updates }
+/// An `update` by all rows, unordered, in as many commands as it takes.
+pub(super) fn updates<'a>(
+    collection: &str,
+    rows: impl Iterator<Item = &'a RawDocumentBuf>,
+) -> impl Iterator<Item = Command> {
+    commands(cstr!("update"), cstr!("updates"), collection, rows)
 }
 
-impl Store {
-    /// Inserts all, unordered. A row that is there already is an entry in `errors`, not an error.
-    ///
-    /// # Errors
-    /// MongoDB did not do it, or did not confirm it: repeat.
-    pub(crate) async fn insert_rows<'a>(
-        &self,
-        collection: &str,
-        rows: impl Iterator<Item = &'a RawDocumentBuf>,
-    ) -> Result<WriteReply> {
-        self.write(insert(collection, rows)).await
-    }
-
-    /// Runs the update rows one after the other: a row is in effect only if those before it are.
-    ///
-    /// # Errors
-    /// MongoDB did not do it all, or did not confirm it: repeat.
-    pub(crate) async fn update_in_order(&self, collection: &str, rows: &[RawDocumentBuf]) -> Result<WriteReply> {
-        let updates: RawArrayBuf = rows.iter().cloned().collect();
-        let reply = self
-            .write(rawdoc! { "update": collection, "ordered": true, "updates": updates })
-            .await?;
-        match reply.errors.first() {
-            Some(row) => Err(Error::custom(format!("a row was refused with code {}", row.code))),
-            None => Ok(reply),
-        }
-    }
-
-    pub(super) async fn write(&self, mut command: RawDocumentBuf) -> Result<WriteReply> {
-        command.append(bson::cstr!("writeConcern"), rawdoc! { "w": "majority", "j": true });
-        let reply = self.database().run_raw_command(command).await?;
-        parse(&reply)
-    }
+fn commands<'a>(
+    name: &'static CStr,
+    list: &'static CStr,
+    collection: &str,
+    rows: impl Iterator<Item = &'a RawDocumentBuf>,
+) -> impl Iterator<Item = Command> {
+    let mut rows = rows.enumerate().peekable();
+    from_fn(move || {
+        let (first, row) = rows.next()?;
+        let mut size = row.as_bytes().len();
+        let mut fits = |place: usize, row: &RawDocumentBuf| {
+            size += row.as_bytes().len();
+            size <= COMMAND_BYTES && place - first < COMMAND_ROWS
+        };
+        let more = from_fn(|| rows.next_if(|(place, row)| fits(*place, row)).map(|(_, row)| row));
+        let array: RawArrayBuf = once(row).chain(more).cloned().collect();
+        let mut body = RawDocumentBuf::new();
+        body.append(name, collection);
+        body.append(cstr!("ordered"), false);
+        body.append(list, array);
+        Some(Command { first, body })
+    })
 }
 
-/// What the server answered to a write command.
-pub(super) fn parse(reply: &Document) -> Result<WriteReply> {
-    if let Some(concern) = reply.get("writeConcernError") {
-        return Err(Error::custom(format!("the write was not confirmed: {concern}")));
+/// Reads MongoDB's reply to a write command.
+///
+/// # Errors
+/// A majority did not confirm the write.
+pub(super) fn parse(reply: &Document) -> Result<CommandReply> {
+    if let Ok(concern) = reply.get_document("writeConcernError") {
+        let text = concern.get_str("errmsg").unwrap_or("for no given reason");
+        let code = concern.get_i32("code").ok();
+        return Err(Error::unconfirmed(format!("the write was not confirmed: {text}"), code));
     }
     let number = |document: &Document, field| document.get_i32(field).ok().and_then(|n| usize::try_from(n).ok());
     let rows = reply.get_array("writeErrors").into_iter().flatten();
@@ -113,9 +124,36 @@ pub(super) fn parse(reply: &Document) -> Result<WriteReply> {
         })
     };
     let inserted = reply.get_array("upserted").map_or(0, Vec::len);
-    Ok(WriteReply {
+    Ok(CommandReply {
         matched: number(reply, "n").unwrap_or(0),
         changed: number(reply, "nModified").unwrap_or(0) + inserted,
         errors: rows.filter_map(Bson::as_document).filter_map(error).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_cut_into_commands_that_mongodb_takes() {
+        let row = |bytes: usize| rawdoc! { "text": "x".repeat(bytes) };
+        for (sizes, firsts) in [
+            (vec![], vec![]),
+            (vec![1, 1, 1], vec![0]),
+            (vec![5 << 20, 5 << 20, 5 << 20], vec![0, 1, 2]),
+            (vec![1, (16 << 20) - 100, 1, 1], vec![0, 1, 2]),
+            (vec![3 << 20, 3 << 20, 3 << 20, 3 << 20], vec![0, 2]),
+            (vec![1; COMMAND_ROWS + 1], vec![0, COMMAND_ROWS]),
+        ] {
+            let rows: Vec<_> = sizes.iter().map(|size| row(*size)).collect();
+            let commands: Vec<_> = inserts("c", rows.iter()).collect();
+            assert_eq!(commands.iter().map(|command| command.first).collect::<Vec<_>>(), firsts);
+            let inserted: usize = commands
+                .iter()
+                .map(|command| command.body.get_array("documents").unwrap().into_iter().count())
+                .sum();
+            assert_eq!(inserted, sizes.len());
+        }
+    }
 }

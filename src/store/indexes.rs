@@ -8,13 +8,19 @@ use mongodb::IndexModel;
 use mongodb::options::IndexOptions;
 use tracing::info;
 
-use super::{Result, Store};
+use super::{Error, OUTBOX, Result, Store};
 
 /// The name of the scan's index on the certificates, where the daemon creates it.
 pub const SCAN_INDEX: &str = "certhookd_scan";
 
 /// Its keys, both ascending.
 const SCAN_KEYS: [&str; 2] = ["expiryReminderSent", "expires"];
+
+/// MongoDB's `NamespaceNotFound`.
+const NAMESPACE_NOT_FOUND: i32 = 26;
+
+/// MongoDB's `IndexOptionsConflict`: the index is there with another `expireAfterSeconds`.
+const OPTIONS_CONFLICT: i32 = 85;
 
 /// How long statistics are kept: a month can be compared with the same one a year ago.
 const STATISTICS_KEPT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
@@ -24,7 +30,7 @@ const STATISTICS_KEPT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 /// Not partial: a filter on `expiryReminderSent: false` would leave out the documents that lack the field.
 ///
 /// # Errors
-/// MongoDB is away, or an index of that name has other keys or options.
+/// MongoDB is unavailable, or an index of that name has other keys or options.
 pub async fn ensure_scan(store: &Store) -> Result<String> {
     if let Some(name) = scan_index(store).await? {
         return Ok(name);
@@ -44,12 +50,12 @@ pub async fn ensure_scan(store: &Store) -> Result<String> {
 /// The name of an index that serves the scan, whoever created it and whatever its name; `None` if there is none.
 ///
 /// # Errors
-/// MongoDB is away.
+/// MongoDB is unavailable.
 pub async fn scan_index(store: &Store) -> Result<Option<String>> {
-    let indexes: Vec<IndexModel> = match store.badge_users().list_indexes().await {
-        Ok(indexes) => indexes.try_collect().await?,
-        Err(error) if is_namespace_not_found(&error) => Vec::new(),
-        Err(error) => return Err(error),
+    let listed = store.badge_users().list_indexes().await.map_err(Error::from);
+    let indexes: Vec<IndexModel> = match listed {
+        Err(error) if error.code() == Some(NAMESPACE_NOT_FOUND) => Vec::new(),
+        listed => listed?.try_collect().await?,
     };
     let serving = indexes.into_iter().find(serves_scan);
     Ok(serving.and_then(|index| index.options?.name))
@@ -65,71 +71,81 @@ fn serves_scan(index: &IndexModel) -> bool {
     index.keys.keys().eq(SCAN_KEYS) && index.keys.values().all(ascending) && index.options.as_ref().is_none_or(whole)
 }
 
-/// Creates the outbox's indexes; `retention` is how long finished deliveries are kept. A changed retention is applied.
+/// Creates the outbox's indexes; `retention` is how long finished documents are kept. A changed retention is applied.
 ///
 /// # Errors
-/// MongoDB is away.
-pub async fn ensure_deliveries(store: &Store, retention: Duration) -> Result<()> {
+/// MongoDB is unavailable, or an index of one of these names has other keys.
+pub async fn ensure_outbox(store: &Store, retention: Duration) -> Result<()> {
     let partial = |state: &str| {
         IndexOptions::builder()
             .partial_filter_expression(doc! { "state": state })
             .build()
     };
-    // Partial: what is on its way has no entry to be written and moved.
-    let expiry = IndexOptions::builder()
-        .expire_after(retention)
-        .partial_filter_expression(doc! { "finishedAt": { "$exists": true } })
-        .build();
+    // `_id` and `open` are read from the keys alone.
+    let pending = doc! { "queue": 1, "due": 1, "_id": 1, "open": 1 };
     let indexes = [
-        index("pending", doc! { "endpoint": 1, "due": 1 }, partial("pending")),
-        index("claimed", doc! { "claim.by": 1 }, partial("claimed")),
+        index("pending", pending, partial("pending")),
         index("dead", doc! { "endpoint": 1, "finishedAt": 1 }, partial("dead")),
-        index("retention", doc! { "finishedAt": 1 }, expiry),
+        index("events", doc! { "deliveries.event": 1 }, IndexOptions::default()),
+        retention_index(retention),
     ];
-    match store.deliveries().create_indexes(indexes).await {
-        Ok(_) => Ok(()),
-        Err(error) if is_options_conflict(&error) => change_retention(store, retention).await,
-        Err(error) => Err(error),
-    }
+    create(store, OUTBOX, &indexes, retention).await
 }
 
 /// Creates the indexes of the statistics.
 ///
 /// # Errors
-/// MongoDB is away.
+/// MongoDB is unavailable, or an index of one of these names has other keys.
 pub async fn ensure_statistics(store: &Store) -> Result<()> {
     let expiry = IndexOptions::builder().expire_after(STATISTICS_KEPT).build();
+    let organization = doc! { "organization": 1, "day": 1 };
     let indexes = [
-        index("owner", doc! { "owner": 1, "day": 1 }, IndexOptions::default()),
+        index("organization", organization, IndexOptions::default()),
         index("retention", doc! { "day": 1 }, expiry),
     ];
-    store.statistics().create_indexes(indexes).await.map(drop)
+    store.statistics().create_indexes(indexes).await?;
+    Ok(())
 }
 
-async fn change_retention(store: &Store, retention: Duration) -> Result<()> {
+/// Partial: what is on its way has no entry to be written and moved.
+pub(super) fn retention_index(retention: Duration) -> IndexModel {
+    let expiry = IndexOptions::builder()
+        .expire_after(retention)
+        .partial_filter_expression(doc! { "finishedAt": { "$exists": true } })
+        .build();
+    index("retention", doc! { "finishedAt": 1 }, expiry)
+}
+
+/// Creates these indexes, one of which is [`retention_index`].
+pub(super) async fn create(store: &Store, name: &str, indexes: &[IndexModel], retention: Duration) -> Result<()> {
+    let collection = store.database().collection::<Document>(name);
+    match collection.create_indexes(indexes.to_vec()).await.map_err(Error::from) {
+        Err(error) if error.code() == Some(OPTIONS_CONFLICT) => {
+            change_retention(store, name, retention).await?;
+            // None was created beside the one that was there.
+            collection.create_indexes(indexes.to_vec()).await?;
+        }
+        created => drop(created?),
+    }
+    Ok(())
+}
+
+async fn change_retention(store: &Store, collection: &str, retention: Duration) -> Result<()> {
     let seconds = i64::try_from(retention.as_secs()).unwrap_or(i64::MAX);
     let command = doc! {
-        "collMod": super::DELIVERIES,
+        "collMod": collection,
         "index": { "name": "retention", "expireAfterSeconds": seconds },
     };
     store.database().run_command(command).await?;
     info!(
+        collection,
         retention_s = seconds,
         "finished deliveries are now kept for the configured retention"
     );
     Ok(())
 }
 
-fn index(name: &str, keys: Document, mut options: IndexOptions) -> IndexModel {
+pub(super) fn index(name: &str, keys: Document, mut options: IndexOptions) -> IndexModel {
     options.name = Some(name.into());
     IndexModel::builder().keys(keys).options(options).build()
-}
-
-fn is_namespace_not_found(error: &mongodb::error::Error) -> bool {
-    super::command_code(error) == Some(26)
-}
-
-/// `IndexOptionsConflict`: the index is there with another `expireAfterSeconds`.
-fn is_options_conflict(error: &mongodb::error::Error) -> bool {
-    super::command_code(error) == Some(85)
 }

@@ -1,16 +1,29 @@
-//! One WARN when MongoDB goes away, one INFO when all is well again, however many loops notice.
+//! What is told of MongoDB's failures: one WARN when it becomes unavailable, one INFO when all is well again, however many loops
+//! notice; one ERROR for what it refuses.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::reason;
+use super::connection::Connection;
+use super::{Error, Kind, pulse};
 
-/// Whether MongoDB is away, and since when. Shared by every loop that talks to it.
+/// Under which name a refused login is remembered: it concerns whatever is tried, and is told once.
+const LOGIN: &str = "log this daemon in";
+
+/// Conflicts that last this long are told.
+const LONG_CONFLICT: Duration = Duration::from_secs(10);
+
+/// Whether MongoDB is unavailable, and since when. Shared by every loop that talks to it.
 #[derive(Clone, Debug, Default)]
-pub struct Outage(Arc<Mutex<State>>);
+pub struct Outage {
+    state: Arc<Mutex<State>>,
+    /// Looks whether the login is gone. `None` in tests.
+    connection: Option<Arc<Connection>>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -18,6 +31,8 @@ struct State {
     failing: usize,
     since: Option<Instant>,
     ended: Option<Instant>,
+    /// What MongoDB refuses, and how many tries meet that.
+    refused: HashMap<String, usize>,
 }
 
 /// The tries of one loop, or of one operation that is repeated until it succeeds.
@@ -25,45 +40,127 @@ struct State {
 pub struct Tries {
     outage: Outage,
     failing: bool,
+    refused: Option<String>,
+    /// Since when it meets conflicts, and whether that was told.
+    conflicts: Option<(Instant, bool)>,
 }
 
 impl Outage {
+    pub(super) fn of(connection: Arc<Connection>) -> Self {
+        Self {
+            state: Arc::default(),
+            connection: Some(connection),
+        }
+    }
+
     /// For a loop that is about to try.
     pub fn tries(&self) -> Tries {
         Tries {
             outage: self.clone(),
             failing: false,
+            refused: None,
+            conflicts: None,
         }
     }
 
     /// How long the present outage has lasted, if there is one.
     pub fn lasts(&self) -> Option<Duration> {
-        self.0.lock().since.map(|since| since.elapsed())
+        self.state.lock().since.map(|since| since.elapsed())
     }
 }
 
 impl Tries {
-    /// A try that began then has failed: logs the first failure of an outage.
-    pub fn failed(&mut self, what: &str, error: &mongodb::error::Error, began: Instant) {
-        let mut state = self.outage.0.lock();
+    /// A try that began then has failed: tells the first failure of an outage, and the first refusal of `what`.
+    pub fn failed(&mut self, what: &str, error: &Error, began: Instant) {
+        pulse::beat();
+        if let Some(connection) = &self.outage.connection {
+            connection.suspect(error);
+        }
+        match error.kind() {
+            Kind::Unavailable => self.unavailable(what, error, began),
+            Kind::Conflict => self.conflict(what, error),
+            Kind::TooLarge | Kind::Refused | Kind::Denied | Kind::Authentication => {
+                self.reached();
+                self.refused(what, error);
+            }
+        }
+    }
+
+    /// A try has succeeded: tells the end of an outage where this was the last loop that failed.
+    pub fn succeeded(&mut self) {
+        self.reached();
+        self.conflicts = None;
+        self.accepted();
+    }
+
+    fn unavailable(&mut self, what: &str, error: &Error, began: Instant) {
+        if self
+            .outage
+            .connection
+            .as_ref()
+            .is_some_and(|connection| connection.was_replaced_since(began))
+        {
+            debug!(%error, "MongoDB failed to {what} over a client that was replaced");
+            return;
+        }
+        let mut state = self.outage.state.lock();
         if !self.failing && state.ended.is_some_and(|ended| began <= ended) {
-            debug!(error = %reason(error), "MongoDB failed to {what} during an outage that is over");
+            debug!(%error, "MongoDB failed to {what} during an outage that is over");
             return;
         }
         state.failing += usize::from(!self.failing);
         self.failing = true;
         if state.since.is_none() {
             state.since = Some(Instant::now());
-            warn!(error = %reason(error), "MongoDB failed to {what}; waiting for it, deliveries already held go on");
+            warn!(%error, "MongoDB is unavailable, it failed to {what}; waiting for it, what is in memory goes on");
         }
     }
 
-    /// A try has succeeded: logs the end of an outage where this was the last loop that failed.
-    pub fn succeeded(&mut self) {
+    fn conflict(&mut self, what: &str, error: &Error) {
+        let (since, told) = self.conflicts.get_or_insert_with(|| (Instant::now(), false));
+        if !*told && since.elapsed() >= LONG_CONFLICT {
+            *told = true;
+            warn!(%error, "it can't {what} for ten seconds, because of others that write or because it writes too much at once; tried again until it works");
+        }
+    }
+
+    fn refused(&mut self, what: &str, error: &Error) {
+        let what = if error.kind() == Kind::Authentication {
+            LOGIN
+        } else {
+            what
+        };
+        if self.refused.as_deref() == Some(what) {
+            return;
+        }
+        self.accepted();
+        self.refused = Some(what.to_owned());
+        if !self.outage.state.lock().refuse(what) {
+            return;
+        }
+        let add_to_role = error.denied().map(|denied| denied.role_line());
+        if error.kind() == Kind::Denied {
+            error!(%error, add_to_role, "a privilege is missing to {what}; tried again until it is granted");
+        } else {
+            error!(%error, "MongoDB refuses to {what}; tried again until it works");
+        }
+    }
+
+    /// What was refused before is not any more, or something else is refused now.
+    fn accepted(&mut self) {
+        if let Some(what) = self.refused.take()
+            && self.outage.state.lock().accept(&what)
+        {
+            info!("MongoDB no longer refuses to {what}");
+        }
+    }
+
+    /// MongoDB has replied.
+    fn reached(&mut self) {
         if !std::mem::take(&mut self.failing) {
             return;
         }
-        let mut state = self.outage.0.lock();
+        let mut state = self.outage.state.lock();
         state.failing -= 1;
         if state.failing > 0 {
             return;
@@ -76,16 +173,41 @@ impl Tries {
     }
 }
 
+impl State {
+    /// Whether nobody has met this refusal before.
+    fn refuse(&mut self, what: &str) -> bool {
+        let met = self.refused.entry(what.to_owned()).or_default();
+        *met += 1;
+        *met == 1
+    }
+
+    /// Whether nobody meets it any more.
+    fn accept(&mut self, what: &str) -> bool {
+        let Some(met) = self.refused.get_mut(what) else {
+            return false;
+        };
+        *met -= 1;
+        let last = *met == 0;
+        if last {
+            self.refused.remove(what);
+        }
+        last
+    }
+}
+
 /// Nothing is tried any more.
 impl Drop for Tries {
     fn drop(&mut self) {
-        if self.failing {
-            self.outage.0.lock().failing -= 1;
+        let mut state = self.outage.state.lock();
+        state.failing -= usize::from(self.failing);
+        if let Some(what) = &self.refused {
+            state.accept(what);
         }
     }
 }
 
-/// Waits between tries: 100 ms doubling to 5 s, each cut by up to a quarter so that daemons do not come back in step.
+/// Waits between tries: 100 ms doubling to 5 s, or to 30 s where MongoDB refuses, each cut by up to a quarter so that instances do
+/// not come back in step.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -100,10 +222,22 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Waits once, longer each time.
+    /// Waits once, longer each time, at most 5 s.
     pub(crate) async fn wait(&mut self) {
-        let full = self.next;
-        self.next = (full * 2).min(Duration::from_secs(5));
+        self.wait_at_most(Duration::from_secs(5)).await;
+    }
+
+    /// Waits once after such an error: somebody has to mend a refusal, so that it may take longer.
+    pub(crate) async fn wait_after(&mut self, kind: Kind) {
+        match kind {
+            Kind::Unavailable | Kind::Conflict => self.wait().await,
+            _ => self.wait_at_most(Duration::from_secs(30)).await,
+        }
+    }
+
+    async fn wait_at_most(&mut self, most: Duration) {
+        let full = self.next.min(most);
+        self.next = full * 2;
         tokio::time::sleep(full.mul_f64(1.0 - 0.25 * fastrand::f64())).await;
     }
 }
@@ -112,8 +246,12 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    fn error() -> mongodb::error::Error {
-        mongodb::error::Error::custom("away")
+    fn error() -> Error {
+        mongodb::error::Error::from(std::io::ErrorKind::ConnectionRefused).into()
+    }
+
+    fn refusal() -> Error {
+        Error::refused("no")
     }
 
     #[test]
@@ -151,5 +289,50 @@ mod tests {
         drop(ended);
         other.succeeded();
         assert!(outage.lasts().is_none());
+    }
+
+    #[test]
+    fn a_refusal_is_no_outage_and_ends_one() {
+        let outage = Outage::default();
+        let mut tries = outage.tries();
+        tries.failed("write", &refusal(), Instant::now());
+        assert!(outage.lasts().is_none());
+        tries.failed("write", &error(), Instant::now());
+        assert!(outage.lasts().is_some());
+        tries.failed("write", &refusal(), Instant::now());
+        assert!(outage.lasts().is_none(), "MongoDB has replied");
+    }
+
+    #[test]
+    fn a_refusal_is_told_once_and_again_after_all_who_met_it_have_succeeded_or_ended() {
+        let outage = Outage::default();
+        let (mut one, mut other) = (outage.tries(), outage.tries());
+        one.failed("write", &refusal(), Instant::now());
+        other.failed("write", &refusal(), Instant::now());
+        one.succeeded();
+        assert!(!outage.state.lock().refuse("write"), "the other still meets it");
+        outage.state.lock().accept("write");
+        drop(other);
+        assert!(outage.state.lock().refuse("write"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_grow_to_five_seconds_and_after_a_refusal_to_thirty() {
+        for (kind, most) in [
+            (Kind::Unavailable, 5),
+            (Kind::Conflict, 5),
+            (Kind::Denied, 30),
+            (Kind::Refused, 30),
+        ] {
+            let mut backoff = Backoff::default();
+            for _ in 0..20 {
+                backoff.wait_after(kind).await;
+            }
+            let began = tokio::time::Instant::now();
+            backoff.wait_after(kind).await;
+            let took = began.elapsed().as_secs_f64();
+            let most = f64::from(most);
+            assert!((most * 0.74..=most * 1.01).contains(&took), "{kind:?}: {took} s");
+        }
     }
 }

@@ -1,24 +1,53 @@
 //! Resume tokens of change streams: which errors mean that one is of no use.
 
-use mongodb::error::Error;
+use std::ops::RangeInclusive;
 
-use super::command_code;
+use mongodb::error::RESUMABLE_CHANGE_STREAM_ERROR;
 
-/// Refusals that pass or that an operator mends, and that say nothing of the token: those that the driver specification of
-/// change streams calls resumable, a time limit, a key that a new primary has not read yet, and missing privileges.
-const PASSING: [i32; 20] = [
-    6, 7, 63, 89, 91, 133, 150, 189, 234, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436, // resumable
-    50, 211, 13,
+use super::Error;
+
+/// What MongoDB 6 to 8 reply to a token whose place in the oplog is gone, to one that is none, and where the event after it
+/// can't be read. All of them stay so however often the token is tried again.
+const LOST: [RangeInclusive<i32>; 24] = [
+    // InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost, OplogQueryMinTsMissing, ChangeStreamInvalidated
+    260..=260,
+    280..=280,
+    286..=286,
+    326..=326,
+    346..=346,
+    // The event after it is larger than a document may be: BSONObjectTooLarge, and a buffer that can't grow.
+    10334..=10334,
+    13548..=13548,
+    // It is no token, or its text is not hexadecimal: FailedToParse, Overflow, InvalidBSON, InvalidUUID, and unnamed codes.
+    9..=9,
+    15..=15,
+    22..=22,
+    207..=207,
+    40646..=40649,
+    // Its bytes are no key.
+    50810..=50833,
+    // Its fields are not those of a token, or of a later MongoDB's.
+    50788..=50788,
+    50793..=50796,
+    50854..=50855,
+    50870..=50872,
+    51055..=51057,
+    6189500..=6189505,
+    7182501..=7182501,
+    7182504..=7182504,
+    40576..=40576,
+    40585..=40585,
+    50792..=50792,
 ];
 
 /// Whether a stream that ended so can't go on with its token.
 ///
-/// What MongoDB itself refuses is for the token's sake or the event's, and stays so however often it is asked: corrupt tokens
-/// alone fail with a dozen codes. To give up a good token costs a query, to insist on a bad one would cost every award.
-pub(crate) fn loses_token(error: &Error) -> bool {
-    let resumable = error.contains_label("ResumableChangeStreamError");
-    match command_code(error) {
-        Some(code) if !resumable && !PASSING.contains(&code) => true,
-        _ => error.contains_label("NonResumableChangeStreamError"),
+/// To give up a good token costs a walk through the collection, so whatever is not known to be for the token's sake is not:
+/// missing privileges, overload, a hosted cluster's own limits.
+pub fn loses_token(error: &Error) -> bool {
+    if error.has_label(RESUMABLE_CHANGE_STREAM_ERROR) {
+        return false;
     }
+    let listed = |code| LOST.iter().any(|codes| codes.contains(&code));
+    error.has_label("NonResumableChangeStreamError") || error.code().is_some_and(listed)
 }

@@ -42,7 +42,7 @@ impl Attempt {
             attributes: vec![
                 KeyValue::new("certhookd.event_id", message.event_id.to_string()),
                 KeyValue::new("certhookd.event_type", message.event_type.as_str()),
-                KeyValue::new("certhookd.owner", endpoint.owner().to_owned()),
+                KeyValue::new("certhookd.organization", endpoint.organization().to_owned()),
                 KeyValue::new("certhookd.endpoint", endpoint.endpoint().to_owned()),
                 KeyValue::new("certhookd.attempt", i64::from(number)),
             ],
@@ -59,10 +59,12 @@ impl Attempt {
     pub fn end(mut self, outcome: &Outcome) {
         let (word, status, error) = match outcome {
             Outcome::Delivered { status, .. } => ("delivered", Some(*status), None),
-            Outcome::Failed(failure) => ("failed", failure.status, Some(&failure.reason)),
-            Outcome::Gone(failure) | Outcome::Refused(failure) => ("refused", failure.status, Some(&failure.reason)),
+            Outcome::TransientFailure(failure) => ("failed", failure.status, Some(&failure.reason)),
+            Outcome::Gone(failure) | Outcome::PermanentFailure(failure) => {
+                ("refused", failure.status, Some(&failure.reason))
+            }
             Outcome::Cancelled { reason } => ("cancelled", None, Some(reason)),
-            Outcome::Interrupted => return,
+            Outcome::NotSent => return,
         };
         self.attributes.push(KeyValue::new("certhookd.outcome", word));
         if let Some(status) = status {

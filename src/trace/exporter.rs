@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
 
-use crate::delivery::tls_config;
+use crate::sender::tls_config;
 
 /// How many spans are sent at once, at most.
 const BATCH: usize = 1024;

@@ -8,20 +8,20 @@ use serde_json::Value;
 
 use crate::bed::{Bed, certificate, expired, is_scan};
 
-fn with(owner: ObjectId, field: &str, value: impl Into<Bson>) -> Document {
-    let mut document = expired(owner);
+fn with(organization: ObjectId, field: &str, value: impl Into<Bson>) -> Document {
+    let mut document = expired(organization);
     document.insert(field, value);
     document
 }
 
-fn twice_unfit(owner: ObjectId) -> Document {
-    let mut document = with(owner, "expires", "2024-01-01");
+fn twice_unfit(organization: ObjectId) -> Document {
+    let mut document = with(organization, "expires", "2024-01-01");
     document.insert("expiryReminderSent", "false");
     document
 }
 
-fn without(owner: ObjectId, field: &str) -> Document {
-    let mut document = expired(owner);
+fn without(organization: ObjectId, field: &str) -> Document {
+    let mut document = expired(organization);
     document.remove(field);
     document
 }
@@ -32,24 +32,24 @@ fn is_rejection(line: &Value) -> bool {
 }
 
 /// Each with a part of the reason that the operator is told.
-fn unfit(owner: ObjectId) -> Vec<(Document, &'static str)> {
+fn unfit(organization: ObjectId) -> Vec<(Document, &'static str)> {
     let (no_date, no_boolean) = ("`expires` is not a date", "`expiryReminderSent` is not a boolean");
     vec![
-        (without(owner, "_ownerId"), "`_ownerId` is missing"),
-        (with(owner, "_ownerId", Bson::Null), "`_ownerId` is missing"),
-        (with(owner, "expires", "2024-01-01"), no_date),
-        (with(owner, "expires", 1_700_000_000_000_i64), no_date),
-        (with(owner, "expires", true), no_date),
-        (with(owner, "expires", doc! { "$gt": 0 }), no_date),
-        (with(owner, "expires", vec![Bson::from(Clock::local())]), no_date),
-        (with(owner, "expires", vec!["2024-01-01"]), no_date),
-        (with(owner, "expiryReminderSent", "false"), no_boolean),
-        (with(owner, "expiryReminderSent", 0), no_boolean),
-        (with(owner, "expiryReminderSent", doc! {}), no_boolean),
-        (twice_unfit(owner), no_date),
+        (without(organization, "_ownerId"), "`_ownerId` is missing"),
+        (with(organization, "_ownerId", Bson::Null), "`_ownerId` is missing"),
+        (with(organization, "expires", "2024-01-01"), no_date),
+        (with(organization, "expires", 1_700_000_000_000_i64), no_date),
+        (with(organization, "expires", true), no_date),
+        (with(organization, "expires", doc! { "$gt": 0 }), no_date),
+        (with(organization, "expires", vec![Bson::from(Clock::local())]), no_date),
+        (with(organization, "expires", vec!["2024-01-01"]), no_date),
+        (with(organization, "expiryReminderSent", "false"), no_boolean),
+        (with(organization, "expiryReminderSent", 0), no_boolean),
+        (with(organization, "expiryReminderSent", doc! {}), no_boolean),
+        (twice_unfit(organization), no_date),
         // Each of these characters takes six bytes in JSON.
         (
-            with(owner, "ruleData", "\u{1}".repeat(3 << 20)),
+            with(organization, "ruleData", "\u{1}".repeat(3 << 20)),
             "more than a delivery can hold",
         ),
     ]
@@ -58,18 +58,18 @@ fn unfit(owner: ObjectId) -> Vec<(Document, &'static str)> {
 #[tokio::test]
 async fn a_certificate_of_unexpected_types_is_rejected_marked_and_told_once_and_the_scan_goes_on() {
     let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
-    let unfit = unfit(owner);
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    let unfit = unfit(organization);
     // One before and one after them in the order of the scan.
-    let (mut early, mut late) = (expired(owner), expired(owner));
+    let (mut early, mut late) = (expired(organization), expired(organization));
     early.insert("expires", bson::DateTime::from_millis(0));
     late.insert(
         "expires",
         bson::DateTime::from_millis(Clock::local().timestamp_millis() - 1),
     );
     // To the index these are like null: they never expire.
-    let never =
-        [vec![], vec![Bson::Null], vec![Bson::from(vec!["2024-01-01"])]].map(|array| with(owner, "expires", array));
+    let never = [vec![], vec![Bson::Null], vec![Bson::from(vec!["2024-01-01"])]]
+        .map(|array| with(organization, "expires", array));
     let documents = unfit.iter().map(|(document, _)| document).chain([&early, &late]);
     let documents = documents.chain(&never);
     bed.badge_users().insert_many(documents).await.unwrap();
@@ -81,8 +81,8 @@ async fn a_certificate_of_unexpected_types_is_rejected_marked_and_told_once_and_
     bed.wait_for(|requests| requests.len() == 2).await;
     for (document, reason) in &unfit {
         let id = document.get("_id").unwrap();
-        let note = doc! { "state": "rejected", "badgeUserId": id, "eventType": "certificate_expired" };
-        let note = bed.deliveries().find_one(note).await.unwrap().unwrap();
+        let note = doc! { "state": "rejected", "certificate": id, "type": "certificate_expired" };
+        let note = bed.outbox().find_one(note).await.unwrap().unwrap();
         let recorded = note.get_str("reason").unwrap();
         assert!(recorded.contains(reason), "{recorded} instead of {reason}");
         let now = bed.badge_users().find_one(doc! { "_id": id }).await.unwrap().unwrap();
@@ -98,12 +98,12 @@ async fn a_certificate_of_unexpected_types_is_rejected_marked_and_told_once_and_
 #[tokio::test]
 async fn fields_that_are_only_payload_may_be_anything_and_ids_may_be_strings() {
     let bed = Bed::new().await;
-    let owner = "an owner.with/a slash";
-    let config = doc! { "_ownerId": owner, "webHookConfig": { "endpoints": [bed.endpoint("/a")] } };
+    let organization = "an organization.with/a slash";
+    let config = doc! { "_ownerId": organization, "webHookConfig": { "endpoints": [bed.endpoint("/a")] } };
     bed.member_configs().insert_one(config).await.unwrap();
     let mut document = expired(ObjectId::new());
     document.extend(doc! {
-        "_id": "a string/with.everything", "_ownerId": owner, "_userId": 7, "_badgeId": Bson::Null, "creationDate": "yesterday",
+        "_id": "a string/with.everything", "_ownerId": organization, "_userId": 7, "_badgeId": Bson::Null, "creationDate": "yesterday",
         "disabled": "maybe", "_lessonActiveIds": {}, "ruleData": [[1], { "a.b": "é" }], "createdAt": false, "updatedAt": "now",
         "__v": "one", "added later": { "by": ["the platform"] },
     });
@@ -133,39 +133,46 @@ async fn fields_that_are_only_payload_may_be_anything_and_ids_may_be_strings() {
 }
 
 #[tokio::test]
-async fn an_award_without_an_owner_is_rejected_and_the_stream_goes_on() {
+async fn an_award_without_an_organization_is_rejected_and_the_stream_goes_on() {
     let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     let daemon = bed.daemon().await;
-    let (mut ownerless, mut undated) = (certificate(owner, None), certificate(owner, None));
-    ownerless.remove("_ownerId");
+    let (mut nameless, mut undated) = (certificate(organization, None), certificate(organization, None));
+    nameless.remove("_ownerId");
     undated.insert("creationDate", "yesterday");
-    let unfit = [ownerless, undated];
+    let unfit = [nameless, undated];
     bed.badge_users().insert_many(&unfit).await.unwrap();
-    bed.badge_users().insert_one(certificate(owner, None)).await.unwrap();
+    bed.badge_users()
+        .insert_one(certificate(organization, None))
+        .await
+        .unwrap();
     bed.wait_for(|requests| requests.len() == 1).await;
-    let rejected = doc! { "state": "rejected", "eventType": "certificate_completed" };
-    assert_eq!(bed.deliveries().count_documents(rejected).await.unwrap(), 2);
+    let rejected = doc! { "state": "rejected", "type": "certificate_completed" };
+    assert_eq!(bed.outbox().count_documents(rejected).await.unwrap(), 2);
     assert_eq!(daemon.count(is_rejection), 2);
 }
 
 #[tokio::test]
 async fn a_certificate_that_mongodb_refuses_to_mark_is_sent_once_and_told() {
     let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     bed.badge_users()
-        .insert_many([with(owner, "disabled", "maybe"), expired(owner)])
+        .insert_many([with(organization, "disabled", "maybe"), expired(organization)])
         .await
         .unwrap();
     let validator = doc! { "collMod": "badgeusers", "validator": { "disabled": { "$type": "bool" } } };
     bed.database.run_command(validator).await.unwrap();
     let daemon = bed.daemon().await;
-    let refusal = |line: &Value| line["level"] == "WARN" && line["certificates"] == 1 && line["code"] == 121;
+    let refusal = |line: &Value| {
+        line["level"] == "WARN"
+            && line["certificates"] == 1
+            && line["error"].as_str().is_some_and(|error| error.contains("121"))
+    };
     daemon.wait_for(refusal).await;
     bed.wait_for(|requests| requests.len() == 2).await;
     daemon.signal(Signal::SIGUSR1);
     let report = daemon.wait_for_nth(is_scan, 2).await;
-    assert_eq!((&report["found"], &report["known"]), (&1.into(), &1.into()));
+    assert_eq!((&report["found"], &report["known"]), (&0.into(), &0.into()));
     assert_eq!(bed.receiver.total(), 2);
 }
 
@@ -197,8 +204,8 @@ async fn each_bad_endpoint_is_skipped_with_one_warning_and_its_neighbour_works()
     let mut good = bed.endpoint("/good");
     good.insert("timeout", 900_000);
     endpoints.push(good);
-    let owner = bed.organization(endpoints.clone()).await;
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    let organization = bed.organization(endpoints.clone()).await;
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     let daemon = bed.daemon().await;
 
     bed.wait_for(|requests| requests.len() == 1).await;
@@ -206,13 +213,13 @@ async fn each_bad_endpoint_is_skipped_with_one_warning_and_its_neighbour_works()
         let line = daemon
             .wait_for(|line| out_of_service(line) && line["endpoint"] == id(endpoint))
             .await;
-        assert_eq!(line["owner"], owner.to_hex());
+        assert_eq!(line["organization"], organization.to_hex());
         assert!(line["reason"].as_str().unwrap().contains(reason), "{line}");
     }
     let line = daemon.wait_for(adjusted).await;
     assert_eq!(
-        (&line["owner"], &line["endpoint"]),
-        (&owner.to_hex().into(), &id(&endpoints[4]).into())
+        (&line["organization"], &line["endpoint"]),
+        (&organization.to_hex().into(), &id(&endpoints[4]).into())
     );
     assert!(line["reason"].as_str().unwrap().contains("30000 ms is used"), "{line}");
 
@@ -220,7 +227,7 @@ async fn each_bad_endpoint_is_skipped_with_one_warning_and_its_neighbour_works()
     let newcomer = bad(doc! { "url": "ftp://files.example/in" });
     let change = doc! { "$push": { "webHookConfig.endpoints": &newcomer } };
     bed.member_configs()
-        .update_one(doc! { "_ownerId": owner }, change)
+        .update_one(doc! { "_ownerId": organization }, change)
         .await
         .unwrap();
     daemon
@@ -242,4 +249,109 @@ async fn each_bad_endpoint_is_skipped_with_one_warning_and_its_neighbour_works()
 
 fn id(endpoint: &Document) -> String {
     endpoint.get_object_id("_id").unwrap().to_hex()
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_gets_its_events_once_it_is_mended() {
+    let bed = Bed::new().await;
+    let secrets = vec!["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"; 11];
+    let faults: [(&str, Bson); 8] = [
+        ("url", Bson::Null),
+        ("url", "ftp://files.example/in".into()),
+        ("auth", doc! { "authType": "carrier_pigeon" }.into()),
+        ("headers", doc! { "X-Team": "a\r\nX-Forged: b" }.into()),
+        ("enabled", "yes".into()),
+        ("signingSecrets", secrets.into()),
+        // These two get nothing: what they want can't be read, or they don't want it.
+        ("eventTypes", "certificate_expired".into()),
+        ("enabled", false.into()),
+    ];
+    let good: Vec<_> = (0..faults.len()).map(|n| bed.endpoint(&format!("/{n}"))).collect();
+    let bad = good.iter().zip(faults).map(|(good, (field, value))| {
+        let mut bad = good.clone();
+        bad.insert(field, value);
+        bad
+    });
+    let organization = bed.organization(bad.collect()).await;
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
+    let daemon = bed.daemon().await;
+    assert_eq!(daemon.wait_for(is_scan).await["deliveries"], 6);
+    assert_eq!(daemon.count(out_of_service), 7);
+    assert_eq!(bed.receiver.total(), 0);
+
+    let mend = doc! { "$set": { "webHookConfig.endpoints": good } };
+    bed.member_configs()
+        .update_one(doc! { "_ownerId": organization }, mend)
+        .await
+        .unwrap();
+    let requests = bed.wait_for(|requests| requests.len() == 6).await;
+    let mut paths: Vec<_> = requests.iter().map(|request| request.path.as_str()).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["/0", "/1", "/2", "/3", "/4", "/5"]);
+}
+
+#[tokio::test]
+async fn an_endpoint_in_two_documents_of_its_organization_counts_once_with_one_warning() {
+    let bed = Bed::new().await;
+    let organization = ObjectId::new();
+    let (low, high) = (ObjectId::from_bytes([1; 12]), ObjectId::from_bytes([2; 12]));
+    let mut old = bed.endpoint("/old");
+    old.insert("_id", Bson::Null);
+    let both = [bed.endpoint("/new"), old];
+    let mut other = both.clone();
+    other[0].insert("url", bed.receiver.url("/ignored"));
+    for (id, owner, endpoints) in [
+        (high, Bson::from(organization), other),
+        (low, organization.to_hex().to_uppercase().into(), both),
+    ] {
+        let config = doc! { "_id": id, "_ownerId": owner, "webHookConfig": { "endpoints": endpoints.to_vec() } };
+        bed.member_configs().insert_one(config).await.unwrap();
+    }
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
+    let daemon = bed.daemon().await;
+    assert_eq!(daemon.wait_for(is_scan).await["deliveries"], 2);
+    bed.wait_for(|requests| requests.len() == 2).await;
+    assert_eq!(
+        ["/new", "/old", "/ignored"].map(|path| bed.receiver.count(path)),
+        [1, 1, 0]
+    );
+
+    let is_double = |line: &Value| line["level"] == "WARN" && !line["ignored"].is_null();
+    let line = daemon.wait_for(is_double).await;
+    assert_eq!(
+        (&line["document"], &line["ignored"]),
+        (&low.to_hex().into(), &high.to_hex().into())
+    );
+    assert_eq!(
+        (&line["organization"], &line["endpoints"]),
+        (&organization.to_hex().into(), &2.into())
+    );
+    assert_eq!(daemon.count(is_double), 1);
+}
+
+#[tokio::test]
+async fn an_unknown_event_type_subscribes_to_nothing_and_is_told_with_the_nearest() {
+    let bed = Bed::new().await;
+    let mut endpoint = bed.endpoint("/a");
+    let types = [
+        " Certificate_EXPIRED ",
+        "certificate_compleeted",
+        "certificate_compleeted",
+        "certificate_revoked",
+    ];
+    endpoint.insert("eventTypes", types.to_vec());
+    let organization = bed.organization(vec![endpoint]).await;
+    let certificates = [certificate(organization, None), expired(organization)];
+    bed.badge_users().insert_many(certificates).await.unwrap();
+    let daemon = bed.daemon().await;
+    bed.wait_for(|requests| requests.len() == 1).await;
+    for (unknown, nearest) in [
+        ("certificate_compleeted", "certificate_completed"),
+        ("certificate_revoked", "certificate_expired"),
+    ] {
+        let names = |line: &Value, name: &str| line["reason"].as_str().is_some_and(|reason| reason.contains(name));
+        let line = daemon.wait_for(|line| adjusted(line) && names(line, unknown)).await;
+        assert!(names(&line, nearest), "{line}");
+    }
+    assert_eq!(daemon.count(adjusted), 2);
 }

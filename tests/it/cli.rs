@@ -1,11 +1,13 @@
 //! The commands that are run by hand.
 
 use bson::doc;
+use certhookd::model::Clock;
 use certhookd::sandbox::Answer;
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::bed::{Bed, Outcome, certificate, expired, is_scan};
+use crate::bed::{Bed, Outcome, certificate, expired};
+use crate::layout::{self, expiry};
 
 const FAULTS: &str = "scan.schedule = \"every minute\"\nscan.timezone = \"Europe/Pari\"\ndelivery.concurency = 3\nqueue.capacity = \"many\"\n\
                       delivery.max_attempts = 0\nservise.shutdown_grace = \"1s\"";
@@ -45,8 +47,8 @@ async fn every_fault_is_named_at_once_with_the_nearest_key_and_exit_code_78() {
 #[tokio::test]
 async fn a_variable_overrides_the_file_and_a_wrong_one_is_named() {
     let bed = Bed::new().await.with("delivery.source = \"file\"");
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     let mut command = bed.command(&["scan"]);
     command.env("CERTHOOKD_DELIVERY__SOURCE", "environment");
     assert_eq!(Outcome::of(command).await.code, Some(0));
@@ -164,8 +166,12 @@ async fn a_dry_run_counts_per_organization_and_writes_and_sends_nothing() {
     bed.badge_users().insert_many(&documents).await.unwrap();
     let outcome = bed.outcome(&["scan", "--dry-run"]).await;
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    let row = |owner: &str| {
-        let line = outcome.stdout.lines().find(|line| line.starts_with(owner)).unwrap();
+    let row = |organization: &str| {
+        let line = outcome
+            .stdout
+            .lines()
+            .find(|line| line.starts_with(organization))
+            .unwrap();
         line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(row("organization"), ["certificates", "deliveries"]);
@@ -183,74 +189,82 @@ async fn a_dry_run_counts_per_organization_and_writes_and_sends_nothing() {
 }
 
 #[tokio::test]
-async fn status_tells_of_daemons_outbox_endpoints_scan_and_stream() {
+async fn status_tells_of_instances_outbox_endpoints_scan_and_stream() {
     let bed = Bed::new().await;
+    layout::indexes(&bed).await;
     let outcome = bed.outcome(&["status"]).await;
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert!(outcome.stdout.contains("last scan  never") && outcome.stdout.contains("stream     never started"));
+    assert!(outcome.stdout.contains("0 pending, 0 dead letters"), "{outcome:?}");
 
-    bed.receiver
-        .script("/flaky", Answer::failing(1, StatusCode::BAD_GATEWAY));
-    bed.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
-    let mut off = bed.endpoint("/off");
+    let (flaky, gone, mut off) = (bed.endpoint("/flaky"), bed.endpoint("/gone"), bed.endpoint("/off"));
     off.insert("enabled", false);
-    let owner = bed
-        .organization(vec![bed.endpoint("/flaky"), bed.endpoint("/gone"), off])
-        .await;
-    bed.badge_users()
-        .insert_many([expired(owner), expired(owner)])
-        .await
-        .unwrap();
-    let mut daemon = bed.daemon().await;
-    daemon.wait_for(is_scan).await;
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": { "$in": ["delivered", "dead"] } }, 4)
-        .await;
-    bed.wait_for_count(&bed.state(), doc! { "_id": "scan", "found": 2 }, 1)
-        .await;
+    let endpoints = [flaky, gone, off];
+    let organization = bed.organization(endpoints.to_vec()).await;
+    let [flaky, gone, _] =
+        endpoints.map(|endpoint| format!("{organization}/{}", endpoint.get_object_id("_id").unwrap()));
+    let documents = [
+        layout::batch(&flaky, &[1, 2].map(expiry)),
+        layout::dead(&gone, &expiry(1)),
+        layout::dead(&gone, &expiry(2)),
+    ];
+    layout::outbox(&bed).insert_many(documents).await.unwrap();
+    let figures = [layout::figures(&flaky, 2, 1), layout::figures(&gone, 0, 2)];
+    bed.statistics().insert_many(figures).await.unwrap();
+    let now = Clock::local();
+    let scan = doc! {
+        "_id": "scan", "at": now, "instance": "a", "found": 2_i64, "deliveries": 4_i64, "rejected": 0_i64, "durationMs": 12_i64,
+    };
+    let watch = doc! { "_id": "watch", "at": now };
+    let state = [layout::instance("a", 1), layout::lease("a"), scan, watch];
+    bed.state().insert_many(state).await.unwrap();
 
-    bed.wait_until_counted().await;
     let json = bed.outcome(&["status", "--json"]).await;
     assert_eq!(json.code, Some(0), "{json:?}");
     let status: Value = serde_json::from_str(&json.stdout).unwrap();
-    assert_eq!(
-        (&status["outbox"]["ended"], &status["outbox"]["dead"]),
-        (&2.into(), &2.into())
-    );
+    let pending = &status["outbox"];
+    assert_eq!((&pending["pending"], &pending["dead_letters"]), (&2.into(), &2.into()));
+    assert!(pending["oldest_pending_s"].as_u64().unwrap() < 60);
     assert_eq!(
         (&status["last_scan"]["found"], &status["last_scan"]["deliveries"]),
         (&2.into(), &4.into())
     );
     assert!(status["stream"]["last_event_at"].as_str().unwrap().ends_with('Z'));
-    assert_eq!(status["daemons"][0]["alive"], true);
-    assert_eq!(status["daemons"][0]["leases"], serde_json::json!(["scan", "watch"]));
+    let instance = &status["instances"][0];
+    assert_eq!(
+        (&instance["state"], &instance["holds_lease"], &instance["pid"]),
+        (&"alive".into(), &true.into(), &4711.into())
+    );
     assert_eq!(status["dead_letters"][0]["count"], 2);
-    assert_eq!(status["dead_letters"][0]["reason"], "the receiver answered 410 Gone");
-    assert_eq!(status["daemons"][0]["pid"], daemon.pid().as_raw());
+    assert_eq!(status["dead_letters"][0]["reason"], "100 attempts failed");
+    assert_eq!(status["next"][0]["organization"], organization.to_hex());
     let endpoint = |path: &str| {
         let all = status["endpoints"].as_array().unwrap();
         all.iter().find(|endpoint| endpoint["name"] == path).unwrap().clone()
     };
-    let counts =
-        |path: &str| ["delivered", "failed_attempts", "dead"].map(|count| endpoint(path)[count].as_u64().unwrap());
+    let counts = |path: &str| {
+        ["delivered", "failed_attempts", "dead_letters"].map(|count| endpoint(path)[count].as_u64().unwrap())
+    };
     assert_eq!(
         [counts("/flaky"), counts("/gone"), counts("/off")],
         [[2, 1, 0], [0, 2, 2], [0, 0, 0]]
     );
     assert_eq!(
         (&endpoint("/flaky")["state"], &endpoint("/off")["state"]),
-        (&"enabled".into(), &"disabled".into())
+        (&"served".into(), &"off".into())
     );
 
-    assert!(daemon.stop().await.success());
     let table = bed.outcome(&["status"]).await.stdout;
-    assert!(
-        table.contains("0 pending, 0 claimed, 2 dead, 2 ended and kept"),
-        "{table}"
-    );
+    assert!(table.contains("outbox     2 pending, 2 dead letters"), "{table}");
     assert!(table.contains(": 2 found, 4 deliveries"), "{table}");
+    let instance: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(
+        (instance[0], instance[4], instance.last()),
+        ("a", "alive", Some(&"source"))
+    );
     let row = table.lines().find(|line| line.contains("/gone")).unwrap();
     assert_eq!(
         row.split_whitespace().skip(2).collect::<Vec<_>>(),
-        ["/gone", "enabled", "0", "2", "0", "2", "0"]
+        ["/gone", "served", "0", "2", "0", "2", "0"]
     );
 }

@@ -1,54 +1,53 @@
-//! Several daemons on one database.
+//! Several instances on one database.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bson::doc;
+use certhookd::sandbox::Answer;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
-use crate::bed::{Bed, Daemon, certificate, expired, is_scan};
+use crate::bed::{Bed, Daemon, LIMIT, certificate, expired, is_scan};
 
-fn holds_both(line: &serde_json::Value) -> bool {
-    line["message"] == "this daemon's duties have changed" && line["scan"] == true && line["watch"] == true
+/// It scans and watches from now on.
+pub fn has_lease(line: &Value) -> bool {
+    line["message"] == "the lease for scanning and watching has changed" && line["held"] == true
 }
 
-/// The state document of a daemon, by its name in the log.
-async fn settle(bed: &Bed, count: u64) {
-    // A daemon counts as settled 8 s after its start; its age is the database's word, so it is asked.
-    let ready =
-        doc! { "_id": { "$regex": "^daemon/" }, "$expr": { "$gt": [{ "$subtract": ["$$NOW", "$startedAt"] }, 9000] } };
-    bed.wait_for_count(&bed.state(), ready, count).await;
+/// Waits until that many instances share the endpoints. A newcomer does from 6 s of age.
+pub async fn settle(bed: &Bed, count: u64) {
+    let members = doc! { "$size": i64::try_from(count).unwrap() };
+    let settled = doc! { "_id": { "$regex": "^instance/" }, "members": members };
+    bed.wait_for_count(&bed.state(), settled, count).await;
 }
 
-async fn name(daemon: &Daemon) -> String {
-    daemon.wait_for(|line| line["message"] == "ready").await["daemon"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+async fn instance_id(daemon: &Daemon) -> String {
+    let ready = daemon.wait_for(|line| line["message"] == "ready").await;
+    ready["instance_id"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]
-async fn two_daemons_share_the_endpoints_and_none_gets_more_than_five_requests_at_once() {
+async fn two_instances_share_the_endpoints_and_none_gets_more_than_five_requests_at_once() {
     let bed = Bed::new().await;
     let (first, second) = (bed.daemon().await, bed.daemon().await);
     settle(&bed, 2).await;
     let paths: Vec<_> = (0..40).map(|n| format!("/{n}")).collect();
-    let slow = || [certhookd::sandbox::Answer::ok().after(Duration::from_millis(20))];
+    let slow = || [Answer::ok().after(Duration::from_millis(20))];
     paths.iter().for_each(|path| bed.receiver.script(path, slow()));
-    let owner = bed
+    let organization = bed
         .organization(paths.iter().map(|path| bed.endpoint(path)).collect())
         .await;
     // The directory knows the organization before its certificates come.
     for daemon in [&first, &second] {
         daemon
-            .wait_for(|line| line["message"] == "endpoints read" && line["owner"] == owner.to_hex())
+            .wait_for(|line| line["message"] == "endpoints read" && line["organization"] == organization.to_hex())
             .await;
     }
-    let certificates: Vec<_> = (0..25).map(|_| expired(owner)).collect();
+    let certificates: Vec<_> = (0..25).map(|_| expired(organization)).collect();
     bed.badge_users().insert_many(&certificates).await.unwrap();
     first.signal(Signal::SIGUSR1);
-    bed.receiver.wait_for_total(2000, crate::bed::LIMIT).await.unwrap();
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered" }, 2000)
-        .await;
+    bed.receiver.wait_for_total(2000, LIMIT).await.unwrap();
+    bed.wait_for_deliveries(doc! { "state": "delivered" }, 2000).await;
     assert_eq!(bed.receiver.total(), 2000, "nothing twice");
     let delivered = |daemon: &Daemon| daemon.count(|line| line["message"] == "delivered");
     let (a, b) = (delivered(&first), delivered(&second));
@@ -58,36 +57,67 @@ async fn two_daemons_share_the_endpoints_and_none_gets_more_than_five_requests_a
     assert!(busiest <= Some(5), "{busiest:?} at once");
 }
 
+/// While endpoints move from one instance to the other.
 #[tokio::test]
-async fn a_daemon_that_is_killed_is_replaced_within_fifteen_seconds() {
-    let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
-    let first = bed.daemon().await;
+async fn no_endpoint_gets_more_than_five_requests_at_once_while_instances_come_and_go() {
+    let bed = Bed::new().await.with("completions.enabled = false");
+    let paths: Vec<_> = (0..10).map(|n| format!("/{n}")).collect();
+    for path in &paths {
+        let slow = Answer::ok().after(Duration::from_millis(150));
+        bed.receiver.script(path, [slow]);
+    }
+    let organization = bed
+        .organization(paths.iter().map(|path| bed.endpoint(path)).collect())
+        .await;
+    let certificates = (0..400).map(|_| expired(organization));
+    bed.badge_users().insert_many(certificates).await.unwrap();
+    let mut first = bed.daemon().await;
+    bed.receiver.wait_for_total(100, LIMIT).await.unwrap();
     let second = bed.daemon().await;
     settle(&bed, 2).await;
-    let killed = std::time::Instant::now();
+    let before = bed.receiver.total();
+    bed.receiver.wait_for_total(before + 200, LIMIT).await.unwrap();
+    assert!(first.stop().await.success());
+    bed.wait_for_deliveries(doc! { "state": "delivered" }, 4000).await;
+    let delivered = |daemon: &Daemon| daemon.count(|line| line["message"] == "delivered");
+    assert!(delivered(&first) > 100 && delivered(&second) > 100, "both deliver");
+    assert_eq!(bed.receiver.total(), 4000, "nothing twice");
+    let busiest = paths.iter().map(|path| bed.receiver.max_parallel(path)).max();
+    assert_eq!(busiest, Some(5), "at once");
+}
+
+#[tokio::test]
+async fn an_instance_that_is_killed_is_replaced_within_fifteen_seconds() {
+    let bed = Bed::new().await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    let (first, second) = (bed.daemon().await, bed.daemon().await);
+    settle(&bed, 2).await;
+    let killed = Instant::now();
     first.signal(Signal::SIGKILL);
-    second.wait_for(holds_both).await;
+    second.wait_for(has_lease).await;
     println!("taken over after {:?}", killed.elapsed());
     assert!(killed.elapsed() < Duration::from_secs(15));
-    bed.badge_users().insert_one(certificate(owner, None)).await.unwrap();
+    bed.badge_users()
+        .insert_one(certificate(organization, None))
+        .await
+        .unwrap();
     bed.wait_for(|requests| requests.len() == 1).await;
 }
 
 #[tokio::test]
-async fn a_daemon_that_stops_hands_over_at_once_and_any_daemon_scans_on_a_signal() {
+async fn an_instance_that_stops_hands_over_at_once_and_any_instance_scans_on_a_signal() {
     let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     let mut first = bed.daemon().await;
     let second = bed.daemon().await;
-    assert_eq!(second.count(is_scan), 0, "the first one holds the scan");
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    assert_eq!(second.count(is_scan), 0, "the first one scans");
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     second.signal(Signal::SIGUSR1);
     second.wait_for(is_scan).await;
     bed.wait_for(|requests| requests.len() == 2).await;
-    assert_ne!(name(&first).await, name(&second).await);
-    let asked = std::time::Instant::now();
+    assert_ne!(instance_id(&first).await, instance_id(&second).await);
+    let asked = Instant::now();
     assert!(first.stop().await.success());
-    second.wait_for(holds_both).await;
+    second.wait_for(has_lease).await;
     assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
 }

@@ -1,14 +1,13 @@
-//! SIGKILL, in the middle of everything and at the seams: nothing is lost, and little is repeated.
+//! SIGKILL in the middle of everything: nothing is lost, and little is repeated.
 
 use std::time::Duration;
 
-use bson::oid::ObjectId;
-use bson::{DateTime, Document, doc};
+use bson::{DateTime, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::Answer;
 use nix::sys::signal::Signal;
 
-use crate::bed::{Bed, certificate, expired, expired_id, heard};
+use crate::bed::{Bed, LIMIT, endpoint_key, expired, expired_in_turn, heard, pending_batch};
 
 /// What the daemon of the big test holds in memory at most.
 const CAPACITY: usize = 256;
@@ -20,8 +19,8 @@ async fn a_daemon_killed_in_a_backlog_of_two_thousand_loses_nothing_and_repeats_
     for path in ["/a", "/b", "/c", "/d"] {
         bed.receiver
             .script(path, [Answer::ok().after(Duration::from_millis(10))]);
-        let owner = bed.organization(vec![bed.endpoint(path)]).await;
-        let certificates: Vec<_> = (0..500).map(|_| expired(owner)).collect();
+        let organization = bed.organization(vec![bed.endpoint(path)]).await;
+        let certificates: Vec<_> = (0..500).map(|_| expired(organization)).collect();
         bed.badge_users().insert_many(certificates).await.unwrap();
     }
 
@@ -29,7 +28,7 @@ async fn a_daemon_killed_in_a_backlog_of_two_thousand_loses_nothing_and_repeats_
     let mut duplicates = 0;
     for killed_at in [100, 1200] {
         let mut daemon = bed.daemon().await;
-        bed.receiver.wait_for_total(killed_at, crate::bed::LIMIT).await.unwrap();
+        bed.receiver.wait_for_total(killed_at, LIMIT).await.unwrap();
         daemon.signal(Signal::SIGKILL);
         daemon.ended().await;
         let requests = bed.receiver.requests();
@@ -37,8 +36,7 @@ async fn a_daemon_killed_in_a_backlog_of_two_thousand_loses_nothing_and_repeats_
     }
     println!("{duplicates} duplicates before the second kill");
     let mut daemon = bed.daemon().await;
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered", "claim": null }, 2000)
-        .await;
+    bed.wait_for_deliveries(doc! { "state": "delivered" }, 2000).await;
     assert!(daemon.stop().await.success());
 
     let requests = bed.receiver.requests();
@@ -47,50 +45,71 @@ async fn a_daemon_killed_in_a_backlog_of_two_thousand_loses_nothing_and_repeats_
     println!("2000 events, 2 kills, {} lost, {duplicates} duplicates", 2000 - events);
     assert_eq!(events, 2000, "every event to its endpoint");
     assert!(duplicates <= 2 * CAPACITY, "{duplicates} duplicates");
-    assert_eq!(bed.deliveries().count_documents(doc! {}).await.unwrap(), 2000);
+    assert_eq!(bed.count_deliveries(doc! {}).await, 2000);
     let marked = doc! { "expiryReminderSent": true };
     assert_eq!(bed.badge_users().count_documents(marked).await.unwrap(), 2000);
 }
 
-/// A delivery as a daemon leaves it that dies with a claim on it.
-fn claimed(owner: ObjectId, endpoint: &Document, certificate: &Document, by: &str) -> Document {
-    let key = format!("{owner}/{}", endpoint.get_object_id("_id").unwrap());
-    let expires = certificate.get_datetime("expires").unwrap();
-    doc! {
-        "_id": format!("{}/{key}", expired_id(certificate)), "v": 1, "state": "claimed", "endpoint": key,
-        "eventType": "certificate_expired", "badgeUserId": certificate.get_object_id("_id").unwrap(),
-        "occurredAt": expires, "createdAt": Clock::local(), "due": expires, "attempts": 1,
-        "claim": { "by": by, "n": 1_i64 }, "payload": "{}",
-    }
-}
-
 #[tokio::test]
-async fn claims_of_the_dead_are_adopted_and_those_of_the_living_are_left_to_them() {
+async fn what_a_living_instance_still_drains_is_left_to_it_and_goes_out_when_it_is_dead() {
     let bed = Bed::new().await.with("completions.enabled = false");
-    let endpoints = [bed.endpoint("/dead"), bed.endpoint("/living")];
-    let owner = bed.organization(endpoints.to_vec()).await;
-    let mut certificate = certificate(owner, Some(DateTime::from_millis(0)));
-    certificate.insert("expiryReminderSent", true);
-    bed.badge_users().insert_one(&certificate).await.unwrap();
-    let living = claimed(owner, &endpoints[1], &certificate, "living");
-    let dead = claimed(owner, &endpoints[0], &certificate, "dead");
-    bed.deliveries().insert_many([&dead, &living]).await.unwrap();
+    let endpoints = [bed.endpoint("/free"), bed.endpoint("/drained")];
+    let organization = bed.organization(endpoints.to_vec()).await;
+    let [free, drained] = [0, 1].map(|place| endpoint_key(organization, &endpoints[place]));
+    for key in [&free, &drained] {
+        let batch = pending_batch(key, &expired_in_turn(organization, 3));
+        bed.outbox().insert_one(batch).await.unwrap();
+    }
     let in_an_hour = DateTime::from_millis(Clock::local().timestamp_millis() + 3_600_000);
-    // Never settled, so that no lane is its own.
-    let heartbeat = doc! { "_id": "daemon/living", "startedAt": in_an_hour, "seenAt": in_an_hour };
+    let heartbeat = doc! {
+        "_id": "instance/other", "startedAt": in_an_hour, "seenAt": in_an_hour, "leaving": true,
+        "members": [], "draining": [&drained], "control": 0_i64,
+    };
     bed.state().insert_one(heartbeat).await.unwrap();
 
-    let _daemon = bed.daemon().await;
-    let adopted = doc! { "_id": dead.get_str("_id").unwrap(), "state": "delivered", "attempts": 2 };
-    bed.wait_for_count(&bed.deliveries(), adopted, 1).await;
-    let untouched = bed
-        .deliveries()
-        .find_one(doc! { "_id": living.get_str("_id").unwrap() })
+    let daemon = bed.daemon().await;
+    bed.wait_for_deliveries(doc! { "endpoint": &free, "state": "delivered" }, 3)
         .await;
-    assert_eq!(untouched.unwrap(), Some(living));
+    // Found by a later look than those of before.
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
+    daemon.signal(Signal::SIGUSR1);
+    bed.wait_for_deliveries(doc! { "endpoint": &free, "state": "delivered" }, 4)
+        .await;
+    assert_eq!(bed.receiver.count("/drained"), 0);
 
-    bed.state().delete_one(doc! { "_id": "daemon/living" }).await.unwrap();
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered" }, 2)
+    bed.state().delete_one(doc! { "_id": "instance/other" }).await.unwrap();
+    bed.wait_for_deliveries(doc! { "endpoint": &drained, "state": "delivered" }, 4)
         .await;
-    assert_eq!(bed.receiver.total(), 2);
+    assert_eq!(bed.receiver.total(), 8);
+}
+
+/// It has died a while ago, with a request under way and nothing recorded.
+#[tokio::test]
+async fn a_batch_of_which_a_dead_instance_recorded_a_part_goes_on_after_that_part() {
+    let bed = Bed::new().await.with("completions.enabled = false");
+    let endpoint = bed.endpoint("/a");
+    let organization = bed.organization(vec![endpoint.clone()]).await;
+    let certificates = expired_in_turn(organization, 5);
+    let mut batch = pending_batch(&endpoint_key(organization, &endpoint), &certificates);
+    let delivered = doc! { "at": Clock::local(), "status": 200, "ms": 3 };
+    batch.extend(doc! { "version": 2, "open": 3, "results": [&delivered, null, &delivered] });
+    bed.outbox().insert_one(batch).await.unwrap();
+    let dead = doc! {
+        "_id": "instance/dead", "startedAt": DateTime::from_millis(0), "seenAt": DateTime::from_millis(1),
+        "members": ["dead"], "draining": [], "control": 0_i64,
+    };
+    bed.state().insert_one(dead).await.unwrap();
+
+    let _daemon = bed.daemon().await;
+    bed.wait_for_deliveries(doc! { "state": "delivered" }, 5).await;
+    let requests = bed.receiver.requests();
+    let mut sent: Vec<_> = requests.iter().map(|request| request.header("webhook-id")).collect();
+    sent.sort_unstable();
+    let mut expected: Vec<_> = [1, 3, 4]
+        .map(|place| crate::bed::expired_id(&certificates[place]))
+        .into();
+    expected.sort_unstable();
+    assert_eq!(sent, expected);
+    let whole = doc! { "version": { "$gt": 2 }, "state": "delivered", "open": 0, "finishedAt": { "$exists": true } };
+    assert_eq!(bed.outbox().count_documents(whole).await.unwrap(), 1);
 }

@@ -18,12 +18,12 @@ async fn replay(bed: &Bed, arguments: &[&str]) -> String {
 #[tokio::test]
 async fn an_endpoint_that_fails_again_and_again_is_probed_until_it_answers() {
     let bed = Bed::new().await.with("completions.enabled = false");
-    let owner = bed
+    let organization = bed
         .organization(vec![bed.endpoint("/sick"), bed.endpoint("/well")])
         .await;
     bed.receiver
         .script("/sick", Answer::failing(14, StatusCode::INTERNAL_SERVER_ERROR));
-    let certificates: Vec<_> = (0..300).map(|_| expired(owner)).collect();
+    let certificates: Vec<_> = (0..300).map(|_| expired(organization)).collect();
     bed.badge_users().insert_many(&certificates).await.unwrap();
     let daemon = bed.daemon().await;
     let probed = |line: &serde_json::Value| {
@@ -32,13 +32,12 @@ async fn an_endpoint_that_fails_again_and_again_is_probed_until_it_answers() {
             .is_some_and(|text| text.contains("it is probed"))
     };
     daemon.wait_for(probed).await;
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered" }, 600)
-        .await;
+    bed.wait_for_deliveries(doc! { "state": "delivered" }, 600).await;
     daemon
         .wait_for(|line| line["message"] == "the endpoint answers again")
         .await;
     assert_eq!(daemon.count(probed), 1, "said once");
-    // Ten failures open the breaker; with five in parallel up to four more are under way; then it is asked one at a time.
+    // Until it answers it is asked one at a time; ten failures open the circuit breaker.
     assert_eq!(
         bed.receiver.count("/sick"),
         314,
@@ -50,14 +49,14 @@ async fn an_endpoint_that_fails_again_and_again_is_probed_until_it_answers() {
 #[tokio::test]
 async fn dead_letters_go_out_by_themselves_when_their_endpoint_answers_again() {
     let bed = Bed::new().await.with(TWO_ATTEMPTS);
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     bed.receiver.script("/a", Answer::failing(6, StatusCode::BAD_GATEWAY));
     bed.badge_users()
-        .insert_many((0..3).map(|_| expired(owner)))
+        .insert_many((0..3).map(|_| expired(organization)))
         .await
         .unwrap();
     let daemon = bed.daemon().await;
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered", "attempts": 3 }, 3)
+    bed.wait_for_deliveries(doc! { "state": "delivered", "attempts": 3 }, 3)
         .await;
     let dead = |line: &serde_json::Value| line["level"] == "ERROR" && line["reason"] == "status 502";
     assert_eq!(daemon.count(dead), 3, "each death is one ERROR");
@@ -69,7 +68,7 @@ async fn dead_letters_are_replayed_by_an_operator_and_a_dry_run_only_shows_them(
     let bed = Bed::new()
         .await
         .with(&format!("{TWO_ATTEMPTS}\ndelivery.redrive_for = \"0s\""));
-    let (owner, other) = (
+    let (organization, other) = (
         bed.organization(vec![bed.endpoint("/a")]).await,
         bed.organization(vec![bed.endpoint("/b")]).await,
     );
@@ -77,25 +76,25 @@ async fn dead_letters_are_replayed_by_an_operator_and_a_dry_run_only_shows_them(
         bed.receiver.script(path, Answer::failing(2, StatusCode::GONE));
     }
     bed.badge_users()
-        .insert_many([expired(owner), expired(other)])
+        .insert_many([expired(organization), expired(other)])
         .await
         .unwrap();
     let daemon = bed.daemon().await;
-    let dead = doc! { "state": "dead", "reason": "the receiver answered 410 Gone" };
-    bed.wait_for_count(&bed.deliveries(), dead.clone(), 2).await;
+    let dead = doc! { "state": "dead", "reason": "410 Gone: not retried" };
+    bed.wait_for_deliveries(dead.clone(), 2).await;
 
-    let shown = replay(&bed, &["--owner", &owner.to_hex(), "--dry-run"]).await;
+    let shown = replay(&bed, &["--organization", &organization.to_hex(), "--dry-run"]).await;
     assert!(
-        shown.contains(&owner.to_hex()) && !shown.contains(&other.to_hex()),
+        shown.contains(&organization.to_hex()) && !shown.contains(&other.to_hex()),
         "{shown}"
     );
     assert!(
         shown.contains("1 deliveries would be sent again") && shown.contains("status 410"),
         "{shown}"
     );
-    assert_eq!(bed.deliveries().count_documents(dead.clone()).await.unwrap(), 2);
+    assert_eq!(bed.count_deliveries(dead.clone()).await, 2);
     assert!(
-        replay(&bed, &["--owner", &owner.to_hex()])
+        replay(&bed, &["--organization", &organization.to_hex()])
             .await
             .starts_with("1 deliveries")
     );
@@ -106,10 +105,10 @@ async fn dead_letters_are_replayed_by_an_operator_and_a_dry_run_only_shows_them(
         )
         .await
         .unwrap();
-    bed.wait_for_count(&bed.deliveries(), dead, 2).await;
+    bed.wait_for_deliveries(dead, 2).await;
 
     assert!(replay(&bed, &["--all"]).await.starts_with("2 deliveries"));
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered", "attempts": 1 }, 1)
+    bed.wait_for_deliveries(doc! { "state": "delivered", "attempts": 1 }, 1)
         .await;
     daemon.signal(Signal::SIGUSR2);
     let state = daemon.wait_for(|line| line["message"] == "state").await;

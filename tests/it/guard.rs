@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use certhookd::delivery::{Client, Lookup, Policy, Refused, check_addr, check_url};
 use certhookd::model::Outcome;
+use certhookd::sender::{Client, Lookup, Policy, Refused, check_addr, check_url};
 use futures_util::FutureExt;
 use url::Url;
 
-use crate::delivery::support::{self, delivered, endpoint, failure, message, now};
+use crate::sender::support::{self, delivered, endpoint, failure, message, now};
 
 fn strict() -> Policy {
     Policy {

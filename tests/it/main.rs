@@ -3,7 +3,6 @@
 
 mod bed;
 
-mod delivery;
 mod guard;
 mod sandbox;
 
@@ -16,31 +15,40 @@ mod demo;
 mod directory;
 mod email;
 mod events;
+mod layout;
 mod oauth;
 mod pipeline;
 mod plan;
 mod precise;
 mod race;
 mod receivers;
+mod replay;
 mod scan;
 mod send_test;
+mod sender;
 mod signals;
 mod standard_webhooks;
 mod statistics;
+mod status;
 mod stream;
 mod traces;
 mod web;
 
 mod crash;
+mod endpoint_queues;
+mod failpoints;
 mod isolation;
-mod kill_points;
-mod lanes;
-mod lost_claim;
 mod metrics;
 mod outage;
 mod outbox;
+mod outbox_v2;
 mod page;
 mod random;
+mod refusals;
 mod retries;
 mod shutdown;
 mod standalone;
+mod store;
+mod takeover;
+mod version_conflicts;
+mod wake_ups;

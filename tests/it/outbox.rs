@@ -8,27 +8,24 @@ use bson::oid::ObjectId;
 use bson::{DateTime, Document, RawBson, doc};
 use certhookd::config::Mongodb;
 use certhookd::model::{Clock, EndpointKey, EventId, EventType, Failure, Message};
-use certhookd::outbox::{Claimed, Intake, NewDelivery, Next, Outbox, Slot, Verdict};
-use certhookd::store::{Store, ensure_deliveries};
+use certhookd::outbox::{
+    Class, Delivery, Fetched, Head, Listener, NewDelivery, Next, Outbox, Settlement, Unrecorded, Want,
+};
+use certhookd::store::{Store, Writer, ensure_outbox};
+use certhookd::trace::Tracer;
+use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
-use futures_util::future::BoxFuture;
+use crate::bed::{Bed, expired_in_turn, pending_batch};
 
-use crate::bed::Bed;
+/// More than any test appends in one transaction.
+const ANY_BUDGET: usize = usize::MAX;
 
-/// A queue that takes nothing: everything stays in the outbox.
-pub struct NoRoom;
+/// Tells nobody of what is appended.
+struct Nobody;
 
-impl Intake for NoRoom {
-    fn room(&self) -> BoxFuture<'_, usize> {
-        Box::pin(std::future::ready(0))
-    }
-
-    fn reserve(&self, _: &EndpointKey, _: usize) -> Option<Box<dyn Slot>> {
-        None
-    }
-
-    fn pending(&self, _: &mut dyn Iterator<Item = &EndpointKey>) {}
+impl Listener for Nobody {
+    fn appended(&self, _: Vec<Head>) {}
 }
 
 /// The bed's database, with the outbox's indexes.
@@ -40,8 +37,17 @@ pub async fn store(bed: &Bed) -> Store {
         member_configs: "memberconfigs".to_owned(),
     };
     let store = Store::new(&config, CancellationToken::new()).await.unwrap();
-    ensure_deliveries(&store, Duration::from_secs(3600)).await.unwrap();
+    ensure_outbox(&store, Duration::from_secs(3600)).await.unwrap();
     store
+}
+
+/// The outbox as that instance writes it.
+pub fn outbox(store: &Store, instance: &str) -> Outbox {
+    Outbox::new(store.clone(), instance.into(), Arc::new(Nobody), Tracer::default())
+}
+
+pub fn endpoint(n: impl std::fmt::Display) -> EndpointKey {
+    EndpointKey::from_stored(&format!("organization/{n}"))
 }
 
 /// The delivery of some event to that endpoint.
@@ -54,149 +60,245 @@ pub fn delivery(endpoint: &EndpointKey) -> NewDelivery {
             body: "{}".into(),
         },
         endpoint: endpoint.clone(),
-        badge_user: id,
+        certificate: id,
         occurred_at: at,
     }
 }
 
-async fn claim(outbox: &Outbox, endpoint: &EndpointKey) -> Claimed {
-    let claimed = outbox.claim(&[(endpoint.clone(), 10)], Clock::local()).await.unwrap();
-    assert_eq!(claimed.len(), 1);
-    claimed.into_iter().next().unwrap()
+/// Appends in one transaction. Returns how many are new, and how many were known.
+pub async fn append(store: &Store, outbox: &Outbox, deliveries: Vec<NewDelivery>) -> (usize, usize) {
+    let mut transaction = store.begin(Writer::Source).await.unwrap();
+    let append = outbox.append_in_transaction(&mut transaction, deliveries, ANY_BUDGET, Clock::local());
+    let appended = append.await.unwrap();
+    transaction.commit().await.unwrap();
+    (appended.fresh, appended.known)
 }
 
-async fn record(outbox: &Outbox, delivery: &Claimed, next: Next) {
-    let delivery = delivery.clone();
-    outbox
-        .record(&[Verdict { delivery, next }], Clock::local())
-        .await
-        .unwrap();
+fn next(endpoint: &EndpointKey, class: Class, batches: usize) -> Want {
+    Want::Next {
+        endpoint: endpoint.clone(),
+        class,
+        except: Vec::new(),
+        batches,
+    }
 }
 
-fn every_next() -> [Next; 5] {
-    let failure = Failure {
+/// What is due, however much it is.
+pub async fn fetch(outbox: &Outbox, wants: &[Want]) -> Vec<Fetched> {
+    let read = outbox.fetch(wants, Clock::local(), usize::MAX).await.unwrap();
+    assert!(read.unreadable.is_empty() && !read.cut, "{read:?}");
+    read.batches
+}
+
+/// The deliveries of the only live batch of an endpoint.
+pub async fn only_batch(outbox: &Outbox, endpoint: &EndpointKey) -> Vec<Delivery> {
+    let mut batches = fetch(outbox, &[next(endpoint, Class::Live, 10)]).await;
+    assert_eq!(batches.len(), 1);
+    batches.remove(0).deliveries
+}
+
+pub fn settlement(delivery: &Delivery, next: Next) -> Settlement {
+    Settlement {
+        delivery: delivery.clone(),
+        at: Clock::local(),
+        ms: 3,
+        next,
+    }
+}
+
+/// Records, as a recorder does that meets no error.
+pub async fn record(outbox: &Outbox, settlements: &[Settlement]) {
+    outbox.record(settlements, true, Clock::local()).await.unwrap();
+}
+
+fn failure() -> Failure {
+    Failure {
         status: Some(500),
         reason: "status 500".into(),
         retry_after: None,
         elapsed: Duration::ZERO,
+        timed_out: false,
+    }
+}
+
+const DELIVERED: Next = Next::Delivered { status: 200 };
+
+fn retry() -> Next {
+    Next::Retry {
+        due: DateTime::from_millis(1),
+        first_attempt_at: DateTime::from_millis(1),
+        failure: failure(),
+    }
+}
+
+fn every_next() -> [Next; 4] {
+    let dead = Next::Dead {
+        verdict: "dead".into(),
+        failure: failure(),
+        redrivable: true,
     };
-    let at = DateTime::from_millis(1);
-    [
-        Next::Delivered { status: 200 },
-        Next::Retry {
-            due: at,
-            first_attempt_at: at,
-            failure: failure.clone(),
-        },
-        Next::Dead {
-            verdict: "dead".into(),
-            failure,
-            redrivable: true,
-        },
-        Next::Cancelled { reason: "gone".into() },
-        Next::Released,
-    ]
+    let cancelled = Next::Cancelled { reason: "gone".into() };
+    [DELIVERED, retry(), dead, cancelled]
+}
+
+async fn documents(bed: &Bed) -> Vec<Document> {
+    let all = bed.outbox().find(doc! {}).sort(doc! { "_id": 1 }).await.unwrap();
+    all.try_collect().await.unwrap()
+}
+
+/// Such a result of these deliveries is refused, and none of them counts any more.
+async fn changes_nothing(bed: &Bed, slow: &Outbox, late: &[Delivery], next: &Next) {
+    let before = documents(bed).await;
+    let settlements: Vec<_> = late.iter().map(|one| settlement(one, next.clone())).collect();
+    let refused = slow.record(&settlements, true, Clock::local()).await;
+    assert!(matches!(refused, Err(Unrecorded::Outdated)), "{refused:?}");
+    let kept = slow.reconcile(settlements).await.unwrap();
+    assert!(kept.is_empty(), "{next:?}: {kept:?}");
+    assert_eq!(documents(bed).await, before);
 }
 
 #[tokio::test]
-async fn a_late_result_of_a_lost_claim_changes_nothing() {
+async fn a_late_result_of_what_another_instance_has_recorded_changes_nothing() {
     let bed = Bed::new().await;
     let store = store(&bed).await;
-    let outbox = |owner: &str| Outbox::new(store.clone(), owner.into(), Arc::new(NoRoom));
-    let (slow, heir) = (outbox("slow"), outbox("heir"));
-    let endpoint = EndpointKey::from_stored("owner/endpoint");
-    slow.append(vec![delivery(&endpoint)], Clock::local()).await.unwrap();
-    let lost = claim(&slow, &endpoint).await;
-    let look = || async { bed.deliveries().find_one(doc! {}).await.unwrap().unwrap() };
-    let unchanged = async |outbox: &Outbox, lost: &Claimed, before: &Document| {
-        for next in every_next() {
-            record(outbox, lost, next).await;
-            assert_eq!(look().await, *before);
+    let (slow, heir) = (outbox(&store, "slow"), outbox(&store, "heir"));
+    for (count, next) in [1, 3]
+        .into_iter()
+        .flat_map(|count| every_next().map(|next| (count, next)))
+    {
+        let endpoint = endpoint(ObjectId::new());
+        let deliveries = (0..count).map(|_| delivery(&endpoint)).collect();
+        append(&store, &heir, deliveries).await;
+        let mut late = Vec::new();
+        for result in every_next() {
+            late.push((only_batch(&slow, &endpoint).await, result));
         }
-    };
-
-    // Another daemon counts as dead, and its claim goes to the heir.
-    assert_eq!(heir.adopt(&["heir".into()]).await.unwrap(), 1);
-    unchanged(&slow, &lost, &look().await).await;
-    let first = claim(&heir, &endpoint).await;
-    assert_eq!(first.attempts, 2, "what may have been sent counts");
-    unchanged(&slow, &lost, &look().await).await;
-
-    // The same daemon's earlier claim is as lost as another's.
-    record(&heir, &first, Next::Released).await;
-    let second = claim(&heir, &endpoint).await;
-    unchanged(&heir, &first, &look().await).await;
-    record(&heir, &second, Next::Delivered { status: 204 }).await;
-    let done = look().await;
-    assert!(
-        done.get_str("state").unwrap() == "delivered" && done.get_i32("attempts").unwrap() == 2,
-        "{done}"
-    );
-    unchanged(&slow, &lost, &done).await;
+        let taken = only_batch(&heir, &endpoint).await;
+        let settlements: Vec<_> = taken.iter().map(|one| settlement(one, next.clone())).collect();
+        record(&heir, &settlements).await;
+        // See the next test.
+        if count == 1 && matches!(next, Next::Retry { .. } | Next::Cancelled { .. }) {
+            late.retain(|(_, result)| *result != DELIVERED);
+        }
+        for (late, result) in late {
+            changes_nothing(&bed, &slow, &late, &result).await;
+        }
+    }
     store.close().await;
 }
 
 #[tokio::test]
-async fn who_waits_is_asked_at_a_cost_that_grows_with_the_endpoints_alone() {
+async fn what_was_delivered_after_all_counts_although_it_has_failed_or_was_cancelled_elsewhere() {
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let (slow, heir) = (outbox(&store, "slow"), outbox(&store, "heir"));
+    for next in [retry(), Next::Cancelled { reason: "gone".into() }] {
+        let endpoint = endpoint(ObjectId::new());
+        append(&store, &heir, vec![delivery(&endpoint)]).await;
+        let late = only_batch(&slow, &endpoint).await;
+        let taken = only_batch(&heir, &endpoint).await;
+        record(&heir, &[settlement(&taken[0], next)]).await;
+        let late = vec![settlement(&late[0], DELIVERED)];
+        let refused = slow.record(&late, true, Clock::local()).await;
+        assert!(matches!(refused, Err(Unrecorded::Outdated)), "{refused:?}");
+        let kept = slow.reconcile(late).await.unwrap();
+        record(&slow, &kept).await;
+        let delivered = doc! { "endpoint": endpoint.as_str(), "state": "delivered", "open": 0 };
+        assert_eq!(bed.outbox().count_documents(delivered).await.unwrap(), 1);
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_is_in_the_outbox_is_not_appended_again_wherever_it_has_moved() {
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let outbox = outbox(&store, "me");
+    let [one, other] = [1, 2].map(endpoint);
+    let deliveries: Vec<_> = (0..3).map(|_| delivery(&one)).collect();
+    assert_eq!(append(&store, &outbox, deliveries.clone()).await, (3, 0));
+    // One leaves its batch, the others are delivered.
+    let batch = only_batch(&outbox, &one).await;
+    let nexts = [retry(), DELIVERED, DELIVERED];
+    let settlements: Vec<_> = batch
+        .iter()
+        .zip(nexts)
+        .map(|(one, next)| settlement(one, next))
+        .collect();
+    record(&outbox, &settlements).await;
+    let to_other = deliveries.iter().cloned().map(|delivery| NewDelivery {
+        endpoint: other.clone(),
+        ..delivery
+    });
+    let again = deliveries.iter().cloned().chain(to_other).collect();
+    assert_eq!(append(&store, &outbox, again).await, (3, 3));
+    assert_eq!(bed.count_deliveries(doc! {}).await, 6);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn which_queues_wait_is_asked_at_a_cost_that_grows_with_the_queues_alone() {
     let bed = Bed::new().await;
     let store = store(&bed).await;
     let pending = (0..300).map(|n| {
-        let endpoint = format!("owner/{}", n % 3);
-        doc! { "_id": n, "state": "pending", "endpoint": endpoint, "due": DateTime::from_millis(n.into()) }
+        let queue = format!("organization/{}/{}", n % 3, ["live", "retry"][n % 2]);
+        let due = DateTime::from_millis(n.try_into().unwrap());
+        doc! { "_id": format!("{n:03}"), "state": "pending", "queue": queue, "due": due, "open": 1 }
     });
-    bed.deliveries().insert_many(pending).await.unwrap();
-    let ours = doc! { "ns": format!("{}.webhook_deliveries", bed.database.name()), "op": "command" };
-    bed.profile(&ours).await;
+    bed.outbox().insert_many(pending).await.unwrap();
+    let looks = doc! { "ns": format!("{}.webhook_outbox", bed.database.name()), "op": "command" };
+    bed.profile(&looks).await;
 
-    let outbox = Outbox::new(store.clone(), "me".into(), Arc::new(NoRoom));
-    let mut waiting = outbox.waiting().await.unwrap();
+    let mut heads = outbox(&store, "me").look().await.unwrap();
     store.close().await;
-    waiting.sort();
-    let first = |n| {
-        (
-            EndpointKey::from_stored(&format!("owner/{n}")),
-            DateTime::from_millis(n),
-        )
+    heads.sort_by_key(|head| head.due);
+    let classes = [Class::Live, Class::Retry];
+    let first = |n: usize| Head {
+        endpoint: endpoint(n % 3),
+        class: classes[n % 2],
+        due: DateTime::from_millis(n.try_into().unwrap()),
+        id: format!("{n:03}").into(),
     };
-    assert_eq!(waiting, [first(0), first(1), first(2)]);
+    assert_eq!(heads, (0..6).map(first).collect::<Vec<_>>());
 
-    let asked = bed.profiled(&ours).await;
-    let examined = ["docsExamined", "keysExamined"].map(|count| asked[0].get_i32(count).unwrap());
-    assert_eq!(examined, [0, 3], "{asked:#?}");
+    let looks = bed.profiled(&looks).await;
+    let examined = ["docsExamined", "keysExamined"].map(|count| looks[0].get_i32(count).unwrap());
+    assert_eq!(examined, [0, 6], "{looks:#?}");
+    let plan = looks[0].get_str("planSummary").unwrap();
+    assert!(plan.starts_with("DISTINCT_SCAN"), "{plan}");
 }
 
 #[tokio::test]
-async fn the_earliest_deliveries_of_many_endpoints_are_claimed_and_no_other_is_read() {
+async fn the_earliest_deliveries_of_many_endpoints_are_fetched_and_no_other_is_read() {
     let bed = Bed::new().await;
     let store = store(&bed).await;
-    let outbox = Outbox::new(store.clone(), "me".into(), Arc::new(NoRoom));
-    let endpoints: Vec<_> = (0..250)
-        .map(|n| EndpointKey::from_stored(&format!("owner/{n}")))
-        .collect();
-    let at = |ms: i64| {
+    let outbox = outbox(&store, "me");
+    let endpoints: Vec<_> = (0..250).map(endpoint).collect();
+    let mut expected = HashSet::new();
+    for (at, is_wanted) in [(3, false), (1, true), (2, true)] {
         let of = |endpoint| NewDelivery {
-            occurred_at: DateTime::from_millis(ms),
+            occurred_at: DateTime::from_millis(at),
             ..delivery(endpoint)
         };
-        endpoints.iter().map(of).collect::<Vec<_>>()
-    };
-    let [late, early, soon] = [3, 1, 2].map(at);
-    let expected: HashSet<_> = early
-        .iter()
-        .chain(&soon)
-        .map(|delivery| delivery.message.event_id.clone())
-        .collect();
-    let all = [late, early, soon].concat();
-    outbox.append(all, Clock::local()).await.unwrap();
+        let deliveries: Vec<_> = endpoints.iter().map(of).collect();
+        if is_wanted {
+            expected.extend(deliveries.iter().map(|delivery| delivery.message.event_id.clone()));
+        }
+        append(&store, &outbox, deliveries).await;
+    }
     let reads =
-        doc! { "ns": format!("{}.webhook_deliveries", bed.database.name()), "command.aggregate": { "$exists": true } };
+        doc! { "ns": format!("{}.webhook_outbox", bed.database.name()), "command.aggregate": { "$exists": true } };
     bed.profile(&reads).await;
 
-    let wants: Vec<_> = endpoints.iter().map(|endpoint| (endpoint.clone(), 2)).collect();
-    let claimed = outbox.claim(&wants, Clock::local()).await.unwrap();
+    let wants: Vec<_> = endpoints
+        .iter()
+        .map(|endpoint| next(endpoint, Class::Live, 2))
+        .collect();
+    let batches = fetch(&outbox, &wants).await;
     store.close().await;
-    let claimed: HashSet<_> = claimed.into_iter().map(|delivery| delivery.message.event_id).collect();
-    assert_eq!(claimed, expected);
+    let deliveries = batches.into_iter().flat_map(|batch| batch.deliveries);
+    let fetched: HashSet<_> = deliveries.map(|delivery| delivery.message.event_id).collect();
+    assert_eq!(fetched, expected);
 
     let reads = bed.profiled(&reads).await;
     let examined = |count| reads.iter().map(|read| read.get_i32(count).unwrap()).sum::<i32>();
@@ -207,26 +309,92 @@ async fn the_earliest_deliveries_of_many_endpoints_are_claimed_and_no_other_is_r
     assert_eq!(reads.len(), 3, "a command for a hundred endpoints");
 }
 
-/// However many are asked for: they are held in memory.
 #[tokio::test]
-async fn a_claim_brings_sixteen_megabytes_and_leaves_the_rest() {
+async fn batches_that_are_in_memory_are_passed_over_by_their_keys() {
     let bed = Bed::new().await;
     let store = store(&bed).await;
-    let outbox = Outbox::new(store.clone(), "me".into(), Arc::new(NoRoom));
-    let endpoint = |n| EndpointKey::from_stored(&format!("owner/{n}"));
-    let large = |n| {
+    let outbox = outbox(&store, "me");
+    let endpoint = endpoint(1);
+    let batches = expired_in_turn(ObjectId::new(), 40);
+    let batches: Vec<_> = batches
+        .chunks(2)
+        .map(|two| pending_batch(endpoint.as_str(), two))
+        .collect();
+    bed.outbox().insert_many(&batches).await.unwrap();
+    let ids: Vec<Arc<str>> = batches
+        .iter()
+        .map(|batch| batch.get_str("_id").unwrap().into())
+        .collect();
+    let reads =
+        doc! { "ns": format!("{}.webhook_outbox", bed.database.name()), "command.aggregate": { "$exists": true } };
+    bed.profile(&reads).await;
+
+    let want = Want::Next {
+        endpoint: endpoint.clone(),
+        class: Class::Live,
+        except: ids[..19].to_vec(),
+        batches: 1,
+    };
+    let fetched = fetch(&outbox, &[want]).await;
+    store.close().await;
+    assert_eq!(fetched[0].batch.id, ids[19]);
+    let reads = bed.profiled(&reads).await;
+    assert_eq!(reads[0].get_i32("docsExamined").unwrap(), 1, "{reads:#?}");
+}
+
+/// However much is asked for: it is held in memory.
+#[tokio::test]
+async fn a_fetch_brings_as_many_bytes_as_there_is_room_for_and_leaves_the_rest() {
+    const ROOM: usize = 16 << 20;
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let outbox = outbox(&store, "me");
+    for n in 0..20 {
         let mut large = delivery(&endpoint(n));
         large.message.body = "x".repeat(1 << 20).into();
-        large
-    };
-    outbox
-        .append((0..20).map(large).collect(), Clock::local())
-        .await
-        .unwrap();
-
-    let wants: Vec<_> = (0..20).map(|n| (endpoint(n), 1)).collect();
-    let first = outbox.claim(&wants, Clock::local()).await.unwrap();
-    let rest = outbox.claim(&wants, Clock::local()).await.unwrap();
+        append(&store, &outbox, vec![large]).await;
+    }
+    let wants: Vec<_> = (0..20).map(|n| next(&endpoint(n), Class::Live, 1)).collect();
+    let first = outbox.fetch(&wants, Clock::local(), ROOM).await.unwrap();
+    let rest = outbox.fetch(&wants[16..], Clock::local(), ROOM).await.unwrap();
     store.close().await;
-    assert_eq!([first.len(), rest.len()], [16, 4]);
+    assert_eq!((first.batches.len(), first.cut), (16, true));
+    assert_eq!((rest.batches.len(), rest.cut), (4, false));
+}
+
+#[tokio::test]
+async fn the_first_open_delivery_of_a_batch_is_fetched_without_the_others() {
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let outbox = outbox(&store, "me");
+    let endpoint = endpoint(1);
+    let deliveries: Vec<_> = (0..50)
+        .map(|_| {
+            let mut delivery = delivery(&endpoint);
+            delivery.message.body = "x".repeat(10_000).into();
+            delivery
+        })
+        .collect();
+    append(&store, &outbox, deliveries.clone()).await;
+    let batch = only_batch(&outbox, &endpoint).await;
+    let settled = [0, 1, 3].map(|place: usize| settlement(&batch[place], DELIVERED));
+    record(&outbox, &settled).await;
+    let reads =
+        doc! { "ns": format!("{}.webhook_outbox", bed.database.name()), "command.aggregate": { "$exists": true } };
+    bed.profile(&reads).await;
+
+    let want = |skip, limit| Want::Part {
+        id: Arc::clone(&batch[0].batch.id),
+        skip,
+        limit,
+    };
+    let first = fetch(&outbox, &[want(None, 1)]).await.remove(0);
+    let reads = bed.profiled(&reads).await;
+    assert!(reads[0].get_i32("responseLength").unwrap() < 20_000, "{reads:#?}");
+    let places = |fetched: &Fetched| fetched.deliveries.iter().map(|one| one.index).collect::<Vec<_>>();
+    assert_eq!((places(&first), first.rest), (vec![2], Some(3)));
+    assert_eq!(first.deliveries[0].message.event_id, deliveries[2].message.event_id);
+    let rest = fetch(&outbox, &[want(first.rest, 3)]).await.remove(0);
+    assert_eq!((places(&rest), rest.rest), (vec![4, 5], Some(6)));
+    store.close().await;
 }

@@ -2,13 +2,16 @@
 
 mod html;
 
+use std::time::Duration;
+
+use bson::oid::ObjectId;
 use bson::{Document, doc};
 use certhookd::sandbox::Answer;
-use http::header::RETRY_AFTER;
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 
-use crate::bed::{Bed, expired, is_scan};
-use crate::web::{LISTEN, Page, address, get, request_as};
+use crate::bed::{Bed, LIMIT, expired};
+use crate::layout::{self, expiry};
+use crate::web::{LISTEN, address, get, request_as};
 use html::{Piece, parse, table};
 
 /// What organizations may call their endpoints.
@@ -62,42 +65,50 @@ const ELEMENTS: [&str; 35] = [
     "dd",
 ];
 
-async fn page(bed: &Bed) -> Page {
-    let daemon = bed.daemon().await;
-    daemon.wait_for(is_scan).await;
-    bed.wait_for_count(
-        &bed.deliveries(),
-        doc! { "attempts": { "$gte": 1 }, "state": { "$ne": "claimed" } },
-        4,
-    )
-    .await;
-    bed.wait_until_counted().await;
-    get(address(&daemon).await, "/").await
-}
-
 fn named(mut endpoint: Document, name: &str) -> Document {
     endpoint.insert("name", name);
     endpoint
 }
 
+/// The key of an endpoint.
+fn key(organization: ObjectId, endpoint: &Document) -> String {
+    format!("{organization}/{}", endpoint.get_object_id("_id").unwrap())
+}
+
+/// A dead letter that no daemon sends again.
+fn ended(endpoint: &str) -> Document {
+    let mut dead = layout::dead(endpoint, &expiry(1));
+    dead.extend(doc! {
+        "redrivable": false, "attempts": 1, "reason": "the receiver responded with 410 Gone", "lastError": "status 410",
+    });
+    dead
+}
+
 #[tokio::test]
-async fn it_tells_of_endpoints_dead_letters_retries_daemons_and_the_last_hour() {
-    let bed = Bed::new().await.with(&format!(
-        "{LISTEN}\ndelivery.retry_window = \"60m\"\ndelivery.max_attempts = 4"
-    ));
-    bed.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
-    let later = Answer::status(StatusCode::SERVICE_UNAVAILABLE).header(RETRY_AFTER, HeaderValue::from_static("1200"));
-    bed.receiver.script("/down", [later]);
-    let mut refused = bed.endpoint("/odd");
-    refused.insert("url", "ftp://files.test/");
-    let endpoints = ["/fine", "/gone", "/down"].map(|path| bed.endpoint(path));
-    let owner = bed.organization(endpoints.into_iter().chain([refused]).collect()).await;
-    let two = bed.organization(vec![bed.endpoint("/other")]).await;
-    bed.badge_users()
-        .insert_many([expired(owner), expired(two)])
+async fn it_tells_of_endpoints_dead_letters_retries_and_instances() {
+    let bed = Bed::new().await.with(&format!("{LISTEN}\nscan.on_start = false"));
+    let mut odd = bed.endpoint("/odd");
+    odd.insert("url", "ftp://files.test/");
+    let [fine, gone, down] = ["/fine", "/gone", "/down"].map(|path| bed.endpoint(path));
+    let endpoints = [fine.clone(), gone.clone(), down.clone(), odd];
+    let organization = bed.organization(endpoints.to_vec()).await;
+    bed.organization(vec![bed.endpoint("/other")]).await;
+    let [fine, gone, down] = [fine, gone, down].map(|endpoint| key(organization, &endpoint));
+    layout::indexes(&bed).await;
+    let documents = [ended(&gone), layout::retry(&down, &expiry(1), 1)];
+    layout::outbox(&bed).insert_many(documents).await.unwrap();
+    let figures = [
+        layout::figures(&fine, 1, 0),
+        layout::figures(&gone, 0, 1),
+        layout::figures(&down, 0, 1),
+    ];
+    bed.statistics().insert_many(figures).await.unwrap();
+    let daemon = bed.daemon().await;
+    bed.state()
+        .insert_many([layout::instance("lately", 3600)])
         .await
         .unwrap();
-    let page = page(&bed).await;
+    let page = get(address(&daemon).await, "/").await;
     assert_eq!(
         (page.status, page.headers["content-type"].as_str()),
         (200, "text/html; charset=utf-8")
@@ -112,9 +123,9 @@ async fn it_tells_of_endpoints_dead_letters_retries_daemons_and_the_last_hour() 
             .unwrap_or_else(|| panic!("{name}: {endpoints:#?}"))[2..9]
             .to_vec()
     };
-    assert_eq!(row("/fine"), ["enabled", "1", "0", "100 %", "0", "0", "0"]);
-    assert_eq!(row("/gone"), ["enabled", "0", "1", "0 %", "0", "1", "0"]);
-    assert_eq!(row("/down"), ["enabled", "0", "1", "0 %", "1", "0", "0"]);
+    assert_eq!(row("/fine"), ["served", "1", "0", "100 %", "0", "0", "0"]);
+    assert_eq!(row("/gone"), ["served", "0", "1", "0 %", "0", "1", "0"]);
+    assert_eq!(row("/down"), ["served", "0", "1", "0 %", "1", "0", "0"]);
     assert_eq!(endpoints.iter().filter(|row| row[2] == "out of service").count(), 1);
     assert_eq!(endpoints.len(), 5);
 
@@ -123,37 +134,91 @@ async fn it_tells_of_endpoints_dead_letters_retries_daemons_and_the_last_hour() 
     assert_eq!((dead[0][0].as_str(), dead[0][2].as_str()), ("/gone", "1"));
     assert_eq!(
         dead[0][4..],
-        ["expired", "1", "the receiver answered 410 Gone", "status 410"]
+        ["expired", "1", "the receiver responded with 410 Gone", "status 410"]
     );
     let next = table(&pieces, "Next attempts");
     assert_eq!(
         (next.len(), next[0][0].as_str(), next[0][6].as_str()),
         (1, "/down", "status 503")
     );
-    assert!(next[0][3].starts_with("in 1"), "{next:?}");
-    let daemons = table(&pieces, "Daemons and sources");
+    assert!(next[0][3].starts_with("in 5"), "{next:?}");
+    let instances = table(&pieces, "Instances and sources");
+    let dead = instances.iter().find(|row| row[0] == "lately").unwrap();
     assert_eq!(
-        (daemons.len(), daemons[0][4].as_str(), daemons[0][7].as_str()),
-        (1, "alive", "scan, watch")
-    );
-    assert!(
-        page.body.contains("2 delivered, 2 failed attempts</title>"),
-        "the picture: {}",
-        page.body
+        (dead[4].as_str(), dead[6].as_str(), dead[7].as_str()),
+        ("dead", "60 min ago", "")
     );
     assert!(!page.body.contains("127.0.0.1"), "no URL");
 }
 
+/// Of thousands of endpoints, those with trouble are shown.
 #[tokio::test]
-async fn hostile_names_stay_text_and_the_page_loads_nothing_else() {
+async fn two_hundred_rows_of_a_kind_are_shown_and_the_others_counted() {
+    let bed = Bed::new().await.with(&format!("{LISTEN}\nscan.on_start = false"));
+    let endpoints: Vec<_> = (0..300).map(|_| bed.endpoint("/a")).collect();
+    let organization = bed.organization(endpoints.clone()).await;
+    let keys: Vec<_> = endpoints.iter().map(|endpoint| key(organization, endpoint)).collect();
+    layout::indexes(&bed).await;
+    let waiting = keys.iter().take(250).map(|key| layout::retry(key, &expiry(1), 1));
+    layout::outbox(&bed)
+        .insert_many(waiting.chain([ended(&keys[299])]))
+        .await
+        .unwrap();
+    let daemon = bed.daemon().await;
+    let page = get(address(&daemon).await, "/").await;
+    let pieces = parse(&page.body);
+    let endpoints = table(&pieces, "Endpoints");
+    assert_eq!((endpoints.len(), endpoints[0][7].as_str()), (200, "1"), "trouble first");
+    assert_eq!(table(&pieces, "Next attempts").len(), 200);
+    for text in ["The first 200 of 300.", "The first 200 of 250 endpoints."] {
+        assert!(page.body.contains(text), "{text} in {}", page.body);
+    }
+}
+
+#[tokio::test]
+async fn the_last_hour_of_this_instance_is_a_picture() {
     let bed = Bed::new().await.with(LISTEN);
     bed.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
-    let endpoints = HOSTILE.map(|name| named(bed.endpoint("/gone"), name));
-    let owner = bed.organization(endpoints.to_vec()).await;
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
-    let daemon = bed.daemon().await;
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": "dead" }, HOSTILE.len() as u64)
+    let organization = bed
+        .organization(vec![bed.endpoint("/fine"), bed.endpoint("/gone")])
         .await;
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
+    let daemon = bed.daemon().await;
+    daemon.wait_for(|line| line["message"] == "delivered").await;
+    daemon
+        .wait_for(|line| line["level"] == "ERROR" && line["reason"] == "status 410")
+        .await;
+    let address = address(&daemon).await;
+    let tiles = [
+        "<b>1</b> <span>delivered</span>",
+        "<b class=\"bad\">1</b> <span>failed attempts</span>",
+    ];
+    let shown = async {
+        // Counts are looked at once a second.
+        loop {
+            let page = get(address, "/").await.body;
+            if tiles.iter().all(|tile| page.contains(tile)) {
+                return page;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let page = tokio::time::timeout(LIMIT, shown).await.unwrap();
+    assert!(
+        page.contains("1 delivered, ") && page.contains("1 failed attempts</title>"),
+        "the picture: {page}"
+    );
+}
+
+#[tokio::test]
+async fn hostile_names_stay_text_and_the_page_loads_nothing_else() {
+    let bed = Bed::new().await.with(&format!("{LISTEN}\nscan.on_start = false"));
+    let endpoints = HOSTILE.map(|name| named(bed.endpoint("/gone"), name));
+    let organization = bed.organization(endpoints.to_vec()).await;
+    layout::indexes(&bed).await;
+    let letters = endpoints.iter().map(|endpoint| ended(&key(organization, endpoint)));
+    layout::outbox(&bed).insert_many(letters).await.unwrap();
+    let daemon = bed.daemon().await;
     let address = address(&daemon).await;
     let page = get(address, "/").await;
     let pieces = parse(&page.body);

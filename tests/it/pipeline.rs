@@ -9,8 +9,8 @@ use crate::bed::{Bed, certificate, expired, is_scan};
 #[tokio::test]
 async fn an_expired_certificate_is_marked_and_sent() {
     let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
-    let document = expired(owner);
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    let document = expired(organization);
     bed.badge_users().insert_one(&document).await.unwrap();
     let mut daemon = bed.daemon().await;
 
@@ -31,7 +31,7 @@ async fn an_expired_certificate_is_marked_and_sent() {
     let marked = bson::serialize_to_raw_document_buf(&marked).unwrap();
     certhookd::platform::append_json(&marked, &mut raw).unwrap();
     assert_eq!(request.body, raw, "the payload is the document as marked");
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered", "attempts": 1 }, 1)
+    bed.wait_for_deliveries(doc! { "state": "delivered", "attempts": 1 }, 1)
         .await;
     assert!(daemon.stop().await.success());
     assert_eq!(bed.receiver.total(), 1);
@@ -40,9 +40,9 @@ async fn an_expired_certificate_is_marked_and_sent() {
 #[tokio::test]
 async fn an_awarded_certificate_is_sent_and_one_awarded_again_too() {
     let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     let _daemon = bed.daemon().await;
-    let document = certificate(owner, None);
+    let document = certificate(organization, None);
     let id = document.get_object_id("_id").unwrap();
     bed.badge_users().insert_one(&document).await.unwrap();
     let first = bed.wait_for(|requests| requests.len() == 1).await;
@@ -69,10 +69,10 @@ async fn an_awarded_certificate_is_sent_and_one_awarded_again_too() {
 #[tokio::test]
 async fn a_signal_scans_and_a_restart_sends_nothing_twice() {
     let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     let mut daemon = bed.daemon().await;
     daemon.wait_for(is_scan).await;
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     daemon.signal(Signal::SIGUSR1);
     // The award and its expiry.
     bed.wait_for(|requests| requests.len() == 2).await;

@@ -6,6 +6,7 @@ use certhookd::sandbox::{Answer, Bulk};
 use http::StatusCode;
 
 use crate::bed::{Bed, certificate, expired};
+use crate::layout::{batch, dead, delivered, expiry, outbox, store};
 use crate::web::{LISTEN, address, get};
 
 /// Every stage of a plan.
@@ -56,16 +57,16 @@ async fn among_100_000_that_are_alive_the_index_leads_to_the_expired_and_to_no_o
     };
     let mut bulk = Bulk::new(1, 10);
     bulk.insert(&bed.badge_users(), 100_000, alive).await.unwrap();
-    let owner = bulk.owners()[0];
+    let organization = bulk.organizations()[0];
     let flags = [Some(Bson::Boolean(false)), Some(Bson::Null), None];
     let due = flags.iter().cycle().take(60).map(|flag| {
-        let mut document = expired(owner);
+        let mut document = expired(organization);
         document.remove("expiryReminderSent");
         document.extend(flag.clone().map(|flag| ("expiryReminderSent".to_owned(), flag)));
         document
     });
     bed.badge_users().insert_many(due).await.unwrap();
-    let mut sent = certificate(owner, in_days(-1));
+    let mut sent = certificate(organization, in_days(-1));
     sent.insert("expiryReminderSent", true);
     bed.badge_users().insert_one(sent).await.unwrap();
     let index = doc! { "key": { "expiryReminderSent": 1, "expires": 1 }, "name": "certhookd_scan" };
@@ -102,24 +103,23 @@ async fn among_100_000_that_are_alive_the_index_leads_to_the_expired_and_to_no_o
 async fn nothing_walks_the_whole_outbox() {
     let settings = format!("{LISTEN}\ndelivery.max_attempts = 2\ndelivery.retry_window = \"1s\"");
     let bed = Bed::new().await.with(&settings);
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     bed.receiver.script("/a", Answer::failing(2, StatusCode::BAD_GATEWAY));
-    let ended =
-        (0..1_000).map(|n| doc! { "_id": n, "state": "delivered", "finishedAt": Clock::local(), "endpoint": "a/b" });
-    bed.deliveries().insert_many(ended).await.unwrap();
+    let ended = (0..1_000).map(|n| delivered(batch("a/b", &[expiry(n)])));
+    outbox(&bed).insert_many(ended).await.unwrap();
     let walks = doc! {
-        "ns": format!("{}.webhook_deliveries", bed.database.name()),
+        "ns": format!("{}.webhook_outbox", bed.database.name()),
         "appName": "certhookd",
         "$or": [{ "planSummary": "COLLSCAN" }, { "docsExamined": { "$gt": 500 } }],
     };
     bed.profile(&walks).await;
 
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     let mut daemon = bed.daemon().await;
     daemon
-        .wait_for(|line| line["message"] == "dead letters are tried again")
+        .wait_for(|line| line["message"] == "dead letters go out again")
         .await;
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered", "attempts": 3 }, 1)
+    bed.wait_for_count(&outbox(&bed), doc! { "state": "delivered", "attempts": 3 }, 1)
         .await;
     let address = address(&daemon).await;
     for path in ["/", "/metrics", "/readyz"] {
@@ -129,4 +129,52 @@ async fn nothing_walks_the_whole_outbox() {
     assert!(daemon.stop().await.success());
     let walked = bed.profiled(&walks).await;
     assert!(walked.is_empty(), "{walked:#?}");
+}
+
+/// What is asked of the outbox by people, where much is kept and much waits.
+#[tokio::test]
+async fn status_metrics_and_replay_read_what_they_tell_of_and_no_more() {
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let kept = (0..2_000).map(|n| delivered(batch("a/b", &[expiry(n)])));
+    let pending = (0..500).map(|n| batch(&format!("a/{}", n % 5), &[expiry(n), expiry(n + 1)]));
+    let letters = (0..500).map(|n| dead(&format!("b/{}", n % 5), &expiry(5_000 + n)));
+    let documents = kept.chain(pending).chain(letters);
+    outbox(&bed).insert_many(documents).await.unwrap();
+    bed.state()
+        .insert_many((0..500).map(|n| doc! { "_id": format!("endpoint/a/{n}") }))
+        .await
+        .unwrap();
+    let collections = ["webhook_outbox", "webhook_state"].map(|name| format!("{}.{name}", bed.database.name()));
+    let asked = doc! { "ns": { "$in": &collections[..] } };
+    bed.profile(&asked).await;
+    // Five queues and five endpoints with dead letters; a document that says when the scan was, and one where the stream is.
+    let cases: [(&[&str], i32); 8] = [
+        (&["status"], 15),
+        (&["status", "--json"], 15),
+        (&["replay", "--id", &expiry(5_007), "--dry-run"], 1),
+        (&["replay", "--id", &format!("{}/b/2", expiry(5_007)), "--dry-run"], 1),
+        (&["replay", "--id", &format!("b/2/{}", expiry(5_007)), "--dry-run"], 1),
+        (&["replay", "--endpoint", "b/2", "--dry-run"], 100),
+        (
+            &["replay", "--organization", "b", "--state", "cancelled", "--dry-run"],
+            500,
+        ),
+        (&["replay", "--endpoint", "b/2"], 200),
+    ];
+    for (arguments, documents) in cases {
+        assert_eq!(bed.outcome(arguments).await.code, Some(0), "{arguments:?}");
+        let profile = bed.database.collection::<Document>("system.profile");
+        let noted = bed.profiled(&asked).await;
+        let walks = noted
+            .iter()
+            .filter(|one| one.get_str("planSummary").is_ok_and(|plan| plan == "COLLSCAN"));
+        assert_eq!(walks.count(), 0, "{arguments:?}: {noted:#?}");
+        let examined: i32 = noted.iter().filter_map(|one| one.get_i32("docsExamined").ok()).sum();
+        assert!(examined <= documents, "{arguments:?}: {examined} documents: {noted:#?}");
+        bed.database.run_command(doc! { "profile": 0 }).await.unwrap();
+        profile.drop().await.unwrap();
+        bed.profile(&asked).await;
+    }
+    store.close().await;
 }

@@ -25,20 +25,20 @@ fn lateness(request: &Received, expires: DateTime) -> i64 {
 #[tokio::test]
 async fn certificates_are_told_of_at_the_moment_they_expire() {
     let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     // Known from the index, from an insert and from an update; the daemon needs about a second to start.
     let before = in_ms(4000);
     bed.badge_users()
-        .insert_one(certificate(owner, Some(before)))
+        .insert_one(certificate(organization, Some(before)))
         .await
         .unwrap();
     let _daemon = bed.daemon().await;
     let (inserted, re_dated) = (in_ms(1500), in_ms(2500));
     bed.badge_users()
-        .insert_one(certificate(owner, Some(inserted)))
+        .insert_one(certificate(organization, Some(inserted)))
         .await
         .unwrap();
-    let later = certificate(owner, Some(in_ms(3_600_000)));
+    let later = certificate(organization, Some(in_ms(3_600_000)));
     bed.badge_users().insert_one(&later).await.unwrap();
     let id = doc! { "_id": later.get_object_id("_id").unwrap() };
     bed.badge_users()
@@ -64,10 +64,10 @@ async fn certificates_are_told_of_at_the_moment_they_expire() {
 #[tokio::test]
 async fn a_renewed_a_re_dated_and_a_deleted_certificate_send_nothing_at_the_old_instant() {
     let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     let _daemon = bed.daemon().await;
     let old = in_ms(2000);
-    let three: Vec<_> = (0..3).map(|_| certificate(owner, Some(old))).collect();
+    let three: Vec<_> = (0..3).map(|_| certificate(organization, Some(old))).collect();
     bed.badge_users().insert_many(&three).await.unwrap();
     let id = |n: usize| doc! { "_id": three[n].get_object_id("_id").unwrap() };
     let set = |expires| doc! { "$set": { "expires": expires } };

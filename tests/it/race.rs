@@ -52,19 +52,15 @@ impl Hold {
 async fn a_certificate_renewed_or_deleted_between_read_and_mark_stays_unmarked_and_sends_nothing() {
     let hold = Hold::new().await;
     let bed = &hold.bed;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
-    let [kept, renewed, deleted] = [expired(owner), expired(owner), expired(owner)];
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    let [kept, renewed, deleted] = [expired(organization), expired(organization), expired(organization)];
     bed.badge_users()
         .insert_many([&kept, &renewed, &deleted])
         .await
         .unwrap();
     let mut daemon = bed.daemon().await;
     hold.is_held().await;
-    assert_eq!(
-        bed.deliveries().count_documents(doc! {}).await.unwrap(),
-        0,
-        "not seen before the mark"
-    );
+    assert_eq!(bed.count_deliveries(doc! {}).await, 0, "not seen before the mark");
 
     let next_year = DateTime::from_millis(Clock::local().timestamp_millis() + 365 * 86_400_000);
     let renewal = doc! { "$set": { "expires": next_year } };
@@ -87,7 +83,7 @@ async fn a_certificate_renewed_or_deleted_between_read_and_mark_stays_unmarked_a
     expected.insert("expires", next_year);
     assert_eq!(now, expected);
     assert!(daemon.stop().await.success());
-    assert_eq!(bed.deliveries().count_documents(doc! {}).await.unwrap(), 1);
+    assert_eq!(bed.count_deliveries(doc! {}).await, 1);
     assert_eq!(bed.receiver.total(), 1);
     drop(hold.set);
 }
@@ -103,8 +99,8 @@ async fn ask(daemon: &Daemon, nth: usize) {
 async fn however_often_a_scan_is_asked_for_while_one_runs_exactly_one_more_follows() {
     let hold = Hold::new().await;
     let bed = &hold.bed;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     let mut daemon = bed.daemon().await;
     hold.is_held().await;
     for nth in 1..=6 {
@@ -116,7 +112,7 @@ async fn however_often_a_scan_is_asked_for_while_one_runs_exactly_one_more_follo
     assert_eq!(daemon.wait_for_nth(is_scan, 2).await["found"], 0);
 
     // The next one to follow is the one that is asked for now.
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     ask(&daemon, 7).await;
     daemon.wait_for_nth(|line| is_scan(line) && line["found"] == 1, 2).await;
     assert!(daemon.stop().await.success());

@@ -74,7 +74,7 @@ fn odd() -> impl Strategy<Value = Bson> {
 }
 
 /// A certificate that has expired, with anything in the fields that matter and around them.
-fn any_certificate(owner: ObjectId) -> impl Strategy<Value = Document> {
+fn any_certificate(organization: ObjectId) -> impl Strategy<Value = Document> {
     let payload = "(_userId|_badgeId|disabled|_lessonActiveIds|ruleData|createdAt|updatedAt|__v)";
     let payload = prop_oneof![payload.prop_map(|field| field), key()];
     let id = any_value().prop_filter("no _id", |id| !matches!(id, Bson::Array(_) | Bson::Undefined));
@@ -87,7 +87,7 @@ fn any_certificate(owner: ObjectId) -> impl Strategy<Value = Document> {
     );
     let fields = prop::collection::vec((payload, prop_oneof![4 => any_value(), 1 => deep()]), 0..6);
     (odds, fields).prop_map(move |((id, expires, flag, awarded, nobody), fields)| {
-        let mut certificate = expired(owner);
+        let mut certificate = expired(organization);
         certificate.extend(fields.into_iter().filter(|(field, _)| !matters(field)));
         let named = [
             ("_id", id),
@@ -124,11 +124,11 @@ fn panics(daemon: &Daemon) -> Vec<Value> {
 #[tokio::test]
 async fn three_hundred_certificates_of_any_shape_are_each_delivered_or_rejected_and_harm_no_other() {
     let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     let mut daemon = bed.daemon().await;
     // What MongoDB itself refuses never gets to the daemon.
-    let (good, mut inserted) = (expired(owner), 1);
-    for certificate in generate(COUNT, any_certificate(owner)) {
+    let (good, mut inserted) = (expired(organization), 1);
+    for certificate in generate(COUNT, any_certificate(organization)) {
         inserted += u64::from(bed.badge_users().insert_one(certificate).await.is_ok());
     }
     bed.badge_users().insert_one(&good).await.unwrap();
@@ -136,11 +136,11 @@ async fn three_hundred_certificates_of_any_shape_are_each_delivered_or_rejected_
     assert!(inserted > COUNT as u64 * 9 / 10);
 
     for event_type in ["certificate_completed", "certificate_expired"] {
-        let told = doc! { "eventType": event_type, "state": { "$in": ["delivered", "rejected"] } };
+        let told = doc! { "type": event_type, "state": { "$in": ["delivered", "rejected"] } };
         if event_type == "certificate_expired" {
             daemon.signal(Signal::SIGUSR1);
         }
-        bed.wait_for_count(&bed.deliveries(), told, inserted).await;
+        bed.wait_for_deliveries(told, inserted).await;
     }
     let marked = doc! { "expiryReminderSent": true };
     assert_eq!(bed.badge_users().count_documents(marked).await.unwrap(), inserted);
@@ -183,22 +183,25 @@ fn any_endpoint(good: Document) -> impl Strategy<Value = Bson> {
 }
 
 fn any_config(good: Document) -> impl Strategy<Value = Document> {
-    let owner = any_value().prop_filter("nobody", |owner| !matches!(owner, Bson::Null | Bson::Undefined));
+    let organization = any_value().prop_filter("nobody", |organization| {
+        !matches!(organization, Bson::Null | Bson::Undefined)
+    });
     let endpoints = prop::collection::vec(any_endpoint(good), 0..4).prop_map(Bson::Array);
-    (owner, prop_oneof![8 => endpoints, 1 => any_value()])
-        .prop_map(|(owner, endpoints)| doc! { "_ownerId": owner, "webHookConfig": { "endpoints": endpoints } })
+    (organization, prop_oneof![8 => endpoints, 1 => any_value()]).prop_map(
+        |(organization, endpoints)| doc! { "_ownerId": organization, "webHookConfig": { "endpoints": endpoints } },
+    )
 }
 
 #[tokio::test]
 async fn endpoints_of_any_shape_work_or_are_out_of_service_and_harm_no_other() {
     let bed = Bed::new().await.with("service.shutdown_grace = \"0s\"");
-    let owner = bed.organization(vec![bed.endpoint("/good")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/good")]).await;
     let mut daemon = bed.daemon().await;
-    let (mut configured, mut certificates) = (0, vec![expired(owner)]);
+    let (mut configured, mut certificates) = (0, vec![expired(organization)]);
     for config in generate(COUNT, any_config(bed.endpoint("/any"))) {
         if bed.member_configs().insert_one(&config).await.is_ok() {
             configured += 1;
-            certificates.push(expired(owner));
+            certificates.push(expired(organization));
             certificates
                 .last_mut()
                 .unwrap()

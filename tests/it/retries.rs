@@ -14,20 +14,16 @@ const ALONE: &str = "completions.enabled = false\ndelivery.redrive_for = \"0s\""
 /// A daemon with one delivery to `/a`, which answers so.
 async fn one(settings: &str, answers: impl IntoIterator<Item = Answer>) -> (Bed, Daemon) {
     let bed = Bed::new().await.with(&format!("{ALONE}\n{settings}"));
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     bed.receiver.script("/a", answers);
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     let daemon = bed.daemon().await;
     (bed, daemon)
 }
 
 async fn in_state(bed: &Bed, state: &str) -> Document {
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": state }, 1).await;
-    bed.deliveries()
-        .find_one(doc! { "state": state })
-        .await
-        .unwrap()
-        .unwrap()
+    bed.wait_for_deliveries(doc! { "state": state }, 1).await;
+    bed.deliveries(doc! { "state": state }).await.remove(0)
 }
 
 /// These fields stand in the document.
@@ -88,7 +84,7 @@ async fn an_endpoint_that_fails_twice_gets_the_event_again_after_growing_pauses(
     assert_eq!(
         story(&daemon),
         [
-            line("WARN", 1, "attempt failed; it will be repeated"),
+            line("WARN", 1, "attempt failed; it is made again"),
             line("INFO", 3, "delivered after 3 attempts"),
         ]
     );
@@ -111,7 +107,7 @@ async fn attempts_used_up_are_a_dead_letter_that_is_kept_and_left_alone() {
     assert_eq!(
         story(&daemon),
         [
-            line("WARN", 1, "attempt failed; it will be repeated"),
+            line("WARN", 1, "attempt failed; it is made again"),
             line("ERROR", 3, end)
         ]
     );
@@ -124,11 +120,11 @@ async fn attempts_used_up_are_a_dead_letter_that_is_kept_and_left_alone() {
 }
 
 #[tokio::test]
-async fn the_window_ends_the_attempts_too() {
+async fn the_retry_period_ends_the_attempts_too() {
     let slow = Answer::status(StatusCode::BAD_GATEWAY).after(Duration::from_millis(700));
     let (bed, _daemon) = one("delivery.retry_window = \"1s\"\ndelivery.max_attempts = 3", [slow]).await;
     let dead = in_state(&bed, "dead").await;
-    holds(&dead, doc! { "reason": "the retry window ended after 2 attempts" });
+    holds(&dead, doc! { "reason": "the retry period ended after 2 attempts" });
     assert_eq!(bed.receiver.total(), 2);
 }
 
@@ -136,12 +132,9 @@ async fn the_window_ends_the_attempts_too() {
 async fn a_receiver_that_is_gone_for_good_is_not_asked_again() {
     let (bed, mut daemon) = one("", [Answer::status(StatusCode::GONE)]).await;
     let dead = in_state(&bed, "dead").await;
-    holds(
-        &dead,
-        doc! { "attempts": 1, "reason": "the receiver answered 410 Gone" },
-    );
+    holds(&dead, doc! { "attempts": 1, "reason": "410 Gone: not retried" });
     assert!(daemon.stop().await.success());
-    let end = "dead letter: the receiver answered 410 Gone; kept, `certhookd status` counts it";
+    let end = "dead letter: 410 Gone: not retried; kept, `certhookd status` counts it";
     assert_eq!(story(&daemon), [line("ERROR", 1, end)]);
     assert_eq!(bed.receiver.total(), 1);
 }
@@ -156,7 +149,7 @@ async fn a_receiver_that_names_a_time_is_asked_then() {
 }
 
 #[tokio::test]
-async fn a_time_beyond_the_window_is_cut_to_its_end() {
+async fn a_time_beyond_the_retry_period_is_cut_to_its_end() {
     let settings = "delivery.retry_window = \"1s\"\ndelivery.max_attempts = 3";
     let (bed, _daemon) = one(settings, [busy("86400"), Answer::ok()]).await;
     holds(&in_state(&bed, "delivered").await, doc! { "attempts": 2 });

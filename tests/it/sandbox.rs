@@ -214,7 +214,7 @@ async fn samples_and_bulk_fill_a_database() {
     bulk.insert(&badge_users, 20_500, |_| Some(now)).await.unwrap();
 
     assert_eq!(badge_users.count_documents(doc! {}).await.unwrap(), 20_530);
-    let first = doc! { "_ownerId": bulk.owners()[0] };
+    let first = doc! { "_ownerId": bulk.organizations()[0] };
     assert_eq!(badge_users.count_documents(first).await.unwrap(), 2_050);
     database.client().clone().shutdown().immediate(true).await;
 }

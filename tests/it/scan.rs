@@ -4,6 +4,7 @@ use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::Received;
+use futures_util::TryStreamExt;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -31,21 +32,21 @@ fn marked() -> Document {
 #[tokio::test]
 async fn false_null_and_absent_are_unsent_and_nothing_else_is_found() {
     let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     let flagged = |flag: Bson| {
-        let mut document = expired(owner);
+        let mut document = expired(organization);
         document.insert("expiryReminderSent", flag);
         document
     };
-    let mut absent = expired(owner);
+    let mut absent = expired(organization);
     absent.remove("expiryReminderSent");
     let unsent = [flagged(false.into()), flagged(Bson::Null), absent];
-    let mut endless = certificate(owner, None);
+    let mut endless = certificate(organization, None);
     endless.remove("expires");
     let others = [
         flagged(true.into()),
-        certificate(owner, Some(hours_ago(-1))),
-        certificate(owner, None),
+        certificate(organization, Some(hours_ago(-1))),
+        certificate(organization, None),
         endless,
     ];
     bed.badge_users()
@@ -80,23 +81,23 @@ async fn without_a_subscriber_a_certificate_is_marked_all_the_same_and_nothing_i
     disabled.insert("enabled", false);
     let mut other_type = bed.endpoint("/other");
     other_type.insert("eventTypes", ["certificate_completed", "no_such_type"]);
-    let owner = bed.organization(vec![disabled, other_type]).await;
-    let documents = [expired(owner), expired(ObjectId::new())];
+    let organization = bed.organization(vec![disabled, other_type]).await;
+    let documents = [expired(organization), expired(ObjectId::new())];
     bed.badge_users().insert_many(&documents).await.unwrap();
     let daemon = bed.daemon().await;
 
     let report = daemon.wait_for(is_scan).await;
     assert_eq!((&report["found"], &report["deliveries"]), (&2.into(), &0.into()));
     assert_eq!(bed.badge_users().count_documents(marked()).await.unwrap(), 2);
-    assert_eq!(bed.deliveries().count_documents(doc! {}).await.unwrap(), 0);
+    assert_eq!(bed.count_deliveries(doc! {}).await, 0);
     assert_eq!(bed.receiver.total(), 0);
 }
 
 #[tokio::test]
 async fn a_later_expiry_of_the_same_certificate_is_a_new_event() {
     let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
-    let document = certificate(owner, Some(hours_ago(2)));
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    let document = certificate(organization, Some(hours_ago(2)));
     bed.badge_users().insert_one(&document).await.unwrap();
     let daemon = bed.daemon().await;
     bed.wait_for(|requests| requests.len() == 1).await;
@@ -115,12 +116,12 @@ async fn what_expired_before_not_before_is_left_alone() {
     let old_ones = hours_ago(10);
     let text = old_ones.try_to_rfc3339_string().unwrap();
     let bed = Bed::new().await.with(&format!("scan.not_before = \"{text}\""));
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
-    let mut odd = certificate(owner, Some(hours_ago(11)));
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    let mut odd = certificate(organization, Some(hours_ago(11)));
     odd.insert("expiryReminderSent", "no");
     let (old, new) = (
-        certificate(owner, Some(hours_ago(11))),
-        certificate(owner, Some(old_ones)),
+        certificate(organization, Some(hours_ago(11))),
+        certificate(organization, Some(old_ones)),
     );
     bed.badge_users().insert_many([&odd, &old, &new]).await.unwrap();
     let daemon = bed.daemon().await;
@@ -132,19 +133,26 @@ async fn what_expired_before_not_before_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_backlog_is_read_and_appended_in_batches_the_earliest_expiry_first() {
+async fn a_backlog_is_read_and_appended_page_by_page_the_earliest_expiry_first() {
     let bed = Bed::new().await.with("scan.batch_size = 10\ndelivery.concurrency = 1");
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     // Kept on disk against their order.
-    let documents: Vec<_> = (1..=95).map(|n| certificate(owner, Some(hours_ago(n)))).collect();
+    let documents: Vec<_> = (1..=95)
+        .map(|n| certificate(organization, Some(hours_ago(n))))
+        .collect();
     bed.badge_users().insert_many(&documents).await.unwrap();
-    let appends = doc! { "op": "insert", "ns": format!("{}.webhook_deliveries", bed.database.name()) };
+    let appends = doc! { "op": "insert", "ns": format!("{}.webhook_outbox", bed.database.name()) };
     bed.profile(&appends).await;
     let daemon = bed.daemon().await;
 
     assert_eq!(daemon.wait_for(is_scan).await["found"], 95);
-    let seen = bed.profiled(&appends).await;
-    let sizes: Vec<_> = seen.iter().map(|append| append.get_i32("ninserted").unwrap()).collect();
+    assert_eq!(bed.profiled(&appends).await.len(), 10, "a transaction for each page");
+    let batches = bed.outbox().find(doc! {}).sort(doc! { "due": 1 }).await.unwrap();
+    let batches: Vec<Document> = batches.try_collect().await.unwrap();
+    let sizes: Vec<_> = batches
+        .iter()
+        .map(|batch| batch.get_array("deliveries").unwrap().len())
+        .collect();
     assert_eq!(sizes, [[10; 9].as_slice(), &[5]].concat());
     let requests = bed.wait_for(|requests| requests.len() == 95).await;
     let expected: Vec<_> = documents.iter().rev().map(|document| id(document).to_hex()).collect();
@@ -154,13 +162,16 @@ async fn a_backlog_is_read_and_appended_in_batches_the_earliest_expiry_first() {
 #[tokio::test]
 async fn with_on_start_off_nothing_is_scanned_until_it_is_asked_for() {
     let bed = Bed::new().await.with("scan.on_start = false");
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     let daemon = bed.daemon().await;
-    bed.badge_users().insert_one(certificate(owner, None)).await.unwrap();
+    bed.badge_users()
+        .insert_one(certificate(organization, None))
+        .await
+        .unwrap();
     bed.wait_for(|requests| requests.len() == 1).await;
 
     // A scan at the start would have been over by now, and would have found nothing.
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     daemon.signal(Signal::SIGUSR1);
     assert_eq!(daemon.wait_for(is_scan).await["found"], 1);
 }
@@ -189,9 +200,9 @@ async fn the_index_is_announced_and_created_once_and_again_after_the_collection_
     assert_eq!(names, ["_id_", "certhookd_scan"]);
 
     bed.badge_users().drop().await.unwrap();
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     daemon.wait_for(|line| line["message"] == "endpoints read").await;
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     daemon.signal(Signal::SIGUSR1);
     daemon.wait_for(|line| is_scan(line) && line["found"] == 1).await;
     let names = bed.badge_users().list_index_names().await.unwrap();
@@ -202,8 +213,8 @@ async fn the_index_is_announced_and_created_once_and_again_after_the_collection_
 #[tokio::test]
 async fn with_ensure_indexes_off_none_is_created_and_the_scan_works_all_the_same() {
     let bed = Bed::new().await.with("scan.ensure_indexes = false");
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     let daemon = bed.daemon().await;
     assert_eq!(daemon.wait_for(is_scan).await["found"], 1);
     assert_eq!(daemon.count(is_index_announced), 0);

@@ -34,7 +34,7 @@ fn error(outcome: &Outcome) -> &str {
 #[tokio::test]
 async fn a_sample_goes_the_real_way_and_its_answer_is_shown_without_secrets_or_control_characters() {
     let bed = Bed::new().await;
-    let (owner, id) = guarded(&bed).await;
+    let (organization, id) = guarded(&bed).await;
     let hostile = HeaderValue::from_bytes("red \u{9b}31m".as_bytes()).unwrap();
     let answer = Answer::ok()
         .header(HeaderName::from_static("x-colour"), hostile)
@@ -52,7 +52,7 @@ async fn a_sample_goes_the_real_way_and_its_answer_is_shown_without_secrets_or_c
         .verify(&request.body, &request.headers)
         .unwrap();
     let payload: Value = serde_json::from_slice(&request.body).unwrap();
-    assert_eq!(payload["_ownerId"], owner);
+    assert_eq!(payload["_ownerId"], organization);
 
     let address = bed.receiver.address();
     for shown in [
@@ -91,8 +91,8 @@ async fn what_is_no_2xx_fails_and_says_why() {
 #[tokio::test]
 async fn a_dry_run_shows_a_signature_that_verifies_and_sends_nothing() {
     let bed = Bed::new().await;
-    let (owner, id) = guarded(&bed).await;
-    let key = format!("{owner}/{id}");
+    let (organization, id) = guarded(&bed).await;
+    let key = format!("{organization}/{id}");
     let arguments = [
         "send-test",
         "--dry-run",

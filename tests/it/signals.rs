@@ -33,13 +33,13 @@ async fn sigusr2_tells_the_state_of_everything_in_one_line() {
     bed.badge_users().insert_many(documents).await.unwrap();
     let daemon = bed.daemon().await;
     daemon.wait_for(is_scan).await;
-    bed.wait_for(|requests| requests.len() == 7).await;
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": { "$in": ["dead", "delivered"] } }, 2)
+    bed.wait_for(|requests| requests.len() == 3).await;
+    bed.wait_for_deliveries(doc! { "state": { "$in": ["dead", "delivered"] } }, 2)
         .await;
 
     // What MongoDB shows as recorded is on its way to the daemon still.
     let (mut asked, mut state) = (0, Value::Null);
-    while state["held"] != 12 {
+    while state["slots_taken"] != 1 {
         asked += 1;
         daemon.signal(Signal::SIGUSR2);
         state = daemon.wait_for_nth(is_state, asked).await;
@@ -47,7 +47,7 @@ async fn sigusr2_tells_the_state_of_everything_in_one_line() {
     let numbers = [
         "in_flight",
         "queued",
-        "held",
+        "slots_taken",
         "capacity",
         "pending",
         "dead_letters",
@@ -56,7 +56,7 @@ async fn sigusr2_tells_the_state_of_everything_in_one_line() {
         "last_scan_found",
     ];
     let told = numbers.map(|number| state[number].as_u64().unwrap_or_else(|| panic!("{number}: {state}")));
-    assert_eq!(told, [5, 7, 12, 1024, 0, 1, 1, 3, 13]);
+    assert_eq!(told, [1, 0, 1, 1024, 12, 1, 1, 3, 13]);
     assert!(state["last_scan"].as_str().unwrap().ends_with('Z'), "{state}");
     // It moves once a second, whether or not something happens.
     assert!(state["stream_lag_ms"].as_i64().unwrap() < 60_000, "{state}");
@@ -86,7 +86,7 @@ async fn a_bad_file_is_refused_on_sighup_with_every_fault_and_the_old_one_stays(
     let bed = Bed::new()
         .await
         .with("scan.on_start = false\nscan.schedule = \"* * * * * *\"\ndelivery.source = \"before\"");
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     let mut daemon = bed.daemon().await;
     bed.configure("scan.schedule = \"never\"\ndelivery.concurency = 3\ndelivery.source = \"after\"");
     daemon.signal(Signal::SIGHUP);
@@ -97,7 +97,7 @@ async fn a_bad_file_is_refused_on_sighup_with_every_fault_and_the_old_one_stays(
     assert_eq!((about("scan.schedule"), about("delivery.concurency")), (1, 1));
 
     let before = daemon.count(is_scan);
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     daemon.wait_for_nth(is_scan, before + 2).await;
     let requests = bed.wait_for(|requests| requests.len() == 2).await;
     assert!(
@@ -111,7 +111,7 @@ async fn a_bad_file_is_refused_on_sighup_with_every_fault_and_the_old_one_stays(
 #[tokio::test]
 async fn a_reload_judges_endpoints_by_the_new_rules() {
     let bed = Bed::new().await.with("delivery.allow_http = false");
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     let daemon = bed.daemon().await;
     let refused = |line: &Value| {
         line["reason"]
@@ -134,7 +134,7 @@ async fn a_reload_judges_endpoints_by_the_new_rules() {
         }
     };
     tokio::time::timeout(crate::bed::LIMIT, served).await.unwrap();
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     bed.wait_for(|requests| requests.len() == 1).await;
 }
 
@@ -144,9 +144,9 @@ async fn sigterm_and_sigint_finish_what_is_in_flight_and_exit_0() {
         let bed = Bed::new().await;
         bed.receiver
             .script("/slow", [Answer::ok().after(std::time::Duration::from_millis(300))]);
-        let owner = bed.organization(vec![bed.endpoint("/slow")]).await;
+        let organization = bed.organization(vec![bed.endpoint("/slow")]).await;
         bed.badge_users()
-            .insert_many((0..20).map(|_| expired(owner)))
+            .insert_many((0..20).map(|_| expired(organization)))
             .await
             .unwrap();
         let mut daemon = bed.daemon().await;
@@ -155,11 +155,10 @@ async fn sigterm_and_sigint_finish_what_is_in_flight_and_exit_0() {
         daemon.signal(signal);
         assert_eq!(daemon.ended().await.code(), Some(0));
 
-        let deliveries = bed.deliveries();
-        let count = async |state: &str| deliveries.count_documents(doc! { "state": state }).await.unwrap();
+        let count = async |state: &str| bed.count_deliveries(doc! { "state": state }).await;
         let (delivered, pending) = (count("delivered").await, count("pending").await);
         assert_eq!(delivered, bed.receiver.total() as u64, "every request was waited for");
-        assert_eq!(delivered + pending, 20, "the rest is back in the outbox");
+        assert_eq!(delivered + pending, 20, "the rest stays in the outbox");
     }
 }
 

@@ -1,36 +1,33 @@
-//! A standalone mongod has no transactions: a portion of the scan is single writes, which may come again.
+//! A standalone mongod has neither transactions nor change streams: it is refused, and told how to become a replica set.
 
-use bson::doc;
 use certhookd::sandbox::{Options, ReplicaSet};
 
-use crate::bed::{Bed, expired, is_scan};
+use crate::bed::Bed;
 
 #[tokio::test]
-async fn what_was_written_although_mongodb_could_not_confirm_it_is_sent_and_marked() {
+async fn a_standalone_mongod_is_exit_78_whatever_is_asked_of_it() {
     let options = Options {
         members: None,
         ..Options::default()
     };
     let set = ReplicaSet::start(options).await.unwrap();
-    let bed = Bed::on(set.uri(), set.client().await.unwrap()).with("completions.enabled = false");
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
-
-    let admin = bed.database.client().database("admin");
-    let data = doc! {
-        "failCommands": ["insert"], "namespace": format!("{}.webhook_deliveries", bed.database.name()),
-        "writeConcernError": { "code": 64, "errmsg": "waiting for replication timed out" },
-    };
-    let unconfirmed = doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": data };
-    admin.run_command(unconfirmed).await.unwrap();
-    let mut daemon = bed.daemon().await;
-
-    daemon.wait_for(is_scan).await;
-    bed.wait_for(|requests| !requests.is_empty()).await;
-    assert!(daemon.stop().await.success());
-    let delivered = doc! { "state": "delivered" };
-    assert_eq!(bed.deliveries().count_documents(delivered).await.unwrap(), 1);
-    let marked = doc! { "expiryReminderSent": true };
-    assert_eq!(bed.badge_users().count_documents(marked).await.unwrap(), 1);
-    assert_eq!(bed.receiver.requests().len(), 1);
+    for settings in ["completions.enabled = true", "completions.enabled = false"] {
+        let bed = Bed::on(set.uri(), set.client().await.unwrap()).with(settings);
+        let check = bed.outcome(&["check"]).await;
+        assert_eq!(check.code, Some(78), "{settings}: {check:?}");
+        let faults: Vec<_> = check.stdout.lines().filter(|line| line.starts_with("FAIL")).collect();
+        assert_eq!(faults.len(), 1, "{settings}: {faults:#?}");
+        assert!(faults[0].contains("replica set: ") && faults[0].contains("rs.initiate()"));
+        for command in [&["run"][..], &["scan"], &["scan", "--dry-run"]] {
+            let refused = bed.outcome(command).await;
+            assert_eq!(refused.code, Some(78), "{settings}: {refused:?}");
+            let error = refused.errors()[0];
+            assert!(error.contains("--replSet") && error.contains("transactions"), "{error}");
+        }
+        assert_eq!(
+            bed.database.list_collection_names().await.unwrap(),
+            [""; 0],
+            "nothing is written"
+        );
+    }
 }

@@ -13,7 +13,7 @@ use certhookd::model::Message;
 use certhookd::platform::Endpoint;
 use serde_json::{Value, json};
 
-use crate::delivery::support::{self, Received, delivered, endpoint, message, now};
+use crate::sender::support::{self, Received, delivered, endpoint, message, now};
 
 const NEW: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OLD: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";

@@ -12,8 +12,8 @@ use serde_json::Value;
 use crate::bed::{Bed, Daemon, certificate, completed_id};
 
 /// Inserts so many awards and returns their ids as receivers see them.
-async fn award(badge_users: &Collection<Document>, owner: ObjectId, count: usize) -> HashSet<String> {
-    let documents: Vec<_> = (0..count).map(|_| certificate(owner, None)).collect();
+async fn award(badge_users: &Collection<Document>, organization: ObjectId, count: usize) -> HashSet<String> {
+    let documents: Vec<_> = (0..count).map(|_| certificate(organization, None)).collect();
     badge_users.insert_many(&documents).await.unwrap();
     documents.iter().map(completed_id).collect()
 }
@@ -30,10 +30,10 @@ async fn received(bed: &Bed, ids: &HashSet<String>) {
 /// A daemon that watches, with one award delivered, and whom the awards are of.
 async fn watching() -> (Bed, ObjectId, Daemon) {
     let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     let daemon = bed.daemon().await;
-    received(&bed, &award(&bed.badge_users(), owner, 1).await).await;
-    (bed, owner, daemon)
+    received(&bed, &award(&bed.badge_users(), organization, 1).await).await;
+    (bed, organization, daemon)
 }
 
 fn is_afresh(line: &Value) -> bool {
@@ -46,9 +46,9 @@ fn is_caught_up(line: &Value) -> bool {
 }
 
 /// After so many accidents the stream takes the next award, and each accident was told and caught up with once.
-async fn goes_on(bed: &Bed, owner: ObjectId, daemon: &Daemon, accidents: usize) {
+async fn goes_on(bed: &Bed, organization: ObjectId, daemon: &Daemon, accidents: usize) {
     daemon.wait_for_nth(is_caught_up, accidents).await;
-    received(bed, &award(&bed.badge_users(), owner, 1).await).await;
+    received(bed, &award(&bed.badge_users(), organization, 1).await).await;
     assert_eq!(daemon.count(is_afresh), accidents);
     assert_eq!(daemon.count(is_caught_up), accidents);
 }
@@ -60,21 +60,21 @@ async fn position(bed: &Bed) -> Document {
 #[tokio::test]
 async fn a_first_start_begins_now() {
     let bed = Bed::new().await;
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
-    award(&bed.badge_users(), owner, 1).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    award(&bed.badge_users(), organization, 1).await;
     let mut daemon = bed.daemon().await;
-    received(&bed, &award(&bed.badge_users(), owner, 1).await).await;
+    received(&bed, &award(&bed.badge_users(), organization, 1).await).await;
     assert!(daemon.stop().await.success());
     assert_eq!(bed.receiver.total(), 1);
 }
 
 #[tokio::test]
 async fn awards_made_while_the_daemon_is_down_arrive_after_its_start() {
-    let (bed, owner, mut daemon) = watching().await;
+    let (bed, organization, mut daemon) = watching().await;
     assert!(daemon.stop().await.success());
-    let mut awards = award(&bed.badge_users(), owner, 50).await;
+    let mut awards = award(&bed.badge_users(), organization, 50).await;
     let mut daemon = bed.daemon().await;
-    awards.extend(award(&bed.badge_users(), owner, 10).await);
+    awards.extend(award(&bed.badge_users(), organization, 10).await);
     received(&bed, &awards).await;
     assert!(daemon.stop().await.success());
     assert_eq!(bed.receiver.total(), 61, "each once");
@@ -98,7 +98,7 @@ async fn the_position_of_a_quiet_collection_keeps_moving() {
 
 /// A position that is broken while the daemon is down: given up once, and the awards made meanwhile are found by query.
 async fn is_given_up(broken: impl FnOnce(&mut Document)) {
-    let (bed, owner, mut daemon) = watching().await;
+    let (bed, organization, mut daemon) = watching().await;
     assert!(daemon.stop().await.success());
     let mut position = position(&bed).await;
     broken(&mut position);
@@ -106,11 +106,11 @@ async fn is_given_up(broken: impl FnOnce(&mut Document)) {
         .replace_one(doc! { "_id": "watch" }, position)
         .await
         .unwrap();
-    let missed = award(&bed.badge_users(), owner, 5).await;
+    let missed = award(&bed.badge_users(), organization, 5).await;
 
     let mut daemon = bed.daemon().await;
     received(&bed, &missed).await;
-    goes_on(&bed, owner, &daemon, 1).await;
+    goes_on(&bed, organization, &daemon, 1).await;
     assert!(daemon.stop().await.success());
     assert_eq!(bed.receiver.total(), 7, "each once");
 }
@@ -137,16 +137,16 @@ async fn a_position_that_fell_out_of_the_oplog_is_given_up_once_and_caught_up_by
     };
     let set = ReplicaSet::start(options).await.unwrap();
     let bed = Bed::on(set.uri(), set.client().await.unwrap());
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     let mut daemon = bed.daemon().await;
-    received(&bed, &award(&bed.badge_users(), owner, 1).await).await;
+    received(&bed, &award(&bed.badge_users(), organization, 1).await).await;
     assert!(daemon.stop().await.success());
-    let missed = award(&bed.badge_users(), owner, 5).await;
+    let missed = award(&bed.badge_users(), organization, 5).await;
     roll_over(&bed).await;
 
     let mut daemon = bed.daemon().await;
     received(&bed, &missed).await;
-    goes_on(&bed, owner, &daemon, 1).await;
+    goes_on(&bed, organization, &daemon, 1).await;
     assert!(daemon.stop().await.success());
     assert_eq!(bed.receiver.total(), 7, "each once");
 }
@@ -181,11 +181,11 @@ async fn roll_over(bed: &Bed) {
 
 #[tokio::test]
 async fn a_collection_that_is_dropped_and_created_again_is_watched_on() {
-    let (bed, owner, daemon) = watching().await;
+    let (bed, organization, daemon) = watching().await;
     for accidents in 1..=2 {
         bed.badge_users().drop().await.unwrap();
-        received(&bed, &award(&bed.badge_users(), owner, 5).await).await;
-        goes_on(&bed, owner, &daemon, accidents).await;
+        received(&bed, &award(&bed.badge_users(), organization, 5).await).await;
+        goes_on(&bed, organization, &daemon, accidents).await;
     }
     assert_eq!(bed.receiver.total(), 13, "each once");
 }
@@ -193,18 +193,18 @@ async fn a_collection_that_is_dropped_and_created_again_is_watched_on() {
 /// As a restore does it: what comes in by renaming was never inserted as far as the stream knows.
 #[tokio::test]
 async fn a_collection_that_is_renamed_away_and_replaced_by_another_is_caught_up_by_query() {
-    let (bed, owner, daemon) = watching().await;
+    let (bed, organization, daemon) = watching().await;
     rename(&bed, "badgeusers", "old").await;
-    goes_on(&bed, owner, &daemon, 1).await;
+    goes_on(&bed, organization, &daemon, 1).await;
     bed.badge_users().drop().await.unwrap();
-    goes_on(&bed, owner, &daemon, 2).await;
+    goes_on(&bed, organization, &daemon, 2).await;
     bed.badge_users().drop().await.unwrap();
     daemon.wait_for_nth(is_caught_up, 3).await;
 
-    let missed = award(&bed.database.collection("restored"), owner, 5).await;
+    let missed = award(&bed.database.collection("restored"), organization, 5).await;
     rename(&bed, "restored", "badgeusers").await;
     received(&bed, &missed).await;
-    goes_on(&bed, owner, &daemon, 4).await;
+    goes_on(&bed, organization, &daemon, 4).await;
 }
 
 async fn rename(bed: &Bed, from: &str, to: &str) {
@@ -220,28 +220,28 @@ async fn rename(bed: &Bed, from: &str, to: &str) {
 
 #[tokio::test]
 async fn an_award_too_large_for_a_delivery_is_rejected_and_the_stream_goes_on() {
-    let (bed, owner, daemon) = watching().await;
-    let mut huge = certificate(owner, None);
+    let (bed, organization, daemon) = watching().await;
+    let mut huge = certificate(organization, None);
     huge.insert("ruleData", "x".repeat((16 << 20) - 400));
     bed.badge_users().insert_one(&huge).await.unwrap();
     let id = format!("rejected/{}", completed_id(&huge));
-    bed.wait_for_count(&bed.deliveries(), doc! { "_id": id, "state": "rejected" }, 1)
+    bed.wait_for_deliveries(doc! { "_id": id, "state": "rejected" }, 1)
         .await;
-    received(&bed, &award(&bed.badge_users(), owner, 1).await).await;
+    received(&bed, &award(&bed.badge_users(), organization, 1).await).await;
     assert_eq!(daemon.count(is_afresh), 0);
 }
 
 /// An event holds the `_id` twice more, in its key and in its token: the stream can't read past this one.
 #[tokio::test]
 async fn an_award_too_large_for_an_event_is_found_by_query_and_rejected_and_the_stream_goes_on() {
-    let (bed, owner, daemon) = watching().await;
-    let mut huge = certificate(owner, None);
+    let (bed, organization, daemon) = watching().await;
+    let mut huge = certificate(organization, None);
     huge.insert("_id", "x".repeat(2 << 20));
     huge.insert("ruleData", "x".repeat(11 << 20));
     bed.badge_users().insert_one(&huge).await.unwrap();
-    let missed = award(&bed.badge_users(), owner, 5).await;
+    let missed = award(&bed.badge_users(), organization, 5).await;
     received(&bed, &missed).await;
     let rejected = doc! { "state": "rejected", "reason": { "$regex": "^its `_id` has 2097152 bytes" } };
-    bed.wait_for_count(&bed.deliveries(), rejected, 1).await;
-    goes_on(&bed, owner, &daemon, 1).await;
+    bed.wait_for_deliveries(rejected, 1).await;
+    goes_on(&bed, organization, &daemon, 1).await;
 }

@@ -65,19 +65,19 @@ async fn one_trace_leads_from_scan_or_award_to_the_answer_whichever_daemon_gets_
     let settings = format!("telemetry.otlp_endpoint = \"{}\"", collector.url(""));
     let bed = Bed::new().await.with(&settings);
     let endpoint = endpoint(&bed);
-    let owner = bed.organization(vec![endpoint.clone()]).await;
+    let organization = bed.organization(vec![endpoint.clone()]).await;
     let later = Answer::status(StatusCode::SERVICE_UNAVAILABLE).header(RETRY_AFTER, HeaderValue::from_static("2"));
     bed.receiver.script("/a", [later, Answer::ok()]);
-    let scanned = expired(owner);
+    let scanned = expired(organization);
     bed.badge_users().insert_one(&scanned).await.unwrap();
     let mut first = bed.daemon().await;
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": "pending", "attempts": 1 }, 1)
+    bed.wait_for_deliveries(doc! { "state": "pending", "attempts": 1 }, 1)
         .await;
     assert!(first.stop().await.success());
     assert_eq!(spans(&collector.requests()).len(), 2, "what is left is sent at the end");
     let mut second = bed.daemon().await;
     bed.wait_for(|requests| requests.len() == 2).await;
-    let awarded = certificate(owner, None);
+    let awarded = certificate(organization, None);
     bed.badge_users().insert_one(&awarded).await.unwrap();
     let requests = bed.wait_for(|requests| requests.len() == 3).await;
     collector
@@ -111,7 +111,10 @@ async fn one_trace_leads_from_scan_or_award_to_the_answer_whichever_daemon_gets_
     let status = failed.status.clone().unwrap();
     assert_eq!((status.code(), &*status.message), (SpanStatus::Error, "status 503"));
     assert_eq!(attribute(&delivered.attributes, "http.response.status_code"), "200");
-    assert_eq!(attribute(&delivered.attributes, "certhookd.owner"), owner.to_hex());
+    assert_eq!(
+        attribute(&delivered.attributes, "certhookd.organization"),
+        organization.to_hex()
+    );
     assert!(delivered.end_time_unix_nano >= delivered.start_time_unix_nano);
 
     let [found, delivered] = of_event(&spans, &completed_id(&awarded)).try_into().unwrap();
@@ -134,16 +137,16 @@ async fn a_collector_that_is_away_costs_one_warning_and_no_delivery() {
     // Nobody listens on port 1.
     let settings = "telemetry.otlp_endpoint = \"http://127.0.0.1:1\"\ncompletions.enabled = false";
     let bed = Bed::new().await.with(settings);
-    let owner = bed.organization(vec![bed.endpoint("/a")]).await;
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
     let mut daemon = bed.daemon().await;
     let lost = |line: &serde_json::Value| {
         let message = line["message"].as_str().unwrap_or_default();
         message.starts_with("the collector does not take traces")
     };
     for total in [1, 2] {
-        bed.badge_users().insert_one(expired(owner)).await.unwrap();
+        bed.badge_users().insert_one(expired(organization)).await.unwrap();
         daemon.signal(nix::sys::signal::Signal::SIGUSR1);
-        bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered", "attempts": 1 }, total)
+        bed.wait_for_deliveries(doc! { "state": "delivered", "attempts": 1 }, total)
             .await;
         daemon.wait_for(lost).await;
     }
@@ -159,8 +162,8 @@ async fn a_collector_that_is_away_costs_one_warning_and_no_delivery() {
 #[tokio::test]
 async fn without_a_collector_a_request_bears_what_its_endpoint_sets() {
     let bed = Bed::new().await.with("completions.enabled = false");
-    let owner = bed.organization(vec![endpoint(&bed), bed.endpoint("/b")]).await;
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    let organization = bed.organization(vec![endpoint(&bed), bed.endpoint("/b")]).await;
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     let _daemon = bed.daemon().await;
     let mut requests = bed.wait_for(|requests| requests.len() == 2).await;
     requests.sort_by(|a, b| a.path.cmp(&b.path));

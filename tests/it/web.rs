@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::bed::{Daemon, LIMIT};
+use crate::bed::{Bed, Daemon, LIMIT};
 
 /// A port of its own.
 pub const LISTEN: &str = "service.metrics_listen = \"127.0.0.1:0\"";
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub struct Page {
     pub status: u16,
@@ -41,12 +44,12 @@ pub async fn request_as(address: SocketAddr, host: &str, method: &str, path: &st
         let mut stream = TcpStream::connect(address).await.unwrap();
         let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
     };
-    let answer = tokio::time::timeout(LIMIT, exchange).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let response = tokio::time::timeout(LIMIT, exchange).await.unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
     let mut lines = head.lines();
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let header = |line: &str| {
@@ -57,5 +60,59 @@ pub async fn request_as(address: SocketAddr, host: &str, method: &str, path: &st
         status,
         headers: lines.map(header).collect(),
         body: body.to_owned(),
+    }
+}
+
+/// A request whose head never ends.
+const HALF: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ";
+
+async fn half_asked(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // It may have given way already.
+    let _ = stream.write_all(HALF).await;
+    stream
+}
+
+/// Sockets for more clients than a process may have by default.
+fn allow_many_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, limit).unwrap();
+}
+
+fn open_files(daemon: &Daemon) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count()
+}
+
+#[tokio::test]
+async fn clients_that_never_finish_asking_take_neither_its_files_nor_its_attention() {
+    let bed = Bed::new().await.with(LISTEN);
+    let daemon = bed.daemon().await;
+    let address = address(&daemon).await;
+    let before = open_files(&daemon);
+    allow_many_files();
+    let clients = join_all((0..1_100).map(|_| half_asked(address))).await;
+    for path in ["/healthz", "/metrics", "/", "/healthz"] {
+        assert_eq!(get(address, path).await.status, 200, "{path}");
+    }
+    let after = open_files(&daemon);
+    assert!(after <= before + 70, "{after} open files instead of {before}");
+    drop(clients);
+}
+
+#[tokio::test]
+async fn a_head_that_drips_in_is_cut_off_in_time() {
+    let bed = Bed::new().await.with(LISTEN);
+    let daemon = bed.daemon().await;
+    let mut stream = half_asked(address(&daemon).await).await;
+    let began = Instant::now();
+    let mut drip = tokio::time::interval(Duration::from_millis(100));
+    // Closed by the daemon: written to, it says so.
+    while stream.write_all(b"x").await.is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(15), "it still listens");
+        drip.tick().await;
     }
 }

@@ -1,40 +1,64 @@
-//! What MongoDB holds, and the daemon's writes to it. Each write is one command: it happens at once, or not at all.
+//! What MongoDB holds, and what its reads and writes do. A write is one command or one transaction: it happens at once, or not at
+//! all.
 
-use super::Broken;
-use super::transaction::Part;
+use super::rules::{Rule, Rules};
 
-/// One run of one daemon: the owner of its claims. A restart is another run.
+/// One run of one process. A restart is another one.
 pub type Run = u8;
 
-/// A set of runs, a bit each.
+/// A set of runs, a bit each: a member list.
 pub type Runs = u8;
 
-/// An event's place in [`Database::deliveries`]: there is one endpoint, so an event is a delivery.
+/// An event's number: an expiry and the next expiry of the same certificate, then awards.
 pub type Event = usize;
 
 /// A set of events, a bit each.
 pub type Events = u8;
 
-/// `claim` of a delivery document: `{by, n}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Claim {
-    pub by: Run,
-    pub number: u8,
-}
+/// Runs that are known at one time: those that run, and the dead whose heartbeat still counts.
+pub const RUNS: usize = 4;
+pub const DOCUMENTS: usize = 4;
 
-impl Claim {
-    /// The number of a claim that was drawn just now; none that is in use is as high. Only whether two claims are the same
-    /// matters, so those in use are numbered anew after each step: states that differ in nothing else are one.
-    pub const NEXT: u8 = u8::MAX;
-}
+/// Ages in ticks of about 3.5 s. An instance younger than this doesn't count beside others: 6 s.
+pub const NEWCOMER: u8 = 1;
+/// From this age of its heartbeat an instance begins no request: 8 s.
+pub const STOP: u8 = 2;
+/// From this age of its heartbeat an instance is dead for the others: 10 s. It drops its requests before: 9.5 s.
+pub const DEAD: u8 = 3;
 
-/// A document of `webhook_deliveries`; dead and cancelled ones end as delivered ones do.
+/// `instance/ID` in `webhook_state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Delivery {
+pub struct Beat {
+    pub members: Runs,
+    /// Whether the one endpoint is in `draining`.
+    pub draining: bool,
+    pub leaving: bool,
+    /// The control number that is acknowledged.
+    pub control: u8,
+    /// How long ago `seenAt` is.
+    pub seen: u8,
+    /// How long ago `startedAt` is.
+    pub age: u8,
+}
+
+/// A batch in `webhook_outbox`, with one delivery or two; a retry document has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Document {
+    pub version: u8,
+    /// Failed attempts of a retry document.
+    pub attempts: u8,
+    pub results: [Outcome; 2],
+}
+
+/// An entry of `results`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// There is no such delivery.
     Absent,
     Pending,
-    Claimed(Claim),
     Delivered,
+    /// It is a retry document now.
+    Moved,
 }
 
 /// A document of `badgeusers`.
@@ -46,261 +70,141 @@ pub struct Certificate {
     pub marked: bool,
 }
 
-/// `lease/watch` in `webhook_state`.
+/// `lease/source` in `webhook_state`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Lease {
     pub holder: Option<Run>,
     pub number: u8,
+    /// A transaction that isn't ended has written it: nobody can take it.
+    pub locked: bool,
 }
 
-/// `watch` in `webhook_state`: the resume token, as the number of awards behind it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Position {
-    pub awards: usize,
-    pub lease: u8,
-}
-
-/// What nobody in the system sees: the properties are about it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct History {
-    /// What arrived at the endpoint.
-    pub received: Events,
-    /// Something arrived again.
-    pub repeated: bool,
-    /// Expiries that were current when their certificate was marked.
-    pub marked: Events,
-    /// What was written as delivered.
-    pub delivered: Events,
-    /// A write changed what it had no claim on.
-    pub stale: bool,
-}
-
-/// `cluster::View`: what a heartbeat saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct View {
-    pub live: Runs,
-    /// Another living daemon holds claims in the lane.
-    pub busy: bool,
-    /// `Duties::watch`: the number of the lease.
-    pub lease: Option<u8>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Database {
-    pub certificates: Vec<Certificate>,
-    pub deliveries: Vec<Delivery>,
-    /// Whose heartbeat is younger than `cluster::ALIVE`.
-    pub alive: Runs,
+    /// By run.
+    pub beats: [Option<Beat>; RUNS],
+    /// The endpoint is held: `endpoint/…`, and `control` was raised from 0 to 1 in the same transaction.
+    pub control: u8,
+    pub documents: [Option<Document>; DOCUMENTS],
+    pub certificates: [Option<Certificate>; 2],
     pub lease: Lease,
-    pub position: Position,
-    /// Transactions that were committed after their daemon had given up waiting for the answer.
-    pub unheard: Vec<Claim>,
-    pub history: History,
+    /// `watch`: how many awards the stream's position has passed.
+    pub position: usize,
 }
 
-/// A command that writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Write {
-    /// `Outbox::append`; without a claim it is born pending. Done if the document is the writer's.
-    Insert { event: Event, claim: Option<Claim> },
-    /// `Unit::commit` of a portion: `Outbox::append_within` and `Scan::mark`; `queued` are born claimed. Done if nobody has changed
-    /// its certificates since they were read.
-    Commit {
-        events: Events,
-        queued: Events,
-        claim: Claim,
-        part: Part,
-    },
-    /// `Outbox::claim`. Done if nobody was faster.
-    Take { event: Event, claim: Claim },
-    /// `Outbox::free_claims`, after the answer to `Take` was lost.
-    FreeLost { claim: Claim },
-    /// `Outbox::record`.
-    Record {
-        event: Event,
-        claim: Claim,
-        delivered: bool,
-    },
-    /// `Outbox::adopt`.
-    Adopt { live: Runs },
-    /// `source::watch::Position::save`. Done unless a later lease has saved.
-    Save { position: Position },
+impl Document {
+    pub const SINGLE: Self = Self {
+        version: 0,
+        attempts: 0,
+        results: [Outcome::Pending, Outcome::Absent],
+    };
+
+    pub const BATCH: Self = Self {
+        version: 0,
+        attempts: 0,
+        results: [Outcome::Pending; 2],
+    };
+
+    pub fn is_single(&self) -> bool {
+        self.results[1] == Outcome::Absent
+    }
+
+    pub fn is_pending(&self) -> bool {
+        self.results.contains(&Outcome::Pending)
+    }
 }
 
 impl Database {
-    /// Certificates that have expired, and awards that the stream tells of. Each certificate may be renewed once, so it has two
-    /// events.
-    pub fn new(certificates: usize, awards: usize) -> Self {
-        let certificate = |place| Certificate {
-            expires: place * 2,
+    /// A batch that is pending, or certificates that have expired; awards are in the stream, not here.
+    pub fn new(batch: usize, certificates: usize) -> Self {
+        let mut documents = [None; DOCUMENTS];
+        documents[0] = [None, Some(Document::SINGLE), Some(Document::BATCH)][batch];
+        let certificate = |number| Certificate {
+            expires: number * 2,
             expired: true,
             marked: false,
         };
         Self {
-            certificates: (0..certificates).map(certificate).collect(),
-            deliveries: vec![Delivery::Absent; certificates * 2 + awards],
-            alive: 0,
+            beats: [None; RUNS],
+            control: 0,
+            documents,
+            certificates: [0, 1].map(|number| (number < certificates).then(|| certificate(number))),
             lease: Lease::default(),
-            position: Position::default(),
-            unheard: Vec::new(),
-            history: History::default(),
+            position: 0,
         }
     }
 
-    pub fn certificate_of(&self, expiry: Event) -> usize {
-        expiry / 2
+    /// `cluster::beat`: the write. `startedAt` stays.
+    pub fn write(&mut self, run: Run, beat: Beat) {
+        let before = self.beats[usize::from(run)];
+        let age = before.map_or(0, |before| before.age);
+        self.beats[usize::from(run)] = Some(Beat { seen: 0, age, ..beat });
     }
 
-    pub fn award(&self, number: usize) -> Event {
-        self.certificates.len() * 2 + number
+    /// The heartbeats of the living.
+    pub fn living(&self) -> impl Iterator<Item = (Run, Beat)> {
+        let all = self.beats.into_iter().enumerate();
+        all.filter_map(|(run, beat)| Some((run as Run, beat?)))
+            .filter(|(_, beat)| beat.seen < DEAD)
     }
 
-    pub fn awards(&self) -> usize {
-        self.deliveries.len() - self.award(0)
+    pub fn is_living(&self, run: Run) -> bool {
+        self.living().any(|(other, _)| other == run)
     }
 
-    /// `Cluster::beat`: the sign of life, the lease if its holder is dead, the look at the others.
-    pub fn beat(&mut self, run: Run) -> View {
-        self.alive |= 1 << run;
-        if self.awards() > 0 && !self.lease.holder.is_some_and(|holder| contains(self.alive, holder)) {
-            self.lease = Lease {
-                holder: Some(run),
-                number: self.lease.number + 1,
-            };
-        }
-        let others = self.alive & !(1 << run);
-        let held = |event| self.claim_on(event).is_some_and(|claim| contains(others, claim.by));
-        let mut view = View {
-            live: self.alive,
-            busy: false,
-            lease: (self.lease.holder == Some(run)).then_some(self.lease.number),
-        };
-        view.busy = view.is_newest(run) && (0..self.deliveries.len()).any(held);
-        view
-    }
-
-    /// Does what the command does; says whether it was done.
-    pub fn apply(&mut self, write: Write, broken: Option<Broken>) -> bool {
-        match write {
-            Write::Insert { event, claim } => self.insert(event, claim),
-            Write::Commit {
-                events,
-                queued,
-                claim,
-                part,
-            } => self.heard(claim) || self.commit(events, queued, claim, part, broken),
-            Write::Take { event, claim } => self.take(event, claim, broken),
-            Write::FreeLost { claim } => self.free_all(|held| held == claim),
-            Write::Record {
-                event,
-                claim,
-                delivered,
-            } => self.record(event, claim, delivered, broken),
-            Write::Adopt { .. } if broken == Some(Broken::NeverAdopted) => false,
-            Write::Adopt { live } => self.free_all(|held| !contains(live, held.by)),
-            Write::Save { position } => self.save(position, broken),
+    /// `cluster::assignment`: by whom an instance assigns. A newcomer beside others doesn't count; if all are newcomers, the first
+    /// one does.
+    pub fn members(&self, instance: Run, leaving: bool, rules: Rules) -> Runs {
+        let others = self.living().filter(|(run, beat)| *run != instance && !beat.leaving);
+        let mine = self.beats[usize::from(instance)].map_or(0, |beat| beat.age);
+        let all: Vec<_> = others
+            .map(|(run, beat)| (run, beat.age))
+            .chain((!leaving).then_some((instance, mine)))
+            .collect();
+        let counts = |age: u8| age >= NEWCOMER || !rules.keep(Rule::NewcomersAge);
+        let members = all.iter().filter(|(_, age)| counts(*age));
+        let members = members.fold(0, |members: Runs, (run, _)| members | 1 << run);
+        let first = all.iter().map(|(run, _)| *run).min();
+        match (members, first) {
+            (0, Some(first)) => 1 << first,
+            _ => members,
         }
     }
 
-    pub fn insert(&mut self, event: Event, claim: Option<Claim>) -> bool {
-        if self.deliveries[event] == Delivery::Absent {
-            self.deliveries[event] = claim.map_or(Delivery::Pending, Delivery::Claimed);
-            return true;
-        }
-        // What an earlier try wrote, whose answer was lost, is the writer's too: `Outbox::without_ours`.
-        claim.is_some() && self.claim_on(event) == claim
+    /// Another living heartbeat assigns the endpoint to its writer, or lists it as draining.
+    pub fn is_others(&self, instance: Run) -> bool {
+        let mut others = self.living().filter(|(run, _)| *run != instance);
+        others.any(|(run, beat)| beat.draining || assigned(beat.members) == Some(run))
     }
 
-    fn take(&mut self, event: Event, claim: Claim, broken: Option<Broken>) -> bool {
-        let free = match self.deliveries[event] {
-            Delivery::Claimed(_) => broken == Some(Broken::ClaimedTwice),
-            other => other == Delivery::Pending,
-        };
-        if free {
-            self.deliveries[event] = Delivery::Claimed(claim);
-        }
-        free
+    /// Documents of that event: a large certificate has two, the second one two places further.
+    pub fn documents_of(event: Event, large: bool) -> impl Iterator<Item = usize> {
+        [event, event + 2].into_iter().take(1 + usize::from(large))
     }
 
-    fn record(&mut self, event: Event, claim: Claim, delivered: bool, broken: Option<Broken>) -> bool {
-        let next = if delivered {
-            Delivery::Delivered
-        } else {
-            Delivery::Pending
-        };
-        let done = self.set(event, claim, next, broken);
-        if done && delivered {
-            self.history.delivered |= 1 << event;
-        }
-        done
+    pub fn is_appended(&self, document: usize) -> bool {
+        self.documents[document].is_some()
     }
 
-    /// Changes a delivery where the claim stands.
-    fn set(&mut self, event: Event, claim: Claim, next: Delivery, broken: Option<Broken>) -> bool {
-        let stands = self.claim_on(event) == Some(claim);
-        if !stands && broken != Some(Broken::RecordUnfenced) {
-            return false;
-        }
-        self.history.stale |= !stands;
-        self.deliveries[event] = next;
-        true
+    /// What `source::scan::page` finds.
+    pub fn expired(&self) -> Events {
+        let due = self
+            .certificates
+            .iter()
+            .flatten()
+            .filter(|one| one.expired && !one.marked);
+        due.fold(0, |events, one| events | 1 << one.expires)
     }
 
-    fn free_all(&mut self, wanted: impl Fn(Claim) -> bool) -> bool {
-        for delivery in &mut self.deliveries {
-            if matches!(*delivery, Delivery::Claimed(claim) if wanted(claim)) {
-                *delivery = Delivery::Pending;
-            }
-        }
-        true
-    }
-
-    fn save(&mut self, position: Position, broken: Option<Broken>) -> bool {
-        let stale = position.lease < self.position.lease;
-        if stale && broken != Some(Broken::TokenUnfenced) {
-            return false;
-        }
-        self.history.stale |= stale;
-        self.position = position;
-        true
-    }
-
-    /// Every claim that stands, and every transaction.
-    pub fn claims_mut(&mut self) -> impl Iterator<Item = &mut Claim> {
-        let standing = self.deliveries.iter_mut().filter_map(|delivery| match delivery {
-            Delivery::Claimed(claim) => Some(claim),
-            _ => None,
-        });
-        standing.chain(&mut self.unheard)
-    }
-
-    pub fn is_claimed(&self, claim: Claim) -> bool {
-        (0..self.deliveries.len()).any(|event| self.claim_on(event) == Some(claim))
-    }
-
-    pub fn claim_on(&self, event: Event) -> Option<Claim> {
-        match self.deliveries[event] {
-            Delivery::Claimed(claim) => Some(claim),
-            _ => None,
-        }
+    pub fn certificate_of(&mut self, expiry: Event) -> &mut Certificate {
+        self.certificates[expiry / 2].as_mut().expect("an expiry's certificate")
     }
 }
 
-impl Write {
-    pub fn claim_mut(&mut self) -> Option<&mut Claim> {
-        match self {
-            Self::Insert { claim, .. } => claim.as_mut(),
-            Self::Commit { claim, .. } | Self::Take { claim, .. } => Some(claim),
-            Self::FreeLost { claim } | Self::Record { claim, .. } => Some(claim),
-            Self::Adopt { .. } | Self::Save { .. } => None,
-        }
-    }
-}
-
-impl View {
-    pub fn is_newest(&self, run: Run) -> bool {
-        self.live >> run == 1
-    }
+/// `cluster::assignment`: to whom the endpoint is assigned. By rendezvous hashing any member may be the one: here it is the newest, so
+/// that it moves when one comes, goes, or comes back.
+pub fn assigned(members: Runs) -> Option<Run> {
+    members.checked_ilog2().map(|run| run as Run)
 }
 
 pub fn has(events: Events, event: Event) -> bool {
@@ -309,8 +213,4 @@ pub fn has(events: Events, event: Event) -> bool {
 
 pub fn each(events: Events) -> impl Iterator<Item = Event> {
     (0..Events::BITS as Event).filter(move |event| has(events, *event))
-}
-
-pub fn contains(runs: Runs, run: Run) -> bool {
-    runs & (1 << run) != 0
 }

@@ -1,63 +1,124 @@
-//! The whole: the database, the daemons that run, the platform, and what can go wrong. Stateright walks through every order in
+//! The whole: the database, the instances that run, the platform, and what can go wrong. Stateright walks through every order in
 //! which the steps can come.
+
+mod renumber;
+mod time;
+mod work;
 
 use stateright::{Model, Property};
 
-use super::Broken;
-use super::daemon::{Daemon, Step};
-use super::database::{Claim, Database, Delivery, Run, Write, contains, has};
+use super::database::{Beat, Certificate, Database, Event, Run};
+use super::history::History;
+use super::instance::{Instance, Step};
+use super::rules::Rules;
+use super::transaction::Transaction;
 
 /// What is to be checked: how much there is of everything, and how often what goes wrong does.
 #[derive(Clone, Copy, Debug)]
 pub struct System {
-    pub daemons: usize,
+    pub instances: usize,
+    /// How many deliveries a batch has that is pending from the beginning. Without one there are certificates and awards.
+    pub batch: usize,
     pub certificates: usize,
     pub awards: usize,
+    /// A certificate needs two transactions: `source::scan::page` ends at 4 MB.
+    pub large: bool,
+    /// Whether what the sources append is delivered here too.
+    pub delivers: bool,
     pub budget: Budget,
-    /// A rule that is left out, to see that it is needed.
-    pub broken: Option<Broken>,
+    pub rules: Rules,
 }
 
 /// How many may still happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Budget {
-    /// A daemon is killed.
+    /// An instance is killed.
     pub crashes: u8,
-    /// A daemon's heartbeat is late by more than `cluster::ALIVE` while it runs on, or sleeps.
-    pub pauses: u8,
-    /// The platform renews a certificate.
-    pub renewals: u8,
-    /// A renewed certificate expires again.
-    pub expiries: u8,
+    /// An instance shuts down.
+    pub leaves: u8,
+    /// An instance confirms no heartbeat for 8 s or longer, while it runs on.
+    pub lapses: u8,
+    /// An instance is frozen, for as long as it likes.
+    pub freezes: u8,
     /// An attempt fails.
     pub failures: u8,
-    /// The answer to a write is lost, and when the write takes effect, or if ever, is not known.
+    /// The reply to a commit is lost: whether and when it takes effect is not known.
     pub losses: u8,
+    /// The same, of a heartbeat.
+    pub late_beats: u8,
+    /// The platform renews a certificate.
+    pub renewals: u8,
+    /// The platform writes a certificate back as it was before it was marked.
+    pub unmarks: u8,
+    /// The endpoint is held.
+    pub holds: u8,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     pub database: Database,
-    /// Those that run now, in the order of their starts.
-    pub daemons: Vec<Daemon>,
-    started: Run,
-    /// A write that is still under way, though its sender gave up on it.
-    late: Option<Write>,
+    /// Those that run, in the order of their starts.
+    pub instances: [Option<Instance>; 2],
+    /// A heartbeat that its sender gave up on, and that may still be written.
+    late: Option<LateBeat>,
+    doubt: Option<Doubt>,
+    /// The operation that holds the endpoint is `done`.
+    pub hold_done: bool,
+    pub history: History,
     left: Budget,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct LateBeat {
+    run: Run,
+    beat: Beat,
+    /// A later one of that instance is written.
+    overtaken: bool,
+}
+
+/// A transaction whose commit was asked for, and the reply was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Doubt {
+    /// Who asks; nobody if that process is gone.
+    run: Option<Run>,
+    transaction: Transaction,
+    /// `None` as long as it may still be committed or aborted.
+    fate: Option<Fate>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fate {
+    Committed,
+    /// It was committed, but who asks gets NoSuchTransaction.
+    Forgotten,
+    Aborted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     Start,
     Crash(Run),
-    /// `cluster::ALIVE` has passed since the last heartbeat.
-    Silence(Run),
-    Renew(usize),
-    Expire(usize),
+    Leave(Run),
+    Freeze(Run),
+    Thaw(Run),
+    /// About 3.5 s pass.
+    Tick,
     Step(Run, Step),
-    /// The same, and the answer is lost.
+    /// The same, and the reply to its commit is lost.
     Lose(Run, Step),
-    Late,
+    /// MongoDB commits or aborts the transaction in doubt.
+    Resolve(Fate),
+    /// A heartbeat is sent, and its sender gives up on it.
+    LoseBeat(Run),
+    LateBeat,
+    /// `operations`: the endpoint is held, and the control number raised.
+    Hold,
+    /// `operations`: every living heartbeat has acknowledged the number.
+    HoldDone,
+    Renew(usize),
+    /// A renewed certificate expires.
+    Expire(usize),
+    Unmark(usize),
 }
 
 impl Model for System {
@@ -66,10 +127,12 @@ impl Model for System {
 
     fn init_states(&self) -> Vec<State> {
         vec![State {
-            database: Database::new(self.certificates, self.awards),
-            daemons: Vec::new(),
-            started: 0,
+            database: Database::new(self.batch, self.certificates),
+            instances: [None; 2],
             late: None,
+            doubt: None,
+            hold_done: false,
+            history: History::new(),
             left: self.budget,
         }]
     }
@@ -78,53 +141,44 @@ impl Model for System {
         if self.is_over(state) {
             return;
         }
-        if state.daemons.len() < self.daemons {
+        if state.running().count() < self.instances {
             actions.push(Action::Start);
         }
-        actions.extend(state.silent_dead().map(Action::Silence));
-        for daemon in &state.daemons {
-            self.add_steps(state, daemon, actions);
+        if self.time_may_pass(state) {
+            actions.push(Action::Tick);
+        }
+        for instance in state.running() {
+            self.add_steps(state, instance, actions);
+            self.add_accidents(state, instance, actions);
         }
         self.add_changes(state, actions);
-        actions.extend(state.late.map(|_| Action::Late));
+        self.add_operations(state, actions);
+        actions.extend(state.late.map(|_| Action::LateBeat));
+        if state.doubt.is_some_and(|doubt| doubt.fate.is_none()) {
+            actions.extend([Fate::Committed, Fate::Forgotten, Fate::Aborted].map(Action::Resolve));
+        }
     }
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
-        let mut next = state.clone();
+        let mut next = *state;
         match action {
-            Action::Start => {
-                next.daemons
-                    .push(Daemon::start(next.started, &mut next.database, self.broken));
-                next.started += 1;
-            }
-            Action::Crash(run) => {
-                next.left.crashes -= 1;
-                next.daemons.retain(|daemon| daemon.run != run);
-                next.database.unheard.retain(|claim| claim.by != run);
-            }
-            Action::Silence(run) => {
-                next.left.pauses -= u8::from(next.runs(run));
-                next.database.alive &= !(1 << run);
-            }
-            Action::Renew(place) => {
-                next.left.renewals -= 1;
-                let certificate = &mut next.database.certificates[place];
-                (certificate.expires, certificate.expired, certificate.marked) =
-                    (certificate.expires + 1, false, false);
-            }
-            Action::Expire(place) => {
-                next.left.expiries -= 1;
-                next.database.certificates[place].expired = true;
-            }
+            Action::Start => self.start(&mut next),
+            Action::Crash(run) => next.crash(run),
+            Action::Leave(run) => self.leave(&mut next, run),
+            Action::Freeze(run) => next.freeze(run),
+            Action::Thaw(run) => next.at(run).frozen = false,
+            Action::Tick => self.tick(&mut next),
             Action::Step(run, step) => self.take(&mut next, run, step),
             Action::Lose(run, step) => self.lose(&mut next, run, step),
-            Action::Late => {
-                let write = next.late.take()?;
-                let done = next.database.apply(write, self.broken);
-                if let Write::Commit { claim, .. } = write {
-                    next.database.unheard.extend(done.then_some(claim));
-                }
+            Action::Resolve(fate) => self.resolve(&mut next, fate),
+            Action::LoseBeat(run) => self.lose_beat(&mut next, run),
+            Action::LateBeat => self.write_late(&mut next),
+            Action::Hold => {
+                next.left.holds -= 1;
+                next.database.control = 1;
             }
+            Action::HoldDone => next.hold_done = true,
+            Action::Renew(_) | Action::Expire(_) | Action::Unmark(_) => next.change(action),
         }
         next.renumber();
         Some(next)
@@ -136,158 +190,135 @@ impl Model for System {
 }
 
 impl System {
-    /// Whether anything is left to do, if nothing goes wrong any more.
-    pub fn has_work(&self, state: &State) -> bool {
-        let mut steps = state.daemons.iter().flat_map(|daemon| {
-            let steps = daemon.steps(&state.database, self.broken).into_iter();
-            steps.filter(|step| !daemon.is_accident(*step))
-        });
-        state.daemons.len() < self.daemons || state.silent_dead().next().is_some() || steps.next().is_some()
+    pub fn has_sources(&self) -> bool {
+        self.certificates + self.awards > 0
     }
 
-    fn add_steps(&self, state: &State, daemon: &Daemon, actions: &mut Vec<Action>) {
-        let State { database, left, .. } = state;
-        for step in daemon.steps(database, self.broken) {
-            if !daemon.is_accident(step) || left.allow(step) {
-                actions.push(Action::Step(daemon.run, step));
-            }
-            if left.losses > 0 && daemon.write(step, database, self.broken).is_some() {
-                actions.push(Action::Lose(daemon.run, step));
-            }
+    pub fn award(&self, number: usize) -> Event {
+        self.certificates * 2 + number
+    }
+
+    /// The expiry whose delivery that document is.
+    pub fn expiry_of(&self, document: usize) -> Option<Event> {
+        let event = if self.large { document % 2 } else { document };
+        (self.batch == 0 && event < self.award(0)).then_some(event)
+    }
+
+    /// Whether an action is taken only if something goes wrong, or somebody wants it.
+    pub fn is_accident(&self, state: &State, action: Action) -> bool {
+        match action {
+            Action::Tick => state.about_to_lapse() > 0,
+            Action::Step(_, Step::Respond { success, .. }) => !success,
+            Action::Crash(_) | Action::Leave(_) | Action::Freeze(_) | Action::Lose(..) | Action::LoseBeat(_) => true,
+            Action::Hold | Action::Renew(_) | Action::Unmark(_) => true,
+            Action::Start | Action::Thaw(_) | Action::Step(..) | Action::Resolve(_) => false,
+            Action::LateBeat | Action::HoldDone | Action::Expire(_) => false,
         }
+    }
+
+    fn add_accidents(&self, state: &State, instance: &Instance, actions: &mut Vec<Action>) {
+        let (run, left) = (instance.run, state.left);
         if left.crashes > 0 {
-            actions.push(Action::Crash(daemon.run));
+            actions.push(Action::Crash(run));
         }
-        if left.pauses > 0 && contains(database.alive, daemon.run) {
-            actions.push(Action::Silence(daemon.run));
+        if instance.frozen {
+            actions.push(Action::Thaw(run));
+            return;
+        }
+        if left.freezes > 0 {
+            actions.push(Action::Freeze(run));
+        }
+        if left.leaves > 0 && !instance.leaving {
+            actions.push(Action::Leave(run));
+        }
+        if left.late_beats > 0 && instance.written.is_none() {
+            actions.push(Action::LoseBeat(run));
         }
     }
 
+    /// What the platform does; a document that a transaction in doubt has written waits for it.
     fn add_changes(&self, state: &State, actions: &mut Vec<Action>) {
-        for (place, certificate) in state.database.certificates.iter().enumerate() {
-            if state.left.renewals > 0 && certificate.expires == place * 2 {
-                actions.push(Action::Renew(place));
+        for (number, certificate) in state.database.certificates.iter().enumerate() {
+            let Some(certificate) = certificate else { continue };
+            let Certificate {
+                expires,
+                expired,
+                marked,
+            } = *certificate;
+            if state.is_locked(|transaction| transaction.writes_certificate_of(expires)) {
+                continue;
             }
-            if state.left.expiries > 0 && !certificate.expired {
-                actions.push(Action::Expire(place));
+            if state.left.renewals > 0 && expires % 2 == 0 {
+                actions.push(Action::Renew(number));
             }
+            if !expired {
+                actions.push(Action::Expire(number));
+            }
+            if state.left.unmarks > 0 && marked {
+                actions.push(Action::Unmark(number));
+            }
+        }
+    }
+
+    fn add_operations(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.left.holds > 0 {
+            actions.push(Action::Hold);
+        }
+        let acknowledged = state.database.living().all(|(_, beat)| beat.control == 1);
+        let waits = self.rules.keep(super::Rule::ControlAcknowledged);
+        if state.database.control == 1 && !state.hold_done && (acknowledged || !waits) {
+            actions.push(Action::HoldDone);
         }
     }
 
     /// What could still happen is of no interest.
     fn is_over(&self, state: &State) -> bool {
-        let renewable = state.left.renewals > 0 && state.database.certificates.iter().any(|one| one.expires % 2 == 0);
-        let waiting = state.left.expiries > 0 && state.database.certificates.iter().any(|one| !one.expired);
-        let idle = state.daemons.iter().all(Daemon::is_idle) && state.late.is_none();
-        state.is_done() && idle && !renewable && !waiting
+        let Budget { renewals, unmarks, .. } = state.left;
+        let unchanged = self.certificates == 0 || renewals == 0 && unmarks == 0;
+        let held = self.budget.holds > 0 && !state.is_delivered();
+        self.is_done(state) && unchanged && !held
     }
 
-    fn take(&self, next: &mut State, run: Run, step: Step) {
-        next.spend(run, step);
-        let (database, daemon) = next.at(run);
-        match daemon.write(step, database, self.broken) {
-            Some(write) => {
-                let done = database.apply(write, self.broken);
-                daemon.answered(step, write, done, self.broken);
-            }
-            None => daemon.act(step, database, self.broken),
-        }
+    /// Everything that happened is delivered, or waits in the outbox because the endpoint is held; nothing is under way.
+    pub fn is_done(&self, state: &State) -> bool {
+        let database = &state.database;
+        let mut certificates = database.certificates.iter().flatten();
+        let marked = certificates.all(|one| one.expired && one.marked) && self.is_appended(state);
+        let awards = (0..self.awards).all(|number| database.is_appended(self.award(number)));
+        let idle = state.running().all(Instance::is_idle) && state.doubt.is_none();
+        marked && awards && idle && (!self.delivers || state.hold_done || state.is_delivered())
     }
 
-    fn lose(&self, next: &mut State, run: Run, step: Step) {
-        next.left.losses -= 1;
-        let (database, daemon) = next.at(run);
-        if let Some(write) = daemon.write(step, database, self.broken) {
-            daemon.unanswered(step, write, self.broken);
-            next.late = Some(write);
-        }
-    }
-}
-
-impl Budget {
-    pub const NOTHING: Self = Self {
-        crashes: 0,
-        pauses: 0,
-        renewals: 0,
-        expiries: 0,
-        failures: 0,
-        losses: 0,
-    };
-
-    /// Whether a step that is an accident may still happen.
-    fn allow(&self, step: Step) -> bool {
-        match step {
-            Step::Beat => self.pauses > 0,
-            _ => self.failures > 0,
-        }
+    fn is_appended(&self, state: &State) -> bool {
+        let mut marked = super::database::each(state.history.marked);
+        marked.all(|event| Database::documents_of(event, self.large).all(|one| state.database.is_appended(one)))
     }
 }
 
 impl State {
-    fn spend(&mut self, run: Run, step: Step) {
-        let (_, daemon) = self.at(run);
-        match step {
-            Step::Beat => self.left.pauses -= 1,
-            Step::PutBack(_) if daemon.is_accident(step) => self.left.failures -= 1,
-            _ => {}
-        }
+    pub fn running(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.iter().flatten()
     }
 
-    /// See [`Claim::NEXT`].
-    fn renumber(&mut self) {
-        let mut used = Vec::new();
-        self.each_claim(|claim| used.push(*claim));
-        used.sort_unstable();
-        used.dedup();
-        self.each_claim(|claim| {
-            let lower = used
-                .iter()
-                .filter(|other| other.by == claim.by && other.number < claim.number);
-            claim.number = lower.count() as u8;
-        });
-        self.daemons.iter_mut().for_each(Daemon::sort);
+    fn running_mut(&mut self) -> impl Iterator<Item = &mut Instance> {
+        self.instances.iter_mut().flatten()
     }
 
-    fn each_claim(&mut self, mut change: impl FnMut(&mut Claim)) {
-        self.database.claims_mut().for_each(&mut change);
-        self.daemons
-            .iter_mut()
-            .for_each(|daemon| daemon.each_claim(&mut change));
-        self.late.iter_mut().filter_map(Write::claim_mut).for_each(change);
+    fn at(&mut self, run: Run) -> &mut Instance {
+        let mut running = self.running_mut();
+        running
+            .find(|instance| instance.run == run)
+            .expect("a step of an instance that runs")
     }
 
-    /// Dead runs whose heartbeat still counts.
-    fn silent_dead(&self) -> impl Iterator<Item = Run> {
-        (0..self.started).filter(|run| contains(self.database.alive, *run) && !self.runs(*run))
+    fn is_delivered(&self) -> bool {
+        let mut documents = self.database.documents.iter().flatten();
+        documents.all(|document| !document.is_pending())
     }
 
-    fn runs(&self, run: Run) -> bool {
-        self.daemons.iter().any(|daemon| daemon.run == run)
-    }
-
-    fn at(&mut self, run: Run) -> (&mut Database, &mut Daemon) {
-        let daemon = self.daemons.iter_mut().find(|daemon| daemon.run == run);
-        (&mut self.database, daemon.expect("a step of a daemon that runs"))
-    }
-
-    pub fn has_seen_silence(&self, system: &System) -> bool {
-        self.left.crashes < system.budget.crashes || self.left.pauses < system.budget.pauses
-    }
-
-    /// Everything that happened has been delivered, and every certificate that has expired is marked.
-    pub fn is_done(&self) -> bool {
-        let Database {
-            certificates,
-            deliveries,
-            history,
-            ..
-        } = &self.database;
-        let told = |event| has(history.received, event);
-        let over = |delivery: &Delivery| matches!(delivery, Delivery::Absent | Delivery::Delivered);
-        deliveries.iter().all(over)
-            && certificates
-                .iter()
-                .all(|one| !one.expired || one.marked && told(one.expires))
-            && (self.database.award(0)..deliveries.len()).all(told)
+    /// Whether a transaction in doubt, which is neither committed nor aborted, has written that.
+    fn is_locked(&self, writes: impl Fn(Transaction) -> bool) -> bool {
+        self.doubt
+            .is_some_and(|doubt| doubt.fate.is_none() && writes(doubt.transaction))
     }
 }

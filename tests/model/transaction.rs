@@ -1,57 +1,131 @@
-//! A portion's transaction, as MongoDB does it: what it reads, and how its writes happen together, once, or not at all.
+//! The transactions of recorder and sources, as MongoDB does them: their writes happen together, once, or not at all.
 
-use super::Broken;
-use super::database::{Claim, Database, Event, Events, each, has};
+use super::database::{Database, Document, Event, Events, Outcome, each};
+use super::history::{Fault, History};
+use super::instance::Work;
+use super::rules::{Rule, Rules};
+use super::system::System;
 
-/// How much of a portion is written at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transaction {
+    /// `outbox::record`: done if the batch has that version.
+    Record {
+        document: usize,
+        version: u8,
+        results: [Work; 2],
+    },
+    /// All but the last transaction of a large certificate.
+    Stage { events: Events },
+    /// `source::scan::page`: done if none of its certificates was written since it was read.
+    Page { events: Events, changed: bool, part: Part },
+    /// `source::watch`: done if `lease/source` has that number, which the transaction writes again: a lease that was taken since is a
+    /// conflict.
+    Award { number: usize, lease: u8, part: Part },
+}
+
+/// How much of it is written at once: less than all only where a rule is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Part {
     Whole,
-    /// Only where it is not atomic.
-    Outbox,
+    Append,
+    /// The mark, or the position.
     Mark,
 }
 
-impl Database {
-    /// What `scan::read::expired_filter` finds.
-    pub fn expired(&self) -> Events {
-        let due = self.certificates.iter().filter(|one| one.expired && !one.marked);
-        due.fold(0, |events, one| events | 1 << one.expires)
-    }
-
-    /// A transaction is committed once, however often that is asked for.
-    pub fn heard(&mut self, transaction: Claim) -> bool {
-        let before = self.unheard.len();
-        self.unheard.retain(|claim| *claim != transaction);
-        self.unheard.len() < before
-    }
-
-    pub fn commit(&mut self, events: Events, queued: Events, claim: Claim, part: Part, broken: Option<Broken>) -> bool {
-        let blind = broken == Some(Broken::MarkedUnseen);
-        if part == Part::Whole && !blind && each(events).any(|event| !self.is_unchanged(event)) {
-            return false;
-        }
-        for event in each(events) {
-            if part != Part::Mark {
-                self.insert(event, has(queued, event).then_some(claim));
+impl Transaction {
+    /// Whether MongoDB refuses it as things are.
+    pub fn is_refused(self, database: &Database, rules: Rules) -> bool {
+        match self {
+            Self::Record { document, version, .. } => {
+                rules.keep(Rule::Version)
+                    && database.documents[document].is_none_or(|document| document.version != version)
             }
-            // `portion::mark_if_unchanged`, where it is a write of its own.
-            if part != Part::Outbox && (blind || self.is_unchanged(event)) {
-                self.mark(self.certificate_of(event));
+            Self::Page { changed, part, .. } => rules.keep(Rule::Snapshot) && changed && part != Part::Append,
+            Self::Award { lease, .. } => rules.keep(Rule::LeaseNumber) && database.lease.number != lease,
+            Self::Stage { .. } => false,
+        }
+    }
+
+    /// Both write the same document: the later one has to wait for the earlier one's commit, and is done again after it.
+    pub fn conflicts(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Record { document, .. }, Self::Record { document: other, .. }) => document == other,
+            (Self::Page { events, .. }, Self::Page { events: other, .. }) => events & other != 0,
+            (Self::Award { .. }, Self::Award { .. }) => true,
+            _ => false,
+        }
+    }
+
+    pub fn writes_certificate_of(self, event: Event) -> bool {
+        matches!(self, Self::Page { events, .. } if each(events).any(|other| other / 2 == event / 2))
+    }
+
+    pub fn apply(self, database: &mut Database, history: &mut History, system: &System) {
+        match self {
+            Self::Record { document, results, .. } => record(document, results, database, history),
+            Self::Stage { events } if !system.rules.keep(Rule::StagedUntilMark) => {
+                each(events).for_each(|event| append(event, database, history, system));
+            }
+            // What is staged is seen by this page alone.
+            Self::Stage { .. } => {}
+            Self::Page { events, part, .. } => each(events).for_each(|event| {
+                if part != Part::Mark {
+                    let all = Database::documents_of(event, system.large);
+                    all.for_each(|document| append(document, database, history, system));
+                }
+                if part != Part::Append {
+                    let certificate = database.certificate_of(event);
+                    certificate.marked = true;
+                    history.marked |= 1 << certificate.expires;
+                }
+            }),
+            Self::Award { number, part, .. } => {
+                if part != Part::Mark {
+                    append(system.award(number), database, history, system);
+                }
+                if part != Part::Append {
+                    save(number + 1, database, history);
+                }
             }
         }
-        true
     }
+}
 
-    /// Whether its certificate is as a scan has read it.
-    fn is_unchanged(&self, expiry: Event) -> bool {
-        let certificate = &self.certificates[self.certificate_of(expiry)];
-        certificate.expires == expiry && !certificate.marked
+/// `outbox::append`: what is there already is not appended again.
+fn append(document: usize, database: &mut Database, history: &mut History, system: &System) {
+    if database.documents[document].is_none() {
+        database.documents[document] = Some(Document::SINGLE);
+    } else if !system.rules.keep(Rule::LookUp) {
+        history.add(Fault::AppendedAgain);
     }
+}
 
-    fn mark(&mut self, certificate: usize) {
-        let certificate = &mut self.certificates[certificate];
-        certificate.marked = true;
-        self.history.marked |= 1 << certificate.expires;
+fn save(position: usize, database: &mut Database, history: &mut History) {
+    if position < database.position {
+        history.add(Fault::PositionBack);
     }
+    database.position = position;
+}
+
+/// `outbox::record`: results, and the retry documents of what failed in a batch.
+fn record(number: usize, results: [Work; 2], database: &mut Database, history: &mut History) {
+    let Some(mut document) = database.documents[number] else {
+        return;
+    };
+    document.version += 1;
+    for (delivery, result) in results.into_iter().enumerate().filter(|(_, result)| result.is_result()) {
+        if history.recorded(number, delivery) || document.results[delivery] != Outcome::Pending {
+            history.add(Fault::RecordedAgain);
+        }
+        document.attempts += u8::from(result == Work::Failed);
+        document.results[delivery] = match result {
+            Work::Delivered => Outcome::Delivered,
+            _ if document.is_single() => Outcome::Pending,
+            _ => {
+                database.documents[1 + delivery] = Some(Document::SINGLE);
+                Outcome::Moved
+            }
+        };
+    }
+    database.documents[number] = Some(document);
 }

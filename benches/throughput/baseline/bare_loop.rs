@@ -121,11 +121,11 @@ async fn insert_all(database: Database, mut batches: mpsc::Receiver<Batch>, next
 /// Everything that a delivery needs after a crash.
 fn row(event: &Event, now: DateTime) -> RawDocumentBuf {
     rawdoc! {
-        "_id": format!("{}/{}", event.message.event_id, event.owner),
+        "_id": format!("{}/{}", event.message.event_id, event.organization),
         "state": "claimed",
-        "endpoint": event.owner.as_str(),
+        "endpoint": event.organization.as_str(),
         "eventType": event.message.event_type.as_str(),
-        "badgeUserId": event.badge_user.clone(),
+        "badgeUserId": event.certificate.clone(),
         "occurredAt": event.occurred_at,
         "createdAt": now,
         "payload": &*String::from_utf8_lossy(&event.message.body),
@@ -134,7 +134,7 @@ fn row(event: &Event, now: DateTime) -> RawDocumentBuf {
 
 async fn mark_all(database: Database, mut batches: mpsc::Receiver<Batch>, next: mpsc::Sender<Batch>) -> Result<()> {
     while let Some(batch) = batches.recv().await {
-        let ids: RawArrayBuf = batch.events.iter().map(|event| event.badge_user.clone()).collect();
+        let ids: RawArrayBuf = batch.events.iter().map(|event| event.certificate.clone()).collect();
         let filter = rawdoc! { "_id": { "$in": ids }, "expires": { "$lte": batch.now } };
         let update = rawdoc! { "$set": { "expiryReminderSent": true, "updatedAt": batch.now } };
         write(&database, update_many("badgeusers", filter, update)).await?;
@@ -152,8 +152,11 @@ async fn send_all(
         let mut jobs = Vec::with_capacity(batch.events.len());
         for event in batch.events {
             jobs.push(Job {
-                id: format!("{}/{}", event.message.event_id, event.owner),
-                path: paths.get(&event.owner).context("an event of no organization")?.clone(),
+                id: format!("{}/{}", event.message.event_id, event.organization),
+                path: paths
+                    .get(&event.organization)
+                    .context("an event of no organization")?
+                    .clone(),
                 event_id: HeaderValue::from_str(event.message.event_id.as_str())?,
                 body: event.message.body,
             });

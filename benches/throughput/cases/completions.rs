@@ -74,7 +74,7 @@ async fn insert(scene: &Scene, awards: usize) -> Result<HashMap<String, Instant>
     for i in 0..awards {
         ticks.tick().await;
         let (id, collection) = (ObjectId::new(), scene.badge_users());
-        let document = award(id, scene.owners()[i % ORGANIZATIONS]);
+        let document = award(id, scene.organizations()[i % ORGANIZATIONS]);
         began.insert(id.to_hex(), Instant::now());
         inserts.spawn(async move { collection.insert_one(document).await });
     }
@@ -84,10 +84,10 @@ async fn insert(scene: &Scene, awards: usize) -> Result<HashMap<String, Instant>
     Ok(began)
 }
 
-fn award(id: ObjectId, owner: ObjectId) -> Document {
+fn award(id: ObjectId, organization: ObjectId) -> Document {
     let now = Clock::local();
     doc! {
-        "_id": id, "_userId": ObjectId::new(), "_ownerId": owner, "_badgeId": ObjectId::new(),
+        "_id": id, "_userId": ObjectId::new(), "_ownerId": organization, "_badgeId": ObjectId::new(),
         "creationDate": now, "expires": null, "disabled": false, "expiryReminderSent": false,
         "_lessonActiveIds": [ObjectId::new(), ObjectId::new()],
         "ruleData": { "type": "learningPath", "name": "First aid at work", "description": "All lessons", "validityDurationDays": 365 },

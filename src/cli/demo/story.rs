@@ -216,10 +216,12 @@ mod tests {
         Received {
             at: Clock::local(),
             instant: Instant::now(),
+            peer: ([127, 0, 0, 1], 1).into(),
             path: path.to_owned(),
             headers: HeaderMap::from_iter(headers),
             body: format!(r#"{{"_id":"{certificate}"}}"#).into(),
             answer: Some(StatusCode::from_u16(status).unwrap()),
+            end: crate::sandbox::End::default(),
         }
     }
 

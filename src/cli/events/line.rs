@@ -8,7 +8,7 @@ use crate::outbox::Change;
 use crate::service::one_line;
 
 /// Over the columns of [`text`]. What is looked at comes first, what is copied from comes last.
-pub(super) const HEADER: &str = "time (UTC)    state      event      try  answer                            endpoint                                           webhook-id";
+pub(super) const HEADER: &str = "time (UTC)    state      event      attempt  response or reason                endpoint                                           webhook-id";
 
 /// For people. Control characters are escaped: a reason may hold a receiver's text.
 pub(super) fn text(change: &Change) -> String {
@@ -19,12 +19,12 @@ pub(super) fn text(change: &Change) -> String {
     };
     let event = change.event_type.strip_prefix("certificate_");
     format!(
-        "{}  {style}{:<9}{style:#}  {:<9}  {attempt:>3}  {:<32}  {:<49}  {}",
+        "{}  {style}{:<9}{style:#}  {:<9}  {attempt:>7}  {:<32}  {:<49}  {}",
         instant(change.at).format("%H:%M:%S%.3f"),
         one_line(&change.state),
         one_line(event.unwrap_or(&change.event_type)),
-        one_line(answer(change)),
-        one_line(format!("{}/{}", change.owner, change.endpoint)),
+        one_line(response(change)),
+        one_line(endpoint(change)),
         one_line(&change.webhook_id),
     )
 }
@@ -35,7 +35,7 @@ pub(super) fn json(change: &Change) -> serde_json::Value {
         "at": instant(change.at).to_rfc3339_opts(SecondsFormat::Millis, true),
         "state": change.state,
         "event_type": change.event_type,
-        "owner": change.owner,
+        "organization": change.organization,
         "endpoint": change.endpoint,
         "attempt": change.attempt,
         "status": change.status,
@@ -44,7 +44,14 @@ pub(super) fn json(change: &Change) -> serde_json::Value {
     })
 }
 
-fn answer(change: &Change) -> String {
+fn endpoint(change: &Change) -> String {
+    match change.organization.as_str() {
+        "" => String::new(),
+        organization => format!("{organization}/{}", change.endpoint),
+    }
+}
+
+fn response(change: &Change) -> String {
     match (&change.reason, change.status) {
         (Some(reason), _) => reason.clone(),
         (None, Some(status)) => format!("status {status}"),
@@ -59,7 +66,6 @@ fn style(change: &Change) -> Style {
         "dead" | "rejected" => colour(AnsiColor::Red).bold(),
         "cancelled" => colour(AnsiColor::Yellow),
         "pending" if change.attempt > 0 => colour(AnsiColor::Yellow),
-        "claimed" => Style::new().dimmed(),
         _ => Style::new(),
     }
 }
@@ -77,7 +83,7 @@ mod tests {
             at: DateTime::from_millis(1_764_239_400_000),
             state: "dead".into(),
             event_type: "certificate_expired".into(),
-            owner: "674700000000000000000003".into(),
+            organization: "674700000000000000000003".into(),
             endpoint: "674700000000000000000004".into(),
             attempt: 100,
             status: Some(503),
@@ -87,14 +93,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_stands_under_its_header() {
+    fn a_line_is_aligned_with_its_header() {
         let line = anstream::adapter::strip_str(&text(&change())).to_string();
         for (column, value) in [
             ("time", "10:30:00.000"),
             ("state", "dead"),
             ("event", "expired"),
-            ("try", "100"),
-            ("answer", "100 attempts failed: status 503"),
+            ("attempt", "    100"),
+            ("response", "100 attempts failed: status 503"),
             ("endpoint", "674700000000000000000003/"),
             ("webhook-id", "certificate_expired_"),
         ] {

@@ -9,7 +9,7 @@ use crate::service::one_line;
 /// An error names no more candidates than this.
 const CANDIDATES: usize = 5;
 
-/// The endpoint of that id, or of that `OWNER/ENDPOINT`.
+/// The endpoint of that id, or of that `ORGANIZATION/ENDPOINT`.
 ///
 /// # Errors
 /// There is none, or there are several: candidates are named. It is out of service, or no endpoint but the reminders by e-mail.
@@ -21,10 +21,10 @@ pub(super) fn find(directory: &Directory, wanted: &str) -> anyhow::Result<Endpoi
     let mut keys = directory.keys();
     let named: Vec<_> = keys.iter().filter(|key| is_named(key, wanted)).collect();
     match named[..] {
-        [key] => match directory.find(key) {
-            Found::Endpoint(endpoint) => Ok((*endpoint).clone()),
-            Found::Refused(reason) => bail!("{key} is out of service: {reason}"),
-            Found::Email { .. } | Found::Unknown => bail!("{key} is gone"),
+        [key] => match (directory.endpoint(key), directory.find(key)) {
+            (_, Found::OutOfService { reason }) => bail!("{key} is out of service: {reason}"),
+            (Some(endpoint), _) => Ok((*endpoint).clone()),
+            (None, _) => bail!("{key} is switched off, and makes no sense besides"),
         },
         [] if keys.is_empty() => bail!("no endpoint is configured"),
         [] => {
@@ -45,7 +45,7 @@ fn is_named(key: &EndpointKey, wanted: &str) -> bool {
 /// How much `wanted` is like a name of the endpoint, 0 to 1.
 fn likeness(directory: &Directory, key: &EndpointKey, wanted: &str) -> f64 {
     let name = name(directory, key);
-    let names = [key.as_str(), key.owner(), key.endpoint(), &name];
+    let names = [key.as_str(), key.organization(), key.endpoint(), &name];
     let like = names.map(|name| strsim::jaro_winkler(name, wanted));
     like.into_iter().fold(0.0, f64::max)
 }
@@ -62,8 +62,7 @@ fn list(directory: &Directory, keys: &[EndpointKey]) -> String {
 /// The organization's label for it.
 fn name(directory: &Directory, key: &EndpointKey) -> String {
     match directory.find(key) {
-        Found::Endpoint(endpoint) => endpoint.name.clone(),
-        Found::Refused(_) => "out of service".into(),
-        Found::Email { .. } | Found::Unknown => String::new(),
+        Found::OutOfService { .. } => "out of service".into(),
+        Found::Served(_) | Found::Off { .. } | Found::Email { .. } => directory.name(key),
     }
 }

@@ -1,29 +1,20 @@
 //! The contract's section 4, a row a rule.
 
 use super::*;
-use crate::model::{EndpointKey, EventId, EventType, Message};
-
 const NOW: i64 = 1_000_000_000;
 
 /// The contract's: 100 attempts within 10 minutes.
 const POLICY: RetryPolicy = RetryPolicy {
     max_attempts: 100,
-    window: Duration::from_secs(600),
+    period: Duration::from_secs(600),
 };
 
-/// A delivery at that attempt; its first failed so many milliseconds ago.
-fn at(attempts: u32, first_failed_ago: Option<i64>) -> Claimed {
-    let id = bson::RawBsonRef::Int32(1);
-    Claimed {
-        message: Message {
-            event_id: EventId::derive(EventType::CertificateExpired, id, DateTime::from_millis(0)),
-            event_type: EventType::CertificateExpired,
-            body: "{}".into(),
-        },
-        endpoint: EndpointKey::from_stored("owner/endpoint"),
-        attempts,
+/// After that attempt; the first one failed this many milliseconds ago.
+fn at(attempt: u32, first_failed_ago: Option<i64>) -> Tries {
+    Tries {
+        attempt,
         first_attempt_at: first_failed_ago.map(|ago| DateTime::from_millis(NOW - ago)),
-        claim: 1,
+        served_since: None,
         redriven: false,
     }
 }
@@ -35,48 +26,49 @@ fn failure(retry_after: Option<u64>) -> Failure {
         reason: "status 503".into(),
         retry_after: retry_after.map(Duration::from_secs),
         elapsed: Duration::from_millis(200),
+        timed_out: false,
     }
 }
 
-fn next(delivery: &Claimed, outcome: &Outcome) -> Next {
-    transition(delivery, outcome, DateTime::from_millis(NOW), &POLICY, 0.5)
+fn next(tries: &Tries, outcome: &Outcome) -> Next {
+    transition(tries, outcome, DateTime::from_millis(NOW), &POLICY, 0.5).expect("something was attempted")
 }
 
-/// Expects another attempt in so many milliseconds, the first one having begun so many ago.
-fn retried(delivery: Claimed, retry_after: Option<u64>, due_in: i64, first_ago: i64) {
+/// Expects another attempt in `due_in` milliseconds, the first one having begun `first_ago` milliseconds ago.
+fn retried(tries: Tries, retry_after: Option<u64>, due_in: i64, first_ago: i64) {
     let failure = failure(retry_after);
     let expected = Next::Retry {
         due: DateTime::from_millis(NOW + due_in),
         first_attempt_at: DateTime::from_millis(NOW - first_ago),
         failure: failure.clone(),
     };
-    assert_eq!(next(&delivery, &Outcome::Failed(failure)), expected);
+    assert_eq!(next(&tries, &Outcome::TransientFailure(failure)), expected);
 }
 
 /// Expects a dead letter.
-fn dead(delivery: Claimed, retry_after: Option<u64>, verdict: &str) {
+fn dead(tries: Tries, retry_after: Option<u64>, verdict: &str) {
     let failure = failure(retry_after);
     let expected = Next::Dead {
         verdict: verdict.into(),
         failure: failure.clone(),
         redrivable: true,
     };
-    assert_eq!(next(&delivery, &Outcome::Failed(failure)), expected);
+    assert_eq!(next(&tries, &Outcome::TransientFailure(failure)), expected);
 }
 
 #[test]
 fn any_success_delivers_at_any_attempt() {
-    for delivery in [at(1, None), at(100, Some(599_000)), at(7, Some(3_600_000))] {
+    for tries in [at(1, None), at(100, Some(599_000)), at(7, Some(3_600_000))] {
         let (status, elapsed) = (204, Duration::ZERO);
         assert_eq!(
-            next(&delivery, &Outcome::Delivered { status, elapsed }),
+            next(&tries, &Outcome::Delivered { status, elapsed }),
             Next::Delivered { status }
         );
     }
 }
 
 #[test]
-fn the_window_begins_with_the_first_attempt() {
+fn the_retry_period_begins_with_the_first_attempt() {
     retried(at(1, None), None, 500, 200);
     retried(at(2, Some(700)), None, 1000, 700);
 }
@@ -98,14 +90,14 @@ fn the_last_attempt_and_any_beyond_it_end_in_a_dead_letter() {
 }
 
 #[test]
-fn the_end_of_the_window_is_the_last_chance() {
+fn the_end_of_the_retry_period_is_the_last_chance() {
     retried(at(50, Some(599_000)), None, 1000, 599_000);
     retried(at(50, Some(599_999)), None, 1, 599_999);
-    dead(at(50, Some(600_000)), None, "the retry window ended after 50 attempts");
+    dead(at(50, Some(600_000)), None, "the retry period ended after 50 attempts");
 }
 
 #[test]
-fn a_time_that_the_receiver_names_is_honoured_within_the_window() {
+fn a_time_that_the_receiver_names_is_honoured_within_the_retry_period() {
     retried(at(1, None), Some(30), 30_000, 200);
     retried(at(3, Some(10_000)), Some(1), 2000, 10_000);
     retried(at(1, None), Some(86_400), 600_000 - 200, 200);
@@ -113,36 +105,59 @@ fn a_time_that_the_receiver_names_is_honoured_within_the_window() {
     dead(
         at(3, Some(600_000)),
         Some(30),
-        "the retry window ended after 3 attempts",
+        "the retry period ended after 3 attempts",
     );
 }
 
 #[test]
-fn a_refusal_for_good_is_final_at_the_first_attempt_and_not_tried_again_by_itself() {
+fn a_permanent_failure_is_final_at_the_first_attempt_and_never_redriven() {
     let expected = |verdict: &str| Next::Dead {
         verdict: verdict.into(),
         failure: failure(None),
         redrivable: false,
     };
     let gone = next(&at(1, None), &Outcome::Gone(failure(None)));
-    assert_eq!(gone, expected("the receiver answered 410 Gone"));
-    let refused = next(&at(1, None), &Outcome::Refused(failure(None)));
-    assert_eq!(refused, expected("no later attempt can mend it"));
+    assert_eq!(gone, expected("410 Gone: not retried"));
+    let permanent = next(&at(1, None), &Outcome::PermanentFailure(failure(None)));
+    assert_eq!(permanent, expected("permanent failure: not retried"));
 }
 
 #[test]
 fn a_dead_letter_that_was_tried_once_more_is_dead_again() {
-    let delivery = Claimed {
+    let tries = Tries {
         redriven: true,
         ..at(1, None)
     };
-    dead(delivery, None, "it failed again after it was a dead letter");
+    dead(tries, None, "it failed again after it was a dead letter");
 }
 
 #[test]
-fn an_endpoint_that_is_gone_cancels_and_an_interruption_changes_nothing() {
-    let reason = "the endpoint was deleted".to_owned();
+fn a_cancelled_delivery_ends_and_one_that_was_not_sent_changes_nothing() {
+    let reason = "the user was deleted".to_owned();
     let cancelled = next(&at(3, Some(1)), &Outcome::Cancelled { reason: reason.clone() });
     assert_eq!(cancelled, Next::Cancelled { reason });
-    assert_eq!(next(&at(100, Some(700_000)), &Outcome::Interrupted), Next::Released);
+    let not_sent = transition(
+        &at(100, Some(700_000)),
+        &Outcome::NotSent,
+        DateTime::from_millis(NOW),
+        &POLICY,
+        0.5,
+    );
+    assert_eq!(not_sent, None);
+}
+
+#[test]
+fn the_retry_period_begins_anew_when_its_endpoint_is_served_again() {
+    let waited = |served_ago: i64| Tries {
+        served_since: Some(DateTime::from_millis(NOW - served_ago)),
+        ..at(50, Some(86_400_000))
+    };
+    let cap = i64::try_from(POLICY.delay(50, 0.5).as_millis()).unwrap();
+    retried(waited(1_000), None, cap, 86_400_000);
+    dead(waited(600_000), None, "the retry period ended after 50 attempts");
+    let tries = Tries {
+        served_since: Some(DateTime::from_millis(NOW - 700_000)),
+        ..at(50, Some(1_000))
+    };
+    retried(tries, None, cap, 1_000);
 }

@@ -4,8 +4,14 @@ use url::Url;
 
 use super::EndpointPolicy;
 
-/// The address that stands as `text` in the field `name`, without its fragment, which is never sent.
+/// In characters.
+const MAX_LENGTH: usize = 2048;
+
+/// The address in `text`, the value of the field `name`, without its fragment, which is never sent.
 pub(super) fn read(name: &str, text: &str, policy: &EndpointPolicy) -> Result<Url, String> {
+    if text.chars().nth(MAX_LENGTH).is_some() {
+        return Err(format!("`{name}` is longer than {MAX_LENGTH} characters"));
+    }
     // The texts of url::ParseError are fixed: they quote nothing.
     let mut url = Url::parse(text).map_err(|error| format!("`{name}` is not a valid address: {error}"))?;
     match url.scheme() {
@@ -24,8 +30,6 @@ pub(super) fn read(name: &str, text: &str, policy: &EndpointPolicy) -> Result<Ur
     url.set_fragment(None);
     match url.as_str().parse::<http::Uri>() {
         Ok(_) => Ok(url),
-        Err(_) => Err(format!(
-            "`{name}` is too long or holds characters that HTTP can't carry"
-        )),
+        Err(_) => Err(format!("`{name}` holds characters that HTTP can't carry")),
     }
 }

@@ -1,82 +1,101 @@
-//! One endpoint as configured, made one that makes sense.
+//! One element of `webHookConfig.endpoints`, judged.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bson::{RawBsonRef, RawDocument};
+use bson::RawBsonRef;
 use secrecy::SecretString;
 use standardwebhooks::Webhook;
 use url::Url;
 
-use super::{EndpointPolicy, address, auth, field, headers};
-use crate::model::{EndpointKey, EventType};
+use super::field::{Fields, number, wrong_type};
+use super::{EndpointPolicy, Entry, EntryState, address, auth, event_types, headers, pace};
+use crate::model::EndpointKey;
 use crate::platform::Endpoint;
+
+/// All that is read of an endpoint; each counts for [`Entry::fingerprint`].
+pub(super) const FIELDS: [&str; 11] = [
+    "_id",
+    "name",
+    "url",
+    "enabled",
+    "eventTypes",
+    "timeout",
+    "headers",
+    "auth",
+    "signingSecrets",
+    "concurrency",
+    "rateLimit",
+];
 
 const DEFAULT_TIMEOUT_MS: f64 = 5000.0;
 const MIN_TIMEOUT_MS: f64 = 1000.0;
 const MAX_TIMEOUT_MS: f64 = 30_000.0;
 
-/// The endpoint of that key, or why it is refused. What was changed to make it sensible is added to `changes`.
-pub(super) fn read(
-    source: &RawDocument,
-    key: EndpointKey,
-    policy: &EndpointPolicy,
-    changes: &mut Vec<String>,
-) -> Result<Endpoint, String> {
-    Ok(Endpoint {
+/// Of an endpoint's name, in characters.
+const MAX_NAME: usize = 200;
+
+const MAX_SECRETS: usize = 10;
+
+/// The endpoint of that key. What was changed to make it sensible is added to `changes`.
+pub(super) fn read(source: &Fields<'_>, key: EndpointKey, policy: &EndpointPolicy, changes: &mut Vec<String>) -> Entry {
+    let (enabled, name) = (enabled(source), name(source));
+    let event_types = event_types::read(source, changes);
+    let is_off = matches!(enabled, Ok(false));
+    let wants = event_types.clone().unwrap_or_default();
+    let read = || -> Result<Endpoint, String> {
+        Ok(Endpoint {
+            url: url(source, policy)?,
+            key: key.clone(),
+            name: name.clone(),
+            enabled: enabled?,
+            event_types: event_types?,
+            timeout: timeout(source, changes)?,
+            headers: headers::read(source, changes)?,
+            auth: auth::read(source, policy)?,
+            signing_secrets: signing_secrets(source)?,
+            concurrency: pace::concurrency(source, policy, changes)?,
+            rate_limit: pace::rate_limit(source, changes)?,
+        })
+    };
+    let state = match (is_off, read()) {
+        (true, endpoint) => EntryState::Disabled(endpoint.ok().map(Arc::new)),
+        (false, Ok(endpoint)) => EntryState::Enabled(Arc::new(endpoint)),
+        (false, Err(reason)) => EntryState::OutOfService(reason.into()),
+    };
+    Entry {
+        wants: if is_off { Vec::new() } else { wants },
+        fingerprint: source.fingerprint(),
         key,
-        // A label is no reason to refuse an endpoint.
-        name: field::text(source, "name")
-            .ok()
-            .flatten()
-            .unwrap_or_default()
-            .to_owned(),
-        url: url(source, policy)?,
-        enabled: enabled(source)?,
-        event_types: event_types(source)?,
-        timeout: timeout(source, changes)?,
-        headers: headers::read(source, changes)?,
-        auth: auth::read(source, policy)?,
-        signing_secrets: signing_secrets(source)?,
-    })
+        name,
+        state,
+    }
 }
 
-fn url(source: &RawDocument, policy: &EndpointPolicy) -> Result<Url, String> {
-    let text = field::text(source, "url")?.ok_or("it has no `url`")?;
+/// A label is no reason to refuse an endpoint.
+fn name(source: &Fields<'_>) -> String {
+    let name = source.text("name").ok().flatten().unwrap_or_default();
+    name.chars().take(MAX_NAME).collect()
+}
+
+fn url(source: &Fields<'_>, policy: &EndpointPolicy) -> Result<Url, String> {
+    let text = source.text("url")?.ok_or("it has no `url`")?;
     address::read("url", text, policy)
 }
 
 /// Null is not the default: the platform's own filter takes it for "off".
-fn enabled(source: &RawDocument) -> Result<bool, String> {
-    match field::get(source, "enabled")? {
+fn enabled(source: &Fields<'_>) -> Result<bool, String> {
+    match source.get("enabled")? {
         None | Some(RawBsonRef::Undefined) => Ok(true),
         Some(RawBsonRef::Boolean(enabled)) => Ok(enabled),
-        Some(other) => Err(field::wrong_type("enabled", other, "a boolean")),
+        Some(other) => Err(wrong_type("enabled", other, "a boolean")),
     }
 }
 
-/// The known types among `eventTypes`, each once.
-fn event_types(source: &RawDocument) -> Result<Vec<EventType>, String> {
-    let Some(value) = field::present(source, "eventTypes")? else {
-        return Ok(Vec::new());
-    };
-    let names = value
-        .as_array()
-        .ok_or_else(|| field::wrong_type("eventTypes", value, "an array of strings"))?;
-    let mut types = Vec::new();
-    for name in names {
-        let name = name.map_err(|_| "`eventTypes` is not valid BSON")?;
-        match name.as_str().and_then(EventType::parse) {
-            Some(known) if !types.contains(&known) => types.push(known),
-            _ => {}
-        }
-    }
-    Ok(types)
-}
-
-fn timeout(source: &RawDocument, changes: &mut Vec<String>) -> Result<Duration, String> {
-    let configured = match field::present(source, "timeout")? {
+fn timeout(source: &Fields<'_>, changes: &mut Vec<String>) -> Result<Duration, String> {
+    let configured = match source.present("timeout")? {
         None => DEFAULT_TIMEOUT_MS,
-        Some(value) => field::number(value).filter(|ms| !ms.is_nan()).unwrap_or_else(|| {
+        Some(value) => number(value).unwrap_or_else(|| {
             changes.push(format!(
                 "`timeout` is not a number: the default of {DEFAULT_TIMEOUT_MS} ms is used"
             ));
@@ -92,13 +111,17 @@ fn timeout(source: &RawDocument, changes: &mut Vec<String>) -> Result<Duration, 
 }
 
 /// All or none: with one secret left out, a receiver that knows just that one would refuse every event.
-fn signing_secrets(source: &RawDocument) -> Result<Vec<SecretString>, String> {
-    let Some(value) = field::present(source, "signingSecrets")? else {
+fn signing_secrets(source: &Fields<'_>) -> Result<Vec<SecretString>, String> {
+    let Some(value) = source.present("signingSecrets")? else {
         return Ok(Vec::new());
     };
     let secrets = value
         .as_array()
-        .ok_or_else(|| field::wrong_type("signingSecrets", value, "an array of strings"))?;
+        .ok_or_else(|| wrong_type("signingSecrets", value, "an array of strings"))?;
+    // Refused by their number, not judged one by one: there may be 400,000.
+    if secrets.into_iter().nth(MAX_SECRETS).is_some() {
+        return Err(format!("`signingSecrets` has more than {MAX_SECRETS} entries"));
+    }
     let checked = secrets.into_iter().enumerate().map(|(position, secret)| {
         let secret = secret
             .ok()

@@ -1,48 +1,103 @@
-//! Reading one field of a document that may hold anything. Errors are reasons for the operator.
+//! Reading the fields of a document that may hold anything. Errors are reasons for the operator.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use bson::raw::RawElement;
 use bson::spec::ElementType;
 use bson::{RawBsonRef, RawDocument};
 
-/// The last value of that name, as the Node driver reads it.
-///
-/// Reads the document to its end: an error means that it is broken somewhere, and then an absent field proves nothing.
-pub(super) fn get<'a>(document: &'a RawDocument, name: &str) -> Result<Option<RawBsonRef<'a>>, String> {
-    let mut last = None;
-    for element in document.iter_elements() {
-        let element = element.map_err(|_| format!("the document is not valid BSON, `{name}` can't be read"))?;
-        if element.key().as_str() == name {
-            last = Some(element);
+/// The fields of those names, found in one pass: a document may have a million others.
+pub(super) struct Fields<'a> {
+    found: Vec<(&'static str, Option<RawElement<'a>>)>,
+    /// It is broken somewhere: then an absent field proves nothing.
+    broken: bool,
+}
+
+impl<'a> Fields<'a> {
+    /// Of a repeated field the last counts, as in the Node driver.
+    pub(super) fn read(document: &'a RawDocument, names: &[&'static str]) -> Self {
+        let mut fields = Self {
+            found: names.iter().map(|name| (*name, None)).collect(),
+            broken: false,
+        };
+        for element in document.iter_elements() {
+            let Ok(element) = element else {
+                fields.broken = true;
+                break;
+            };
+            let name = element.key().as_str();
+            if let Some((_, found)) = fields.found.iter_mut().find(|(wanted, _)| *wanted == name) {
+                *found = Some(element);
+            }
+        }
+        fields
+    }
+
+    /// The field's value; `name` must be one of those that were read.
+    pub(super) fn get(&self, name: &str) -> Result<Option<RawBsonRef<'a>>, String> {
+        if self.broken {
+            return Err(format!("the document is not valid BSON, `{name}` can't be read"));
+        }
+        let element = self.found.iter().find(|(found, _)| *found == name);
+        debug_assert!(element.is_some(), "{name} was not read");
+        element
+            .and_then(|(_, element)| element.as_ref())
+            .map(RawElement::value)
+            .transpose()
+            .map_err(|_| format!("`{name}` is not valid BSON"))
+    }
+
+    /// The same, with null and undefined counted as absent.
+    pub(super) fn present(&self, name: &str) -> Result<Option<RawBsonRef<'a>>, String> {
+        let value = self.get(name)?;
+        Ok(value.filter(|value| !matches!(value, RawBsonRef::Null | RawBsonRef::Undefined)))
+    }
+
+    /// A field that is a string or absent.
+    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, String> {
+        match self.present(name)? {
+            None => Ok(None),
+            Some(RawBsonRef::String(text)) => Ok(Some(text)),
+            Some(other) => Err(wrong_type(name, other, "a string")),
         }
     }
-    last.map(|element| element.value())
-        .transpose()
-        .map_err(|_| format!("`{name}` is not valid BSON"))
-}
 
-/// The same, with null and undefined counted as absent.
-pub(super) fn present<'a>(document: &'a RawDocument, name: &str) -> Result<Option<RawBsonRef<'a>>, String> {
-    let value = get(document, name)?;
-    Ok(value.filter(|value| !matches!(value, RawBsonRef::Null | RawBsonRef::Undefined)))
-}
-
-/// A field that is a string or absent.
-pub(super) fn text<'a>(document: &'a RawDocument, name: &str) -> Result<Option<&'a str>, String> {
-    match present(document, name)? {
-        None => Ok(None),
-        Some(RawBsonRef::String(text)) => Ok(Some(text)),
-        Some(other) => Err(wrong_type(name, other, "a string")),
+    /// Another one when any of the fields has another value.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for (name, element) in &self.found {
+            name.hash(&mut hasher);
+            match element.as_ref().map(RawElement::value) {
+                Some(Ok(value)) => hash(value, &mut hasher),
+                Some(Err(_)) => hasher.write_u8(1),
+                None => hasher.write_u8(0),
+            }
+        }
+        hasher.finish()
     }
 }
 
-/// Any of BSON's number types. `None` for everything else.
-pub(super) fn number(value: RawBsonRef<'_>) -> Option<f64> {
+fn hash(value: RawBsonRef<'_>, hasher: &mut DefaultHasher) {
+    format!("{:?}", value.element_type()).hash(hasher);
     match value {
+        RawBsonRef::Document(document) => document.as_bytes().hash(hasher),
+        RawBsonRef::Array(array) => array.as_bytes().hash(hasher),
+        RawBsonRef::String(text) => text.hash(hasher),
+        RawBsonRef::Binary(binary) => binary.bytes.hash(hasher),
+        other => format!("{other:?}").hash(hasher),
+    }
+}
+
+/// Any of BSON's number types. `None` for everything else, NaN included.
+pub(super) fn number(value: RawBsonRef<'_>) -> Option<f64> {
+    let number = match value {
         RawBsonRef::Int32(n) => Some(n.into()),
         RawBsonRef::Int64(n) => Some(n as f64),
         RawBsonRef::Double(n) => Some(n),
         RawBsonRef::Decimal128(n) => n.to_string().parse().ok(),
         _ => None,
-    }
+    };
+    number.filter(|number: &f64| !number.is_nan())
 }
 
 /// "`name` is a date, expected a string".
@@ -50,7 +105,7 @@ pub(super) fn wrong_type(name: &str, value: RawBsonRef<'_>, expected: &str) -> S
     format!("`{name}` is {}, expected {expected}", type_name(value))
 }
 
-fn type_name(value: RawBsonRef<'_>) -> &'static str {
+pub(super) fn type_name(value: RawBsonRef<'_>) -> &'static str {
     match value.element_type() {
         ElementType::Double | ElementType::Int32 | ElementType::Int64 | ElementType::Decimal128 => "a number",
         ElementType::String | ElementType::Symbol => "a string",

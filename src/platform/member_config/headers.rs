@@ -3,18 +3,24 @@
 use bson::{RawBsonRef, RawDocument};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::field;
+use super::field::{Fields, wrong_type};
 use crate::platform::is_reserved;
 
+const MAX_COUNT: usize = 64;
+
+/// Of names and values together, in bytes.
+const MAX_BYTES: usize = 16 << 10;
+
 /// The headers, their values marked sensitive. Reserved ones are left out, and `changes` says so.
-pub(super) fn read(source: &RawDocument, changes: &mut Vec<String>) -> Result<HeaderMap, String> {
+pub(super) fn read(endpoint: &Fields<'_>, changes: &mut Vec<String>) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
-    let Some(value) = field::present(source, "headers")? else {
+    let Some(value) = endpoint.present("headers")? else {
         return Ok(headers);
     };
     let fields = value
         .as_document()
-        .ok_or_else(|| field::wrong_type("headers", value, "a document"))?;
+        .ok_or_else(|| wrong_type("headers", value, "a document"))?;
+    check_size(fields)?;
     for (position, entry) in fields.iter().enumerate() {
         let number = position + 1;
         let (name, value) = entry.map_err(|_| format!("`headers`: number {number} is not valid BSON"))?;
@@ -31,6 +37,19 @@ pub(super) fn read(source: &RawDocument, changes: &mut Vec<String>) -> Result<He
             .map_err(|_| "`headers` has more entries than a request can carry")?;
     }
     Ok(headers)
+}
+
+/// By number first: 400,000 headers must not cost more than 65.
+fn check_size(fields: &RawDocument) -> Result<(), String> {
+    if fields.iter_elements().nth(MAX_COUNT).is_some() {
+        return Err(format!("`headers` has more than {MAX_COUNT} entries"));
+    }
+    let length = |(name, value): (&bson::raw::CStr, RawBsonRef<'_>)| name.len() + value.as_str().map_or(0, str::len);
+    let bytes: usize = fields.iter().flatten().map(length).sum();
+    if bytes > MAX_BYTES {
+        return Err(format!("`headers` has more than {} KB", MAX_BYTES >> 10));
+    }
+    Ok(())
 }
 
 fn header_value(value: RawBsonRef<'_>) -> Result<HeaderValue, &'static str> {

@@ -1,6 +1,8 @@
 //! What a receiver got, and the wait for more.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -18,6 +20,8 @@ pub struct Received {
     pub at: DateTime,
     /// The same, to measure durations with.
     pub instant: Instant,
+    /// Where it came from: the port tells the connection, and so the process.
+    pub peer: SocketAddr,
     /// The path, which tells the endpoint.
     pub path: String,
     /// All headers.
@@ -26,6 +30,33 @@ pub struct Received {
     pub body: Bytes,
     /// The status that it gets, perhaps later; `None`: never.
     pub answer: Option<StatusCode>,
+    /// When it ended.
+    pub end: End,
+}
+
+/// When a request ended, once it has. Clones are of the same request.
+#[derive(Clone, Debug, Default)]
+pub struct End(Arc<OnceLock<Ended>>);
+
+/// The end of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// When its response was ready, or when it was noticed that the sender had broken the request off.
+    pub at: Instant,
+    /// Whether it was broken off.
+    pub broken_off: bool,
+}
+
+impl End {
+    pub(super) fn set(&self, broken_off: bool) {
+        let at = Instant::now();
+        let _ = self.0.set(Ended { at, broken_off });
+    }
+
+    /// The end; `None` while the request is being answered.
+    pub fn get(&self) -> Option<Ended> {
+        self.0.get().copied()
+    }
 }
 
 impl Received {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::Answer;
+use super::{Answer, End};
 
 /// The paths that were asked for or scripted.
 #[derive(Debug, Default)]
@@ -59,14 +59,23 @@ impl Route {
     pub(super) fn enter(&self) -> Present<'_> {
         let present = self.present.fetch_add(1, Ordering::Relaxed) + 1;
         self.max_present.fetch_max(present, Ordering::Relaxed);
-        Present(self)
+        Present {
+            route: self,
+            end: End::default(),
+        }
     }
 }
 
-pub(super) struct Present<'a>(&'a Route);
+/// A request that is being answered.
+pub(super) struct Present<'a> {
+    route: &'a Route,
+    pub(super) end: End,
+}
 
 impl Drop for Present<'_> {
     fn drop(&mut self) {
-        self.0.present.fetch_sub(1, Ordering::Relaxed);
+        // Unless its response was ready before.
+        self.end.set(true);
+        self.route.present.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -14,38 +14,43 @@ const BATCH: usize = 10_000;
 /// Many organizations with one unauthenticated endpoint each, and as many certificates as wanted.
 #[derive(Debug)]
 pub struct Bulk {
-    owners: Vec<ObjectId>,
+    organizations: Vec<ObjectId>,
     random: fastrand::Rng,
 }
 
 impl Bulk {
-    /// So many organizations, the same for the same seed.
+    /// This many organizations, the same for the same seed.
     pub fn new(seed: u64, organizations: usize) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let owners = (0..organizations)
+        let organizations = (0..organizations)
             .map(|_| object_id(DateTime::from_millis(0), &mut random))
             .collect();
-        Self { owners, random }
+        Self { organizations, random }
     }
 
     /// The organizations' ids.
-    pub fn owners(&self) -> &[ObjectId] {
-        &self.owners
+    pub fn organizations(&self) -> &[ObjectId] {
+        &self.organizations
     }
 
     /// What stands in `memberconfigs`: for organization i one endpoint at `url(i)`, subscribed to both event types.
     pub fn member_configs(&self, url: impl Fn(usize) -> String) -> Vec<Document> {
-        let endpoint = |(i, owner): (usize, &ObjectId)| {
+        let endpoint = |(i, organization): (usize, &ObjectId)| {
             doc! {
-                "_id": owner, "name": format!("endpoint {i}"), "url": url(i), "enabled": true, "timeout": 5_000,
+                "_id": organization, "name": format!("endpoint {i}"), "url": url(i), "enabled": true, "timeout": 5_000,
                 "eventTypes": ["certificate_completed", "certificate_expired"], "auth": { "authType": "none" },
             }
         };
         let config = |endpoint: Document| {
-            let owner = endpoint.get("_id").cloned();
-            doc! { "_id": owner.clone(), "_ownerId": owner, "webHookConfig": { "endpoints": [endpoint] } }
+            let organization = endpoint.get("_id").cloned();
+            doc! { "_id": organization.clone(), "_ownerId": organization, "webHookConfig": { "endpoints": [endpoint] } }
         };
-        self.owners.iter().enumerate().map(endpoint).map(config).collect()
+        self.organizations
+            .iter()
+            .enumerate()
+            .map(endpoint)
+            .map(config)
+            .collect()
     }
 
     /// Inserts `n` certificates of about 430 bytes, the i-th of organization i mod their number, expiring at `expires(i)`.
@@ -74,8 +79,8 @@ impl Bulk {
     /// The next certificate, of organization i mod their number.
     pub fn certificate(&mut self, i: usize, expires: Option<DateTime>) -> Document {
         let at = earlier(expires.unwrap_or(DateTime::from_millis(1_764_239_400_000)), YEAR);
-        let owner = self.owners[i % self.owners.len()];
-        badge_user(owner, Award { at, expires }, &mut self.random)
+        let organization = self.organizations[i % self.organizations.len()];
+        badge_user(organization, Award { at, expires }, &mut self.random)
     }
 }
 
@@ -95,7 +100,10 @@ mod tests {
             / made.len();
         assert!((400..460).contains(&size), "{size} bytes on average");
         for (i, certificate) in made.iter().enumerate() {
-            assert_eq!(certificate.get_object_id("_ownerId").unwrap(), bulk.owners()[i % 3]);
+            assert_eq!(
+                certificate.get_object_id("_ownerId").unwrap(),
+                bulk.organizations()[i % 3]
+            );
         }
     }
 }

@@ -51,13 +51,13 @@ const RULES: [(&str, &str, &str, i32); 6] = [
 ];
 
 /// One certificate of an organization's user. One in four lacks `expiryReminderSent`, as old documents do.
-pub(super) fn badge_user(owner: impl Into<Bson>, award: Award, random: &mut fastrand::Rng) -> Document {
+pub(super) fn badge_user(organization: impl Into<Bson>, award: Award, random: &mut fastrand::Rng) -> Document {
     let (kind, name, description, validity) = RULES[random.usize(..RULES.len())];
     let lessons: Vec<_> = (0..random.usize(2..5)).map(|_| object_id(award.at, random)).collect();
     let mut document = doc! {
         "_id": object_id(award.at, random),
         "_userId": object_id(award.at, random),
-        "_ownerId": owner.into(),
+        "_ownerId": organization.into(),
         "_badgeId": object_id(award.at, random),
         "creationDate": award.at,
         "expires": award.expires,

@@ -20,7 +20,7 @@ pub struct Organization {
     /// What people call it.
     pub name: &'static str,
     /// Its `_ownerId`.
-    pub owner: ObjectId,
+    pub id: ObjectId,
     /// Its documents in `webHookConfig.endpoints`.
     pub endpoints: Vec<Document>,
     subscriptions: Vec<Subscription>,
@@ -39,7 +39,7 @@ impl Organization {
         let endpoints = &self.endpoints;
         let config = || {
             doc! {
-                "_id": self.owner, "_ownerId": self.owner, "name": self.name,
+                "_id": self.id, "_ownerId": self.id, "name": self.name,
                 "webHookConfig": { "endpoints": endpoints }, "createdAt": JOINED, "updatedAt": JOINED, "__v": 0,
             }
         };
@@ -116,11 +116,11 @@ impl Maker<'_> {
     }
 
     fn organization(&mut self, name: &'static str, endpoints: Vec<(Document, Subscription)>) -> Organization {
-        let owner = object_id(JOINED, self.random);
+        let id = object_id(JOINED, self.random);
         let (endpoints, subscriptions) = endpoints.into_iter().unzip();
         Organization {
             name,
-            owner,
+            id,
             endpoints,
             subscriptions,
         }

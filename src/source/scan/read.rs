@@ -1,14 +1,14 @@
 //! Finding what has expired, by the index alone.
 
-use bson::{Bson, DateTime, Document, RawBson, RawDocumentBuf, doc};
+use bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use mongodb::Cursor;
 use mongodb::options::{FindOptions, Hint};
 
 use crate::config;
-use crate::store::{Result, Store, Unit, ensure_scan, scan_index};
+use crate::store::{Result, Store, Transaction, ensure_scan, scan_index};
 
-/// A portion holds not much more bytes than this, however large its documents are.
-const PORTION_BYTES: usize = 8 << 20;
+/// Bytes that are read for a page, at most, or a little more.
+const PAGE_BYTES: usize = 8 << 20;
 
 /// What `expires` must not be, but for arrays: these are found by their elements, in either query.
 const ODD_EXPIRES: [&str; 13] = [
@@ -46,8 +46,8 @@ const ODD_FLAGS: [&str; 13] = [
 
 /// What has expired at `now` and is not marked. An absent or null `expiryReminderSent` counts as unsent; together with
 /// `false` that is two ranges of the index, merged in the order of `expires`.
-fn expired_filter(now: DateTime, not_before: Option<DateTime>) -> Document {
-    doc! { "expiryReminderSent": unsent(), "expires": passed(now, not_before) }
+fn expired_filter(now: DateTime, since: Option<DateTime>) -> Document {
+    doc! { "expiryReminderSent": unsent(), "expires": passed(now, since) }
 }
 
 /// What would be in the first filter if its types were right: to be rejected. Ranges of the same index, as a rule empty ones.
@@ -63,10 +63,10 @@ fn unsent() -> Document {
     doc! { "$in": [false, Bson::Null] }
 }
 
-fn passed(now: DateTime, not_before: Option<DateTime>) -> Document {
+fn passed(now: DateTime, since: Option<DateTime>) -> Document {
     let mut expires = doc! { "$lte": now };
-    if let Some(not_before) = not_before {
-        expires.insert("$gte", not_before);
+    if let Some(since) = since {
+        expires.insert("$gte", since);
     }
     expires
 }
@@ -76,58 +76,97 @@ pub(super) struct Query {
     filter: Document,
     sorted: bool,
     index: Option<String>,
-    /// The latest `expires` that was read: what is behind it is marked.
+    /// The latest `expires` that was read: what comes before it is marked, or can't be.
     reached: Option<DateTime>,
-    /// `_id`s of what can't be marked.
-    refused: Vec<Bson>,
+    /// What expired at `reached` may be in a page that is not marked yet: it is left to a later query.
+    beside: bool,
 }
 
 impl Query {
     /// What has expired at `now`, the earliest expiry first; then what has odd types. Served by `index`.
-    pub(super) fn all(now: DateTime, config: &config::Scan, index: Option<&str>) -> [Self; 2] {
+    pub(super) fn all(now: DateTime, config: &config::Scan, index: Option<&str>) -> Vec<Self> {
         let query = |filter, sorted| Self {
             filter,
             sorted,
             index: index.map(str::to_owned),
             reached: None,
-            refused: Vec::new(),
+            beside: false,
         };
-        [
+        vec![
             query(expired_filter(now, config.not_before), true),
             query(odd_filter(now, config.not_before), false),
         ]
     }
 
-    /// The next documents, at most so many.
+    /// What has expired between `since` and `now`, both included.
+    pub(super) fn since(since: DateTime, now: DateTime, config: &config::Scan, index: Option<&str>) -> Vec<Self> {
+        let since = config.not_before.map_or(since, |not_before| not_before.max(since));
+        vec![Self {
+            filter: expired_filter(now, Some(since)),
+            sorted: true,
+            index: index.map(str::to_owned),
+            reached: None,
+            beside: false,
+        }]
+    }
+
+    /// The same from its beginning, for pages that are read while those before them are being written.
+    pub(super) fn pages_beside(&self) -> Option<Self> {
+        self.sorted.then(|| Self {
+            filter: self.filter.clone(),
+            sorted: true,
+            index: self.index.clone(),
+            reached: self.reached,
+            beside: true,
+        })
+    }
+
+    /// The next documents, at most `most`, but for those that `is_left_out`.
     ///
     /// # Errors
-    /// MongoDB is away.
-    pub(super) async fn read(&self, unit: &mut Unit, store: &Store, most: usize) -> Result<Vec<RawDocumentBuf>> {
+    /// MongoDB refused or is unavailable.
+    pub(super) async fn read(
+        &self,
+        transaction: &mut Transaction,
+        store: &Store,
+        most: usize,
+        is_left_out: impl Fn(&RawDocumentBuf) -> bool,
+    ) -> Result<Vec<RawDocumentBuf>> {
         let mut options = self.options();
-        options.limit = i64::try_from(most).ok();
         options.batch_size = u32::try_from(most).ok();
-        unit.find(&store.badge_users(), self.remaining(), options, PORTION_BYTES)
-            .await
+        let (mut count, mut bytes) = (0, 0);
+        let found = transaction
+            .find(&store.badge_users(), self.remaining(), options, |document| {
+                if count >= most || bytes >= PAGE_BYTES {
+                    return false;
+                }
+                if !is_left_out(document) {
+                    count += 1;
+                    bytes += document.as_bytes().len();
+                }
+                true
+            })
+            .await?;
+        Ok(found.into_iter().filter(|document| !is_left_out(document)).collect())
     }
 
     /// All of them, in a cursor.
     ///
     /// # Errors
-    /// MongoDB is away.
+    /// MongoDB refused or is unavailable.
     pub(super) async fn cursor(&self, store: &Store) -> Result<Cursor<RawDocumentBuf>> {
         let badge_users = store.badge_users();
         let find = badge_users.find(self.filter.clone());
-        find.with_options(self.options()).await
+        Ok(find.with_options(self.options()).await?)
     }
 
-    /// These are done with, but for what was refused.
-    pub(super) fn advance(&mut self, documents: &[RawDocumentBuf], refused: Vec<RawBson>) {
-        let last = documents.last().filter(|_| self.sorted);
-        if let Some(expires) = last.and_then(|document| document.get_datetime("expires").ok()) {
+    /// This document and those before it are done with.
+    pub(super) fn advance(&mut self, last: &RawDocumentBuf) {
+        if self.sorted
+            && let Ok(expires) = last.get_datetime("expires")
+        {
             self.reached = Some(expires);
         }
-        self.refused
-            .extend(refused.into_iter().filter_map(|id| Bson::try_from(id).ok()));
     }
 
     fn options(&self) -> FindOptions {
@@ -137,14 +176,11 @@ impl Query {
         options
     }
 
-    /// Without what is behind: the index still holds the keys of what was marked just now, and would have them skipped one by one.
+    /// Without what is done: the index still holds the keys of what was marked just now, and would have them skipped one by one.
     fn remaining(&self) -> Document {
         let mut filter = self.filter.clone();
         if let (Some(reached), Ok(expires)) = (self.reached, filter.get_document_mut("expires")) {
-            expires.insert("$gte", reached);
-        }
-        if !self.refused.is_empty() {
-            filter.insert("_id", doc! { "$nin": self.refused.clone() });
+            expires.insert(if self.beside { "$gt" } else { "$gte" }, reached);
         }
         filter
     }
@@ -154,7 +190,7 @@ impl Query {
 /// without its index.
 ///
 /// # Errors
-/// MongoDB is away.
+/// MongoDB refused or is unavailable.
 pub(super) async fn index(store: &Store, create: bool) -> Result<Option<String>> {
     if create {
         ensure_scan(store).await.map(Some)

@@ -2,90 +2,107 @@
 
 use std::time::Duration;
 
-use bson::{Bson, DateTime, Document, Timestamp, doc};
+use bson::{Bson, DateTime, Document, RawDocumentBuf, Timestamp, doc, rawdoc};
 use mongodb::change_stream::event::ResumeToken;
 use tracing::{info, warn};
 
-use super::process::Step;
-use crate::kill_point;
-use crate::source::stream::{Ending, Start};
-use crate::store::{Result, Stopped, Store};
+use crate::source::stream::Start;
+use crate::store::{Error, Result, Stopped, Store, Transaction, update_row, upsert_row};
+
+/// The `_id` of the position in `webhook_state`.
+const POSITION: &str = "watch";
+
+/// The `_id` of the lease, which says whether anybody has watched before.
+const LEASE: &str = "lease/source";
 
 /// Where to go on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Position {
     start: Start,
     /// When the stream last moved: what an accident would have to catch up from.
     at: DateTime,
-    /// An accident happened: awards since then are to be found by query.
+    /// An accident happened: awards since then must be found by query.
     pub(super) catch_up_from: Option<DateTime>,
-    /// The lease under which it is written: one under a later lease is not overwritten.
+    /// The number of the lease under which it is written: one that was written under a later lease is not overwritten.
     lease: i64,
-    fenced: bool,
-    saved: bool,
+    /// How many accidents there were since it was read: a walk that began before the last does not make up for that.
+    accidents: u32,
+}
+
+/// Where the stream goes on after a change, and when that happened.
+#[derive(Clone, Debug)]
+pub(super) struct Move {
+    pub(super) start: Option<Start>,
+    pub(super) at: Option<DateTime>,
+}
+
+/// A position that could not be saved.
+#[derive(Debug)]
+pub(super) enum Unsaved {
+    /// A later lease has moved it: finding events is another instance's.
+    Superseded,
+    /// MongoDB refused or is unavailable.
+    Failed(Error),
+}
+
+impl From<Error> for Unsaved {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Position {
-    /// Reads the position; a first start begins now. One that can't be read is as good as lost: what the outbox remembers of, for
-    /// `retention`, is to be found by query.
+    /// Reads the position; a first start begins now. One that is lost or can't be read has what the outbox remembers, for
+    /// `retention`, found by query.
     pub(super) async fn load(store: &Store, retention: Duration) -> std::result::Result<Self, Stopped> {
-        let found = store
-            .persist("read the stream's position", || async {
-                store.state().find_one(doc! { "_id": "watch" }).await
-            })
-            .await?;
-        if let Some(document) = found {
-            return match parse(&document) {
-                Some(position) => Ok(position),
-                None => Self::mend(store, &document, retention).await,
-            };
+        let find = |id: &'static str| async move { Ok(store.state().find_one(doc! { "_id": id }).await?) };
+        let found = store.persist("read the stream's position", || find(POSITION)).await?;
+        if let Some(position) = found.as_ref().and_then(parse) {
+            return Ok(position);
         }
+        let lease = store.persist("read the lease", || find(LEASE)).await?;
+        let has_watched = lease.is_some_and(|lease| lease.get_bool("watched").unwrap_or(false));
         let (start, at) = now(store).await?;
-        info!("no stream position yet: completions are watched from now on");
-        let first = doc! { "$setOnInsert": fields(&start, at, None, 0) };
-        let create = || async {
-            store
-                .state()
-                .update_one(doc! { "_id": "watch" }, first.clone())
-                .upsert(true)
-                .await
-        };
-        store.persist("note the stream's start", create).await?;
-        Ok(Self {
+        let mut position = Self {
             start,
             at,
             catch_up_from: None,
-            lease: 0,
-            fenced: false,
-            saved: true,
-        })
+            lease: found
+                .as_ref()
+                .and_then(|document| document.get_i64("lease").ok())
+                .unwrap_or(0),
+            accidents: 0,
+        };
+        if found.is_some() || has_watched {
+            warn!(
+                "the stream's position is lost or can't be read; starting afresh, missed completions are found by query"
+            );
+            let known = found.and_then(|document| document.get_datetime("at").ok().copied());
+            position.catch_up_from = Some(known.unwrap_or_else(|| ago(at, retention)));
+        } else {
+            info!("no stream position yet: completions are watched from now on");
+        }
+        position.create(store).await?;
+        Ok(position)
     }
 
-    async fn mend(store: &Store, document: &Document, retention: Duration) -> std::result::Result<Self, Stopped> {
-        warn!("the stream's position can't be read; starting afresh, missed completions are found by query");
-        let (start, at) = now(store).await?;
-        let retention = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
-        let remembered = DateTime::from_millis(at.timestamp_millis().saturating_sub(retention));
-        let mut mended = Self {
-            start,
-            at,
-            catch_up_from: Some(document.get_datetime("at").copied().unwrap_or(remembered)),
-            lease: document.get_i64("lease").unwrap_or(0),
-            fenced: false,
-            saved: false,
+    async fn create(&self, store: &Store) -> std::result::Result<(), Stopped> {
+        let fields = self.fields();
+        let create = || async {
+            let state = store.state();
+            state
+                .replace_one(doc! { "_id": POSITION }, fields.clone())
+                .upsert(true)
+                .await?;
+            let watched = doc! { "$set": { "watched": true } };
+            Ok(state.update_one(doc! { "_id": LEASE }, watched).upsert(true).await?)
         };
-        mended.save(store).await?;
-        Ok(mended)
+        store.persist("note the stream's start", create).await.map(drop)
     }
 
     /// The same, written under this lease.
     pub(super) fn under(self, lease: i64) -> Self {
         Self { lease, ..self }
-    }
-
-    /// Whether a later lease has moved the position: then this one is nobody's business any more.
-    pub(super) fn is_fenced(&self) -> bool {
-        self.fenced
     }
 
     pub(super) fn start(&self) -> Start {
@@ -97,66 +114,114 @@ impl Position {
         self.at
     }
 
-    /// Moves on, in memory, after the group is in the outbox.
-    pub(super) fn advance(&mut self, step: &Step) {
-        if let Some(start) = &step.reached {
-            self.start = start.clone();
-            self.at = step.at.unwrap_or(self.at).max(self.at);
-            self.saved = false;
+    /// The position after a change.
+    #[must_use]
+    pub(super) fn moved(&self, to: &Move) -> Self {
+        let mut moved = self.clone();
+        if let Some(start) = &to.start {
+            moved.start = start.clone();
+            moved.at = to.at.unwrap_or(self.at).max(self.at);
         }
-        if matches!(step.ending, Some(Ending::Invalidated)) {
-            self.missed();
-        }
+        moved
     }
 
-    /// Awards since the stream last moved are to be found by query.
-    fn missed(&mut self) {
+    /// Awards since the stream last moved must be found by query.
+    pub(super) fn miss(&mut self) {
         self.catch_up_from.get_or_insert(self.at);
-        self.saved = false;
+        self.accidents += 1;
     }
 
-    /// The token is of no use: notes durably that from now on is watched, and until now is to be found by query.
+    /// How many accidents there were.
+    pub(super) fn accidents(&self) -> u32 {
+        self.accidents
+    }
+
+    /// The token is of no use: from now on is watched, and until now must be found by query.
     pub(super) async fn lose(&mut self, store: &Store) -> std::result::Result<(), Stopped> {
         let (start, at) = now(store).await?;
-        self.missed();
+        self.miss();
         (self.start, self.at) = (start, at);
-        self.save(store).await
-    }
-
-    /// Nothing is left to be found by query.
-    pub(super) async fn caught_up(&mut self, store: &Store) -> std::result::Result<(), Stopped> {
-        self.catch_up_from = None;
-        self.saved = false;
-        self.save(store).await
-    }
-
-    /// Writes the position, unless it stands as it was written.
-    pub(super) async fn save(&mut self, store: &Store) -> std::result::Result<(), Stopped> {
-        if self.saved {
-            return Ok(());
-        }
-        let document = fields(&self.start, self.at, self.catch_up_from, self.lease);
-        let mine = doc! { "_id": "watch", "lease": { "$not": { "$gt": self.lease } } };
-        kill_point::reach("token-to-be-saved");
-        let write = || async { store.state().replace_one(mine.clone(), document.clone()).await };
-        self.fenced = store.persist("save the stream's position", write).await?.matched_count == 0;
-        kill_point::reach("token-saved");
-        self.saved = true;
         Ok(())
+    }
+
+    /// Writes the position as a part of a transaction.
+    ///
+    /// # Errors
+    /// See [`Unsaved`]; the transaction is spoiled.
+    pub(super) async fn save_in_transaction(&self, transaction: &mut Transaction) -> std::result::Result<(), Unsaved> {
+        let row = upsert_row(raw(&self.mine())?, raw(&self.update())?);
+        match transaction.update("webhook_state", [row].iter()).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(superseded(error)),
+        }
+    }
+
+    /// Makes sure, as a part of a transaction, that no later lease has moved the position.
+    ///
+    /// # Errors
+    /// See [`Unsaved`]; the transaction is spoiled.
+    pub(super) async fn check_in_transaction(&self, transaction: &mut Transaction) -> std::result::Result<(), Unsaved> {
+        // A write, so that whoever moves it at the same time is in conflict with this.
+        let row = update_row(raw(&self.mine())?, rawdoc! { "$inc": { "steps": 1_i64 } }, false);
+        let reply = transaction.update("webhook_state", [row].iter()).await?;
+        if reply.matched == 0 {
+            Err(Unsaved::Superseded)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Writes the position by itself.
+    ///
+    /// # Errors
+    /// See [`Unsaved`].
+    pub(super) async fn save(&self, store: &Store) -> std::result::Result<(), Unsaved> {
+        let state = store.state();
+        let write = state.update_one(self.mine(), self.update()).upsert(true).await;
+        write.map(drop).map_err(|error| superseded(error.into()))
+    }
+
+    /// A position of a later lease doesn't match; to insert another meets its `_id`. One that was deleted is written anew.
+    fn mine(&self) -> Document {
+        doc! { "_id": POSITION, "lease": { "$not": { "$gt": self.lease } } }
+    }
+
+    fn update(&self) -> Document {
+        let mut set = self.fields();
+        let mut unset = Document::new();
+        for name in ["token", "after", "time", "catchUpFrom"] {
+            if !set.contains_key(name) {
+                unset.insert(name, 1);
+            }
+        }
+        set.insert("lease", self.lease);
+        doc! { "$set": set, "$unset": unset }
+    }
+
+    fn fields(&self) -> Document {
+        let (kind, value) = match &self.start {
+            Start::Token(token) => ("token", bson(token)),
+            Start::After(token) => ("after", bson(token)),
+            Start::At(time) => ("time", Bson::Timestamp(*time)),
+        };
+        let mut fields = doc! { kind: value, "at": self.at, "lease": self.lease };
+        if let Some(since) = self.catch_up_from {
+            fields.insert("catchUpFrom", since);
+        }
+        fields
     }
 }
 
-fn fields(start: &Start, at: DateTime, catch_up_from: Option<DateTime>, lease: i64) -> Document {
-    let (kind, value) = match start {
-        Start::Token(token) => ("token", bson(token)),
-        Start::After(token) => ("after", bson(token)),
-        Start::At(time) => ("time", Bson::Timestamp(*time)),
-    };
-    let mut fields = doc! { kind: value, "at": at, "lease": lease };
-    if let Some(since) = catch_up_from {
-        fields.insert("catchUpFrom", since);
+fn raw(document: &Document) -> Result<RawDocumentBuf> {
+    RawDocumentBuf::try_from(document).map_err(|error| mongodb::error::Error::custom(error).into())
+}
+
+fn superseded(error: Error) -> Unsaved {
+    if error.is_duplicate() {
+        Unsaved::Superseded
+    } else {
+        Unsaved::Failed(error)
     }
-    fields
 }
 
 fn bson(token: &ResumeToken) -> Bson {
@@ -173,10 +238,14 @@ fn parse(document: &Document) -> Option<Position> {
         start,
         at: document.get_datetime("at").ok().copied()?,
         catch_up_from: document.get_datetime("catchUpFrom").ok().copied(),
-        lease: 0,
-        fenced: false,
-        saved: true,
+        lease: document.get_i64("lease").unwrap_or(0),
+        accidents: 0,
     })
+}
+
+fn ago(now: DateTime, duration: Duration) -> DateTime {
+    let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    DateTime::from_millis(now.timestamp_millis().saturating_sub(millis))
 }
 
 /// The cluster's time.

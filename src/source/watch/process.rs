@@ -1,112 +1,269 @@
-//! A group of changes on its way into the outbox.
+//! A group of changes on its way into the outbox, with the stream's position, in one transaction.
 
 use std::collections::HashMap;
 
 use bson::{Bson, DateTime, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
+use tracing::info;
 
+use super::position::{Move, Position, Unsaved};
 use super::{Watch, token_of};
+use crate::failpoint;
 use crate::model::EventType;
+use crate::outbox::{Appended, NewDelivery, Rejected};
 use crate::platform::badge_user;
+use crate::source::attempts::Attempts;
 use crate::source::rejections::rejected_of;
 use crate::source::scan::deliveries;
 use crate::source::stream::{Ending, Item, Start};
-use crate::store::{Result, Stopped};
+use crate::store::{self, Kind, Stopped, Writer};
 
 /// A group of items, sorted out.
 #[derive(Debug, Default)]
-pub(super) struct Step {
-    pub(super) changes: Vec<RawDocumentBuf>,
-    /// Where the stream goes on after them.
-    pub(super) reached: Option<Start>,
-    /// When the last of them happened, or when it was known that nothing more had.
-    pub(super) at: Option<DateTime>,
+pub(super) struct Group {
+    pub(super) changes: Vec<Change>,
+    /// When the stream said that nothing more had happened, and where it stood.
+    pub(super) idle: Option<(Start, DateTime)>,
     pub(super) ending: Option<Ending>,
 }
 
-impl Step {
+/// A change of a certificate.
+#[derive(Debug)]
+pub(super) struct Change {
+    raw: RawDocumentBuf,
+    moves: Move,
+}
+
+/// What a change, or a certificate found by query, leads to.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    deliveries: Vec<NewDelivery>,
+    rejected: Option<Rejected>,
+}
+
+impl Group {
     pub(super) fn add(&mut self, item: Item) {
         match item {
-            Item::Change(change) => self.add_change(change),
-            Item::Idle { token, at } => {
-                self.reached = Some(Start::Token(token));
-                self.at = Some(at);
-            }
+            Item::Change(raw) => self.changes.push(Change::new(raw)),
+            Item::Idle { token, at } => self.idle = Some((Start::Token(token), at)),
             Item::Ended(ending) => self.ending = Some(ending),
         }
     }
+}
 
-    fn add_change(&mut self, change: RawDocumentBuf) {
-        let invalidate = kind(&change) == "invalidate";
-        if let Some(token) = token_of(&change) {
-            self.reached = Some(if invalidate {
-                Start::After(token)
-            } else {
-                Start::Token(token)
-            });
+impl Change {
+    fn new(raw: RawDocumentBuf) -> Self {
+        let invalidate = kind(&raw) == "invalidate";
+        let start = token_of(&raw).map(|token| match invalidate {
+            true => Start::After(token),
+            false => Start::Token(token),
+        });
+        let at = raw.get_timestamp("clusterTime").ok();
+        let at = at.map(|time| DateTime::from_millis(i64::from(time.time) * 1000));
+        Self {
+            moves: Move { start, at },
+            raw,
         }
-        if let Ok(time) = change.get_timestamp("clusterTime") {
-            self.at = Some(DateTime::from_millis(i64::from(time.time) * 1000));
-        }
-        if change.get("documentKey").is_ok_and(|key| key.is_some()) {
-            self.changes.push(change);
+    }
+
+    fn moves(&self) -> Move {
+        self.moves.clone()
+    }
+
+    /// Whether it is an award, or an award made again: more than a changed expiry.
+    fn is_award(&self) -> bool {
+        match kind(&self.raw) {
+            "insert" | "replace" => true,
+            "update" => awarded_at(&self.raw).is_some(),
+            _ => false,
         }
     }
 }
 
 impl Watch {
-    /// Writes the events of these changes to the outbox; returns how many are new.
-    pub(super) async fn process(&self, changes: &[RawDocumentBuf]) -> std::result::Result<usize, Stopped> {
-        changes
-            .iter()
-            .filter_map(|change| expires(change))
-            .for_each(|expires| self.horizon.tell(expires));
-        let changes: Vec<_> = changes.iter().filter(|change| is_award(change)).collect();
-        if changes.is_empty() {
-            return Ok(0);
+    /// Writes the events of these changes to the outbox and moves the position behind them. Returns how many deliveries are
+    /// new; `None` if a later lease has moved the position.
+    pub(super) async fn process(&self, group: &Group, position: &mut Position) -> Result<Option<usize>, Stopped> {
+        let expiries = group.changes.iter().filter_map(|change| expires(&change.raw));
+        expiries.for_each(|expires| self.horizon.tell(expires));
+        let mut fresh = 0;
+        if group.changes.iter().any(Change::is_award) {
+            let found = self.find(&group.changes).await?;
+            let moves: Vec<_> = group.changes.iter().map(Change::moves).collect();
+            match self.append_all(found, position, Some(&moves)).await? {
+                Some(appended) => fresh = appended,
+                None => return Ok(None),
+            }
+        } else if let Some(last) = group.changes.last() {
+            *position = position.moved(&last.moves());
         }
-        let updated = self
-            .store
-            .persist("read awarded certificates", || self.read_updated(&changes))
-            .await?;
-        let documents = changes.iter().filter_map(|change| match kind(change) {
-            "update" => updated.get(key_of(change)?.as_slice()).map(|document| &**document),
-            "replace" => change
-                .get_document("fullDocument")
-                .ok()
-                .filter(|document| self.is_recent(document)),
-            _ => change.get_document("fullDocument").ok(),
-        });
-        self.append(documents).await
+        if let Some((start, at)) = &group.idle {
+            *position = position.moved(&Move {
+                start: Some(start.clone()),
+                at: Some(*at),
+            });
+        }
+        Ok(Some(fresh))
     }
 
-    /// Writes awards found by query to the outbox.
-    pub(super) async fn take(&self, batch: Vec<RawDocumentBuf>) -> Result<()> {
-        let appended = self.append(batch.iter().map(|document| &**document)).await;
-        appended.map(drop).map_err(mongodb::error::Error::custom)
+    /// Writes awards found by query to the outbox; `false` if a later lease has moved the position.
+    pub(super) async fn take(&self, documents: Vec<RawDocumentBuf>, position: &Position) -> Result<bool, Stopped> {
+        let found = documents.iter().map(|document| self.found(document)).collect();
+        let appended = self.append_all(found, &mut position.clone(), None).await?;
+        Ok(appended.is_some())
     }
 
-    async fn append(&self, documents: impl Iterator<Item = &RawDocument>) -> std::result::Result<usize, Stopped> {
-        let now = self.clock.now();
-        let (mut new, mut rejected) = (Vec::new(), Vec::new());
-        for document in documents {
-            match badge_user::completed(document) {
-                Ok(event) => new.extend(deliveries(&self.directory, &event)),
-                Err(unfit) => rejected.push(rejected_of(unfit, EventType::CertificateCompleted)),
+    /// Appends what was found, part by part, each with the position after it; `moves` says where the stream stood after each.
+    /// Without, the position stays where it is.
+    async fn append_all(
+        &self,
+        mut found: Vec<Found>,
+        position: &mut Position,
+        moves: Option<&[Move]>,
+    ) -> Result<Option<usize>, Stopped> {
+        let (mut done, mut fresh) = (0, 0);
+        let mut attempts = Attempts::new(&self.store, &self.pace, "append completions");
+        while done < found.len() {
+            let (size, budget) = (attempts.share_of(found.len() - done), attempts.budget());
+            let part = part(&found[done..], size, budget);
+            let moved = moves.map(|moves| position.moved(&moves[done + part - 1]));
+            match self
+                .append_part(&found[done..done + part], position, moved.as_ref(), budget)
+                .await
+            {
+                Ok(appended) => {
+                    attempts.succeeded();
+                    failpoint::reach("completions-committed");
+                    fresh += appended.fresh;
+                    let whole = appended.left == 0;
+                    self.outbox.announce(appended);
+                    if whole {
+                        let rejected = found[done..done + part]
+                            .iter()
+                            .filter_map(|found| found.rejected.clone());
+                        self.rejections.note(&rejected.collect::<Vec<_>>());
+                        *position = moved.unwrap_or_else(|| position.clone());
+                        done += part;
+                    }
+                }
+                Err(Unsaved::Superseded) => return Ok(None),
+                Err(Unsaved::Failed(error)) if error.kind() == Kind::Refused && part == 1 => {
+                    if attempts.is_refusal_its_own(&error).await? {
+                        found[done].reject(&error);
+                    }
+                }
+                Err(Unsaved::Failed(error)) => attempts.failed(&error).await?,
             }
         }
-        self.outbox.reject(&rejected, now).await?;
-        self.rejections.note(&rejected);
-        if new.is_empty() {
-            return Ok(0);
-        }
-        Ok(self.outbox.append(new, now).await?.fresh)
+        Ok(Some(fresh))
     }
 
-    /// Updates carry no document. One that is gone meanwhile is no error: nothing is awarded any more.
-    async fn read_updated(&self, changes: &[&RawDocumentBuf]) -> Result<HashMap<Vec<u8>, RawDocumentBuf>> {
-        let updates = changes.iter().filter(|change| kind(change) == "update");
-        let ids: RawArrayBuf = updates.filter_map(|change| id_of(change)).collect();
+    async fn append_part(
+        &self,
+        found: &[Found],
+        position: &Position,
+        moved: Option<&Position>,
+        budget: usize,
+    ) -> Result<Appended, Unsaved> {
+        let now = self.clock.now();
+        let mut transaction = self.store.begin(Writer::Source).await?;
+        let deliveries = found
+            .iter()
+            .flat_map(|found| found.deliveries.iter().cloned())
+            .collect();
+        let append = self
+            .outbox
+            .append_in_transaction(&mut transaction, deliveries, budget, now);
+        let appended = append.await?;
+        if appended.left == 0 {
+            let rejected: Vec<_> = found.iter().filter_map(|found| found.rejected.clone()).collect();
+            self.outbox
+                .reject_in_transaction(&mut transaction, &rejected, now)
+                .await?;
+        }
+        match moved.filter(|_| appended.left == 0) {
+            Some(moved) => moved.save_in_transaction(&mut transaction).await?,
+            None => position.check_in_transaction(&mut transaction).await?,
+        }
+        failpoint::reach("completions-to-be-committed");
+        transaction.commit().await?;
+        Ok(appended)
+    }
+
+    /// What each change leads to.
+    async fn find(&self, changes: &[Change]) -> Result<Vec<Found>, Stopped> {
+        let read = || self.read_updated(changes);
+        let updated = self.store.persist("read awarded certificates", read).await?;
+        Ok(changes
+            .iter()
+            .map(|change| match change.is_award() {
+                true => self.found_by(change, &updated),
+                false => Found::default(),
+            })
+            .collect())
+    }
+
+    fn found_by(&self, change: &Change, updated: &HashMap<Vec<u8>, RawDocumentBuf>) -> Found {
+        let raw = &change.raw;
+        let full = raw.get_document("fullDocument").ok();
+        match (kind(raw), full) {
+            ("replace", Some(document)) if !self.is_recent(document) => Found::default(),
+            (_, Some(document)) => self.found(document),
+            _ => self.found_later(raw, key_of(raw).and_then(|key| updated.get(&key))),
+        }
+    }
+
+    /// An update without the document as it was then: it is told with the instant from the update, and else as it is now.
+    fn found_later(&self, change: &RawDocument, current: Option<&RawDocumentBuf>) -> Found {
+        let certificate = id_of(change).map(|id| format!("{id:?}")).unwrap_or_default();
+        let Some(current) = current else {
+            info!(
+                certificate,
+                "a certificate was awarded again and deleted before it could be read: nothing is sent"
+            );
+            return Found::default();
+        };
+        let awarded_at = awarded_at(change);
+        if current.get("creationDate").ok().flatten().map(RawBson::from) == awarded_at {
+            return self.found(current);
+        }
+        info!(
+            certificate,
+            "a certificate was awarded again, and once more before it could be read: the first is sent with its later content"
+        );
+        let mut then = RawDocumentBuf::new();
+        for (name, value) in current.iter().flatten() {
+            match (name.as_str(), &awarded_at) {
+                ("creationDate", Some(awarded_at)) => then.append(name, awarded_at.clone()),
+                _ => then.append(name, RawBson::from(value)),
+            }
+        }
+        self.found(&then)
+    }
+
+    fn found(&self, document: &RawDocument) -> Found {
+        match badge_user::completed(document) {
+            Ok(event) => Found {
+                deliveries: deliveries(&self.directory, &event),
+                rejected: None,
+            },
+            Err(unfit) => Found {
+                deliveries: Vec::new(),
+                rejected: Some(rejected_of(unfit, EventType::CertificateCompleted)),
+            },
+        }
+    }
+
+    /// The present state of certificates whose updates carry no document. One that is gone meanwhile is not in it.
+    async fn read_updated(&self, changes: &[Change]) -> store::Result<HashMap<Vec<u8>, RawDocumentBuf>> {
+        let lacking = |change: &&Change| {
+            kind(&change.raw) == "update" && change.is_award() && change.raw.get_document("fullDocument").is_err()
+        };
+        let ids: RawArrayBuf = changes
+            .iter()
+            .filter(lacking)
+            .filter_map(|change| id_of(&change.raw))
+            .collect();
         if ids.is_empty() {
             return Ok(HashMap::new());
         }
@@ -131,19 +288,46 @@ impl Watch {
     }
 }
 
-/// The fields that an update changed, of those that matter here.
-fn updated_fields(change: &RawDocument) -> Option<&RawDocument> {
-    change
-        .get_document("updateDescription")
-        .ok()?
-        .get_document("updatedFields")
-        .ok()
+impl Found {
+    /// MongoDB refuses to store its deliveries.
+    fn reject(&mut self, error: &store::Error) {
+        let Some(delivery) = self.deliveries.first() else {
+            return;
+        };
+        self.rejected = Some(Rejected {
+            event_type: delivery.message.event_type,
+            certificate: delivery.certificate.clone(),
+            event_id: delivery.message.event_id.clone(),
+            reason: format!("MongoDB refuses to store its deliveries: {error}"),
+        });
+        self.deliveries.clear();
+    }
 }
 
-/// Whether it is more than a changed expiry.
-fn is_award(change: &RawDocument) -> bool {
-    let set = |fields: &RawDocument| fields.get("creationDate").is_ok_and(|date| date.is_some());
-    kind(change) != "update" || updated_fields(change).is_some_and(set)
+/// How many of what was found go into one transaction: `size`, and `budget` bytes; at least one.
+fn part(found: &[Found], size: usize, budget: usize) -> usize {
+    let mut bytes = 0;
+    let fits = found.iter().take(size).take_while(|found| {
+        bytes += found
+            .deliveries
+            .iter()
+            .map(|delivery| delivery.message.body.len())
+            .sum::<usize>();
+        bytes <= budget
+    });
+    fits.count().max(1)
+}
+
+/// The fields that an update changed, of those that matter here.
+fn updated_fields(change: &RawDocument) -> Option<&RawDocument> {
+    let description = change.get_document("updateDescription").ok()?;
+    description.get_document("updatedFields").ok()
+}
+
+/// What an update has set `creationDate` to.
+fn awarded_at(change: &RawDocument) -> Option<RawBson> {
+    let date = updated_fields(change)?.get("creationDate").ok()??;
+    Some(RawBson::from(date))
 }
 
 /// When the certificate now expires, as far as the change says so.
@@ -161,12 +345,8 @@ fn kind(change: &RawDocument) -> &str {
 }
 
 fn id_of(change: &RawDocument) -> Option<RawBson> {
-    change
-        .get_document("documentKey")
-        .ok()?
-        .get("_id")
-        .ok()?
-        .map(RawBson::from)
+    let key = change.get_document("documentKey").ok()?;
+    key.get("_id").ok()?.map(RawBson::from)
 }
 
 fn key_of(change: &RawDocument) -> Option<Vec<u8>> {

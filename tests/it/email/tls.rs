@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::{MailServer, ON, expire, is_of_reminder, user};
 use crate::bed::{Bed, Daemon};
-use crate::delivery::tls::Authority;
+use crate::sender::tls::Authority;
 
 /// An authority, and the files of a certificate by it.
 struct Identity {

@@ -24,17 +24,17 @@ async fn a_failing_token_server_is_a_failed_attempt_that_tells_no_secret() {
             "clientId": "certhookd", "clientSecret": SECRET,
         },
     );
-    let owner = bed.organization(vec![endpoint]).await;
-    bed.badge_users().insert_one(expired(owner)).await.unwrap();
+    let organization = bed.organization(vec![endpoint]).await;
+    bed.badge_users().insert_one(expired(organization)).await.unwrap();
     let mut daemon = bed.daemon().await;
-    bed.wait_for_count(&bed.deliveries(), doc! { "state": "delivered", "attempts": 2 }, 1)
+    bed.wait_for_deliveries(doc! { "state": "delivered", "attempts": 2 }, 1)
         .await;
     let reason = "oauth2: token server answered 400 invalid_client";
     daemon.wait_for(|line| line.to_string().contains(reason)).await;
     assert!(daemon.stop().await.success());
 
     assert_eq!(receiver.tokens(), ["s3cr3t-token"]);
-    let delivery = bed.deliveries().find_one(doc! {}).await.unwrap().unwrap();
+    let delivery = bed.outbox().find_one(doc! {}).await.unwrap().unwrap();
     assert!(!delivery.to_string().contains("s3cr3t"), "{delivery}");
     for line in daemon.lines() {
         assert!(!line.to_string().contains("s3cr3t"), "{line}");

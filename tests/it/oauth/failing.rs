@@ -6,7 +6,7 @@ use certhookd::platform::Endpoint;
 use tokio::io::AsyncWriteExt;
 
 use super::support::{Receiver, Scene, answering, endpoint};
-use crate::delivery::support::{self, delivered, failure, message, now, server};
+use crate::sender::support::{self, delivered, failure, message, now, server};
 
 /// The reason of an attempt whose token server answers so.
 async fn reason(status: u16, body: &str) -> String {

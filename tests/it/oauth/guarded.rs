@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use certhookd::delivery::{Client, Policy};
+use certhookd::sender::{Client, Policy};
 use futures_util::FutureExt;
 
 use super::support::{Receiver, Scene, TokenServer, answering, endpoint};
-use crate::delivery::support::{self, delivered, failure, message, now};
+use crate::sender::support::{self, delivered, failure, message, now};
 
 /// The receiver's address is allowed; of the addresses that names resolve to, `.test` is it and all others are another.
 fn client(allow_http: bool) -> Client {

@@ -8,16 +8,16 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bson::DateTime;
-use certhookd::delivery::Client;
 use certhookd::model::Outcome;
 use certhookd::platform::{Auth, ClientCredentials, Endpoint};
+use certhookd::sender::Client;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::delivery::support;
+use crate::sender::support;
 
 pub(crate) const ID: &str = "the client: é";
 pub(crate) const SECRET: &str = "s3cr3t: +/%";

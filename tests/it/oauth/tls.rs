@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use certhookd::delivery::Client;
+use certhookd::sender::Client;
 use futures_util::FutureExt;
 use tokio_rustls::TlsAcceptor;
 
 use super::support::{Receiver, endpoint, one_answer};
-use crate::delivery::support::{self, delivered, failure, message, now, server};
-use crate::delivery::tls::Authority;
+use crate::sender::support::{self, delivered, failure, message, now, server};
+use crate::sender::tls::Authority;
 
 const GRANT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 27\r\n\r\n{\"access_token\":\"over-tls\"}";
 

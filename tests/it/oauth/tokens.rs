@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use bson::DateTime;
 
 use super::support::{ID, SECRET, Scene, credentials};
-use crate::delivery::support::{delivered, failure, now};
+use crate::sender::support::{delivered, failure, now};
 use certhookd::platform::Auth;
 
 fn later(seconds: i64) -> DateTime {

@@ -5,7 +5,7 @@ use certhookd::platform::Endpoint;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::delivery::support::{self, BODY, Received, delivered, endpoint, failure, message, now};
+use crate::sender::support::{self, BODY, Received, delivered, endpoint, failure, message, now};
 
 pub(super) const PATH: &str = "/webhooks/certificates";
 pub(super) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{DateTime, doc};
-use certhookd::delivery::RetryPolicy;
 use certhookd::model::Message;
 use certhookd::platform::{self, Endpoint};
+use certhookd::sender::RetryPolicy;
 
-use crate::delivery::support::{self, delivered, endpoint, message};
+use crate::sender::support::{self, delivered, endpoint, message};
 
 const PAGE: &str = include_str!("../../../docs/receivers.md");
 
@@ -77,7 +77,7 @@ async fn the_example_is_what_is_sent() {
 fn the_waits_are_those_of_the_page() {
     let policy = RetryPolicy {
         max_attempts: 100,
-        window: Duration::from_secs(600),
+        period: Duration::from_secs(600),
     };
     for attempt in [1, 2, 3, 4, 5, 99] {
         let wait = (policy.delay(attempt, 0.5).as_secs_f64() * 10.0).round() / 10.0;

@@ -36,7 +36,7 @@ fn any_value() -> impl Strategy<Value = Bson> {
 
 /// A good endpoint, or fragments of one, with any number of fields replaced by anything.
 fn any_endpoint() -> impl Strategy<Value = Bson> {
-    let field = "(_id|name|url|enabled|eventTypes|timeout|headers|auth|signingSecrets)";
+    let field = "(_id|name|url|enabled|eventTypes|timeout|headers|auth|signingSecrets|concurrency|rateLimit)";
     let replaced = prop::collection::vec((field, any_value()), 0..4).prop_map(|fields| {
         let mut endpoint = endpoint(1);
         endpoint.extend(fields);
@@ -48,20 +48,26 @@ fn any_endpoint() -> impl Strategy<Value = Bson> {
 proptest! {
     #[test]
     fn no_neighbour_takes_a_good_endpoint_down(
-        owner in any_value(),
+        organization in any_value(),
         before in prop::collection::vec(any_endpoint(), 0..4),
         after in prop::collection::vec(any_endpoint(), 0..4),
     ) {
-        let nobody = matches!(owner, Bson::Null | Bson::Undefined);
+        let nobody = matches!(organization, Bson::Null | Bson::Undefined);
         let total = before.len() + 1 + after.len();
         let good = doc! { "_id": "good", "url": "https://good.example/", "eventTypes": ["certificate_completed"] };
         let endpoints: Vec<Bson> = before.into_iter().chain([good.into()]).chain(after).collect();
-        let document = doc! { "_ownerId": owner, "webHookConfig": { "endpoints": endpoints } };
+        let document = doc! { "_ownerId": organization, "webHookConfig": { "endpoints": endpoints } };
         let config = parse_document(document, &HTTPS_ONLY);
-        prop_assert_eq!(config.endpoints.len() + config.refused.len(), total);
-        let survives = config.endpoints.iter().any(|endpoint| endpoint.url.as_str() == "https://good.example/");
+        let sound = sound(&config);
+        let switched_off = config.entries.iter().filter(|entry| matches!(entry.state, EntryState::Disabled(None))).count();
+        if nobody {
+            prop_assert_eq!(config.refused.len(), 1);
+        } else {
+            prop_assert_eq!(sound.len() + switched_off + config.refused.len(), total);
+        }
+        let survives = sound.iter().any(|endpoint| endpoint.url.as_str() == "https://good.example/");
         prop_assert_eq!(survives, !nobody);
-        prop_assert!(config.endpoints.iter().all(|endpoint| endpoint.url.scheme() == "https"));
+        prop_assert!(sound.iter().all(|endpoint| endpoint.url.scheme() == "https"));
         for refused in config.refused {
             prop_assert!(!refused.reason.contains(SECRET) && !refused.reason.contains('\n'));
         }
@@ -81,6 +87,6 @@ proptest! {
             bytes[4..end][place.index(end - 4)] = byte;
         }
         let config = parse(RawDocument::from_bytes(&bytes).unwrap(), &HTTPS_ONLY);
-        prop_assert!(config.endpoints.len() <= 2);
+        prop_assert!(config.entries.len() <= 2);
     }
 }

@@ -1,4 +1,4 @@
-//! Every reason to refuse an endpoint. Wherever a secret could stand, [`SECRET`] does, and no reason repeats it.
+//! Every reason to refuse an endpoint. Wherever a secret could be, [`SECRET`] is, and no reason repeats it.
 
 use super::*;
 
@@ -6,12 +6,15 @@ use super::*;
 fn check(cases: impl IntoIterator<Item = (Bson, &'static str)>) {
     for (bad, expected) in cases {
         let config = parse_endpoints([endpoint(2).into(), bad, endpoint(3).into()], &HTTPS_ONLY);
-        assert_eq!(config.endpoints.len(), 2, "{expected}");
+        assert_eq!(sound(&config).len(), 2, "{expected}");
         let [refused] = &*config.refused else {
             panic!("{expected}: {:?}", config.refused)
         };
         assert_eq!(refused.reason, expected);
-        assert_eq!((refused.position, &refused.owner), (Some(1), &config.owner));
+        assert_eq!(
+            (refused.position, &refused.organization),
+            (Some(1), &config.organization)
+        );
         assert!(!refused.reason.contains(SECRET) && !refused.reason.contains('\n'));
     }
 }
@@ -36,7 +39,7 @@ fn what_is_no_endpoint() {
 
 #[test]
 fn url() {
-    let long = format!("https://hub.example/?{SECRET}={}", "x".repeat(70_000));
+    let long = format!("https://hub.example/?{SECRET}={}", "x".repeat(2048));
     let http = format!("http://hub.example/?{SECRET}");
     let user = format!("https://u:{SECRET}@hub.example/");
     check_field(
@@ -54,10 +57,7 @@ fn url() {
                 user.into(),
                 "`url` holds a user name or password, which belong in fields of `auth`",
             ),
-            (
-                long.into(),
-                "`url` is too long or holds characters that HTTP can't carry",
-            ),
+            (long.into(), "`url` is longer than 2048 characters"),
         ],
     );
 }
@@ -77,7 +77,6 @@ fn enabled_and_event_types() {
 
 #[test]
 fn headers() {
-    let many: Document = (0..40_000).map(|n| (format!("x-{n}"), SECRET.into())).collect();
     let no_text = "`headers`: the value of x-a holds a line break or another character that headers can't carry";
     let no_name = "`headers`: the name of number 1 is not a header name";
     check_field(
@@ -92,7 +91,6 @@ fn headers() {
             (doc! { "": SECRET }.into(), no_name),
             (doc! { "X-A": format!("{SECRET}\r\nHost: evil") }.into(), no_text),
             (doc! { "X-A": "🏅" }.into(), no_text),
-            (many.into(), "`headers` has more entries than a request can carry"),
         ],
     );
 }

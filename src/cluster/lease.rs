@@ -1,0 +1,55 @@
+//! The lease for finding events: one instance scans and watches at a time.
+
+use bson::{Document, doc};
+use mongodb::options::ReturnDocument;
+
+use super::Cluster;
+use crate::store::Result;
+
+/// The `_id` of the lease in `webhook_state`.
+const LEASE: &str = "lease/source";
+
+impl Cluster {
+    /// Takes the lease if nobody alive holds it; whoever is faster has it. Returns its number if this instance holds it: a later
+    /// holder's number is higher.
+    pub(super) async fn take_lease(&self, alive: &[String]) -> Result<Option<i64>> {
+        let state = self.store.state();
+        let held = state.find_one(doc! { "_id": LEASE }).await?;
+        if let Some(lease) = &held
+            && let Ok(holder) = lease.get_str("holder")
+            && alive.iter().any(|id| id == holder)
+        {
+            return Ok(self.number(lease));
+        }
+        let filter = doc! { "_id": LEASE, "holder": { "$nin": alive } };
+        let update = doc! {
+            "$set": { "holder": &**self.instance_id(), "since": self.now() },
+            "$inc": { "number": 1_i64 },
+        };
+        let take = state.find_one_and_update(filter, update);
+        match take.upsert(true).return_document(ReturnDocument::After).await {
+            Ok(lease) => Ok(lease.and_then(|lease| self.number(&lease))),
+            Err(error) => {
+                let error = crate::store::Error::from(error);
+                // Another instance took it since we looked: the upsert met its document.
+                if error.is_duplicate() { Ok(None) } else { Err(error) }
+            }
+        }
+    }
+
+    /// Gives the lease up, if this instance holds it.
+    pub(super) async fn give_up_lease(&self) -> Result<()> {
+        let filter = doc! { "_id": LEASE, "holder": &**self.instance_id() };
+        let update = doc! { "$unset": { "holder": 1 } };
+        self.store.state().update_one(filter, update).await?;
+        Ok(())
+    }
+
+    /// The number of a lease that this instance holds.
+    fn number(&self, lease: &Document) -> Option<i64> {
+        let is_mine = lease
+            .get_str("holder")
+            .is_ok_and(|holder| holder == &**self.instance_id());
+        is_mine.then(|| lease.get_i64("number").unwrap_or(0))
+    }
+}

@@ -1,0 +1,197 @@
+//! How many deliveries of an endpoint may be in memory: a pure function.
+//!
+//! An endpoint that is **not known to answer** (no success since it was assigned to this instance, or its last attempt timed
+//! out) gets one slot, and all such endpoints together at most a quarter of `max_in_flight`. So endpoints that hang, however
+//! many, leave three quarters of the requests in flight to the others.
+//!
+//! An endpoint that answers gets its share of the slots: `capacity / (contenders + 1)`, where contenders are the endpoints
+//! that hold slots or wait for some. n greedy endpoints so leave one part in n + 1 to the next. It is refilled when half of its
+//! share is used up: a read per freed slot would be a command per delivery. One organization gets at most half of the slots,
+//! as it gets at most half of the requests in flight.
+//!
+//! Example: capacity 1024, 9 contenders, 20 slots held by the endpoint, 300 by its organization, 500 in all. Its share is
+//! 1024 / 10 = 102, half of that is 51, it holds less, so it may have 82 more; its organization may have 212 more, and 524 are
+//! free: it gets 82.
+
+/// What decides about one endpoint. Slots are counted in deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Admission {
+    /// Slots in all: `queue.capacity`.
+    pub capacity: usize,
+    /// Requests in flight at most: `delivery.max_in_flight`.
+    pub max_in_flight: usize,
+    /// Endpoints that hold slots or wait for some.
+    pub contenders: usize,
+    /// Slots taken by all endpoints.
+    pub taken: usize,
+    /// Slots taken by the endpoint's organization.
+    pub taken_by_organization: usize,
+    /// Slots of the endpoint with deliveries that are queued or in flight.
+    pub taken_by_endpoint: usize,
+    /// Slots taken by all endpoints that are not known to answer.
+    pub taken_by_unknown: usize,
+    /// Whether the endpoint is known to answer.
+    pub answers: bool,
+}
+
+impl Admission {
+    /// How many more slots the endpoint gets.
+    pub(super) fn grant(&self) -> usize {
+        let free = self.capacity.saturating_sub(self.taken);
+        if !self.answers {
+            let may = self.taken_by_endpoint == 0 && self.taken_by_unknown < quarter(self.max_in_flight);
+            return usize::from(may).min(free);
+        }
+        let share = (self.capacity / (self.contenders + 1)).max(1);
+        if self.taken_by_endpoint > share / 2 {
+            return 0;
+        }
+        let organization = half(self.capacity).saturating_sub(self.taken_by_organization);
+        (share - self.taken_by_endpoint).min(organization).min(free)
+    }
+}
+
+/// What one organization gets at most, of slots and of requests in flight.
+pub(super) fn half(all: usize) -> usize {
+    all.div_ceil(2)
+}
+
+/// What all endpoints that are not known to answer get at most, of requests in flight.
+pub(super) fn quarter(all: usize) -> usize {
+    (all / 4).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten endpoints of as many organizations, of which this one holds nothing.
+    const FRESH: Admission = Admission {
+        capacity: 1024,
+        max_in_flight: 256,
+        contenders: 10,
+        taken: 0,
+        taken_by_organization: 0,
+        taken_by_endpoint: 0,
+        taken_by_unknown: 0,
+        answers: true,
+    };
+
+    #[test]
+    fn the_examples() {
+        let unknown = Admission {
+            answers: false,
+            ..FRESH
+        };
+        let table = [
+            ("its share", FRESH, 93),
+            (
+                "alone, what an organization gets",
+                Admission { contenders: 1, ..FRESH },
+                512,
+            ),
+            (
+                "more than half of its share left",
+                Admission {
+                    taken_by_endpoint: 47,
+                    ..FRESH
+                },
+                0,
+            ),
+            (
+                "half of its share left",
+                Admission {
+                    taken_by_endpoint: 46,
+                    ..FRESH
+                },
+                47,
+            ),
+            ("nearly all taken", Admission { taken: 1020, ..FRESH }, 4),
+            ("all taken", Admission { taken: 1024, ..FRESH }, 0),
+            ("a shrunken capacity", Admission { taken: 2000, ..FRESH }, 0),
+            (
+                "its organization has half",
+                Admission {
+                    taken_by_organization: 512,
+                    taken: 512,
+                    ..FRESH
+                },
+                0,
+            ),
+            (
+                "its organization has nearly half",
+                Admission {
+                    taken_by_organization: 500,
+                    taken: 500,
+                    ..FRESH
+                },
+                12,
+            ),
+            (
+                "10,000 contenders",
+                Admission {
+                    contenders: 10_000,
+                    ..FRESH
+                },
+                1,
+            ),
+            ("not known to answer", unknown, 1),
+            (
+                "not known to answer, one under way",
+                Admission {
+                    taken_by_endpoint: 1,
+                    ..unknown
+                },
+                0,
+            ),
+            (
+                "63 others not known to answer",
+                Admission {
+                    taken_by_unknown: 63,
+                    ..unknown
+                },
+                1,
+            ),
+            (
+                "64 others not known to answer",
+                Admission {
+                    taken_by_unknown: 64,
+                    ..unknown
+                },
+                0,
+            ),
+            (
+                "one that answers beside 64 that don't",
+                Admission {
+                    taken_by_unknown: 64,
+                    taken: 64,
+                    ..FRESH
+                },
+                93,
+            ),
+            ("a single slot", Admission { capacity: 1, ..unknown }, 1),
+            (
+                "a single request in flight",
+                Admission {
+                    max_in_flight: 1,
+                    ..unknown
+                },
+                1,
+            ),
+            (
+                "the module's",
+                Admission {
+                    contenders: 9,
+                    taken: 500,
+                    taken_by_organization: 300,
+                    taken_by_endpoint: 20,
+                    ..FRESH
+                },
+                82,
+            ),
+        ];
+        for (what, admission, slots) in table {
+            assert_eq!(admission.grant(), slots, "{what}: {admission:?}");
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The fetcher: reads what waits in the outbox into the delivery queue. Nothing else fills memory.
+
+mod off;
+mod starved;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::time::Duration;
+
+use bson::DateTime;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::queue::DeliveryQueue;
+use super::waiting::Waiting;
+use crate::failpoint;
+use crate::model::{Clock, EndpointKey};
+use crate::outbox::{BATCH_BYTES, Class, Fetched, Head, Outbox, Read, Want};
+use crate::store::{Stopped, Store};
+
+pub use off::OffEndpoints;
+use starved::Starved;
+
+/// How often all queues are looked at: what other instances appended and left is found so at the latest.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often slots are asked for again that were wanted in vain, although none was freed.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// What this instance does for an endpoint now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It delivers.
+    Served,
+    /// Its deliveries wait, because it is out of service or held.
+    Waits,
+    /// It is switched off or deleted, for this reason: its deliveries are cancelled.
+    Off(&'static str),
+    /// It is another instance's.
+    Elsewhere,
+}
+
+/// Says what this instance does for an endpoint now.
+pub type Stands = dyn Fn(&EndpointKey) -> Standing + Send + Sync;
+
+/// Reads deliveries into the queue.
+pub struct Fetcher {
+    outbox: Outbox,
+    store: Store,
+    queue: DeliveryQueue,
+    waiting: Waiting,
+    clock: Clock,
+    stands: Box<Stands>,
+    /// Endpoints that are off, for which something waits.
+    off: OffEndpoints,
+    starved: Starved,
+    /// Endpoints that are only probed, by when.
+    probes: BinaryHeap<Reverse<(Instant, EndpointKey)>>,
+    next_look: Instant,
+}
+
+/// When to run again, at the latest.
+#[derive(Debug)]
+pub struct Report {
+    /// When to look at all queues again.
+    pub next_look: Instant,
+    /// Deliveries that were fetched.
+    pub fetched: usize,
+    next: Option<Instant>,
+}
+
+impl Fetcher {
+    /// A fetcher. Endpoints that are off and for which something waits are added to `off`.
+    pub fn new(
+        outbox: Outbox,
+        store: Store,
+        queue: DeliveryQueue,
+        waiting: Waiting,
+        clock: Clock,
+        stands: Box<Stands>,
+        off: OffEndpoints,
+    ) -> Self {
+        Self {
+            outbox,
+            store,
+            queue,
+            waiting,
+            clock,
+            stands,
+            off,
+            starved: Starved::default(),
+            probes: BinaryHeap::new(),
+            next_look: Instant::now(),
+        }
+    }
+
+    /// Fetches until `stop`. `beat` is called after every round.
+    pub async fn run(mut self, stop: CancellationToken, beat: impl Fn()) {
+        let queue = self.queue.clone();
+        while !stop.is_cancelled() {
+            // Registered before looking: a notification meanwhile is not missed.
+            let wanted = queue.fetch_wanted().notified();
+            let Ok(report) = self.run_once(self.clock.now()).await else {
+                return;
+            };
+            beat();
+            let next = report.next.map_or(report.next_look, |next| next.min(report.next_look));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = wanted => {}
+                () = tokio::time::sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// Looks at all queues, if it is time, and fetches what may be fetched.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the daemon stops while MongoDB is unavailable.
+    pub async fn run_once(&mut self, now: DateTime) -> Result<Report, Stopped> {
+        if self.waiting.wants_look() || self.next_look <= Instant::now() {
+            self.look(now).await?;
+        }
+        let changes = self.queue.changes();
+        for endpoint in &changes.dropped {
+            self.waiting.dropped(endpoint);
+        }
+        let next_due = self.waiting.next_due(now);
+        let (changed, waiting) = self.waiting.changed(changes.refill);
+        // Who has waited longest comes first: an endpoint that has just freed a slot would else take it again and again.
+        let mut endpoints = self.starved.take(self.queue.spare());
+        endpoints.extend(changed);
+        endpoints.extend(self.due_probes());
+        let wants = self.plan(endpoints, waiting, now);
+        let fetched = self.fetch(wants, now).await?;
+        let due = next_due.map(|due| Instant::now() + until(due, self.clock.now()));
+        let probe = self.probes.peek().map(|Reverse((at, _))| *at);
+        let again = (!self.starved.is_empty()).then(|| Instant::now() + ASK_AGAIN);
+        Ok(Report {
+            next_look: self.next_look,
+            fetched,
+            next: [due, probe, again].into_iter().flatten().min(),
+        })
+    }
+
+    /// Looks which queues have something pending. Looking takes at most a third of the time.
+    async fn look(&mut self, now: DateTime) -> Result<(), Stopped> {
+        // Of the try that succeeded: after an outage there is nothing to rest from.
+        let look = || async {
+            let began = Instant::now();
+            Ok((self.outbox.look().await?, began.elapsed()))
+        };
+        let (heads, took) = self.store.persist("look for pending deliveries", look).await?;
+        let servable: Vec<Head> = heads
+            .into_iter()
+            .filter(|head| self.may_serve(&head.endpoint))
+            .collect();
+        self.next_look = Instant::now() + LOOK_EVERY.max(took * 2);
+        self.waiting.looked(servable, now);
+        Ok(())
+    }
+
+    /// Whether deliveries of that endpoint may be read. Those of one that is off are to be cancelled.
+    fn may_serve(&self, endpoint: &EndpointKey) -> bool {
+        let standing = (self.stands)(endpoint);
+        if let Standing::Off(_) = standing {
+            self.queue.forget(endpoint);
+            self.off.add(endpoint.clone());
+        }
+        if standing != Standing::Served {
+            self.waiting.forget(endpoint);
+        }
+        standing == Standing::Served
+    }
+
+    /// What to read: per endpoint, how many deliveries it may have, and where they are.
+    fn plan(&mut self, endpoints: Vec<EndpointKey>, waiting: usize, now: DateTime) -> Plan {
+        let mut plan = Plan::default();
+        let (mut unknown, mut free) = self.queue.spare();
+        if self.starved.is_pressing() && free == 0 {
+            self.queue.make_room();
+            (unknown, free) = self.queue.spare();
+        }
+        for endpoint in endpoints {
+            if plan.granted.contains_key(&endpoint) || !self.may_serve(&endpoint) {
+                continue;
+            }
+            let alone = !self.queue.answers(&endpoint);
+            // What this round has granted is taken too.
+            let spare = if alone { unknown } else { free };
+            let slots = self.queue.admit(&endpoint, waiting).min(spare);
+            let memory = self.queue.in_memory(&endpoint);
+            if slots == 0 {
+                self.postpone(endpoint, memory.batches.is_empty());
+                continue;
+            }
+            let wants = self.waiting.choose(&endpoint, slots, alone, &memory, now);
+            if !wants.is_empty() {
+                free = free.saturating_sub(slots);
+                unknown = unknown.saturating_sub(if alone { slots } else { 0 });
+                plan.granted.insert(endpoint, slots);
+                plan.wants.extend(wants);
+            }
+        }
+        plan
+    }
+
+    /// An endpoint gets nothing now: until its next probe, or until slots are freed. One that has something in memory is asked
+    /// again when it has used that up.
+    fn postpone(&mut self, endpoint: EndpointKey, has_nothing: bool) {
+        if let Some(at) = self.queue.next_probe(&endpoint).filter(|at| *at > Instant::now()) {
+            self.probes.push(Reverse((at, endpoint)));
+        } else if has_nothing {
+            let answers = self.queue.answers(&endpoint);
+            self.starved.add(endpoint, answers);
+        }
+    }
+
+    fn due_probes(&mut self) -> Vec<EndpointKey> {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        while self.probes.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            due.extend(self.probes.pop().map(|Reverse((_, endpoint))| endpoint));
+        }
+        due
+    }
+
+    async fn fetch(&mut self, plan: Plan, now: DateTime) -> Result<usize, Stopped> {
+        if plan.wants.is_empty() {
+            return Ok(0);
+        }
+        let budget = self.queue.spare_bytes().max(1);
+        let fetch = || self.outbox.fetch(&plan.wants, now, budget);
+        let read = self.store.persist("fetch deliveries", fetch).await?;
+        failpoint::reach("fetched");
+        self.set_aside(&read, now).await;
+        let asked = plan.next_asked();
+        let cut = read.cut;
+        let mut found: HashMap<EndpointKey, Vec<Fetched>> = HashMap::new();
+        let mut of_queue: HashMap<(EndpointKey, Class), usize> = HashMap::new();
+        for batch in read.batches {
+            let endpoint = batch.batch.endpoint.clone();
+            *of_queue.entry((endpoint.clone(), batch.class)).or_default() += 1;
+            found.entry(endpoint).or_default().push(batch);
+        }
+        for ((endpoint, class), batches) in asked {
+            let came = of_queue.get(&(endpoint.clone(), class)).copied().unwrap_or(0);
+            if came < batches && !cut {
+                self.waiting.exhausted(&endpoint, class);
+            }
+        }
+        let mut fetched = 0;
+        for (endpoint, slots) in plan.granted {
+            match found.remove(&endpoint) {
+                Some(batches) => {
+                    let count = self.enqueue(&endpoint, batches, slots);
+                    fetched += count;
+                    if count == 0 {
+                        self.starved.add(endpoint.clone(), self.queue.answers(&endpoint));
+                    }
+                }
+                None if cut => {
+                    self.waiting.dropped(&endpoint);
+                    self.starved.add(endpoint.clone(), self.queue.answers(&endpoint));
+                }
+                None => {}
+            }
+        }
+        Ok(fetched)
+    }
+
+    fn enqueue(&self, endpoint: &EndpointKey, mut batches: Vec<Fetched>, slots: usize) -> usize {
+        batches.sort_by(|one, other| (one.due, &one.batch.id).cmp(&(other.due, &other.batch.id)));
+        let mut left = slots;
+        for batch in batches {
+            let class = batch.class;
+            let large = batch
+                .deliveries
+                .first()
+                .is_some_and(|one| one.message.body.len() > BATCH_BYTES);
+            // A large payload may always enter alone.
+            let spare = self.queue.spare_bytes();
+            let bytes = batch.deliveries.first().map_or(0, |one| one.message.body.len());
+            let is_too_much = large && bytes > spare && spare < super::queue::MAX_BYTES;
+            if left == 0 || is_too_much {
+                self.waiting.has_more(endpoint, class);
+                if large && left == slots {
+                    self.waiting.again(endpoint.clone());
+                }
+                continue;
+            }
+            // A batch that is read in parts is recorded in parts: it is better read whole, if half of it has slots.
+            let size = batch.deliveries.len();
+            let limit = if left * 2 >= size { size } else { left };
+            left = left.saturating_sub(self.queue.enqueue(batch, limit));
+        }
+        if self.queue.in_memory(endpoint).partial.is_some() {
+            self.waiting.partly_read(endpoint);
+        }
+        slots - left
+    }
+
+    /// What can't be read is not looked at again and again.
+    async fn set_aside(&self, read: &Read, now: DateTime) {
+        for (id, version, reason) in &read.unreadable {
+            warn!(delivery = id, %reason, "a batch of deliveries can't be read: it is set aside as rejected, the others go on");
+            if let Err(error) = self.outbox.set_aside(id, version.clone(), reason, now).await {
+                warn!(delivery = id, %error, "a batch that can't be read could not be set aside: it is found again within a second");
+            }
+        }
+    }
+}
+
+/// What is read in one round.
+#[derive(Default)]
+struct Plan {
+    granted: HashMap<EndpointKey, usize>,
+    wants: Vec<Want>,
+}
+
+impl Plan {
+    /// Of which queues the next batches are read, and how many.
+    fn next_asked(&self) -> BTreeMap<(EndpointKey, Class), usize> {
+        let next = self.wants.iter().filter_map(|want| match want {
+            Want::Next {
+                endpoint,
+                class,
+                batches,
+                ..
+            } => Some(((endpoint.clone(), *class), *batches)),
+            _ => None,
+        });
+        next.collect()
+    }
+}
+
+fn until(due: DateTime, now: DateTime) -> Duration {
+    let millis = due.timestamp_millis() - now.timestamp_millis();
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}

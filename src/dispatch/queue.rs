@@ -1,0 +1,245 @@
+//! The delivery queue: the deliveries that this instance has in memory, bounded, with a queue per endpoint.
+//!
+//! A slot is a unit of its capacity: a delivery holds one from when it is enqueued until its result is recorded or it is
+//! dropped. Dropping loses nothing: memory is a cache of the outbox, in which the delivery stays pending.
+//!
+//! Organizations take turns, and within one its endpoints do. See `admission` for how many slots an endpoint gets.
+
+mod endpoint;
+mod state;
+mod turns;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::model::{EndpointKey, Outcome};
+use crate::outbox::{Delivery, Fetched};
+
+use state::State;
+
+/// Payload bytes in memory, at most; a single larger payload may always enter.
+pub(super) const MAX_BYTES: usize = 16 << 20;
+
+/// Unsent deliveries of an endpoint that freed no slot for this long give way where others want slots.
+const STUCK: Duration = Duration::from_secs(1);
+
+/// Whether this instance may begin a request to an endpoint now.
+pub type MayBegin = dyn Fn(&EndpointKey) -> bool + Send + Sync;
+
+/// The sizes of the queue, from `[queue]` and `[delivery]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Slots in all.
+    pub capacity: usize,
+    /// Requests in flight, in all.
+    pub max_in_flight: usize,
+    /// Requests in flight per endpoint.
+    pub concurrency: usize,
+}
+
+/// The queue. Clones are the same queue.
+#[derive(Clone)]
+pub struct DeliveryQueue(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    may_begin: Box<MayBegin>,
+    /// Notified when the fetcher may find something to do.
+    fetch: Notify,
+    /// Notified when a request may begin.
+    send: Notify,
+}
+
+/// How full the queue is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Slots taken.
+    pub taken: usize,
+    /// Of these, deliveries that are not sent yet.
+    pub queued: usize,
+    /// Requests in flight.
+    pub in_flight: usize,
+    /// Endpoints that are only probed.
+    pub probed: usize,
+    /// Slots in all.
+    pub capacity: usize,
+}
+
+/// What happened to endpoints since the fetcher last asked.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// They have used up enough that more may be fetched.
+    pub(super) refill: HashSet<EndpointKey>,
+    /// Slots were freed: whoever wanted some in vain may ask again.
+    pub(super) freed: bool,
+    /// Deliveries of theirs were dropped: these wait in the outbox again, before whatever is known to wait there.
+    pub(super) dropped: HashSet<EndpointKey>,
+}
+
+/// What of an endpoint's is in memory.
+#[derive(Debug, Default)]
+pub(super) struct InMemory {
+    /// Its batches, as far as they are not to be read again now.
+    pub(super) batches: Vec<Arc<str>>,
+    /// A batch of which only the first deliveries were read, and the place of the next.
+    pub(super) partial: Option<(Arc<str>, u32)>,
+}
+
+impl DeliveryQueue {
+    /// An empty queue.
+    pub fn new(limits: Limits, may_begin: Box<MayBegin>) -> Self {
+        Self(Arc::new(Shared {
+            state: Mutex::new(State::new(limits)),
+            may_begin,
+            fetch: Notify::new(),
+            send: Notify::new(),
+        }))
+    }
+
+    /// How full it is.
+    pub fn fill(&self) -> Fill {
+        self.0.state.lock().fill()
+    }
+
+    /// From now on these sizes. What is in memory beyond them drains.
+    pub fn resize(&self, limits: Limits) {
+        self.0.state.lock().limits = limits;
+        self.0.send.notify_one();
+        self.wake_fetcher();
+    }
+
+    /// Has the fetcher look what it can do.
+    pub fn wake_fetcher(&self) {
+        self.0.fetch.notify_one();
+    }
+
+    pub(super) fn fetch_wanted(&self) -> &Notify {
+        &self.0.fetch
+    }
+
+    pub(super) fn send_wanted(&self) -> &Notify {
+        &self.0.send
+    }
+
+    /// How many more deliveries of that endpoint may come into memory, beside `waiting` endpoints that want some too. `0` for
+    /// an endpoint whose next probe is not due yet.
+    pub(super) fn admit(&self, endpoint: &EndpointKey, waiting: usize) -> usize {
+        self.0.state.lock().admit(endpoint, waiting, Instant::now())
+    }
+
+    /// Whether the endpoint is known to answer.
+    pub(super) fn answers(&self, endpoint: &EndpointKey) -> bool {
+        self.0.state.lock().breakers.answers(endpoint)
+    }
+
+    /// When the next probe of that endpoint may go out, if it is only probed.
+    pub(super) fn next_probe(&self, endpoint: &EndpointKey) -> Option<Instant> {
+        self.0.state.lock().breakers.next_probe(endpoint)
+    }
+
+    /// Bytes of payload that may still come into memory.
+    pub(super) fn spare_bytes(&self) -> usize {
+        MAX_BYTES.saturating_sub(self.0.state.lock().bytes)
+    }
+
+    /// What of that endpoint's is in memory.
+    pub(super) fn in_memory(&self, endpoint: &EndpointKey) -> InMemory {
+        self.0.state.lock().in_memory(endpoint)
+    }
+
+    /// Whether deliveries of that batch are in memory.
+    pub(super) fn is_in_memory(&self, batch: &str) -> bool {
+        self.0.state.lock().is_in_memory(batch)
+    }
+
+    /// How many endpoints could be granted a slot now: of those that are not known to answer, and of the others.
+    pub(super) fn spare(&self) -> (usize, usize) {
+        self.0.state.lock().spare()
+    }
+
+    /// Puts deliveries of a batch in the queue, at most `limit`, and none that is there. Returns how many.
+    pub(super) fn enqueue(&self, fetched: Fetched, limit: usize) -> usize {
+        let count = self.0.state.lock().enqueue(fetched, limit, Instant::now());
+        if count > 0 {
+            self.0.send.notify_one();
+        }
+        count
+    }
+
+    /// The next delivery to send; its request counts as in flight from now on.
+    pub(super) fn next(&self) -> Option<Delivery> {
+        let mut state = self.0.state.lock();
+        let next = state.next(&*self.0.may_begin);
+        if next.is_none() && state.has_changes() {
+            self.0.fetch.notify_one();
+        }
+        next
+    }
+
+    /// The request of a delivery has ended. One that was not sent leaves memory; of all others the result is to be recorded.
+    pub(super) fn ended(&self, delivery: &Delivery, outcome: &Outcome) {
+        let mut state = self.0.state.lock();
+        state.ended(delivery, outcome, Instant::now());
+        if state.may_send_more() {
+            self.0.send.notify_one();
+        }
+        if state.has_changes() {
+            self.0.fetch.notify_one();
+        }
+    }
+
+    /// The results of these deliveries are recorded, or given up: they leave memory.
+    pub(super) fn recorded<'a>(&self, deliveries: impl Iterator<Item = &'a Delivery>) {
+        let mut state = self.0.state.lock();
+        deliveries.for_each(|delivery| state.recorded(delivery));
+        if state.has_changes() {
+            self.0.fetch.notify_one();
+        }
+    }
+
+    /// The results of that batch can't be recorded: it is not read again for `pause`.
+    pub(super) fn exclude(&self, endpoint: &EndpointKey, batch: Arc<str>, pause: Duration) {
+        self.0.state.lock().exclude(endpoint, batch, Instant::now() + pause);
+    }
+
+    /// What changed since this was last asked.
+    pub(super) fn changes(&self) -> Changes {
+        self.0.state.lock().take_changes()
+    }
+
+    /// Slots were wanted in vain: drops unsent deliveries of endpoints that freed none for a while.
+    pub(super) fn make_room(&self) {
+        self.0.state.lock().drop_stuck(Instant::now(), STUCK);
+    }
+
+    /// Drops the unsent deliveries of an endpoint, and what is known of its health.
+    pub fn forget(&self, endpoint: &EndpointKey) {
+        let mut state = self.0.state.lock();
+        state.drop_unsent(endpoint);
+        state.breakers.forget(endpoint);
+    }
+
+    /// Drops the unsent deliveries of endpoints that are not assigned to this instance any more. Returns those of them with
+    /// requests in flight or results that are not recorded: this instance is draining them.
+    pub fn drain(&self, assigned: impl Fn(&EndpointKey) -> bool) -> Vec<EndpointKey> {
+        self.0.state.lock().drain(assigned)
+    }
+
+    /// Drops all unsent deliveries: by now their endpoints may be another instance's.
+    pub fn drop_all_unsent(&self) {
+        self.0.state.lock().drain(|_| false);
+    }
+
+    /// From now on nothing begins and nothing is enqueued.
+    pub(super) fn close(&self) {
+        self.0.state.lock().closed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests;

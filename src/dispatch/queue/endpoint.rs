@@ -1,0 +1,56 @@
+//! What is in memory of one endpoint, and of one organization.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::model::EndpointKey;
+use crate::outbox::Delivery;
+
+/// One endpoint's part of the queue.
+#[derive(Debug, Default)]
+pub(super) struct EndpointQueue {
+    /// Deliveries that are not sent yet, in order.
+    pub(super) unsent: VecDeque<Delivery>,
+    pub(super) in_flight: usize,
+    /// Deliveries with a result that is not recorded yet.
+    pub(super) unrecorded: usize,
+    /// Whether it stands in its organization's turn.
+    pub(super) in_turn: bool,
+    /// When a request last ended.
+    pub(super) moved: Option<Instant>,
+    /// It wants to be refilled when it has this many deliveries queued or in flight.
+    pub(super) low: usize,
+    /// Of its slots, those that count as taken by an endpoint that is not known to answer.
+    pub(super) counted_unknown: usize,
+    /// Its batches in memory.
+    pub(super) batches: HashSet<Arc<str>>,
+    /// Batches whose results can't be recorded, and until when they are left alone.
+    pub(super) excluded: HashMap<Arc<str>, Instant>,
+    /// A batch of which only the first deliveries were read, and the place of the next.
+    pub(super) partial: Option<(Arc<str>, u32)>,
+}
+
+impl EndpointQueue {
+    /// Deliveries that are queued or in flight.
+    pub(super) fn active(&self) -> usize {
+        self.unsent.len() + self.in_flight
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.active() + self.unrecorded == 0 && self.excluded.is_empty()
+    }
+}
+
+/// One organization's part of the queue.
+#[derive(Debug, Default)]
+pub(super) struct Organization {
+    /// Its endpoints that have something to send and a request to spare, in turn.
+    pub(super) turn: VecDeque<EndpointKey>,
+    /// Whether it stands in the turn of organizations.
+    pub(super) in_turn: bool,
+    pub(super) in_flight: usize,
+    /// Slots taken.
+    pub(super) taken: usize,
+}

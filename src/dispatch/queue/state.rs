@@ -1,0 +1,331 @@
+//! The queue's state, and every change of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::endpoint::{EndpointQueue, Organization};
+use super::{Changes, Fill, InMemory, Limits, MAX_BYTES};
+use crate::dispatch::admission::{Admission, quarter};
+use crate::dispatch::breaker::Breakers;
+use crate::model::{EndpointKey, Outcome};
+use crate::outbox::{Batch, Delivery, Fetched};
+
+pub(super) struct State {
+    pub(super) limits: Limits,
+    pub(super) breakers: Breakers,
+    pub(super) bytes: usize,
+    pub(super) closed: bool,
+    pub(super) endpoints: HashMap<EndpointKey, EndpointQueue>,
+    pub(super) organizations: HashMap<String, Organization>,
+    /// Organizations that have something to send, in turn.
+    pub(super) turn: VecDeque<String>,
+    batches: HashMap<Arc<str>, Arc<Batch>>,
+    taken: usize,
+    pub(super) in_flight: usize,
+    /// Slots taken by endpoints that are not known to answer.
+    taken_by_unknown: usize,
+    changes: Changes,
+}
+
+impl State {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            breakers: Breakers::default(),
+            bytes: 0,
+            closed: false,
+            endpoints: HashMap::new(),
+            organizations: HashMap::new(),
+            turn: VecDeque::new(),
+            batches: HashMap::new(),
+            taken: 0,
+            in_flight: 0,
+            taken_by_unknown: 0,
+            changes: Changes::default(),
+        }
+    }
+
+    pub(super) fn fill(&self) -> Fill {
+        Fill {
+            taken: self.taken,
+            queued: self.endpoints.values().map(|queue| queue.unsent.len()).sum(),
+            in_flight: self.in_flight,
+            probed: self.breakers.open(),
+            capacity: self.limits.capacity,
+        }
+    }
+
+    pub(super) fn admit(&mut self, endpoint: &EndpointKey, waiting: usize, now: Instant) -> usize {
+        let probe_is_due = self.breakers.next_probe(endpoint).is_none_or(|next| next <= now);
+        if self.closed || !probe_is_due {
+            return 0;
+        }
+        let queue = self.endpoints.get(endpoint);
+        let holding = self.endpoints.len() + usize::from(queue.is_none());
+        let organization = self.organizations.get(endpoint.organization());
+        let admission = Admission {
+            capacity: self.limits.capacity,
+            max_in_flight: self.limits.max_in_flight,
+            contenders: holding.max(waiting),
+            taken: self.taken,
+            taken_by_organization: organization.map_or(0, |organization| organization.taken),
+            taken_by_endpoint: queue.map_or(0, EndpointQueue::active),
+            taken_by_unknown: self.taken_by_unknown,
+            answers: self.breakers.answers(endpoint),
+        };
+        let granted = if self.bytes >= MAX_BYTES { 0 } else { admission.grant() };
+        if let Some(queue) = self.endpoints.get_mut(endpoint) {
+            let share = self.limits.capacity / (admission.contenders + 1);
+            queue.low = if admission.answers { share / 2 } else { 0 };
+        }
+        granted
+    }
+
+    pub(super) fn in_memory(&self, endpoint: &EndpointKey) -> InMemory {
+        let Some(queue) = self.endpoints.get(endpoint) else {
+            return InMemory::default();
+        };
+        InMemory {
+            batches: queue.batches.iter().chain(queue.excluded.keys()).cloned().collect(),
+            partial: queue.partial.clone(),
+        }
+    }
+
+    pub(super) fn is_in_memory(&self, batch: &str) -> bool {
+        self.batches.contains_key(batch)
+    }
+
+    pub(super) fn spare(&self) -> (usize, usize) {
+        let free = self.limits.capacity.saturating_sub(self.taken);
+        let unknown = quarter(self.limits.max_in_flight).saturating_sub(self.taken_by_unknown);
+        (unknown.min(free), free)
+    }
+
+    pub(super) fn enqueue(&mut self, mut fetched: Fetched, limit: usize, now: Instant) -> usize {
+        let endpoint = fetched.batch.endpoint.clone();
+        let id = Arc::clone(&fetched.batch.id);
+        let queue = self.endpoints.entry(endpoint.clone()).or_default();
+        let first = fetched.deliveries.first().map_or(0, |delivery| delivery.index);
+        let continued = queue
+            .partial
+            .take_if(|(partial, next)| *partial == id && first >= *next);
+        let known = self.batches.get(&id).cloned();
+        if self.closed || queue.excluded.contains_key(&id) || (known.is_some() && continued.is_none()) {
+            return 0;
+        }
+        let mut rest = fetched.rest;
+        let limit = limit.min(self.limits.capacity.saturating_sub(self.taken));
+        if fetched.deliveries.len() > limit {
+            rest = fetched.deliveries.get(limit).map(|delivery| delivery.index);
+            fetched.deliveries.truncate(limit);
+        }
+        let count = fetched.deliveries.len();
+        if count == 0 {
+            return 0;
+        }
+        let batch = known.unwrap_or(fetched.batch);
+        batch.add(u32::try_from(count).unwrap_or(u32::MAX));
+        if let Some(rest) = rest {
+            queue.partial = Some((Arc::clone(&id), rest));
+        }
+        queue.batches.insert(Arc::clone(&id));
+        queue.moved.get_or_insert(now);
+        if queue.unsent.is_empty() {
+            queue.moved = Some(now);
+        }
+        for mut delivery in fetched.deliveries {
+            self.bytes += delivery.message.body.len();
+            delivery.batch = Arc::clone(&batch);
+            queue.unsent.push_back(delivery);
+        }
+        self.batches.insert(id, batch);
+        self.taken += count;
+        let organization = self
+            .organizations
+            .entry(endpoint.organization().to_owned())
+            .or_default();
+        organization.taken += count;
+        if self.breakers.is_open(&endpoint) {
+            self.breakers.probed(&endpoint, now);
+        }
+        self.recount(&endpoint);
+        self.take_turn(&endpoint);
+        count
+    }
+
+    pub(super) fn ended(&mut self, delivery: &Delivery, outcome: &Outcome, now: Instant) {
+        let endpoint = &delivery.endpoint;
+        self.in_flight -= 1;
+        if let Some(organization) = self.organizations.get_mut(endpoint.organization()) {
+            organization.in_flight -= 1;
+        }
+        if let Some(queue) = self.endpoints.get_mut(endpoint) {
+            queue.in_flight -= 1;
+            queue.unrecorded += 1;
+            queue.moved = Some(now);
+        }
+        self.note_health(endpoint, outcome, now);
+        if matches!(outcome, Outcome::NotSent) {
+            self.changes.dropped.insert(endpoint.clone());
+            self.recorded(delivery);
+            return;
+        }
+        self.recount(endpoint);
+        self.want_refill(endpoint);
+        self.take_turn(endpoint);
+        self.organization_takes_turn(endpoint.organization());
+    }
+
+    fn note_health(&mut self, endpoint: &EndpointKey, outcome: &Outcome, now: Instant) {
+        match outcome {
+            Outcome::Delivered { .. } | Outcome::Gone(_) => {
+                if self.breakers.succeeded(endpoint) {
+                    self.changes.refill.insert(endpoint.clone());
+                }
+            }
+            Outcome::TransientFailure(failure) => {
+                if self.breakers.failed(endpoint, failure.timed_out, now) {
+                    self.drop_unsent(endpoint);
+                }
+            }
+            // Says nothing of the endpoint.
+            Outcome::PermanentFailure(_) | Outcome::Cancelled { .. } | Outcome::NotSent => {}
+        }
+    }
+
+    pub(super) fn recorded(&mut self, delivery: &Delivery) {
+        let endpoint = &delivery.endpoint;
+        if let Some(queue) = self.endpoints.get_mut(endpoint) {
+            queue.unrecorded = queue.unrecorded.saturating_sub(1);
+        }
+        self.leave(delivery);
+        self.recount(endpoint);
+        self.want_refill(endpoint);
+        self.take_turn(endpoint);
+        self.organization_takes_turn(endpoint.organization());
+        self.forget_idle(endpoint);
+    }
+
+    /// A delivery leaves memory.
+    fn leave(&mut self, delivery: &Delivery) {
+        let (batch, endpoint) = (&delivery.batch, &delivery.endpoint);
+        self.taken -= 1;
+        self.bytes -= delivery.message.body.len();
+        if let Some(organization) = self.organizations.get_mut(endpoint.organization()) {
+            organization.taken -= 1;
+        }
+        if batch.remove(1) == 0 {
+            self.batches.remove(&batch.id);
+            if let Some(queue) = self.endpoints.get_mut(endpoint) {
+                queue.batches.remove(&batch.id);
+                queue.partial.take_if(|(partial, _)| *partial == batch.id);
+            }
+        }
+        self.changes.freed = true;
+    }
+
+    pub(super) fn drop_unsent(&mut self, endpoint: &EndpointKey) {
+        let Some(queue) = self.endpoints.get_mut(endpoint) else {
+            return;
+        };
+        queue.partial = None;
+        let unsent = std::mem::take(&mut queue.unsent);
+        if unsent.is_empty() {
+            return;
+        }
+        unsent.iter().for_each(|delivery| self.leave(delivery));
+        // A batch of which some are in flight is continued where it was dropped.
+        let first = unsent
+            .front()
+            .filter(|first| self.batches.contains_key(&first.batch.id));
+        if let (Some(first), Some(queue)) = (first, self.endpoints.get_mut(endpoint)) {
+            queue.partial = Some((Arc::clone(&first.batch.id), first.index));
+        }
+        self.changes.dropped.insert(endpoint.clone());
+        self.recount(endpoint);
+        self.forget_idle(endpoint);
+    }
+
+    pub(super) fn drop_stuck(&mut self, now: Instant, after: Duration) {
+        let is_stuck = |queue: &EndpointQueue| {
+            !queue.unsent.is_empty() && queue.moved.is_some_and(|moved| now.duration_since(moved) >= after)
+        };
+        let stuck: Vec<_> = self
+            .endpoints
+            .iter()
+            .filter(|(_, queue)| is_stuck(queue))
+            .map(|(endpoint, _)| endpoint.clone())
+            .collect();
+        stuck.iter().for_each(|endpoint| self.drop_unsent(endpoint));
+    }
+
+    pub(super) fn drain(&mut self, assigned: impl Fn(&EndpointKey) -> bool) -> Vec<EndpointKey> {
+        let lost: Vec<_> = self
+            .endpoints
+            .keys()
+            .filter(|endpoint| !assigned(endpoint))
+            .cloned()
+            .collect();
+        lost.iter().for_each(|endpoint| self.drop_unsent(endpoint));
+        self.breakers.retain(&assigned);
+        lost.into_iter()
+            .filter(|endpoint| {
+                self.endpoints
+                    .get(endpoint)
+                    .is_some_and(|queue| queue.in_flight + queue.unrecorded > 0)
+            })
+            .collect()
+    }
+
+    pub(super) fn exclude(&mut self, endpoint: &EndpointKey, batch: Arc<str>, until: Instant) {
+        let queue = self.endpoints.entry(endpoint.clone()).or_default();
+        queue.excluded.insert(batch, until);
+    }
+
+    pub(super) fn has_changes(&self) -> bool {
+        self.changes.freed || !self.changes.refill.is_empty() || !self.changes.dropped.is_empty()
+    }
+
+    pub(super) fn take_changes(&mut self) -> Changes {
+        let now = Instant::now();
+        for queue in self.endpoints.values_mut().filter(|queue| !queue.excluded.is_empty()) {
+            queue.excluded.retain(|_, until| *until > now);
+        }
+        std::mem::take(&mut self.changes)
+    }
+
+    fn want_refill(&mut self, endpoint: &EndpointKey) {
+        let wants = |queue: &EndpointQueue| queue.active() <= queue.low;
+        if self.endpoints.get(endpoint).is_some_and(wants) {
+            self.changes.refill.insert(endpoint.clone());
+        }
+    }
+
+    /// Brings up to date how many of the endpoint's slots count as taken by one that is not known to answer.
+    fn recount(&mut self, endpoint: &EndpointKey) {
+        let answers = self.breakers.answers(endpoint);
+        let Some(queue) = self.endpoints.get_mut(endpoint) else {
+            return;
+        };
+        let unknown = if answers { 0 } else { queue.active() };
+        self.taken_by_unknown += unknown;
+        self.taken_by_unknown -= std::mem::replace(&mut queue.counted_unknown, unknown);
+    }
+
+    fn forget_idle(&mut self, endpoint: &EndpointKey) {
+        if self.endpoints.get(endpoint).is_some_and(EndpointQueue::is_idle) {
+            self.endpoints.remove(endpoint);
+        }
+        let name = endpoint.organization();
+        if self
+            .organizations
+            .get(name)
+            .is_some_and(|organization| organization.taken == 0)
+        {
+            self.organizations.remove(name);
+        }
+    }
+}

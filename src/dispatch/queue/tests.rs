@@ -1,0 +1,245 @@
+use super::*;
+use crate::model::Failure;
+use crate::outbox::document::testing::fetched;
+
+const LIMITS: Limits = Limits {
+    capacity: 64,
+    max_in_flight: 16,
+    concurrency: 5,
+};
+
+fn queue(limits: Limits) -> DeliveryQueue {
+    DeliveryQueue::new(limits, Box::new(|_| true))
+}
+
+fn key(endpoint: &str) -> EndpointKey {
+    EndpointKey::from_stored(endpoint)
+}
+
+fn delivered() -> Outcome {
+    Outcome::Delivered {
+        status: 200,
+        elapsed: Duration::ZERO,
+    }
+}
+
+fn failed(timed_out: bool) -> Outcome {
+    Outcome::TransientFailure(Failure {
+        status: None,
+        reason: "it failed".into(),
+        retry_after: None,
+        elapsed: Duration::ZERO,
+        timed_out,
+    })
+}
+
+/// Enqueues a batch as the fetcher does, and returns how many were taken.
+fn fetch(queue: &DeliveryQueue, endpoint: &str, name: &str, size: u32) -> usize {
+    let slots = queue.admit(&key(endpoint), 1);
+    if slots == 0 {
+        0
+    } else {
+        queue.enqueue(fetched(endpoint, name, size), slots)
+    }
+}
+
+/// All that may be sent now.
+fn send_all(queue: &DeliveryQueue) -> Vec<Delivery> {
+    std::iter::from_fn(|| queue.next()).collect()
+}
+
+/// Makes an endpoint known to answer.
+fn prove(queue: &DeliveryQueue, endpoint: &str) {
+    assert_eq!(fetch(queue, endpoint, &format!("{endpoint}-first"), 1), 1);
+    let first = queue.next().unwrap();
+    queue.ended(&first, &delivered());
+    queue.recorded([first].iter());
+}
+
+#[test]
+fn an_endpoint_that_is_not_known_to_answer_gets_one_slot_and_one_that_answers_its_share() {
+    let queue = queue(LIMITS);
+    assert_eq!(fetch(&queue, "a/1", "x", 30), 1);
+    assert_eq!(fetch(&queue, "a/1", "y", 30), 0);
+    assert_eq!(send_all(&queue).len(), 1);
+    prove(&queue, "b/1");
+    assert_eq!(fetch(&queue, "b/1", "z", 64), 21, "64 / (2 contenders + 1)");
+    assert_eq!(send_all(&queue).len(), 5, "five requests at once");
+}
+
+#[test]
+fn a_slot_is_free_again_when_the_result_is_recorded_and_not_before() {
+    let queue = queue(LIMITS);
+    prove(&queue, "a/1");
+    assert_eq!(fetch(&queue, "a/1", "x", 4), 4);
+    let sent = send_all(&queue);
+    for delivery in &sent {
+        queue.ended(delivery, &delivered());
+    }
+    assert_eq!((queue.fill().taken, queue.fill().in_flight), (4, 0));
+    queue.recorded(sent.iter());
+    assert_eq!(queue.fill().taken, 0);
+    assert!(queue.in_memory(&key("a/1")).batches.is_empty());
+}
+
+#[test]
+fn organizations_take_turns_and_one_gets_half_of_the_requests() {
+    let queue = queue(Limits {
+        capacity: 1000,
+        ..LIMITS
+    });
+    for endpoint in ["a/1", "a/2", "a/3", "b/1"] {
+        prove(&queue, endpoint);
+    }
+    for endpoint in ["a/1", "a/2", "a/3", "b/1"] {
+        assert!(fetch(&queue, endpoint, "x", 20) > 5);
+    }
+    let sent = send_all(&queue);
+    let of = |organization: &str| {
+        sent.iter()
+            .filter(|one| one.endpoint.organization() == organization)
+            .count()
+    };
+    assert_eq!(
+        (of("a"), of("b")),
+        (8, 5),
+        "half of 16, and five to the only endpoint of b"
+    );
+    let first: Vec<_> = sent[..4].iter().map(|one| one.endpoint.organization()).collect();
+    assert_eq!(first, ["a", "b", "a", "b"]);
+    let last = sent.iter().find(|one| one.endpoint.organization() == "a").unwrap();
+    queue.ended(last, &delivered());
+    assert_eq!(send_all(&queue).len(), 1, "one request of a ended, another begins");
+}
+
+#[test]
+fn a_timeout_drops_what_is_unsent_and_leaves_one_slot() {
+    let queue = queue(LIMITS);
+    prove(&queue, "a/1");
+    assert_eq!(fetch(&queue, "a/1", "x", 20), 20);
+    let sent = send_all(&queue);
+    queue.ended(&sent[0], &failed(true));
+    assert_eq!(queue.fill().queued, 0);
+    assert!(queue.changes().dropped.contains(&key("a/1")));
+    assert_eq!(fetch(&queue, "a/1", "y", 5), 0, "four requests are open");
+    for delivery in &sent[1..] {
+        queue.ended(delivery, &failed(true));
+    }
+    queue.recorded(sent.iter());
+    assert_eq!(fetch(&queue, "a/1", "z", 5), 1);
+}
+
+#[test]
+fn a_quarter_of_the_requests_is_for_endpoints_that_are_not_known_to_answer() {
+    let queue = queue(LIMITS);
+    let taken: usize = (0..50).map(|n| fetch(&queue, &format!("a/{n}"), "x", 1)).sum();
+    assert_eq!(taken, 4);
+    prove_beside(&queue);
+}
+
+fn prove_beside(queue: &DeliveryQueue) {
+    let one = queue.next().unwrap();
+    queue.ended(&one, &delivered());
+    queue.recorded([one].iter());
+    assert_eq!(
+        queue.spare().0,
+        1,
+        "one has shown that it answers: another may be tried"
+    );
+}
+
+#[test]
+fn a_part_of_a_batch_is_continued_where_it_ended() {
+    let queue = queue(Limits { capacity: 16, ..LIMITS });
+    prove(&queue, "a/1");
+    assert_eq!(fetch(&queue, "a/1", "x", 20), 8);
+    let memory = queue.in_memory(&key("a/1"));
+    assert_eq!(memory.partial, Some(("a/1/x".into(), 8)));
+    let sent = send_all(&queue);
+    sent.iter().for_each(|one| queue.ended(one, &delivered()));
+    let mut rest = fetched("a/1", "x", 20);
+    rest.deliveries.drain(..8);
+    assert_eq!(queue.enqueue(rest, 4), 4);
+    assert_eq!(send_all(&queue)[0].index, 5, "in order");
+    assert_eq!(
+        sent[0].batch.in_memory(),
+        12,
+        "one batch, whenever its deliveries were read"
+    );
+    assert_eq!(queue.enqueue(fetched("a/1", "x", 20), 4), 0, "nothing twice");
+}
+
+#[test]
+fn what_is_lost_is_dropped_and_what_is_open_is_drained_until_it_is_recorded() {
+    let queue = queue(LIMITS);
+    prove(&queue, "a/1");
+    fetch(&queue, "a/1", "x", 10);
+    let sent = send_all(&queue);
+    assert_eq!(queue.drain(|_| false), [key("a/1")]);
+    assert_eq!(queue.fill().queued, 0);
+    sent.iter().for_each(|one| queue.ended(one, &delivered()));
+    assert_eq!(queue.drain(|_| false), [key("a/1")], "results are not recorded yet");
+    queue.recorded(sent.iter());
+    assert_eq!(queue.drain(|_| false), []);
+    assert_eq!(
+        queue.fill(),
+        Fill {
+            capacity: 64,
+            ..Fill::default()
+        }
+    );
+}
+
+#[test]
+fn what_may_not_begin_leaves_memory() {
+    let queue = DeliveryQueue::new(LIMITS, Box::new(|endpoint| endpoint.organization() != "elsewhere"));
+    fetch(&queue, "elsewhere/1", "x", 1);
+    assert!(queue.next().is_none());
+    assert_eq!(queue.fill().taken, 0);
+    fetch(&queue, "here/1", "x", 1);
+    assert!(queue.next().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_whose_breaker_is_open_gets_a_probe_a_second() {
+    let queue = queue(LIMITS);
+    for n in 0..10 {
+        assert_eq!(fetch(&queue, "a/1", &n.to_string(), 1), 1, "{n}");
+        let sent = queue.next().unwrap();
+        queue.ended(&sent, &failed(false));
+        queue.recorded([sent].iter());
+    }
+    assert_eq!(fetch(&queue, "a/1", "probe", 1), 0);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(fetch(&queue, "a/1", "probe", 1), 1);
+    let probe = queue.next().unwrap();
+    queue.ended(&probe, &delivered());
+    queue.recorded([probe].iter());
+    assert!(fetch(&queue, "a/1", "more", 30) > 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unsent_deliveries_of_a_stuck_endpoint_give_way() {
+    let queue = queue(LIMITS);
+    prove(&queue, "a/1");
+    fetch(&queue, "a/1", "x", 30);
+    let sent = send_all(&queue);
+    queue.make_room();
+    assert!(queue.fill().queued > 0, "it may still move");
+    tokio::time::advance(STUCK).await;
+    queue.make_room();
+    assert_eq!((queue.fill().queued, queue.fill().taken), (0, sent.len()));
+}
+
+#[test]
+fn a_batch_whose_results_are_refused_is_left_out_for_a_while() {
+    let queue = queue(LIMITS);
+    fetch(&queue, "a/1", "x", 1);
+    let sent = queue.next().unwrap();
+    queue.ended(&sent, &delivered());
+    queue.exclude(&key("a/1"), "a/1/x".into(), Duration::from_secs(60));
+    queue.recorded([sent].iter());
+    assert_eq!(queue.in_memory(&key("a/1")).batches, ["a/1/x".into()]);
+    assert_eq!(queue.enqueue(fetched("a/1", "x", 1), 5), 0);
+    assert_eq!(queue.enqueue(fetched("a/1", "y", 1), 5), 1);
+}

@@ -1,0 +1,189 @@
+//! What to do when results can't be recorded: see the kinds of errors in `store`.
+
+use std::time::{Duration, Instant};
+
+use tracing::error;
+
+use super::{Observer, Recorder};
+use crate::outbox::{Settlement, Unrecorded};
+use crate::store::{self, Backoff, Kind, Stopped};
+
+/// MongoDB refused one batch while others were written less than this ago: the refusal is the batch's own.
+const RECENT: Duration = Duration::from_secs(60);
+
+/// A batch whose results MongoDB refuses is not sent again before this has passed.
+const EXCLUDED: Duration = Duration::from_secs(60);
+
+/// Conflicts after which results are written endpoint by endpoint.
+const CONFLICTS: usize = 2;
+
+/// Results to be written together.
+struct Group {
+    settlements: Vec<Settlement>,
+    counted: bool,
+    conflicts: usize,
+}
+
+impl<O: Observer> Recorder<O> {
+    /// Writes results until they are written or refused. What is written with others is never held up by them for good.
+    pub(super) async fn write(&mut self, settlements: Vec<Settlement>) -> Result<(), Stopped> {
+        let (mut backoff, mut tries) = (Backoff::default(), self.parts.store.outage().tries());
+        let mut groups = vec![Group {
+            settlements,
+            counted: true,
+            conflicts: 0,
+        }];
+        while let Some(mut group) = groups.pop() {
+            let (began, now) = (Instant::now(), self.parts.clock.now());
+            let error = match self.parts.outbox.record(&group.settlements, group.counted, now).await {
+                Ok(recorded) => {
+                    tries.succeeded();
+                    self.succeeded = Some(Instant::now());
+                    self.done(&group.settlements);
+                    self.parts.waiting.add(recorded.retries);
+                    continue;
+                }
+                Err(Unrecorded::Outdated) => {
+                    group = self.reconcile(group).await?;
+                    if !group.settlements.is_empty() {
+                        groups.push(group);
+                    }
+                    continue;
+                }
+                Err(Unrecorded::Statistics(error)) if is_own(&error) => {
+                    self.without_statistics(group, &error, &mut groups);
+                    continue;
+                }
+                Err(Unrecorded::Results(error) | Unrecorded::Statistics(error)) => error,
+            };
+            match error.kind() {
+                Kind::Conflict => {
+                    group.conflicts += 1;
+                    let split = group.conflicts > CONFLICTS;
+                    if split {
+                        groups.extend(by_endpoint(group))
+                    } else {
+                        groups.push(group)
+                    }
+                }
+                Kind::TooLarge | Kind::Refused if group.has_several_batches() => {
+                    groups.extend(group.halves());
+                    continue;
+                }
+                Kind::TooLarge | Kind::Refused if self.is_refusal_its_own().await => {
+                    self.give_up(&group, &error);
+                    continue;
+                }
+                _ => {
+                    tries.failed("record results", &error, began);
+                    groups.push(group);
+                }
+            }
+            tokio::select! {
+                () = self.parts.store.stopped() => return Err(Stopped),
+                () = backoff.wait() => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody else wrote to one of the batches: only what still counts is kept.
+    async fn reconcile(&self, mut group: Group) -> Result<Group, Stopped> {
+        let settlements = std::mem::take(&mut group.settlements);
+        let reread = || self.parts.outbox.reconcile(settlements.clone());
+        let kept = self.parts.store.persist("read batches again", reread).await?;
+        let is_kept = |one: &Settlement| {
+            kept.iter().any(|other| {
+                other.delivery.batch.id == one.delivery.batch.id && other.delivery.index == one.delivery.index
+            })
+        };
+        let dropped: Vec<_> = settlements.iter().filter(|one| !is_kept(one)).cloned().collect();
+        self.done(&dropped);
+        group.settlements = kept;
+        Ok(group)
+    }
+
+    /// The statistics are refused: for one endpoint they are left out, and the lost counts are named.
+    fn without_statistics(&self, group: Group, why: &store::Error, groups: &mut Vec<Group>) {
+        let several = group
+            .settlements
+            .iter()
+            .any(|one| one.delivery.endpoint != group.settlements[0].delivery.endpoint);
+        if several {
+            groups.extend(by_endpoint(group));
+            return;
+        }
+        Self::name_lost_counts(&group.settlements, why);
+        groups.push(Group {
+            counted: false,
+            ..group
+        });
+    }
+
+    /// Whether MongoDB writes other documents of the outbox: then what it refuses is refused for its own sake.
+    async fn is_refusal_its_own(&self) -> bool {
+        let recent = self.succeeded.is_some_and(|at| at.elapsed() < RECENT);
+        recent || self.parts.outbox.probe().await.is_ok()
+    }
+
+    /// The results of one batch can't be recorded. It is sent again later, in the hope that it can be written then.
+    fn give_up(&self, group: &Group, why: &store::Error) {
+        let Some(first) = group.settlements.first() else { return };
+        let (batch, endpoint) = (&first.delivery.batch, &first.delivery.endpoint);
+        let results = group.settlements.len();
+        error!(
+            organization = endpoint.organization(), endpoint = endpoint.endpoint(), delivery = %batch.id, results, error = %why,
+            "MongoDB refuses to record results of this batch: the others go on, it is sent again in {} s", EXCLUDED.as_secs()
+        );
+        self.parts
+            .queue
+            .exclude(endpoint, std::sync::Arc::clone(&batch.id), EXCLUDED);
+        self.done(&group.settlements);
+    }
+}
+
+/// Whether the error concerns the statistics alone, and not MongoDB as a whole.
+fn is_own(error: &store::Error) -> bool {
+    matches!(error.kind(), Kind::Refused | Kind::Denied | Kind::TooLarge)
+}
+
+impl Group {
+    fn has_several_batches(&self) -> bool {
+        let first = &self.settlements[0].delivery.batch.id;
+        self.settlements.iter().any(|one| one.delivery.batch.id != *first)
+    }
+
+    /// Two halves; results of one batch stay together.
+    fn halves(mut self) -> [Self; 2] {
+        self.settlements
+            .sort_by(|one, other| one.delivery.batch.id.cmp(&other.delivery.batch.id));
+        let id = |one: &Settlement| std::sync::Arc::clone(&one.delivery.batch.id);
+        let middle = id(&self.settlements[self.settlements.len() / 2]);
+        let mut cut = self.settlements.partition_point(|one| id(one) < middle);
+        if cut == 0 {
+            cut = self.settlements.partition_point(|one| id(one) <= middle);
+        }
+        let rest = self.settlements.split_off(cut);
+        let half = |settlements| Self {
+            settlements,
+            counted: self.counted,
+            conflicts: 0,
+        };
+        [half(self.settlements), half(rest)]
+    }
+}
+
+fn by_endpoint(mut group: Group) -> Vec<Group> {
+    group
+        .settlements
+        .sort_by(|one, other| one.delivery.endpoint.cmp(&other.delivery.endpoint));
+    group
+        .settlements
+        .chunk_by(|one, other| one.delivery.endpoint == other.delivery.endpoint)
+        .map(|settlements| Group {
+            settlements: settlements.to_vec(),
+            counted: group.counted,
+            conflicts: 0,
+        })
+        .collect()
+}

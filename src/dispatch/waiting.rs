@@ -1,0 +1,389 @@
+//! What is known to wait in the outbox, per endpoint and class. Bounded: beyond a few batches per queue it only says that there
+//! are more.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use bson::DateTime;
+use parking_lot::Mutex;
+
+use super::queue::{DeliveryQueue, InMemory};
+use crate::model::EndpointKey;
+use crate::outbox::{Class, Head, Listener, Want};
+
+/// Known batches per queue, at most.
+const KNOWN: usize = 64;
+
+/// Deliveries that a batch is expected to hold, for a read of batches that are not known.
+const EXPECTED: usize = 64;
+
+/// What waits. Clones are the same.
+#[derive(Clone)]
+pub struct Waiting {
+    state: Arc<Mutex<State>>,
+    queue: DeliveryQueue,
+}
+
+#[derive(Default)]
+struct State {
+    endpoints: HashMap<EndpointKey, Endpoint>,
+    /// Endpoints for which the fetcher may have something to do.
+    changed: HashSet<EndpointKey>,
+    /// Until when it was looked which batches came to be due.
+    checked: Option<DateTime>,
+    /// Whether all queues must be looked at now.
+    look: bool,
+}
+
+/// What waits for one endpoint.
+#[derive(Debug, Default)]
+struct Endpoint {
+    live: Part,
+    retry: Part,
+    background: Part,
+    /// Whether a retry comes first the next time, where both wait.
+    retry_first: bool,
+    /// Whether only the first deliveries of a batch were read.
+    partly_read: bool,
+}
+
+/// What waits in one queue.
+#[derive(Debug, Default)]
+struct Part {
+    /// The first batches, in order, as far as they are known and not read.
+    known: VecDeque<(DateTime, Arc<str>)>,
+    /// Others may follow, or come before.
+    more: bool,
+    /// Some were added while it was known that there are more.
+    added: bool,
+    /// When the first batch that is not due yet will be.
+    later: Option<DateTime>,
+}
+
+impl Listener for Waiting {
+    fn appended(&self, batches: Vec<Head>) {
+        self.add(batches);
+    }
+}
+
+impl Waiting {
+    /// Nothing is known to wait.
+    pub fn new(queue: DeliveryQueue) -> Self {
+        Self {
+            state: Arc::default(),
+            queue,
+        }
+    }
+
+    /// These batches wait since just now, after those that are known.
+    pub fn add(&self, batches: Vec<Head>) {
+        let mut state = self.state.lock();
+        for head in batches {
+            let part = state
+                .endpoints
+                .entry(head.endpoint.clone())
+                .or_default()
+                .part(head.class);
+            part.add(head.due, head.id);
+            state.changed.insert(head.endpoint);
+        }
+        drop(state);
+        self.queue.wake_fetcher();
+    }
+
+    /// Something may wait for these endpoints: another instance said so.
+    pub fn may_wait(&self, endpoints: impl Iterator<Item = EndpointKey>) {
+        let mut state = self.state.lock();
+        for endpoint in endpoints {
+            state.endpoints.entry(endpoint.clone()).or_default().live.more = true;
+            state.changed.insert(endpoint);
+        }
+        drop(state);
+        self.queue.wake_fetcher();
+    }
+
+    /// Endpoints may be served that were not before: all queues are looked at now.
+    pub fn look_now(&self) {
+        self.state.lock().look = true;
+        self.queue.wake_fetcher();
+    }
+
+    pub(super) fn wants_look(&self) -> bool {
+        std::mem::take(&mut self.state.lock().look)
+    }
+
+    /// These queues have something pending, as a look found them. What is known is only added to: some may have been appended
+    /// while it looked.
+    pub(super) fn looked(&self, heads: Vec<Head>, now: DateTime) {
+        let mut state = self.state.lock();
+        for endpoint in state.endpoints.values_mut() {
+            endpoint.parts().for_each(|part| part.later = None);
+        }
+        for head in heads {
+            let in_memory = self.queue.is_in_memory(&head.id);
+            let part = state
+                .endpoints
+                .entry(head.endpoint.clone())
+                .or_default()
+                .part(head.class);
+            part.found(head.due, head.id, in_memory, now);
+            state.changed.insert(head.endpoint);
+        }
+    }
+
+    /// Deliveries of this endpoint left memory unsent: they wait before whatever is known to.
+    pub(super) fn dropped(&self, endpoint: &EndpointKey) {
+        let mut state = self.state.lock();
+        let waiting = state.endpoints.entry(endpoint.clone()).or_default();
+        for class in Class::ALL {
+            let part = waiting.part(class);
+            part.known.clear();
+            part.more = true;
+        }
+        waiting.partly_read = true;
+        state.changed.insert(endpoint.clone());
+    }
+
+    /// Endpoints for which something changed since this was last asked, those of them for which something waits; and how many
+    /// endpoints something waits for in all.
+    pub(super) fn changed(&self, refill: HashSet<EndpointKey>) -> (Vec<EndpointKey>, usize) {
+        let mut state = self.state.lock();
+        let mut changed = std::mem::take(&mut state.changed);
+        changed.extend(refill);
+        let waits = |endpoint: &EndpointKey| state.endpoints.contains_key(endpoint);
+        (changed.into_iter().filter(waits).collect(), state.endpoints.len())
+    }
+
+    /// The fetcher could not serve this endpoint now; it is to be asked again.
+    pub(super) fn again(&self, endpoint: EndpointKey) {
+        self.state.lock().changed.insert(endpoint);
+    }
+
+    /// Nothing is known of this endpoint any more.
+    pub(super) fn forget(&self, endpoint: &EndpointKey) {
+        self.state.lock().endpoints.remove(endpoint);
+    }
+
+    /// Notes which batches have come to be due by `now`, and says when the next will be.
+    pub(super) fn next_due(&self, now: DateTime) -> Option<DateTime> {
+        let mut state = self.state.lock();
+        let State {
+            endpoints,
+            changed,
+            checked,
+            ..
+        } = &mut *state;
+        let since = checked.replace(now).unwrap_or(DateTime::MIN);
+        let mut next: Option<DateTime> = None;
+        for (endpoint, waiting) in endpoints.iter_mut() {
+            for part in waiting.parts() {
+                if part.came_due(since, now) {
+                    changed.insert(endpoint.clone());
+                }
+                let due = part.next_due(now);
+                next = [next, due].into_iter().flatten().min();
+            }
+        }
+        next
+    }
+
+    /// What to read for an endpoint that may have `slots` more deliveries in memory. `alone`: just the next one.
+    pub(super) fn choose(
+        &self,
+        endpoint: &EndpointKey,
+        slots: usize,
+        alone: bool,
+        memory: &InMemory,
+        now: DateTime,
+    ) -> Vec<Want> {
+        let mut state = self.state.lock();
+        let Some(waiting) = state.endpoints.get_mut(endpoint) else {
+            return Vec::new();
+        };
+        let partly_read = std::mem::take(&mut waiting.partly_read);
+        if let Some((id, skip)) = &memory.partial {
+            waiting.partly_read = true;
+            return vec![Want::Part {
+                id: Arc::clone(id),
+                skip: Some(*skip),
+                limit: slots,
+            }];
+        }
+        // What was in memory of it is recorded or dropped: its rest waits as any batch does.
+        waiting.live.more |= partly_read;
+        let (live, retry) = (waiting.live.waits(now), waiting.retry.waits(now));
+        let wants =
+            match (live, retry) {
+                (true, true) if alone || slots == 1 => {
+                    waiting.retry_first = !waiting.retry_first;
+                    let class = if waiting.retry_first { Class::Live } else { Class::Retry };
+                    waiting.part(class).choose(endpoint, class, slots, alone, memory, now)
+                }
+                (true, true) => {
+                    let retries = slots / 2;
+                    let mut wants = waiting
+                        .live
+                        .choose(endpoint, Class::Live, slots - retries, false, memory, now);
+                    wants.extend(
+                        waiting
+                            .retry
+                            .choose(endpoint, Class::Retry, retries, false, memory, now),
+                    );
+                    wants
+                }
+                (true, false) => waiting.live.choose(endpoint, Class::Live, slots, alone, memory, now),
+                (false, true) => waiting.retry.choose(endpoint, Class::Retry, slots, alone, memory, now),
+                (false, false) if waiting.background.waits(now) && memory.batches.is_empty() => waiting
+                    .background
+                    .choose(endpoint, Class::Background, slots, alone, memory, now),
+                (false, false) => Vec::new(),
+            };
+        if waiting.is_empty() {
+            state.endpoints.remove(endpoint);
+        }
+        wants
+    }
+
+    /// A read of the next batches of a queue brought fewer than were asked for: no more are due there.
+    pub(super) fn exhausted(&self, endpoint: &EndpointKey, class: Class) {
+        let mut state = self.state.lock();
+        if let Some(waiting) = state.endpoints.get_mut(endpoint) {
+            let part = waiting.part(class);
+            part.more = std::mem::take(&mut part.added);
+            if waiting.is_empty() {
+                state.endpoints.remove(endpoint);
+            }
+        }
+    }
+
+    /// Only the first deliveries of a batch were read.
+    pub(super) fn partly_read(&self, endpoint: &EndpointKey) {
+        let mut state = self.state.lock();
+        state.endpoints.entry(endpoint.clone()).or_default().partly_read = true;
+    }
+
+    /// Batches of that queue may still wait: not all that was asked for was read or kept.
+    pub(super) fn has_more(&self, endpoint: &EndpointKey, class: Class) {
+        let mut state = self.state.lock();
+        let part = state.endpoints.entry(endpoint.clone()).or_default().part(class);
+        part.known.clear();
+        part.more = true;
+    }
+}
+
+impl Endpoint {
+    fn part(&mut self, class: Class) -> &mut Part {
+        match class {
+            Class::Live => &mut self.live,
+            Class::Retry => &mut self.retry,
+            Class::Background => &mut self.background,
+        }
+    }
+
+    fn parts(&mut self) -> impl Iterator<Item = &mut Part> {
+        [&mut self.live, &mut self.retry, &mut self.background].into_iter()
+    }
+
+    fn is_empty(&mut self) -> bool {
+        !self.partly_read
+            && self
+                .parts()
+                .all(|part| part.known.is_empty() && !part.more && part.later.is_none())
+    }
+}
+
+impl Part {
+    fn add(&mut self, due: DateTime, id: Arc<str>) {
+        if self.more {
+            self.added = true;
+            return;
+        }
+        if self.known.iter().any(|(_, known)| *known == id) {
+            return;
+        }
+        if self.known.len() >= KNOWN {
+            self.more = true;
+            return;
+        }
+        let place = self.known.partition_point(|(known, _)| *known <= due);
+        self.known.insert(place, (due, id));
+    }
+
+    /// A look found this batch to be the first.
+    fn found(&mut self, due: DateTime, id: Arc<str>, in_memory: bool, now: DateTime) {
+        if due > now {
+            self.later = Some(due);
+            return;
+        }
+        if in_memory {
+            self.more = true;
+        } else if self.known.front().is_none_or(|(_, known)| *known != id) {
+            self.known.clear();
+            self.known.push_back((due, id));
+            self.more = true;
+        }
+    }
+
+    fn waits(&self, now: DateTime) -> bool {
+        self.more || self.known.front().is_some_and(|(due, _)| *due <= now)
+    }
+
+    /// Whether a batch that was not due at `since` is at `now`.
+    fn came_due(&mut self, since: DateTime, now: DateTime) -> bool {
+        if self.later.take_if(|due| *due <= now).is_some() {
+            self.more = true;
+            return true;
+        }
+        self.known.front().is_some_and(|(due, _)| *due > since && *due <= now)
+    }
+
+    /// When a batch that is not due at `now` will be.
+    fn next_due(&self, now: DateTime) -> Option<DateTime> {
+        let known = self.known.iter().map(|(due, _)| *due).find(|due| *due > now);
+        [known, self.later].into_iter().flatten().min()
+    }
+
+    fn choose(
+        &mut self,
+        endpoint: &EndpointKey,
+        class: Class,
+        slots: usize,
+        alone: bool,
+        memory: &InMemory,
+        now: DateTime,
+    ) -> Vec<Want> {
+        // A live batch is read whole where half of it or more has slots.
+        let is_partial = class == Class::Live && (alone || slots < EXPECTED / 2);
+        let batches = match class {
+            Class::Live => ((slots + EXPECTED / 2) / EXPECTED).max(1),
+            Class::Retry | Class::Background => slots,
+        };
+        let known = self
+            .known
+            .iter()
+            .take_while(|(due, _)| *due <= now)
+            .take(batches)
+            .count();
+        if known == 0 || (self.more && known < batches && !alone) {
+            self.known.clear();
+            self.added = false;
+            let want = Want::Next {
+                endpoint: endpoint.clone(),
+                class,
+                except: memory.batches.clone(),
+                batches,
+            };
+            return if self.more { vec![want] } else { Vec::new() };
+        }
+        let ids = self.known.drain(..known).map(|(_, id)| id);
+        if is_partial {
+            let part = |id| Want::Part {
+                id,
+                skip: None,
+                limit: slots,
+            };
+            return ids.map(part).collect();
+        }
+        ids.map(Want::Batch).collect()
+    }
+}

@@ -1,0 +1,256 @@
+//! Reading batches out of the outbox: which queues have something pending, and the batches themselves.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc};
+use mongodb::options::AggregateOptions;
+use tracing::warn;
+
+use super::document::{FETCHED_FIELDS, decode, hint, id_of};
+use super::{Class, Fetched, Outbox};
+use crate::model::EndpointKey;
+use crate::store::{OUTBOX, Result, ensure_outbox};
+
+/// MongoDB's `BadValue`: what it says of a hint that names no index.
+const NO_SUCH_INDEX: i32 = 2;
+
+/// Parts of one command: one command per part costs MongoDB and us more than reading what the part has. MongoDB allows a
+/// pipeline 1,000 stages.
+const PARTS: usize = 100;
+
+/// The first batch of a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Whose queue it is.
+    pub endpoint: EndpointKey,
+    /// Which part of it.
+    pub class: Class,
+    /// When the batch is due.
+    pub due: DateTime,
+    /// The batch's `_id`.
+    pub id: Arc<str>,
+}
+
+/// What to read.
+#[derive(Clone, Debug)]
+pub enum Want {
+    /// A batch that is known, whole.
+    Batch(Arc<str>),
+    /// A part of a known batch.
+    Part {
+        /// Its `_id`.
+        id: Arc<str>,
+        /// The place to begin at; `None`: the first place that is not settled.
+        skip: Option<u32>,
+        /// Deliveries at most.
+        limit: usize,
+    },
+    /// The next batches of a queue that are due.
+    Next {
+        /// Whose queue.
+        endpoint: EndpointKey,
+        /// Which part of it.
+        class: Class,
+        /// Batches to leave out: they are in memory.
+        except: Vec<Arc<str>>,
+        /// Batches at most.
+        batches: usize,
+    },
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub struct Read {
+    /// The batches, in no order.
+    pub batches: Vec<Fetched>,
+    /// Batches that can't be read: `_id`, `version` and why.
+    pub unreadable: Vec<(String, Option<Bson>, String)>,
+    /// Whether reading ended early, because it had brought enough bytes.
+    pub cut: bool,
+}
+
+impl Outbox {
+    /// The first batch of each queue that has something pending. Served by a distinct scan of the index on pending batches: its
+    /// cost grows with the queues, not with the backlog. The index holds nothing else, so the state isn't asked for: that would
+    /// have every pending document fetched.
+    ///
+    /// # Errors
+    /// MongoDB refused or is unavailable.
+    pub async fn look(&self) -> Result<Vec<Head>> {
+        match (self.look_once().await, self.retention) {
+            (Err(error), Some(retention)) if error.code() == Some(NO_SUCH_INDEX) => {
+                warn!(%error, "the outbox has lost its indexes: they are created again");
+                ensure_outbox(&self.store, retention).await?;
+                self.look_once().await
+            }
+            (looked, _) => looked,
+        }
+    }
+
+    async fn look_once(&self) -> Result<Vec<Head>> {
+        let pipeline = vec![
+            doc! { "$sort": { "queue": 1, "due": 1, "_id": 1 } },
+            doc! { "$group": { "_id": "$queue", "due": { "$first": "$due" }, "id": { "$first": "$_id" } } },
+        ];
+        let mut heads = Vec::new();
+        let mut options = AggregateOptions::default();
+        options.hint = Some(hint("pending"));
+        let (mut session, outbox) = (self.store.read_session().await?, self.store.outbox());
+        let look = session.aggregate(&outbox, pipeline, options, |row| {
+            heads.extend(head(&row));
+            true
+        });
+        look.await?;
+        Ok(heads)
+    }
+
+    /// Reads what is wanted, until it has `budget` bytes of payload or a little more.
+    ///
+    /// # Errors
+    /// MongoDB refused or is unavailable.
+    pub async fn fetch(&self, wants: &[Want], now: DateTime, budget: usize) -> Result<Read> {
+        let (mut read, mut bytes) = (Read::default(), 0);
+        let parts: HashMap<&str, usize> = wants.iter().filter_map(part).collect();
+        for pipeline in pipelines(wants, now) {
+            let (mut session, outbox) = (self.store.read_session().await?, self.store.outbox());
+            let options = AggregateOptions::default();
+            let fetch = session.aggregate(&outbox, pipeline, options, |document| {
+                bytes += document.as_bytes().len();
+                read.add(&document, &parts);
+                bytes < budget
+            });
+            fetch.await?;
+            if bytes >= budget {
+                read.cut = true;
+                break;
+            }
+        }
+        Ok(read)
+    }
+}
+
+impl Read {
+    fn add(&mut self, document: &RawDocumentBuf, parts: &HashMap<&str, usize>) {
+        let id = id_of(document).unwrap_or_default();
+        let skip = document.get_i32("skip").ok().and_then(|skip| u32::try_from(skip).ok());
+        let limit = parts.get(id.as_str()).copied().unwrap_or(usize::MAX);
+        match decode(document, skip.unwrap_or(0), limit) {
+            Ok(batch) => self.batches.push(batch),
+            Err(reason) => self.unreadable.push((id, version_of(document), reason)),
+        }
+    }
+}
+
+/// The version, of whatever type it is.
+fn version_of(document: &RawDocument) -> Option<Bson> {
+    let version = document.get("version").ok().flatten()?;
+    Bson::try_from(version).ok()
+}
+
+fn head(row: &RawDocument) -> Option<Head> {
+    let (endpoint, class) = Class::parse(row.get_str("_id").ok()?)?;
+    Some(Head {
+        endpoint,
+        class,
+        due: row.get_datetime("due").ok()?,
+        id: row.get_str("id").ok()?.into(),
+    })
+}
+
+fn part(want: &Want) -> Option<(&str, usize)> {
+    match want {
+        Want::Part { id, limit, .. } => Some((id, *limit)),
+        _ => None,
+    }
+}
+
+/// One pipeline for as many wants as go into a command: the known batches by their ids, then a part for each other want.
+fn pipelines(wants: &[Want], now: DateTime) -> Vec<Vec<Document>> {
+    let whole: Vec<Bson> = wants
+        .iter()
+        .filter_map(|want| match want {
+            Want::Batch(id) => Some(Bson::String(id.to_string())),
+            _ => None,
+        })
+        .collect();
+    let mut parts: Vec<Vec<Document>> = wants.iter().filter_map(|want| pipeline(want, now)).collect();
+    if !whole.is_empty() {
+        parts.insert(
+            0,
+            vec![doc! { "$match": { "_id": { "$in": whole }, "state": "pending" } }],
+        );
+    }
+    let command = |parts: &[Vec<Document>]| {
+        let mut pipeline = parts[0].clone();
+        pipeline.extend(
+            parts[1..]
+                .iter()
+                .map(|part| doc! { "$unionWith": { "coll": OUTBOX, "pipeline": part.clone() } }),
+        );
+        pipeline
+    };
+    parts.chunks(PARTS).map(command).collect()
+}
+
+fn pipeline(want: &Want, now: DateTime) -> Option<Vec<Document>> {
+    match want {
+        Want::Batch(_) => None,
+        Want::Part { id, skip, limit } => {
+            let skip = skip.map_or_else(first_open, |skip| Bson::Int32(i32::try_from(skip).unwrap_or(i32::MAX)));
+            let limit = i32::try_from(*limit).unwrap_or(i32::MAX);
+            let mut fields: Document = FETCHED_FIELDS
+                .iter()
+                .map(|field| ((*field).to_owned(), Bson::Int32(1)))
+                .collect();
+            fields.insert("skip", 1);
+            fields.insert(
+                "size",
+                array_or_empty("$deliveries", |array| doc! { "$size": array }.into()),
+            );
+            fields.insert(
+                "deliveries",
+                doc! { "$cond": [
+                    { "$isArray": "$deliveries" }, { "$slice": ["$deliveries", "$skip", limit] }, "$deliveries",
+                ] },
+            );
+            Some(vec![
+                doc! { "$match": { "_id": &**id, "state": "pending" } },
+                doc! { "$set": { "skip": skip } },
+                doc! { "$project": fields },
+            ])
+        }
+        Want::Next {
+            endpoint,
+            class,
+            except,
+            batches,
+        } => {
+            let except: Vec<&str> = except.iter().map(|id| &**id).collect();
+            Some(vec![
+                // All but the state is answered by the keys of the index.
+                doc! { "$match": {
+                    "state": "pending", "queue": class.queue(endpoint), "due": { "$lte": now }, "_id": { "$nin": except },
+                } },
+                doc! { "$sort": { "due": 1, "_id": 1 } },
+                doc! { "$limit": i64::try_from(*batches).unwrap_or(i64::MAX) },
+            ])
+        }
+    }
+}
+
+/// The first place of a batch that is not settled.
+fn first_open() -> Bson {
+    let place = array_or_empty("$results", |results| doc! { "$indexOfArray": [results, null] }.into());
+    let count = array_or_empty("$results", |results| doc! { "$size": results }.into());
+    Bson::Document(doc! { "$let": {
+        "vars": { "place": place },
+        "in": { "$cond": [{ "$lt": ["$$place", 0] }, count, "$$place"] },
+    } })
+}
+
+/// An expression over a field that should be an array: one that is something else must not break the command for the others.
+fn array_or_empty(field: &str, expression: impl Fn(Bson) -> Bson) -> Bson {
+    let array = doc! { "$cond": [{ "$isArray": field }, field, []] };
+    expression(array.into())
+}

@@ -1,0 +1,253 @@
+//! The rows that record results: one per batch, and one per delivery that leaves its batch.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bson::{DateTime, RawArrayBuf, RawBson, RawDocumentBuf, cstr, rawdoc};
+
+use super::{Settlement, count, retry};
+use crate::model::Failure;
+use crate::outbox::document::{Batch, LAYOUT, encode_delivery, result_field, single_id};
+use crate::outbox::{Class, Head, Next};
+use crate::statistics::Additions;
+use crate::store::update_row;
+
+/// A delivery that failed keeps this many of its last attempts.
+const HISTORY: i32 = 20;
+
+/// What one transaction writes.
+#[derive(Default)]
+pub(super) struct Rows {
+    pub(super) updates: Vec<RawDocumentBuf>,
+    pub(super) retries: Vec<Head>,
+    pub(super) statistics: Additions,
+}
+
+impl Rows {
+    /// Adds results of one batch.
+    pub(super) fn settle(&mut self, settlements: &[&Settlement], instance_id: &str, now: DateTime) {
+        let batch = &settlements[0].delivery.batch;
+        let was_cancelled = batch.cancelled.load(Ordering::Relaxed);
+        for settlement in settlements {
+            count(&mut self.statistics, settlement, was_cancelled);
+        }
+        if batch.is_single() {
+            let settlement = settlements[0];
+            self.updates.push(compared(batch, single(settlement, instance_id, now)));
+            self.note_retry(settlement, &batch.id);
+            return;
+        }
+        self.updates.push(compared(batch, several(batch, settlements, now)));
+        for settlement in settlements {
+            if matches!(settlement.next, Next::Delivered { .. }) {
+                continue;
+            }
+            let delivery = &settlement.delivery;
+            let id: Arc<str> = single_id(&delivery.message.event_id, &delivery.endpoint).into();
+            self.updates.push(apart(&id, settlement, instance_id, now));
+            self.note_retry(settlement, &id);
+        }
+    }
+
+    fn note_retry(&mut self, settlement: &Settlement, id: &Arc<str>) {
+        if let Next::Retry { due, .. } = settlement.next {
+            self.retries.push(retry(&settlement.delivery, Arc::clone(id), due));
+        }
+    }
+}
+
+/// Only if nobody else wrote to the batch since it was read.
+fn compared(batch: &Batch, update: RawDocumentBuf) -> RawDocumentBuf {
+    let version = batch.version.load(Ordering::Relaxed);
+    update_row(rawdoc! { "_id": &*batch.id, "version": version }, update, false)
+}
+
+/// Results of a batch of several deliveries. What was not delivered is marked as moved: it gets a document of its own.
+fn several(batch: &Batch, settlements: &[&Settlement], now: DateTime) -> RawDocumentBuf {
+    let open = batch.open.load(Ordering::Relaxed);
+    let left = open.saturating_sub(u32::try_from(settlements.len()).unwrap_or(u32::MAX));
+    let mut set = rawdoc! { "open": i32::try_from(left).unwrap_or(0) };
+    if settlements.len() == batch.size as usize {
+        let mut in_order = settlements.to_vec();
+        in_order.sort_by_key(|settlement| settlement.delivery.index);
+        let results: RawArrayBuf = in_order.into_iter().map(result).collect();
+        set.append(cstr!("results"), results);
+    } else {
+        for settlement in settlements {
+            set.append(result_field(settlement.delivery.index), result(settlement));
+        }
+    }
+    if left == 0 {
+        set.append(cstr!("state"), "delivered");
+        set.append(cstr!("finishedAt"), now);
+    }
+    rawdoc! { "$set": set, "$inc": { "version": 1 } }
+}
+
+fn result(settlement: &Settlement) -> RawDocumentBuf {
+    match settlement.next {
+        Next::Delivered { status } => {
+            rawdoc! { "at": settlement.at, "status": i32::from(status), "ms": ms(settlement) }
+        }
+        _ => rawdoc! { "at": settlement.at, "moved": true },
+    }
+}
+
+/// The only delivery of a document: it becomes its own retry, or ends, in place.
+fn single(settlement: &Settlement, instance_id: &str, now: DateTime) -> RawDocumentBuf {
+    let (mut set, unset) = fields(settlement, now);
+    let delivery = &settlement.delivery;
+    if let Next::Delivered { .. } = settlement.next {
+        let mut results = RawArrayBuf::new();
+        results.push(result(settlement));
+        set.append(cstr!("results"), results);
+        set.append(cstr!("open"), 0);
+    }
+    let mut update = rawdoc! { "$set": set, "$inc": { "version": 1 } };
+    if !unset.is_empty() {
+        update.append(cstr!("$unset"), unset);
+    }
+    if keeps_history(settlement) {
+        let history = rawdoc! { "$each": [attempt(settlement, instance_id)], "$slice": -HISTORY };
+        update.append(cstr!("$push"), rawdoc! { "history": history });
+    }
+    if matches!(settlement.next, Next::Dead { .. }) {
+        // The first death counts.
+        update.append(cstr!("$min"), rawdoc! { "deadSince": now });
+    }
+    debug_assert!(delivery.index == 0);
+    update
+}
+
+/// A document of its own for a delivery that leaves its batch. Where an older copy is there, its attempts are kept.
+fn apart(id: &str, settlement: &Settlement, instance_id: &str, now: DateTime) -> RawDocumentBuf {
+    let delivery = &settlement.delivery;
+    let (mut set, _) = fields(settlement, now);
+    if matches!(settlement.next, Next::Dead { .. }) {
+        set.append(cstr!("deadSince"), now);
+    }
+    let mut history = RawArrayBuf::new();
+    if keeps_history(settlement) {
+        history.push(attempt(settlement, instance_id));
+    }
+    let entry = encode_delivery(&delivery.message, &delivery.certificate, delivery.occurred_at);
+    let mut fresh = rawdoc! {
+        "_id": id, "v": LAYOUT, "version": 1, "endpoint": delivery.endpoint.as_str(),
+        "queue": Class::Retry.queue(&delivery.endpoint), "due": now, "open": 1, "createdAt": now,
+        "deliveries": [entry], "results": RawArrayBuf::new(), "history": history.clone(),
+    };
+    fresh = merged(&fresh, &set);
+    set.append(cstr!("open"), 1);
+    let appended = rawdoc! { "$slice": [{ "$concatArrays": [{ "$ifNull": ["$history", []] }, { "$literal": history }] }, -HISTORY] };
+    let old = rawdoc! { "$mergeObjects": [
+        "$$ROOT", { "$literal": set }, { "version": { "$add": ["$version", 1] }, "history": appended },
+    ] };
+    let is_new = rawdoc! { "$eq": [{ "$type": "$version" }, "missing"] };
+    let replace = rawdoc! { "$replaceWith": { "$cond": [is_new, { "$literal": fresh }, old] } };
+    rawdoc! { "q": { "_id": id }, "u": [replace], "upsert": true }
+}
+
+/// `document` with the fields of `set`.
+fn merged(document: &RawDocumentBuf, set: &RawDocumentBuf) -> RawDocumentBuf {
+    let mut merged = RawDocumentBuf::new();
+    let has = |name: &str| set.get(name).is_ok_and(|value| value.is_some());
+    for field in document.iter().flatten().filter(|(name, _)| !has(name.as_str())) {
+        merged.append(field.0, RawBson::from(field.1));
+    }
+    for field in set.iter().flatten() {
+        merged.append(field.0, RawBson::from(field.1));
+    }
+    merged
+}
+
+/// What a document with one delivery says after an attempt, and what it says no more.
+fn fields(settlement: &Settlement, now: DateTime) -> (RawDocumentBuf, RawDocumentBuf) {
+    let (delivery, at) = (&settlement.delivery, settlement.at);
+    let attempts = i32::try_from(delivery.attempt).unwrap_or(i32::MAX);
+    match &settlement.next {
+        Next::Delivered { status } => {
+            let set = rawdoc! {
+                "state": "delivered", "finishedAt": now, "attempts": attempts, "lastAttemptAt": at, "lastStatus": i32::from(*status),
+            };
+            (
+                set,
+                rawdoc! { "deadSince": 1, "redrivable": 1, "redriven": 1, "reason": 1 },
+            )
+        }
+        Next::Retry {
+            due,
+            first_attempt_at,
+            failure,
+        } => {
+            let mut set = rawdoc! {
+                "state": "pending", "queue": Class::Retry.queue(&delivery.endpoint), "due": *due,
+                "attempts": attempts, "firstAttemptAt": *first_attempt_at,
+            };
+            failed(&mut set, failure, at);
+            (set, without_status(failure))
+        }
+        Next::Dead {
+            verdict,
+            failure,
+            redrivable,
+        } => {
+            let mut set = rawdoc! {
+                "state": "dead", "reason": verdict.as_str(), "finishedAt": now, "redrivable": *redrivable, "attempts": attempts,
+            };
+            failed(&mut set, failure, at);
+            let mut unset = without_status(failure);
+            unset.append(cstr!("redriven"), 1);
+            (set, unset)
+        }
+        Next::Cancelled { reason } => {
+            let set = rawdoc! { "state": "cancelled", "reason": reason.as_str(), "finishedAt": now };
+            (set, rawdoc! { "redriven": 1 })
+        }
+    }
+}
+
+fn failed(set: &mut RawDocumentBuf, failure: &Failure, at: DateTime) {
+    set.append(cstr!("lastAttemptAt"), at);
+    set.append(cstr!("lastError"), failure.reason.as_str());
+    if let Some(status) = failure.status {
+        set.append(cstr!("lastStatus"), i32::from(status));
+    }
+}
+
+/// The status of an earlier response says nothing of an attempt that got none.
+fn without_status(failure: &Failure) -> RawDocumentBuf {
+    match failure.status {
+        Some(_) => RawDocumentBuf::new(),
+        None => rawdoc! { "lastStatus": 1 },
+    }
+}
+
+/// A delivery that never failed has no history: its result says it all.
+fn keeps_history(settlement: &Settlement) -> bool {
+    match settlement.next {
+        Next::Retry { .. } | Next::Dead { .. } => true,
+        Next::Delivered { .. } => settlement.delivery.attempt > 1,
+        Next::Cancelled { .. } => false,
+    }
+}
+
+/// One entry of `history`.
+fn attempt(settlement: &Settlement, instance_id: &str) -> RawDocumentBuf {
+    let n = i32::try_from(settlement.delivery.attempt).unwrap_or(i32::MAX);
+    let mut attempt = rawdoc! { "at": settlement.at, "instance": instance_id, "n": n, "ms": ms(settlement) };
+    match &settlement.next {
+        Next::Delivered { status } => attempt.append(cstr!("status"), i32::from(*status)),
+        Next::Retry { failure, .. } | Next::Dead { failure, .. } => {
+            if let Some(status) = failure.status {
+                attempt.append(cstr!("status"), i32::from(status));
+            }
+            attempt.append(cstr!("error"), failure.reason.as_str());
+        }
+        Next::Cancelled { .. } => {}
+    }
+    attempt
+}
+
+fn ms(settlement: &Settlement) -> i32 {
+    i32::try_from(settlement.ms).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,205 @@
+//! A document of which something is to be sent again.
+
+use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc, rawdoc};
+
+use super::Replayable;
+use super::selection::{Candidate, Selection};
+
+/// What is read of it: no payload.
+pub(super) const FIELDS: [&str; 11] = [
+    "version",
+    "state",
+    "endpoint",
+    "finishedAt",
+    "attempts",
+    "lastError",
+    "results",
+    "history.at",
+    "deliveries.event",
+    "deliveries.type",
+    "deliveries.occurredAt",
+];
+
+/// A delivery that failed keeps this many of its last attempts.
+const HISTORY: i32 = 20;
+
+/// A document of which something is chosen.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) id: String,
+    version: i32,
+    endpoint: String,
+    finished_at: DateTime,
+    attempts: Option<i32>,
+    last_error: Option<String>,
+    /// When the last attempt was made that `history` holds.
+    last_in_history: Option<DateTime>,
+    deliveries: Vec<Delivery>,
+    /// The places of the deliveries that are to be sent again.
+    pub(super) chosen: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Delivery {
+    event: String,
+    occurred_at: DateTime,
+    state: &'static str,
+    /// How it was settled in this document.
+    result: Option<Document>,
+}
+
+impl Ended {
+    /// `None` where nothing is chosen of it, or where it can't be read.
+    pub(super) fn read(found: &RawDocument, selection: &Selection) -> Option<Self> {
+        let state = match found.get_str("state").ok()? {
+            "dead" => "dead",
+            "cancelled" => "cancelled",
+            _ => "delivered",
+        };
+        let results = found.get_array("results").ok();
+        let (mut deliveries, mut chosen) = (Vec::new(), Vec::new());
+        for (place, delivery) in found.get_array("deliveries").ok()?.into_iter().enumerate() {
+            let delivery = delivery.ok()?.as_document()?;
+            let result = results.and_then(|results| results.get(place).ok().flatten()?.as_document());
+            let candidate = Candidate {
+                event: delivery.get_str("event").ok()?,
+                event_type: delivery.get_str("type").ok()?,
+                state: result.map_or(state, settled),
+                occurred_at: delivery.get_datetime("occurredAt").ok()?,
+            };
+            chosen.extend(selection.includes(candidate).then_some(place));
+            deliveries.push(Delivery {
+                event: candidate.event.to_owned(),
+                occurred_at: candidate.occurred_at,
+                state: result.map_or(state, settled),
+                result: result.and_then(|result| Document::try_from(result).ok()),
+            });
+        }
+        let history = found.get_array("history").ok();
+        let last = history.and_then(|history| history.into_iter().flatten().last()?.as_document());
+        (!chosen.is_empty()).then_some(())?;
+        Some(Self {
+            id: found.get_str("_id").ok()?.to_owned(),
+            version: found.get_i32("version").ok()?,
+            endpoint: found.get_str("endpoint").ok()?.to_owned(),
+            finished_at: found.get_datetime("finishedAt").ok()?,
+            attempts: found.get_i32("attempts").ok(),
+            last_error: found.get_str("lastError").ok().map(str::to_owned),
+            last_in_history: last.and_then(|last| last.get_datetime("at").ok()),
+            deliveries,
+            chosen,
+        })
+    }
+
+    pub(super) fn replayable(&self) -> impl Iterator<Item = Replayable> {
+        self.chosen.iter().map(|place| {
+            let delivery = &self.deliveries[*place];
+            Replayable {
+                delivery: format!("{}/{}", delivery.event, self.endpoint),
+                state: delivery.state.to_owned(),
+                attempts: self.attempts.unwrap_or(i32::from(delivery.result.is_some())),
+                occurred_at: delivery.occurred_at,
+                last_error: self.last_error.clone(),
+            }
+        })
+    }
+
+    /// The places of those that get a document of their own, because their results must stay here.
+    pub(super) fn copied(&self) -> Vec<usize> {
+        let copied = |place: &&usize| self.deliveries.len() > 1 && self.deliveries[**place].state == "delivered";
+        self.chosen.iter().filter(copied).copied().collect()
+    }
+
+    /// How many become pending here.
+    pub(super) fn reopened(&self) -> u64 {
+        (self.chosen.len() - self.copied().len()) as u64
+    }
+
+    /// Makes those that need no document of their own pending, if nobody else has written to it: filter and update.
+    pub(super) fn reopen(&self, now: DateTime) -> (Document, Document) {
+        let mut set = doc! {
+            "state": "pending", "queue": self.queue(), "due": now, "open": i32::try_from(self.reopened()).unwrap_or(i32::MAX),
+            "results": self.results(),
+        };
+        if self.attempts.is_some() {
+            set.insert("attempts", 0);
+        }
+        let unset = doc! {
+            "finishedAt": 1, "reason": 1, "firstAttemptAt": 1, "deadSince": 1, "redrivable": 1, "redriven": 1,
+        };
+        let mut update = doc! { "$set": set, "$unset": unset, "$inc": { "version": 1 } };
+        if let Some(attempt) = self.unrecorded() {
+            update.insert("$push", doc! { "history": { "$each": [attempt], "$slice": -HISTORY } });
+        }
+        (doc! { "_id": &self.id, "version": self.version }, update)
+    }
+
+    /// The results as they are then. What was open and is not chosen is cancelled from now on by itself.
+    fn results(&self) -> Vec<Bson> {
+        let copied = self.copied();
+        let result = |(place, delivery): (usize, &Delivery)| match &delivery.result {
+            _ if self.chosen.contains(&place) && !copied.contains(&place) => Bson::Null,
+            Some(result) => result.clone().into(),
+            None => doc! { "at": self.finished_at, "cancelled": true }.into(),
+        };
+        self.deliveries.iter().enumerate().map(result).collect()
+    }
+
+    /// The success of a document's only delivery that `history` does not hold, because no attempt had failed before it.
+    fn unrecorded(&self) -> Option<Document> {
+        let [delivery] = self.deliveries.as_slice() else {
+            return None;
+        };
+        let result = delivery.result.as_ref().filter(|_| delivery.state == "delivered")?;
+        let at = result.get_datetime("at").ok()?;
+        (self.last_in_history != Some(*at)).then(|| attempt(result, self.attempts.unwrap_or(1)))
+    }
+
+    /// A document of its own for each delivery that needs one; `whole` is this document with the payloads.
+    pub(super) fn copies(&self, whole: &RawDocument, now: DateTime) -> Vec<RawDocumentBuf> {
+        let entries = whole.get_array("deliveries").ok();
+        let entry = |place| entries.and_then(|entries| entries.get(place).ok().flatten()?.as_document());
+        let copy = |place: usize| {
+            let delivery = &self.deliveries[place];
+            let history = RawDocumentBuf::try_from(&attempt(delivery.result.as_ref()?, 1)).ok()?;
+            Some(rawdoc! {
+                "_id": format!("{}/{}", self.endpoint, delivery.event),
+                "v": 2,
+                "version": 1,
+                "state": "pending",
+                "endpoint": &*self.endpoint,
+                "queue": self.queue(),
+                "due": now,
+                "open": 1,
+                "createdAt": now,
+                "deliveries": [entry(place)?.to_owned()],
+                "results": [],
+                "attempts": 0,
+                "history": [history],
+            })
+        };
+        self.copied().into_iter().filter_map(copy).collect()
+    }
+
+    /// What is sent again is a retry.
+    fn queue(&self) -> String {
+        format!("{}/retry", self.endpoint)
+    }
+}
+
+/// The state of a delivery with that result.
+fn settled(result: &RawDocument) -> &'static str {
+    let is = |field| result.get_bool(field).unwrap_or(false);
+    match () {
+        () if is("moved") => "moved",
+        () if is("cancelled") => "cancelled",
+        () => "delivered",
+    }
+}
+
+/// A result as an entry of `history`.
+fn attempt(result: &Document, number: i32) -> Document {
+    let mut attempt = doc! { "n": number };
+    attempt.extend(result.clone());
+    attempt
+}

@@ -1,0 +1,218 @@
+//! What to send again, and how to find it: each query is a range of an index.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use bson::{DateTime, Document, RawDocumentBuf, doc};
+use futures_util::TryStreamExt;
+use mongodb::Cursor;
+
+use super::document::{Ended, FIELDS};
+use crate::model::EventType;
+use crate::outbox::document::hint;
+use crate::store::{Result, Store};
+
+/// What an operator wants sent again. What is left out is not asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// A delivery as `EVENT/ORGANIZATION/ENDPOINT`, an event (then all its deliveries), or the `_id` of a document of the outbox.
+    pub id: Option<String>,
+    /// An endpoint, as `ORGANIZATION/ENDPOINT`.
+    pub endpoint: Option<String>,
+    /// An organization.
+    pub organization: Option<String>,
+    /// A type of event.
+    pub event_type: Option<EventType>,
+    /// What happened at this instant or later.
+    pub from: Option<DateTime>,
+    /// What happened before this instant.
+    pub to: Option<DateTime>,
+    /// How the deliveries ended: `dead`, `cancelled`, `delivered`.
+    pub states: Vec<String>,
+}
+
+/// A delivery, as far as it is selected by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate<'a> {
+    pub(super) event: &'a str,
+    pub(super) event_type: &'a str,
+    pub(super) state: &'a str,
+    pub(super) occurred_at: DateTime,
+}
+
+/// A filter, and the name of the index that serves it.
+struct Query {
+    filter: Document,
+    index: &'static str,
+}
+
+impl Selection {
+    /// Whether that delivery is selected, of a document that is.
+    pub(super) fn includes(&self, candidate: Candidate<'_>) -> bool {
+        self.states.iter().any(|state| state == candidate.state)
+            && self.event().is_none_or(|event| event == candidate.event)
+            && self
+                .event_type
+                .is_none_or(|wanted| wanted.as_str() == candidate.event_type)
+            && self.from.is_none_or(|from| candidate.occurred_at >= from)
+            && self.to.is_none_or(|to| candidate.occurred_at < to)
+    }
+
+    /// The event that the id names, alone or with an endpoint: it begins with its type.
+    fn event(&self) -> Option<&str> {
+        let id = self.id.as_deref()?;
+        let is_event = EventType::ALL.iter().any(|known| id.starts_with(known.as_str()));
+        is_event.then(|| id.split_once('/').map_or(id, |(event, _)| event))
+    }
+
+    /// Documents that hold something selected, as they are at `now`: what ends later is not looked at twice.
+    fn queries(&self, now: DateTime) -> VecDeque<Query> {
+        if let Some(id) = &self.id {
+            return [self.named(id)].into();
+        }
+        let mut queries = VecDeque::new();
+        let (dead, others): (Vec<_>, Vec<_>) = self.states.iter().partition(|state| *state == "dead");
+        if !dead.is_empty() {
+            let mut filter = doc! { "state": "dead", "finishedAt": { "$lt": now } };
+            filter.extend(self.keys("").map(|keys| ("endpoint".to_owned(), between(keys).into())));
+            queries.push_back(Query { filter, index: "dead" });
+        }
+        if !others.is_empty() {
+            // What was cancelled may hold deliveries that were delivered before, and the other way round.
+            let mut filter = doc! { "state": { "$in": ["delivered", "cancelled"] }, "finishedAt": { "$lt": now } };
+            let keys = self.keys("/");
+            let index = if keys.is_some() { "_id_" } else { "retention" };
+            filter.extend(keys.map(|keys| ("_id".to_owned(), between(keys).into())));
+            queries.push_back(Query { filter, index });
+        }
+        queries
+    }
+
+    /// Documents that hold what the id names.
+    fn named(&self, id: &str) -> Query {
+        let ended = doc! { "$in": ["dead", "delivered", "cancelled"] };
+        let Some(event) = self.event() else {
+            let filter = doc! { "_id": id, "state": ended };
+            return Query { filter, index: "_id_" };
+        };
+        let mut all = vec![doc! { "deliveries.event": event, "state": ended }];
+        all.extend(id.split_once('/').map(|(_, endpoint)| doc! { "endpoint": endpoint }));
+        all.extend(self.keys("").map(|keys| doc! { "endpoint": between(keys) }));
+        Query {
+            filter: doc! { "$and": all },
+            index: "events",
+        }
+    }
+
+    /// The endpoints' keys that are selected, each followed by `end`: from the first to before the last. `0` comes after `/`.
+    fn keys(&self, end: &str) -> Option<Range<String>> {
+        let organization = self.organization.as_ref().map(|id| format!("{id}/")..format!("{id}0"));
+        // No key goes on with a NUL.
+        let endpoint = self.endpoint.as_ref().map(|key| match end {
+            "/" => format!("{key}/")..format!("{key}0"),
+            _ => key.clone()..format!("{key}\0"),
+        });
+        match (organization, endpoint) {
+            (Some(one), Some(other)) => Some(one.start.max(other.start)..one.end.min(other.end)),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
+fn between(keys: Range<String>) -> Document {
+    doc! { "$gte": keys.start, "$lt": keys.end }
+}
+
+/// Finds the documents that hold something selected, one query after the other.
+pub(super) struct Search<'a> {
+    selection: &'a Selection,
+    store: &'a Store,
+    queries: VecDeque<Query>,
+    cursor: Option<Cursor<RawDocumentBuf>>,
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn new(selection: &'a Selection, store: &'a Store, now: DateTime) -> Self {
+        Self {
+            selection,
+            store,
+            queries: selection.queries(now),
+            cursor: None,
+        }
+    }
+
+    /// The next documents, `limit` at most; none where no more follow.
+    pub(super) async fn page(&mut self, limit: usize) -> Result<Vec<Ended>> {
+        let mut page = Vec::new();
+        while page.len() < limit {
+            let Some(cursor) = &mut self.cursor else {
+                let Some(query) = self.queries.pop_front() else { break };
+                let fields: Document = FIELDS.iter().map(|field| ((*field).to_owned(), 1.into())).collect();
+                let outbox = self.store.outbox();
+                let find = outbox.find(query.filter).projection(fields).hint(hint(query.index));
+                self.cursor = Some(find.await?);
+                continue;
+            };
+            match cursor.try_next().await? {
+                Some(found) => page.extend(Ended::read(&found, self.selection)),
+                None => self.cursor = None,
+            }
+        }
+        Ok(page)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENT: &str = "certificate_expired_674700000000000000000001_1000";
+
+    fn selection(id: Option<&str>, endpoint: Option<&str>, organization: Option<&str>) -> Selection {
+        Selection {
+            id: id.map(str::to_owned),
+            endpoint: endpoint.map(str::to_owned),
+            organization: organization.map(str::to_owned),
+            states: vec!["dead".into(), "delivered".into()],
+            ..Selection::default()
+        }
+    }
+
+    #[test]
+    fn an_id_names_a_document_an_event_or_a_delivery() {
+        let delivery = format!("{EVENT}/o/e");
+        let document = format!("o/e/{EVENT}");
+        for (id, event, index) in [
+            (EVENT, Some(EVENT), "events"),
+            (&delivery, Some(EVENT), "events"),
+            (&document, None, "_id_"),
+            ("o/e/674700000000000000000009", None, "_id_"),
+        ] {
+            let selection = selection(Some(id), None, None);
+            let queries = selection.queries(DateTime::MAX);
+            assert_eq!(
+                (selection.event(), queries.len(), queries[0].index),
+                (event, 1, index),
+                "{id}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_endpoint_outside_of_the_organization_selects_nothing() {
+        let within = |selection: &Selection| selection.keys("/").is_some_and(|keys| !keys.is_empty());
+        assert!(within(&selection(None, Some("o/e"), Some("o"))));
+        assert!(!within(&selection(None, Some("other/e"), Some("o"))));
+        assert!(!within(&selection(None, Some("o1/e"), Some("o"))));
+    }
+
+    #[test]
+    fn each_state_is_found_by_an_index_of_its_own() {
+        let indexes = |selection: &Selection| {
+            let queries = selection.queries(DateTime::MAX).into_iter();
+            queries.map(|query| query.index).collect::<Vec<_>>()
+        };
+        assert_eq!(indexes(&selection(None, None, None)), ["dead", "retention"]);
+        assert_eq!(indexes(&selection(None, None, Some("o"))), ["dead", "_id_"]);
+    }
+}

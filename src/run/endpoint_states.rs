@@ -1,0 +1,149 @@
+//! What is remembered of endpoints that are not plainly well, in `webhook_state` as `endpoint/KEY`: that their deliveries wait,
+//! and since when they are served again.
+//!
+//! The retry period of what waited begins anew when the endpoint is served again, whichever instance serves it then.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bson::{DateTime, Document, doc};
+use futures_util::TryStreamExt;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{Clock, EndpointKey};
+use crate::store::{Result, Stopped, Store};
+
+/// The states of endpoints, as far as this instance knows. Clones are the same.
+#[derive(Clone)]
+pub struct EndpointStates {
+    store: Store,
+    clock: Clock,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    states: Mutex<HashMap<EndpointKey, State>>,
+    changed: Notify,
+}
+
+/// The state of one endpoint. One that is plainly well has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
+    is: Is,
+    saved: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Is {
+    /// Its deliveries wait.
+    Waiting,
+    /// It is served again since then.
+    ServedSince(DateTime),
+}
+
+impl EndpointStates {
+    /// Nothing is known yet.
+    pub fn new(store: Store, clock: Clock) -> Self {
+        Self {
+            store,
+            clock,
+            shared: Arc::default(),
+        }
+    }
+
+    /// Reads all states.
+    ///
+    /// # Errors
+    /// MongoDB refused or is unavailable.
+    pub async fn load(&self) -> Result<()> {
+        let filter = doc! { "_id": { "$gte": "endpoint/", "$lt": "endpoint0" } };
+        let found: Vec<Document> = self.store.state().find(filter).await?.try_collect().await?;
+        let mut states = self.shared.states.lock();
+        for document in &found {
+            let Some(key) = document.get_str("_id").ok().and_then(|id| id.strip_prefix("endpoint/")) else {
+                continue;
+            };
+            let is = document
+                .get_datetime("servedSince")
+                .map_or(Is::Waiting, |at| Is::ServedSince(*at));
+            let endpoint = EndpointKey::from_stored(key);
+            // What this instance has not saved yet is news.
+            if states.get(&endpoint).is_none_or(|state| state.saved) {
+                states.insert(endpoint, State { is, saved: true });
+            }
+        }
+        Ok(())
+    }
+
+    /// Deliveries of that endpoint wait, because it is out of service.
+    pub fn waits(&self, endpoint: &EndpointKey) {
+        self.set(endpoint, Is::Waiting);
+    }
+
+    /// The endpoint is served. If its deliveries had to wait, their retry period begins now.
+    pub fn is_served(&self, endpoint: &EndpointKey) {
+        let waited = self
+            .shared
+            .states
+            .lock()
+            .get(endpoint)
+            .is_some_and(|state| state.is == Is::Waiting);
+        if waited {
+            self.set(endpoint, Is::ServedSince(self.clock.now()));
+        }
+    }
+
+    /// Since when the endpoint is served again; `None` if its deliveries never had to wait.
+    pub fn served_since(&self, endpoint: &EndpointKey) -> Option<DateTime> {
+        match self.shared.states.lock().get(endpoint)?.is {
+            Is::ServedSince(at) => Some(at),
+            Is::Waiting => None,
+        }
+    }
+
+    fn set(&self, endpoint: &EndpointKey, is: Is) {
+        let mut states = self.shared.states.lock();
+        if states.get(endpoint).is_none_or(|state| state.is != is) {
+            states.insert(endpoint.clone(), State { is, saved: false });
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// Saves changes until `stop`.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable.
+    pub async fn run(self, stop: CancellationToken) -> std::result::Result<(), Stopped> {
+        while stop.run_until_cancelled(self.shared.changed.notified()).await.is_some() {
+            for (endpoint, state) in self.unsaved() {
+                self.store
+                    .persist("save the state of an endpoint", || self.save(&endpoint, state.is))
+                    .await?;
+                if let Some(now) = self.shared.states.lock().get_mut(&endpoint) {
+                    now.saved = now.is == state.is;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn unsaved(&self) -> Vec<(EndpointKey, State)> {
+        let states = self.shared.states.lock();
+        let unsaved = states.iter().filter(|(_, state)| !state.saved);
+        unsaved.map(|(endpoint, state)| (endpoint.clone(), *state)).collect()
+    }
+
+    async fn save(&self, endpoint: &EndpointKey, is: Is) -> Result<()> {
+        let update = match is {
+            Is::Waiting => doc! { "$set": { "waitingSince": self.clock.now() }, "$unset": { "servedSince": 1 } },
+            Is::ServedSince(at) => doc! { "$set": { "servedSince": at }, "$unset": { "waitingSince": 1 } },
+        };
+        let state = self.store.state();
+        let save = state.update_one(doc! { "_id": format!("endpoint/{endpoint}") }, update);
+        save.upsert(true).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,39 @@
+//! Sending: one attempt to deliver one message to one endpoint, and how long to wait for the next.
+//!
+//! This module sees neither database nor queue. [`Client::attempt`] returns what happened as an
+//! [`Outcome`](crate::model::Outcome); what becomes of the delivery is decided elsewhere.
+
+mod answer;
+mod auth;
+mod client;
+mod connection;
+mod connector;
+mod guard;
+mod oauth;
+mod reason;
+mod request;
+mod resolve;
+mod retry;
+mod sign;
+
+use ipnet::IpNet;
+
+pub use client::{Answer, Client, ClientError, Preview};
+pub(crate) use connector::tls_config;
+pub use guard::{Refused, check_addr, check_url};
+pub(crate) use reason::of as describe;
+pub use request::Unsendable;
+pub use resolve::{Lookup, system_lookup};
+pub use retry::RetryPolicy;
+pub use sign::sign;
+
+/// What the operator allows, and how requests present themselves.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Whether plain `http://` may be used.
+    pub allow_http: bool,
+    /// Networks that the guard would refuse but that this operator trusts.
+    pub allow_networks: Vec<IpNet>,
+    /// The value of `X-Webhook-Source`.
+    pub source: String,
+}

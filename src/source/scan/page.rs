@@ -1,0 +1,341 @@
+//! A page of a scan: reading certificates, appending their deliveries and marking them is one transaction, so no crash and no
+//! renewal comes in between.
+
+use std::collections::HashSet;
+
+use bson::{DateTime, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, rawdoc};
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::read::Query;
+use super::unmarkable::key;
+use super::{Report, Scan};
+use crate::failpoint;
+use crate::model::EventType;
+use crate::outbox::{Appended, NewDelivery, Rejected, Unmarkable};
+use crate::platform::badge_user;
+use crate::source::attempts::Attempts;
+use crate::source::rejections::rejected_of;
+use crate::store::{self, Kind, Stopped, Transaction, Writer, update_row};
+
+/// What a page is about to write.
+#[derive(Default)]
+struct Page {
+    documents: Vec<RawDocumentBuf>,
+    deliveries: Vec<NewDelivery>,
+    rejected: Vec<Rejected>,
+    /// Certificates that MongoDB refuses to mark.
+    unmarkable: Vec<Unmarkable>,
+}
+
+/// A page that is written.
+struct Written {
+    page: Page,
+    appended: Appended,
+    /// Its only certificate has more deliveries than went into the transaction.
+    goes_on: bool,
+}
+
+/// Pages that are taken two at a time.
+struct Beside {
+    /// What is read next, and its place in the order.
+    reading: tokio::sync::Mutex<(Query, usize)>,
+    /// How many pages are announced, or given up.
+    announced: watch::Sender<usize>,
+    report: parking_lot::Mutex<Report>,
+}
+
+/// Where a page failed.
+enum Failed {
+    Append(store::Error, Page),
+    Mark(store::Error, Page),
+    Elsewhere(store::Error),
+}
+
+impl Scan {
+    /// Takes the next page of what `query` finds; `false` when nothing is left.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the daemon stops first: of the page then all happened or nothing.
+    pub(super) async fn take_page(&self, query: &mut Query, report: &mut Report) -> Result<bool, Stopped> {
+        let most = self.config.get().batch_size as usize;
+        let mut attempts = Attempts::new(&self.store, &self.pace, "take expired certificates");
+        loop {
+            let (size, budget) = (attempts.share_of(most), attempts.budget());
+            match self.try_page(query, size, budget).await {
+                Ok(None) => {
+                    attempts.succeeded();
+                    return Ok(false);
+                }
+                Ok(Some(written)) => {
+                    attempts.succeeded();
+                    failpoint::reach("page-committed");
+                    if !written.goes_on
+                        && let Some(last) = written.page.documents.last()
+                    {
+                        query.advance(last);
+                    }
+                    self.finish(written, report);
+                    return Ok(true);
+                }
+                Err(Failed::Mark(error, page)) if error.kind() == Kind::Refused => {
+                    self.find_unmarkable(&page, &error, &mut attempts).await?;
+                }
+                Err(Failed::Append(error, page)) if error.kind() == Kind::Refused && page.documents.len() == 1 => {
+                    if attempts.is_refusal_its_own(&error).await? {
+                        self.unstorable.note(&page.documents[0], &error);
+                    }
+                }
+                Err(Failed::Append(error, _) | Failed::Mark(error, _) | Failed::Elsewhere(error)) => {
+                    attempts.failed(&error).await?;
+                }
+            }
+        }
+    }
+
+    fn finish(&self, written: Written, report: &mut Report) {
+        let Written {
+            page,
+            appended,
+            goes_on,
+        } = written;
+        report.deliveries += appended.fresh;
+        report.known += appended.known;
+        self.outbox.announce(appended);
+        if goes_on {
+            return;
+        }
+        self.rejections.note(&page.rejected);
+        report.found += page.documents.len();
+        report.rejected += page.rejected.len();
+        self.unmarkable.add(page.unmarkable);
+    }
+
+    /// Takes pages as long as all goes well, two at a time: one is read while the other is being written, or both are written.
+    /// They are announced in order. What goes wrong is left to [`Scan::take_page`].
+    pub(super) async fn take_pages_beside(&self, query: &Query, report: &mut Report) {
+        let Some(query) = query.pages_beside() else { return };
+        let beside = Beside {
+            reading: tokio::sync::Mutex::new((query, 0)),
+            announced: watch::Sender::new(0),
+            report: parking_lot::Mutex::new(std::mem::take(report)),
+        };
+        let (one, other) = (Writer::Scan, Writer::ScanBeside);
+        tokio::join!(self.take_pages(one, &beside), self.take_pages(other, &beside));
+        *report = beside.report.into_inner();
+    }
+
+    async fn take_pages(&self, writer: Writer, beside: &Beside) {
+        let most = self.config.get().batch_size as usize;
+        while !self.stop.is_cancelled() {
+            let (size, budget) = (self.pace.share_of(most), self.pace.budget());
+            let Ok(mut transaction) = self.store.begin(writer).await else {
+                return;
+            };
+            let mut reading = beside.reading.lock().await;
+            let read = self.read(&mut transaction, &reading.0, size, budget).await;
+            let Ok(Some((page, marked_at))) = read else {
+                transaction.abort().await;
+                return;
+            };
+            if let Some(last) = page.documents.last() {
+                reading.0.advance(last);
+            }
+            let turn = reading.1;
+            reading.1 += 1;
+            drop(reading);
+            let written = self.write_beside(transaction, page, budget, marked_at).await;
+            // Fails only once the sender is gone, and that is here.
+            let _ = beside
+                .announced
+                .subscribe()
+                .wait_for(|announced| *announced == turn)
+                .await;
+            let goes_on = written.is_some();
+            if let Some(written) = written {
+                self.finish(written, &mut beside.report.lock());
+            }
+            beside.announced.send_modify(|announced| *announced += 1);
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    async fn write_beside(
+        &self,
+        mut transaction: Transaction,
+        page: Page,
+        budget: usize,
+        marked_at: DateTime,
+    ) -> Option<Written> {
+        match self.write(&mut transaction, page, budget, marked_at).await {
+            Ok(written) if !written.goes_on => {
+                failpoint::reach("page-to-be-committed");
+                transaction.commit().await.ok()?;
+                failpoint::reach("page-committed");
+                Some(written)
+            }
+            _ => {
+                transaction.abort().await;
+                None
+            }
+        }
+    }
+
+    async fn try_page(&self, query: &Query, size: usize, budget: usize) -> Result<Option<Written>, Failed> {
+        let mut transaction = self.store.begin(Writer::Scan).await.map_err(Failed::Elsewhere)?;
+        let read = self.read(&mut transaction, query, size, budget).await;
+        let Some((page, marked_at)) = read.map_err(Failed::Elsewhere)? else {
+            transaction.abort().await;
+            return Ok(None);
+        };
+        let written = self.write(&mut transaction, page, budget, marked_at).await?;
+        failpoint::reach("page-to-be-committed");
+        transaction.commit().await.map_err(Failed::Elsewhere)?;
+        Ok(Some(written))
+    }
+
+    async fn read(
+        &self,
+        transaction: &mut Transaction,
+        query: &Query,
+        size: usize,
+        budget: usize,
+    ) -> store::Result<Option<(Page, DateTime)>> {
+        let is_left_out = |document: &RawDocumentBuf| self.unmarkable.contains(document);
+        let documents = query.read(transaction, &self.store, size, is_left_out).await?;
+        let marked_at = self.clock.now();
+        Ok((!documents.is_empty()).then(|| (self.sort_out(documents, marked_at, budget), marked_at)))
+    }
+
+    async fn write(
+        &self,
+        transaction: &mut Transaction,
+        mut page: Page,
+        budget: usize,
+        marked_at: DateTime,
+    ) -> Result<Written, Failed> {
+        let deliveries = std::mem::take(&mut page.deliveries);
+        let append = self
+            .outbox
+            .append_in_transaction(transaction, deliveries, budget, marked_at);
+        let appended = match append.await {
+            Ok(appended) => appended,
+            Err(error) => return Err(Failed::Append(error, page)),
+        };
+        let goes_on = appended.left > 0;
+        if !goes_on {
+            self.note(transaction, &page, marked_at)
+                .await
+                .map_err(Failed::Elsewhere)?;
+            if let Err(error) = self.mark(transaction, &page, marked_at).await {
+                return Err(Failed::Mark(error, page));
+            }
+        }
+        Ok(Written {
+            page,
+            appended,
+            goes_on,
+        })
+    }
+
+    /// The events of as many documents as go into one page.
+    fn sort_out(&self, documents: Vec<RawDocumentBuf>, marked_at: DateTime, budget: usize) -> Page {
+        let (mut page, mut bytes) = (Page::default(), 0);
+        for document in documents {
+            let event = match badge_user::expired(&document, marked_at) {
+                Ok(event) => event,
+                Err(unfit) => {
+                    page.rejected.push(rejected_of(unfit, EventType::CertificateExpired));
+                    page.documents.push(document);
+                    continue;
+                }
+            };
+            if let Some(reason) = self.unstorable.take(&event.message.event_id) {
+                page.rejected.push(Rejected {
+                    event_type: EventType::CertificateExpired,
+                    certificate: event.certificate,
+                    event_id: event.message.event_id,
+                    reason,
+                });
+                page.documents.push(document);
+                continue;
+            }
+            let deliveries = self.deliveries(&event);
+            let more = deliveries.len() * event.message.body.len();
+            if bytes > 0 && bytes + more > budget {
+                break;
+            }
+            bytes += more;
+            if let Some(reason) = self.unmarkable.suspected(&document) {
+                page.unmarkable.push(Unmarkable {
+                    certificate: field(&document, "_id"),
+                    expires: field(&document, "expires"),
+                    event_id: event.message.event_id.clone(),
+                    reason,
+                });
+            }
+            page.deliveries.extend(deliveries);
+            page.documents.push(document);
+        }
+        page
+    }
+
+    async fn note(&self, transaction: &mut Transaction, page: &Page, now: DateTime) -> store::Result<()> {
+        self.outbox
+            .reject_in_transaction(transaction, &page.rejected, now)
+            .await?;
+        self.outbox
+            .note_unmarkable_in_transaction(transaction, &page.unmarkable, now)
+            .await
+    }
+
+    /// The only write to the platform's documents. In a transaction nothing has changed since it was read.
+    async fn mark(&self, transaction: &mut Transaction, page: &Page, now: DateTime) -> store::Result<()> {
+        let unmarkable: HashSet<_> = page.unmarkable.iter().map(|one| key(&one.certificate)).collect();
+        let ids: RawArrayBuf = page
+            .documents
+            .iter()
+            .filter(|document| unmarkable.is_empty() || !unmarkable.contains(&key(&field(document, "_id"))))
+            .map(|document| field(document, "_id"))
+            .collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mark = rawdoc! { "$set": { "expiryReminderSent": true, "updatedAt": now } };
+        let row = update_row(rawdoc! { "_id": { "$in": ids } }, mark, true);
+        transaction
+            .update(self.store.badge_users().name(), [row].iter())
+            .await?;
+        Ok(())
+    }
+
+    /// MongoDB refuses to mark some certificate of a page: finds which, by its validator as far as that tells, else by halves.
+    async fn find_unmarkable(
+        &self,
+        page: &Page,
+        error: &store::Error,
+        attempts: &mut Attempts<'_>,
+    ) -> Result<(), Stopped> {
+        let ids: Vec<RawBson> = page.documents.iter().map(|document| field(document, "_id")).collect();
+        let invalid = super::unmarkable::refused_by_validator(&self.store, &ids, self.clock.now()).await;
+        let mut suspects = invalid.unwrap_or_default();
+        if suspects.is_empty() && ids.len() == 1 && attempts.is_refusal_its_own(error).await? {
+            suspects = ids;
+        }
+        if suspects.is_empty() {
+            return attempts.smaller(error).await;
+        }
+        warn!(
+            certificates = suspects.len(), error = %error,
+            "MongoDB refuses to mark certificates: their expiry is sent once, and they stay unmarked until they can be written; the others go on"
+        );
+        self.unmarkable.suspect(&suspects, &error.to_string());
+        Ok(())
+    }
+}
+
+pub(super) fn field(document: &RawDocument, name: &str) -> RawBson {
+    document.get(name).ok().flatten().map_or(RawBson::Null, RawBson::from)
+}

@@ -1,0 +1,61 @@
+//! What has a scan run: the schedule, a signal, the start, an expiry. While one runs, any number of requests make exactly one
+//! more.
+
+use std::sync::Arc;
+
+use bson::DateTime;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// Requests for a scan. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct ScanTrigger(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    notify: Notify,
+    pending: Mutex<Pending>,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    asked: bool,
+    since: Option<DateTime>,
+}
+
+/// What is to be scanned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Everything that has expired: the schedule, a signal or the start asked for it.
+    All,
+    /// What expired at this instant or later: a certificate expires just now, and nobody asked.
+    Since(DateTime),
+}
+
+impl ScanTrigger {
+    /// Asks for a scan of everything; one that is asked for already is enough.
+    pub fn ask(&self) {
+        self.0.pending.lock().asked = true;
+        self.0.notify.notify_one();
+    }
+
+    /// Has a scan run because a certificate has expired at that instant.
+    pub fn expired(&self, at: DateTime) {
+        let mut pending = self.0.pending.lock();
+        pending.since = Some(pending.since.map_or(at, |since| since.min(at)));
+        self.0.notify.notify_one();
+    }
+
+    /// Waits until a scan is asked for or a certificate has expired.
+    pub async fn triggered(&self) -> Extent {
+        loop {
+            self.0.notify.notified().await;
+            let pending = std::mem::take(&mut *self.0.pending.lock());
+            match pending {
+                Pending { asked: true, .. } => return Extent::All,
+                Pending { since: Some(since), .. } => return Extent::Since(since),
+                Pending { .. } => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! A missing privilege: what it is for, and the line of the role that gives it.
+
+use std::fmt;
+
+/// What MongoDB did not allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// The command, or the action where MongoDB says that instead.
+    pub command: String,
+    /// The database.
+    pub database: String,
+    /// The collection; empty for a command on a database.
+    pub collection: String,
+    /// Whether the command opens a change stream.
+    watches: bool,
+}
+
+impl Denied {
+    /// From MongoDB's message, which quotes the whole command: its name and its collection alone are taken.
+    pub(super) fn parse(message: &str) -> Option<Self> {
+        Self::of_mongod(message).or_else(|| Self::of_atlas(message))
+    }
+
+    /// `not authorized on DB to execute command { find: "COLLECTION", …`
+    fn of_mongod(message: &str) -> Option<Self> {
+        let (database, command) = message
+            .split_once("not authorized on ")?
+            .1
+            .split_once(" to execute command { ")?;
+        let (name, argument) = command.split_once(": ")?;
+        let quoted = argument.strip_prefix('"').and_then(|rest| rest.split('"').next());
+        Some(Self {
+            command: name.to_owned(),
+            database: database.to_owned(),
+            collection: quoted.unwrap_or_default().to_owned(),
+            watches: command.contains("$changeStream"),
+        })
+    }
+
+    /// `user is not allowed to do action [find] on [DB.COLLECTION]`
+    fn of_atlas(message: &str) -> Option<Self> {
+        let (action, namespace) = message.split_once("action [")?.1.split_once("] on [")?;
+        let namespace = namespace.split(']').next()?;
+        let (database, collection) = namespace.split_once('.').unwrap_or((namespace, ""));
+        Some(Self {
+            command: action.to_owned(),
+            database: database.to_owned(),
+            collection: collection.to_owned(),
+            watches: false,
+        })
+    }
+
+    /// The line to add to the role.
+    pub fn role_line(&self) -> String {
+        let (database, collection) = (&self.database, &self.collection);
+        let resource = match self.command.as_str() {
+            "killSessions" => "cluster: true".to_owned(),
+            _ => format!(r#"db: "{database}", collection: "{collection}""#),
+        };
+        let actions: Vec<_> = self.actions().into_iter().map(|action| format!("{action:?}")).collect();
+        format!("{{ resource: {{ {resource} }}, actions: [{}] }}", actions.join(", "))
+    }
+
+    /// The actions that the command needs.
+    fn actions(&self) -> Vec<&str> {
+        match self.command.as_str() {
+            "aggregate" | "getMore" if self.watches => vec!["find", "changeStream"],
+            "find" | "aggregate" | "getMore" | "count" | "distinct" => vec!["find"],
+            // An upsert inserts.
+            "update" | "findAndModify" | "findandmodify" => vec!["find", "insert", "update"],
+            "delete" => vec!["remove"],
+            "create" => vec!["createCollection"],
+            "createIndexes" => vec!["createIndex"],
+            "killSessions" => vec!["killAnySession"],
+            // The others are called as their action: insert, listIndexes, listCollections, collMod.
+            other => vec![other],
+        }
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.command, self.database)?;
+        if self.collection.is_empty() {
+            Ok(())
+        } else {
+            write!(f, ".{}", self.collection)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_yields_the_command_and_the_line_of_the_role() {
+        for (message, shown, line) in [
+            (
+                r#"not authorized on beedeez to execute command { find: "badgeusers", filter: { a: "b" }, $db: "beedeez" }"#,
+                "find on beedeez.badgeusers",
+                r#"{ resource: { db: "beedeez", collection: "badgeusers" }, actions: ["find"] }"#,
+            ),
+            (
+                r#"not authorized on beedeez to execute command { aggregate: "badgeusers", pipeline: [ { $changeStream: {} } ] }"#,
+                "aggregate on beedeez.badgeusers",
+                r#"{ resource: { db: "beedeez", collection: "badgeusers" }, actions: ["find", "changeStream"] }"#,
+            ),
+            (
+                r#"not authorized on beedeez to execute command { listCollections: 1, nameOnly: true }"#,
+                "listCollections on beedeez",
+                r#"{ resource: { db: "beedeez", collection: "" }, actions: ["listCollections"] }"#,
+            ),
+            (
+                r#"not authorized on admin to execute command { killSessions: [ { id: UUID("…") } ] }"#,
+                "killSessions on admin",
+                r#"{ resource: { cluster: true }, actions: ["killAnySession"] }"#,
+            ),
+            (
+                "user is not allowed to do action [insert] on [beedeez.webhook_outbox]",
+                "insert on beedeez.webhook_outbox",
+                r#"{ resource: { db: "beedeez", collection: "webhook_outbox" }, actions: ["insert"] }"#,
+            ),
+        ] {
+            let denied = Denied::parse(message).unwrap();
+            assert_eq!(
+                (denied.to_string().as_str(), denied.role_line().as_str()),
+                (shown, line)
+            );
+        }
+        assert_eq!(Denied::parse("command find requires authentication"), None);
+    }
+}

@@ -1,0 +1,62 @@
+//! Reads that see what this instance has written, also after a failover.
+
+use bson::{Document, RawDocumentBuf};
+use mongodb::options::{AggregateOptions, ReadConcern};
+use mongodb::{ClientSession, Collection};
+
+use super::{Result, Store};
+
+/// A causally consistent session: it reads what a majority has, and nothing older than the store's last confirmed write. Without
+/// it a new primary may show as open what was settled before.
+pub struct ReadSession {
+    store: Store,
+    session: ClientSession,
+}
+
+impl Store {
+    /// A session for a few reads.
+    ///
+    /// # Errors
+    /// MongoDB is unavailable.
+    pub async fn read_session(&self) -> Result<ReadSession> {
+        let client = self.connection.client();
+        let mut session = client.start_session().causal_consistency(true).await?;
+        self.connection.last_confirmed().precedes(&mut session);
+        Ok(ReadSession {
+            store: self.clone(),
+            session,
+        })
+    }
+}
+
+impl ReadSession {
+    /// What the pipeline yields, each document handed to `take` until that says `false`.
+    ///
+    /// # Errors
+    /// MongoDB is unavailable, or refuses.
+    pub async fn aggregate(
+        &mut self,
+        collection: &Collection<RawDocumentBuf>,
+        pipeline: Vec<Document>,
+        mut options: AggregateOptions,
+        mut take: impl FnMut(RawDocumentBuf) -> bool,
+    ) -> Result<()> {
+        options.read_concern = Some(ReadConcern::majority());
+        let collection = self.scope(collection.name());
+        let aggregate = collection.aggregate(pipeline).with_options(options);
+        let cursor = aggregate.session(&mut self.session).await?;
+        let mut cursor = cursor.with_type::<RawDocumentBuf>();
+        while let Some(document) = cursor.next(&mut self.session).await {
+            if !take(document?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The collection of that name as the session's client knows it: the store may have another client by now.
+    fn scope(&self, collection: &str) -> Collection<RawDocumentBuf> {
+        let database = self.store.connection.database_of(&self.session.client());
+        database.collection(collection)
+    }
+}

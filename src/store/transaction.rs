@@ -1,0 +1,212 @@
+//! Transactions: writes that happen all together or not at all.
+
+use std::time::Instant;
+
+use bson::{Document, RawDocumentBuf, doc};
+use mongodb::options::{AggregateOptions, FindOptions, ReadConcern};
+use mongodb::{ClientSession, Collection, Database};
+use tokio::sync::OwnedMutexGuard;
+
+use super::command::{self, Command, CommandReply, WriteReply};
+use super::connection::WriterSession;
+use super::{Backoff, Error, Kind, Result, RowError, Store, durable};
+
+/// Who writes in transactions. Each has a session of its own, so that they don't wait for one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// The watch, and what catches up with it: one transaction at a time, so that none appends what another just did.
+    Source,
+    /// The scan, page after page.
+    Scan,
+    /// The scan's other page, where two are under way.
+    ScanBeside,
+    /// The recorder.
+    Recorder,
+    /// Operations, cancellations, redrive.
+    Upkeep,
+}
+
+/// A transaction: it sees one snapshot, and fails if anybody changes what it changes. After an error nothing of it can be
+/// committed: [`Transaction::abort`] frees what it has changed.
+#[must_use = "what is not committed did not happen"]
+pub struct Transaction {
+    store: Store,
+    writer: OwnedMutexGuard<WriterSession>,
+}
+
+impl Store {
+    /// Begins a transaction, once the writer's last one has ended. Ends what is left of that on the server.
+    ///
+    /// # Errors
+    /// MongoDB is unavailable.
+    pub async fn begin(&self, writer: Writer) -> Result<Transaction> {
+        let mut writer = self.connection.writer(writer).await?;
+        // Fails where nothing is left to abort.
+        let _ = writer.session.abort_transaction().await;
+        let begin = writer.session.start_transaction().read_concern(ReadConcern::snapshot());
+        begin.write_concern(durable()).await?;
+        Ok(Transaction {
+            store: self.clone(),
+            writer,
+        })
+    }
+
+    /// The sessions of this store's transactions, for whoever finds this instance dead.
+    pub fn session_ids(&self) -> Vec<Document> {
+        self.connection.session_ids()
+    }
+
+    /// Ends another instance's sessions: of a transaction that was open when it died nothing happens, and what it has changed
+    /// is free again. MongoDB itself would wait for a minute (`transactionLifetimeLimitSeconds`).
+    ///
+    /// # Errors
+    /// MongoDB is unavailable, or doesn't allow it: some hosted clusters don't.
+    pub async fn end_sessions(&self, ids: &[Document]) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.database().run_command(doc! { "killSessions": ids }).await?;
+        Ok(())
+    }
+}
+
+impl Transaction {
+    /// What matches, until `keep` says no: that document and what comes after it are left out.
+    ///
+    /// # Errors
+    /// MongoDB did not do it.
+    pub async fn find(
+        &mut self,
+        collection: &Collection<RawDocumentBuf>,
+        filter: Document,
+        options: FindOptions,
+        mut keep: impl FnMut(&RawDocumentBuf) -> bool,
+    ) -> Result<Vec<RawDocumentBuf>> {
+        let (collection, session) = self.scope(collection.name());
+        let find = collection.find(filter).with_options(options);
+        let mut found = Vec::new();
+        let mut cursor = find.session(&mut *session).await.map_err(spoiled)?;
+        while let Some(document) = cursor.next(&mut *session).await {
+            let document = document.map_err(spoiled)?;
+            if !keep(&document) {
+                break;
+            }
+            found.push(document);
+        }
+        Ok(found)
+    }
+
+    /// All that the pipeline yields.
+    ///
+    /// # Errors
+    /// MongoDB did not do it.
+    pub async fn aggregate(
+        &mut self,
+        collection: &Collection<RawDocumentBuf>,
+        pipeline: Vec<Document>,
+        options: AggregateOptions,
+    ) -> Result<Vec<RawDocumentBuf>> {
+        let (collection, session) = self.scope(collection.name());
+        let aggregate = collection.aggregate(pipeline).with_options(options);
+        let cursor = aggregate.session(&mut *session).await.map_err(spoiled)?;
+        let mut cursor = cursor.with_type::<RawDocumentBuf>();
+        let mut found = Vec::new();
+        while let Some(document) = cursor.next(&mut *session).await {
+            found.push(document.map_err(spoiled)?);
+        }
+        Ok(found)
+    }
+
+    /// Inserts all rows, in as many commands as it takes.
+    ///
+    /// # Errors
+    /// MongoDB did not do it; a row that was refused is [`Error::row`].
+    pub async fn insert<'a>(&mut self, collection: &str, rows: impl Iterator<Item = &'a RawDocumentBuf>) -> Result<()> {
+        for command in command::inserts(collection, rows) {
+            self.write(command).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs the rows of an update, in as many commands as it takes: see [`super::update_row`], [`super::upsert_row`],
+    /// [`super::insert_if_absent`].
+    ///
+    /// # Errors
+    /// MongoDB did not do it; a row that was refused is [`Error::row`].
+    pub async fn update<'a>(
+        &mut self,
+        collection: &str,
+        rows: impl Iterator<Item = &'a RawDocumentBuf>,
+    ) -> Result<WriteReply> {
+        let mut total = WriteReply::default();
+        for command in command::updates(collection, rows) {
+            let reply = self.write(command).await?;
+            total.matched += reply.matched;
+            total.changed += reply.changed;
+        }
+        Ok(total)
+    }
+
+    /// Makes it last. Whether it was committed is asked until it is known: it may have been although no reply came.
+    ///
+    /// # Errors
+    /// Nothing of it happened; or it is not known whether it did, because the transaction is gone
+    /// ([`Kind::Conflict`]), the client was replaced, or the daemon stops. All of it must be tried again, each write comparing versions.
+    pub async fn commit(mut self) -> Result<()> {
+        let (mut backoff, mut tries) = (Backoff::default(), self.store.outage.tries());
+        loop {
+            let began = Instant::now();
+            let error = match self.writer.session.commit_transaction().await {
+                Ok(()) => {
+                    tries.succeeded();
+                    self.store.connection.confirmed(&self.writer.session);
+                    return Ok(());
+                }
+                Err(error) => Error::from(error).in_transaction(),
+            };
+            // A login that is gone comes back with another client only.
+            if !error.unknown_commit() || error.kind() == Kind::Authentication {
+                return Err(error);
+            }
+            tries.failed("commit a transaction", &error, began);
+            tokio::select! {
+                () = self.store.stop.cancelled() => return Err(error),
+                () = backoff.wait() => {}
+            }
+        }
+    }
+
+    /// Gives it up: what it has changed is free again.
+    pub async fn abort(mut self) {
+        // If it fails: see `Store::begin` and `Store::end_sessions`.
+        let _ = self.writer.session.abort_transaction().await;
+    }
+
+    async fn write(&mut self, command: Command) -> Result<CommandReply> {
+        let database = self.database();
+        let run = database.run_raw_command(command.body);
+        let reply = run.session(&mut self.writer.session).await.map_err(spoiled)?;
+        let reply = command::parse(&reply)?;
+        match reply.errors.first() {
+            Some(row) => Err(Error::of_row(RowError {
+                index: command.first + row.index,
+                code: row.code,
+            })
+            .in_transaction()),
+            None => Ok(reply),
+        }
+    }
+
+    /// The collection of that name as the session's client knows it: the store may have another client by now.
+    fn scope(&mut self, collection: &str) -> (Collection<RawDocumentBuf>, &mut ClientSession) {
+        (self.database().collection(collection), &mut self.writer.session)
+    }
+
+    fn database(&self) -> Database {
+        self.store.connection.database_of(&self.writer.session.client())
+    }
+}
+
+fn spoiled(error: mongodb::error::Error) -> Error {
+    Error::from(error).in_transaction()
+}

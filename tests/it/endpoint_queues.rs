@@ -1,0 +1,166 @@
+//! Each endpoint has its own part of the delivery queue, so that none waits for another.
+
+use std::time::Duration;
+
+use bson::Document;
+use bson::oid::ObjectId;
+use certhookd::sandbox::Answer;
+
+use crate::bed::{Bed, LIMIT, expired, expired_id, expired_in_turn};
+
+const NO_STREAM: &str = "completions.enabled = false";
+
+fn slow() -> [Answer; 1] {
+    [Answer::ok().after(Duration::from_millis(50))]
+}
+
+/// An endpoint that waits 30 s for a response, which never comes.
+fn hung(bed: &Bed) -> Document {
+    bed.receiver.script("/hung", [Answer::silence()]);
+    let mut endpoint = bed.endpoint("/hung");
+    endpoint.insert("timeout", 30_000);
+    endpoint
+}
+
+/// That many endpoints of one address, which the receiver counts together, and certificates for them.
+async fn organization(bed: &Bed, path: &str, endpoints: usize, certificates: usize) -> ObjectId {
+    let organization = bed
+        .organization((0..endpoints).map(|_| bed.endpoint(path)).collect())
+        .await;
+    let certificates = (0..certificates).map(|_| expired(organization));
+    bed.badge_users().insert_many(certificates).await.unwrap();
+    organization
+}
+
+#[tokio::test]
+async fn an_endpoint_gets_five_requests_at_once_and_never_more() {
+    let bed = Bed::new().await.with(NO_STREAM);
+    organization(&bed, "/a", 1, 60).await;
+    bed.receiver.script("/a", slow());
+    let _daemon = bed.daemon().await;
+    bed.receiver.wait_for_total(60, LIMIT).await.unwrap();
+    assert_eq!(bed.receiver.max_parallel("/a"), 5);
+}
+
+#[tokio::test]
+async fn all_endpoints_together_get_no_more_than_the_limit_in_all() {
+    let bed = Bed::new()
+        .await
+        .with(&format!("{NO_STREAM}\ndelivery.max_in_flight = 8"));
+    for _ in 0..2 {
+        organization(&bed, "/a", 4, 20).await;
+    }
+    bed.receiver.script("/a", slow());
+    let _daemon = bed.daemon().await;
+    bed.receiver.wait_for_total(160, LIMIT).await.unwrap();
+    assert_eq!(bed.receiver.max_parallel("/a"), 8);
+}
+
+#[tokio::test]
+async fn one_organization_gets_no_more_than_half_of_the_limit() {
+    let bed = Bed::new()
+        .await
+        .with(&format!("{NO_STREAM}\ndelivery.max_in_flight = 8"));
+    organization(&bed, "/a", 4, 20).await;
+    bed.receiver.script("/a", slow());
+    let _daemon = bed.daemon().await;
+    bed.receiver.wait_for_total(80, LIMIT).await.unwrap();
+    assert_eq!(bed.receiver.max_parallel("/a"), 4);
+}
+
+#[tokio::test]
+async fn endpoints_that_never_answered_get_no_more_than_a_quarter_of_the_limit() {
+    let bed = Bed::new()
+        .await
+        .with(&format!("{NO_STREAM}\ndelivery.max_in_flight = 16"));
+    let stuck = bed.organization((0..30).map(|_| hung(&bed)).collect()).await;
+    bed.badge_users().insert_many(expired_in_turn(stuck, 3)).await.unwrap();
+    organization(&bed, "/a", 1, 40).await;
+    let daemon = bed.daemon().await;
+    // One of these four requests must end before it gets one.
+    assert_eq!(daemon.wait_for(crate::bed::is_scan).await["deliveries"], 130);
+    bed.receiver.wait_for_total(4, LIMIT).await.unwrap();
+    assert_eq!(
+        (bed.receiver.count("/hung"), bed.receiver.max_parallel("/hung")),
+        (4, 4)
+    );
+}
+
+#[tokio::test]
+async fn a_hung_endpoint_delays_no_other() {
+    let bed = Bed::new().await.with(NO_STREAM);
+    let organization = bed
+        .organization(vec![hung(&bed), bed.endpoint("/a"), bed.endpoint("/b")])
+        .await;
+    bed.badge_users()
+        .insert_many((0..100).map(|_| expired(organization)))
+        .await
+        .unwrap();
+    let _daemon = bed.daemon().await;
+    bed.receiver.wait_for_total(201, LIMIT).await.unwrap();
+    // Its only request has not timed out yet: nobody waited for it.
+    let count = |path| bed.receiver.count(path);
+    assert_eq!((count("/a"), count("/b"), count("/hung")), (100, 100, 1));
+}
+
+#[tokio::test]
+async fn a_backlog_larger_than_the_queue_keeps_no_other_endpoint_out() {
+    let settings = format!("{NO_STREAM}\nqueue.capacity = 16\ndelivery.max_in_flight = 16");
+    let bed = Bed::new().await.with(&settings);
+    let (stuck, well) = (
+        bed.organization(vec![hung(&bed)]).await,
+        bed.organization(vec![bed.endpoint("/a")]).await,
+    );
+    // The backlog expired first, and is read first.
+    bed.badge_users()
+        .insert_many(expired_in_turn(stuck, 200))
+        .await
+        .unwrap();
+    bed.badge_users()
+        .insert_many((0..100).map(|_| expired(well)))
+        .await
+        .unwrap();
+    let _daemon = bed.daemon().await;
+    bed.receiver.wait_for_total(101, LIMIT).await.unwrap();
+    assert_eq!((bed.receiver.count("/a"), bed.receiver.count("/hung")), (100, 1));
+}
+
+/// It answered until just now: what of it was fetched gives way to the others.
+#[tokio::test]
+async fn an_endpoint_that_begins_to_hang_with_the_queue_full_of_it_keeps_no_other_out() {
+    let settings = format!("{NO_STREAM}\nqueue.capacity = 16\ndelivery.max_in_flight = 16");
+    let bed = Bed::new().await.with(&settings);
+    let endpoint = hung(&bed);
+    bed.receiver.script("/hung", [Answer::ok(), Answer::silence()]);
+    let stuck = bed.organization(vec![endpoint]).await;
+    let well = bed.organization(vec![bed.endpoint("/a")]).await;
+    bed.badge_users()
+        .insert_many(expired_in_turn(stuck, 200))
+        .await
+        .unwrap();
+    let daemon = bed.daemon().await;
+    bed.receiver.wait_for_total(6, LIMIT).await.unwrap();
+    bed.badge_users()
+        .insert_many((0..100).map(|_| expired(well)))
+        .await
+        .unwrap();
+    daemon.signal(nix::sys::signal::Signal::SIGUSR1);
+    bed.receiver.wait_for_total(106, LIMIT).await.unwrap();
+    assert_eq!((bed.receiver.count("/a"), bed.receiver.count("/hung")), (100, 6));
+}
+
+#[tokio::test]
+async fn one_request_at_a_time_keeps_the_order_of_a_backlog_larger_than_the_queue() {
+    let settings = "queue.capacity = 16\ndelivery.max_in_flight = 16\ndelivery.concurrency = 1\nscan.batch_size = 50";
+    let bed = Bed::new().await.with(&format!("{NO_STREAM}\n{settings}"));
+    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    let mut certificates = expired_in_turn(organization, 200);
+    let in_order: Vec<_> = certificates.iter().map(expired_id).collect();
+    fastrand::shuffle(&mut certificates);
+    bed.badge_users().insert_many(certificates).await.unwrap();
+    let _daemon = bed.daemon().await;
+    bed.receiver.wait_for_total(200, LIMIT).await.unwrap();
+    let requests = bed.receiver.requests();
+    let ids: Vec<_> = requests.iter().map(|request| request.header("webhook-id")).collect();
+    assert_eq!(ids, in_order);
+}

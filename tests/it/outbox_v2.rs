@@ -1,0 +1,94 @@
+//! The documents of layout 2, as tests/data/outbox-v2.json keeps one of each state: later versions must read them.
+
+use bson::oid::ObjectId;
+use bson::{Bson, DateTime, Document, doc};
+use certhookd::model::Clock;
+use serde_json::Value;
+
+use crate::bed::Bed;
+
+/// The documents as they were written.
+fn kept() -> Vec<Document> {
+    let values: Vec<Value> = serde_json::from_str(include_str!("../data/outbox-v2.json")).unwrap();
+    let document = |value: &Value| {
+        let mut document = bson(value).as_document().unwrap().clone();
+        // Not as long ago as it was written: the retention would be over.
+        if let Some(at) = document.get_mut("finishedAt") {
+            *at = Bson::DateTime(Clock::local());
+        }
+        document
+    };
+    values.iter().map(document).collect()
+}
+
+/// A value of MongoDB's extended JSON, relaxed, as far as the file uses it.
+fn bson(value: &Value) -> Bson {
+    match value {
+        Value::Object(fields) if fields.contains_key("$date") => {
+            Bson::DateTime(DateTime::parse_rfc3339_str(fields["$date"].as_str().unwrap()).unwrap())
+        }
+        Value::Object(fields) if fields.contains_key("$oid") => {
+            Bson::ObjectId(ObjectId::parse_str(fields["$oid"].as_str().unwrap()).unwrap())
+        }
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(name, value)| (name.clone(), bson(value)));
+            Bson::Document(fields.collect())
+        }
+        Value::Array(values) => Bson::Array(values.iter().map(bson).collect()),
+        Value::String(text) => Bson::String(text.clone()),
+        Value::Bool(value) => Bson::Boolean(*value),
+        Value::Number(number) => Bson::Int32(number.as_i64().unwrap().try_into().unwrap()),
+        Value::Null => Bson::Null,
+    }
+}
+
+#[tokio::test]
+async fn documents_of_each_state_are_read_as_they_were_written() {
+    let bed = Bed::new().await.with("completions.enabled = false");
+    let id = |text| ObjectId::parse_str(text).unwrap();
+    let mut endpoint = bed.endpoint("/a");
+    endpoint.insert("_id", id("674700000000000000000010"));
+    let config = doc! { "_ownerId": id("674700000000000000000003"), "webHookConfig": { "endpoints": [endpoint] } };
+    bed.member_configs().insert_one(config).await.unwrap();
+    bed.outbox().insert_many(kept()).await.unwrap();
+
+    let mut daemon = bed.daemon().await;
+    let bodies = |path: &str| {
+        let requests = bed.receiver.requests();
+        let mut bodies: Vec<_> = requests
+            .iter()
+            .filter(|request| request.path == path)
+            .map(|request| String::from_utf8(request.body.to_vec()).unwrap())
+            .collect();
+        bodies.sort();
+        bodies
+    };
+    let numbered = |numbers: &[u32]| numbers.iter().map(|n| format!("{{\"n\":{n}}}")).collect::<Vec<_>>();
+    bed.receiver.wait_for_total(4, crate::bed::LIMIT).await.unwrap();
+    assert_eq!(
+        bodies("/a"),
+        numbered(&[101, 102, 104, 105]),
+        "what is open, and nothing that is settled"
+    );
+    bed.wait_for_count(&bed.outbox(), doc! { "state": "pending" }, 0).await;
+
+    let replayed = bed
+        .outcome(&[
+            "replay",
+            "--organization",
+            "674700000000000000000003",
+            "--state",
+            "dead,cancelled",
+        ])
+        .await;
+    assert_eq!(replayed.code, Some(0), "{replayed:?}");
+    bed.receiver.wait_for_total(7, crate::bed::LIMIT).await.unwrap();
+    assert_eq!(bodies("/a"), numbered(&[101, 102, 104, 105, 107, 108, 109]));
+    bed.wait_for_count(&bed.outbox(), doc! { "state": "pending" }, 0).await;
+    assert!(daemon.stop().await.success());
+    assert!(
+        daemon.count(|line| line["level"] == "WARN") == 0,
+        "{:?}",
+        daemon.lines()
+    );
+}

@@ -1,0 +1,225 @@
+//! `certhookd replay`: what has ended becomes pending again, and no attempt is forgotten.
+
+use bson::{Bson, Document, doc};
+
+use crate::bed::Bed;
+use crate::layout::{
+    ENDPOINT, ORGANIZATION, accepted, award, batch, cancelled, dead, delivered, expiry, find, id, indexes, moved,
+    outbox, rejected, retry,
+};
+
+const OTHER: &str = "674700000000000000000004/674700000000000000000011";
+
+async fn replay(bed: &Bed, arguments: &[&str]) -> String {
+    let outcome = bed.outcome(&[&["replay"], arguments].concat()).await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    outcome.stdout.trim_end().to_owned()
+}
+
+async fn bed(documents: &[Document]) -> Bed {
+    let bed = Bed::new().await;
+    indexes(&bed).await;
+    if !documents.is_empty() {
+        outbox(&bed).insert_many(documents).await.unwrap();
+    }
+    bed
+}
+
+/// Which results are there, by place.
+fn results(document: &Document) -> Vec<&str> {
+    let results = document.get_array("results").unwrap().iter();
+    let result = |result: &Bson| match result.as_document() {
+        Some(result) if result.contains_key("status") => "delivered",
+        Some(result) if result.contains_key("moved") => "moved",
+        Some(_) => "cancelled",
+        None => "open",
+    };
+    results.map(result).collect()
+}
+
+fn state(document: &Document) -> (&str, i32) {
+    (document.get_str("state").unwrap(), document.get_i32("open").unwrap())
+}
+
+/// The statuses of the attempts that are on record.
+fn history(document: &Document) -> Vec<i32> {
+    let history = document.get_array("history").unwrap().iter();
+    let status = |attempt: &Bson| attempt.as_document().unwrap().get_i32("status").unwrap();
+    history.map(status).collect()
+}
+
+#[tokio::test]
+async fn a_dead_letter_gets_all_attempts_again_and_keeps_its_history() {
+    let bed = bed(&[
+        dead(ENDPOINT, &expiry(1)),
+        dead(OTHER, &expiry(1)),
+        retry(ENDPOINT, &expiry(2), 2),
+    ])
+    .await;
+    assert_eq!(
+        replay(&bed, &["--endpoint", ENDPOINT]).await,
+        "1 deliveries are pending again"
+    );
+    let again = find(&bed, &format!("{ENDPOINT}/{}", expiry(1))).await;
+    let texts = ["state", "queue"].map(|field| again.get_str(field).unwrap().to_owned());
+    assert_eq!(texts, ["pending".to_owned(), format!("{ENDPOINT}/retry")]);
+    let numbers = ["version", "open", "attempts"].map(|field| again.get_i32(field).unwrap());
+    assert_eq!(numbers, [2, 1, 0]);
+    assert_eq!(again.get_array("history").unwrap().len(), 3);
+    for gone in ["finishedAt", "reason", "firstAttemptAt", "deadSince", "redrivable"] {
+        assert!(!again.contains_key(gone), "{gone}");
+    }
+    assert!(again.get_datetime("due").unwrap() >= again.get_datetime("createdAt").unwrap());
+    assert_eq!(outbox(&bed).count_documents(doc! { "state": "dead" }).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn of_a_cancelled_batch_what_was_settled_stays_settled() {
+    let mut some = batch(ENDPOINT, &[0, 1, 2, 3].map(expiry));
+    some.insert("results", vec![Bson::from(accepted()), Bson::Null, moved().into()]);
+    some.insert("open", 2);
+    let some = cancelled(some);
+    let bed = bed(std::slice::from_ref(&some)).await;
+    let count = replay(&bed, &["--organization", ORGANIZATION, "--state", "cancelled"]).await;
+    assert_eq!(count, "2 deliveries are pending again");
+    let again = find(&bed, id(&some)).await;
+    assert_eq!(results(&again), ["delivered", "open", "moved", "open"]);
+    assert_eq!(state(&again), ("pending", 2));
+}
+
+#[tokio::test]
+async fn an_event_of_a_cancelled_batch_goes_out_without_the_others_which_can_follow() {
+    let some = cancelled(batch(ENDPOINT, &[0, 1, 2].map(expiry)));
+    let bed = bed(std::slice::from_ref(&some)).await;
+    let named = format!("{}/{ENDPOINT}", expiry(1));
+    let count = replay(&bed, &["--id", &named, "--state", "cancelled"]).await;
+    assert_eq!(count, "1 deliveries are pending again");
+    let again = find(&bed, id(&some)).await;
+    assert_eq!(results(&again), ["cancelled", "open", "cancelled"]);
+    assert_eq!(state(&again), ("pending", 1));
+
+    // It is delivered, so the batch is.
+    let set = doc! { "results.1": accepted(), "open": 0, "state": "delivered", "finishedAt": again.get("due") };
+    outbox(&bed)
+        .update_one(doc! { "_id": id(&some) }, doc! { "$set": set })
+        .await
+        .unwrap();
+    let count = replay(&bed, &["--all", "--state", "cancelled"]).await;
+    assert_eq!(count, "2 deliveries are pending again");
+    assert_eq!(results(&find(&bed, id(&some)).await), ["open", "delivered", "open"]);
+}
+
+#[tokio::test]
+async fn what_was_delivered_goes_out_again_and_its_success_stays_on_record() {
+    let (alone, several) = (batch(ENDPOINT, &[expiry(1)]), batch(ENDPOINT, &[expiry(2), expiry(3)]));
+    let (alone, several) = (delivered(alone), delivered(several));
+    let mut late = delivered(retry(ENDPOINT, &expiry(4), 2));
+    let success = late.get_array("results").unwrap()[0].as_document().unwrap().clone();
+    late.get_array_mut("history").unwrap().push(success.into());
+    let bed = bed(&[alone.clone(), several.clone(), late.clone()]).await;
+    let count = replay(&bed, &["--endpoint", ENDPOINT, "--state", "delivered"]).await;
+    assert_eq!(count, "4 deliveries are pending again");
+
+    let again = find(&bed, id(&alone)).await;
+    assert_eq!((state(&again), results(&again)), (("pending", 1), vec!["open"]));
+    assert_eq!(history(&again), [200]);
+    assert_eq!(
+        history(&find(&bed, id(&late)).await),
+        [503, 503, 200],
+        "each attempt once"
+    );
+    assert_eq!(find(&bed, id(&several)).await, several, "the batch is as it was");
+    for event in [2, 3].map(expiry) {
+        let own = find(&bed, &format!("{ENDPOINT}/{event}")).await;
+        assert_eq!((state(&own), history(&own)), (("pending", 1), vec![200]));
+        let deliveries = own.get_array("deliveries").unwrap();
+        assert!(
+            deliveries[0]
+                .as_document()
+                .unwrap()
+                .get_str("payload")
+                .unwrap()
+                .starts_with("{\"_id\"")
+        );
+    }
+    // They are on their way: once is enough.
+    let count = replay(&bed, &["--endpoint", ENDPOINT, "--state", "delivered"]).await;
+    assert_eq!(count, "0 deliveries are pending again");
+}
+
+#[tokio::test]
+async fn what_is_given_must_all_hold_and_a_dry_run_changes_nothing() {
+    let documents = [
+        dead(ENDPOINT, &expiry(1)),
+        dead(ENDPOINT, &expiry(60)),
+        dead(ENDPOINT, &award(1)),
+        dead(OTHER, &expiry(1)),
+        cancelled(batch(ENDPOINT, &[expiry(2), award(2)])),
+        cancelled(batch(OTHER, &[expiry(2)])),
+        delivered(batch(OTHER, &[expiry(3)])),
+        batch(ENDPOINT, &[expiry(4)]),
+        rejected(&expiry(5)),
+    ];
+    let bed = bed(&documents).await;
+    let minute = "2025-11-27T10:31:00Z";
+    for (arguments, count) in [
+        (&["--all"][..], 4),
+        (&["--all", "--state", "dead,cancelled,delivered"], 8),
+        (&["--organization", ORGANIZATION], 3),
+        (&["--organization", ORGANIZATION, "--state", "dead,cancelled"], 5),
+        (&["--organization", ORGANIZATION, "--endpoint", OTHER], 0),
+        (&["--event-type", "certificate_completed"], 1),
+        (&["--event-type", "certificate_completed", "--state", "cancelled"], 1),
+        (&["--from", minute], 1),
+        (&["--endpoint", ENDPOINT, "--to", minute], 2),
+        (&["--id", &expiry(1)], 2),
+        (&["--id", &expiry(1), "--organization", ORGANIZATION], 1),
+        (&["--id", &format!("{}/{OTHER}", expiry(1))], 1),
+        (&["--id", id(&documents[4]), "--state", "cancelled"], 2),
+        (&["--id", id(&documents[5]), "--state", "cancelled"], 1),
+        (&["--id", &expiry(4), "--state", "dead,cancelled,delivered"], 0),
+    ] {
+        let shown = replay(&bed, &[arguments, &["--dry-run"]].concat()).await;
+        let last = shown.lines().last().unwrap();
+        assert_eq!(last, format!("{count} deliveries would be sent again"), "{arguments:?}");
+        assert_eq!(shown.lines().count(), count + 2, "{shown}");
+    }
+    let shown = replay(&bed, &["--id", &expiry(60), "--dry-run"]).await;
+    let row: Vec<_> = shown.lines().nth(1).unwrap().split_whitespace().collect();
+    let named = format!("{}/{ENDPOINT}", expiry(60));
+    assert_eq!(row, [&*named, "dead", "100", "2025-11-27T10:31:00Z", "status", "503"]);
+    assert_eq!(outbox(&bed).count_documents(doc! { "version": 1 }).await.unwrap(), 9);
+}
+
+#[tokio::test]
+async fn an_endpoint_is_named_by_its_id_alone_while_it_is_configured() {
+    let bed = bed(&[]).await;
+    let endpoint = bed.endpoint("/a");
+    let endpoint_id = endpoint.get_object_id("_id").unwrap().to_hex();
+    let organization = bed.organization(vec![endpoint]).await;
+    let key = format!("{organization}/{endpoint_id}");
+    outbox(&bed)
+        .insert_many([dead(&key, &expiry(1)), dead(ENDPOINT, &expiry(1))])
+        .await
+        .unwrap();
+    let count = replay(&bed, &["--endpoint", &endpoint_id]).await;
+    assert_eq!(count, "1 deliveries are pending again");
+    let deleted = bed.outcome(&["replay", "--endpoint", "674700000000000000000010"]).await;
+    assert_eq!(deleted.code, Some(1));
+    assert!(
+        deleted.errors()[0].starts_with("no endpoint 674700000000000000000010 is configured"),
+        "{deleted:?}"
+    );
+    let nothing = bed.outcome(&["replay"]).await;
+    assert!(nothing.errors()[0].starts_with("nothing is chosen"), "{nothing:?}");
+}
+
+#[tokio::test]
+async fn many_are_sent_again_each_once() {
+    let bed = bed(&[]).await;
+    let documents: Vec<_> = (0..350).map(|n| dead(ENDPOINT, &expiry(n))).collect();
+    outbox(&bed).insert_many(documents).await.unwrap();
+    assert_eq!(replay(&bed, &["--all"]).await, "350 deliveries are pending again");
+    let again = doc! { "state": "pending", "version": 2 };
+    assert_eq!(outbox(&bed).count_documents(again).await.unwrap(), 350);
+}

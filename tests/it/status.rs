@@ -1,0 +1,232 @@
+//! The state of everything, as MongoDB knows it: true, and at a cost that does not grow with what is kept.
+
+use std::time::{Duration, Instant};
+
+use bson::oid::ObjectId;
+use bson::{Bson, Document, doc};
+use certhookd::model::Clock;
+use certhookd::status::{Backlog, Status, backlog, gather};
+use certhookd::store::Store;
+
+use crate::bed::Bed;
+use crate::layout::{
+    ENDPOINT, accepted, award, batch, before, cancelled, configure, dead, delivered, directory, expiry, figures,
+    instance, lease, moved, outbox, rejected, retry, store,
+};
+
+const OTHER: &str = "674700000000000000000003/674700000000000000000011";
+const THIRD: &str = "674700000000000000000004/674700000000000000000012";
+
+async fn status(store: &Store) -> Status {
+    gather(store, &directory(store).await).await.unwrap()
+}
+
+/// A batch of three of which one delivery is left, and that was due and appended this long ago.
+fn partly_settled(endpoint: &str, seconds: u64) -> Document {
+    let since = before(Clock::local(), Duration::from_secs(seconds));
+    let mut some = batch(endpoint, &[expiry(0), award(1), expiry(2)]);
+    let results = vec![Bson::from(accepted()), Bson::Null, moved().into()];
+    some.extend(doc! { "results": results, "open": 1, "due": since, "createdAt": since });
+    some
+}
+
+#[tokio::test]
+async fn deliveries_are_counted_not_documents_and_of_each_endpoint_the_next_and_the_latest_are_told() {
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let mut earlier = dead(ENDPOINT, &expiry(1));
+    let an_hour_ago = before(Clock::local(), Duration::from_secs(3600));
+    earlier.extend(doc! { "finishedAt": an_hour_ago, "reason": "earlier" });
+    let mut later = batch(ENDPOINT, &[3, 4, 5].map(expiry));
+    later.insert("due", Clock::local());
+    let documents = [
+        partly_settled(ENDPOINT, 60),
+        later,
+        retry(ENDPOINT, &expiry(6), 2),
+        retry(OTHER, &expiry(6), 7),
+        earlier,
+        dead(ENDPOINT, &award(7)),
+        cancelled(batch(OTHER, &[expiry(8), expiry(9)])),
+        delivered(batch(OTHER, &[expiry(10)])),
+        rejected(&expiry(11)),
+    ];
+    outbox(&bed).insert_many(documents).await.unwrap();
+    bed.statistics().insert_one(figures(OTHER, 5, 2)).await.unwrap();
+    configure(&bed, &store, &[ENDPOINT]).await;
+    let found = status(&store).await;
+    assert_eq!((found.outbox.pending, found.outbox.dead), (6, 2));
+    let oldest = found.outbox.oldest.unwrap().as_secs();
+    assert!((60..90).contains(&oldest), "{oldest}");
+
+    let next: Vec<_> = found
+        .next
+        .iter()
+        .map(|head| (&*head.endpoint, head.count, &*head.event, head.attempts))
+        .collect();
+    let [one, other] = [ENDPOINT, OTHER].map(|key| key.split_once('/').unwrap().1);
+    // Of its batch the first is delivered.
+    assert_eq!(
+        next,
+        [
+            (one, 5, "certificate_completed", 0),
+            (other, 1, "certificate_expired", 7)
+        ]
+    );
+    assert_eq!(found.next[1].error, "status 503");
+    let latest: Vec<_> = found
+        .dead_letters
+        .iter()
+        .map(|head| (&*head.endpoint, head.count, &*head.event, head.attempts))
+        .collect();
+    assert_eq!(latest, [(one, 2, "certificate_completed", 100)]);
+    assert_eq!(found.dead_letters[0].reason, "100 attempts failed");
+
+    let endpoints: Vec<_> = found
+        .endpoints
+        .iter()
+        .map(|one| {
+            (
+                &*one.endpoint,
+                one.state,
+                one.pending,
+                one.dead,
+                one.delivered,
+                one.failed_attempts,
+            )
+        })
+        .collect();
+    assert_eq!(endpoints, [(one, "served", 5, 2, 0, 0), (other, "deleted", 1, 0, 5, 2)]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_waits_longest_is_what_was_due_and_there_first() {
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let known = configure(&bed, &store, &[ENDPOINT, OTHER, THIRD]).await;
+    assert_eq!(backlog(&store, &known).await.unwrap(), Backlog::default());
+    // Found a moment ago, due since 2025; waiting for two minutes; due in an hour; waiting for an endpoint that is not served.
+    let documents = [
+        batch(ENDPOINT, &[expiry(1)]),
+        partly_settled(OTHER, 120),
+        retry(THIRD, &expiry(6), 2),
+        partly_settled("674700000000000000000005/674700000000000000000013", 600),
+    ];
+    outbox(&bed).insert_many(documents).await.unwrap();
+    let oldest = backlog(&store, &known).await.unwrap().oldest.unwrap().as_secs();
+    assert!((120..150).contains(&oldest), "{oldest}");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn instances_are_alive_leaving_or_dead_and_one_holds_the_lease() {
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let mut leaving = instance("b", 1);
+    leaving.insert("leaving", true);
+    let neighbours = [
+        doc! { "_id": "endpoint/o/e" },
+        doc! { "_id": "scan" },
+        doc! { "_id": "wake/a", "n": 1_i64 },
+    ];
+    let documents = [instance("a", 0), leaving, instance("c", 30), lease("a")];
+    bed.state()
+        .insert_many(documents.iter().chain(&neighbours))
+        .await
+        .unwrap();
+    let found = status(&store).await.instances;
+    let found: Vec<_> = found
+        .iter()
+        .map(|one| (&*one.id, one.state, one.holds_lease, one.pid))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("a", "alive", true, 4711),
+            ("b", "leaving", false, 4711),
+            ("c", "dead", false, 4711)
+        ]
+    );
+    // Who is dead holds nothing, whatever the lease says.
+    bed.state()
+        .replace_one(doc! { "_id": "lease/source" }, lease("c"))
+        .await
+        .unwrap();
+    assert!(status(&store).await.instances.iter().all(|one| !one.holds_lease));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_is_served_off_out_of_service_or_deleted() {
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let named = |name: &str| {
+        let mut endpoint = bed.endpoint("/a");
+        endpoint.insert("name", name);
+        endpoint
+    };
+    let (served, mut off, mut odd) = (named("served"), named("off"), named("odd"));
+    off.insert("enabled", false);
+    odd.insert("url", "ftp://files.test/");
+    bed.organization(vec![served, off, odd]).await;
+    bed.statistics().insert_one(figures(ENDPOINT, 1, 0)).await.unwrap();
+    let found = status(&store).await.endpoints;
+    let state = |state: &str| found.iter().filter(|one| one.state == state).count();
+    assert_eq!(
+        ["served", "off", "out of service", "deleted"].map(state),
+        [1; 4],
+        "{found:#?}"
+    );
+    assert!(
+        found
+            .iter()
+            .all(|one| one.why.is_some() == (one.state == "out of service"))
+    );
+    store.close().await;
+}
+
+/// It took 27 s where each endpoint was looked for among all of its organization.
+#[tokio::test]
+async fn forty_thousand_endpoints_of_one_organization_are_no_trouble() {
+    const DOCUMENTS: usize = 40;
+    let bed = Bed::new().await;
+    let store = store(&bed).await;
+    let organization = ObjectId::new();
+    let mut keys = Vec::new();
+    for _ in 0..DOCUMENTS {
+        let endpoints: Vec<_> = (0..1000).map(|_| bed.endpoint("/a")).collect();
+        keys.extend(
+            endpoints
+                .iter()
+                .map(|endpoint| format!("{organization}/{}", endpoint.get_object_id("_id").unwrap())),
+        );
+        let config = doc! { "_ownerId": organization, "webHookConfig": { "endpoints": endpoints } };
+        bed.member_configs().insert_one(config).await.unwrap();
+    }
+    for some in keys.chunks(5000) {
+        outbox(&bed)
+            .insert_many(some.iter().map(|key| retry(key, &expiry(1), 1)))
+            .await
+            .unwrap();
+        bed.statistics()
+            .insert_many(some.iter().map(|key| figures(key, 3, 1)))
+            .await
+            .unwrap();
+    }
+    let began = Instant::now();
+    let found = status(&store).await;
+    let took = began.elapsed();
+    println!("40,000 endpoints: {took:?}");
+    assert_eq!(
+        (found.endpoints.len(), found.outbox.pending, found.next.len()),
+        (40_000, 40_000, 200)
+    );
+    assert!(
+        found
+            .endpoints
+            .iter()
+            .all(|one| one.state == "served" && one.pending == 1 && one.delivered == 3)
+    );
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    store.close().await;
+}

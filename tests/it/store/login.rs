@@ -1,0 +1,183 @@
+//! A login that is refused, lost or without a privilege: told once, and mended without a restart.
+
+use std::time::Duration;
+
+use bson::{Document, doc};
+use certhookd::sandbox::{Options, ReplicaSet};
+use mongodb::Database;
+use serde_json::Value;
+
+use crate::bed::{Bed, Daemon, expired};
+
+const NAME: &str = "certhookd";
+
+/// How long a user is gone: more than one look at the login.
+const GONE: Duration = Duration::from_secs(5);
+
+/// A replica set that asks for a login, and a bed whose daemon has one of its own.
+struct Guarded {
+    _set: ReplicaSet,
+    bed: Bed,
+}
+
+impl Guarded {
+    /// The daemon's user has these roles.
+    async fn new(roles: &[&str]) -> Self {
+        let options = Options {
+            login: true,
+            ..Options::default()
+        };
+        let set = ReplicaSet::start(options).await.unwrap();
+        let uri = set.uri().replace("root:sandbox@", &format!("{NAME}:hunter2@"));
+        let bed = Bed::on(&uri, set.client().await.unwrap()).with("scan.schedule = \"* * * * * *\"");
+        let guarded = Self { _set: set, bed };
+        guarded.create_user(roles).await;
+        guarded
+    }
+
+    fn admin(&self) -> Database {
+        self.bed.database.client().database("admin")
+    }
+
+    async fn create_user(&self, roles: &[&str]) {
+        let database = self.bed.database.name();
+        let roles: Vec<_> = roles
+            .iter()
+            .map(|role| doc! { "role": *role, "db": database })
+            .collect();
+        let create = doc! { "createUser": NAME, "pwd": "hunter2", "roles": roles };
+        self.admin().run_command(create).await.unwrap();
+    }
+
+    async fn drop_user(&self) {
+        self.admin().run_command(doc! { "dropUser": NAME }).await.unwrap();
+    }
+
+    /// One more certificate is awarded and has expired, and both are told of.
+    async fn delivers(&self, organization: bson::oid::ObjectId) {
+        let total = self.bed.receiver.total() + 2;
+        self.bed.badge_users().insert_one(expired(organization)).await.unwrap();
+        self.bed
+            .receiver
+            .wait_for_total(total, crate::bed::LIMIT)
+            .await
+            .unwrap();
+    }
+}
+
+fn is_error(line: &Value) -> bool {
+    line["level"] == "ERROR"
+}
+
+fn is_accepted(line: &Value) -> bool {
+    let message = line["message"].as_str().unwrap_or_default();
+    message.starts_with("MongoDB no longer refuses to")
+}
+
+fn is_logged_in_again(line: &Value) -> bool {
+    let message = line["message"].as_str().unwrap_or_default();
+    message.starts_with("logged in to MongoDB again")
+}
+
+/// This many errors, and no outage; nothing tells a secret.
+fn assert_told(daemon: &Daemon, errors: usize) {
+    let lines = daemon.lines();
+    assert_eq!(daemon.count(is_error), errors, "{lines:#?}");
+    // That nothing is sent without a heartbeat is another matter.
+    let is_silence = |line: &Value| {
+        line["message"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("no heartbeat"))
+    };
+    assert_eq!(
+        daemon.count(|line| line["level"] == "WARN" && !is_silence(line)),
+        0,
+        "{lines:#?}"
+    );
+    assert!(!format!("{lines:?}").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_user_dropped_and_created_again_under_a_running_daemon_costs_no_restart() {
+    let guarded = Guarded::new(&["readWrite"]).await;
+    let organization = guarded.bed.organization(vec![guarded.bed.endpoint("/a")]).await;
+    let mut daemon = guarded.bed.daemon().await;
+    guarded.delivers(organization).await;
+    for times in 1..=2 {
+        guarded.drop_user().await;
+        guarded.create_user(&["readWrite"]).await;
+        daemon.wait_for_nth(is_logged_in_again, times).await;
+        guarded.delivers(organization).await;
+        daemon.wait_for_nth(is_accepted, times).await;
+        assert_told(&daemon, times);
+    }
+    assert!(daemon.stop().await.success());
+    assert_eq!(guarded.bed.receiver.total(), 6, "each once");
+}
+
+#[tokio::test]
+async fn a_user_that_is_gone_for_a_while_is_waited_for() {
+    let guarded = Guarded::new(&["readWrite"]).await;
+    let organization = guarded.bed.organization(vec![guarded.bed.endpoint("/a")]).await;
+    let mut daemon = guarded.bed.daemon().await;
+    guarded.delivers(organization).await;
+    guarded.drop_user().await;
+    daemon.wait_for(is_error).await;
+    // Looked for in vain.
+    tokio::time::timeout(GONE, daemon.wait_for(is_logged_in_again))
+        .await
+        .unwrap_err();
+    guarded.create_user(&["readWrite"]).await;
+    guarded.delivers(organization).await;
+    daemon.wait_for(is_accepted).await;
+    assert_told(&daemon, 1);
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_privilege_that_is_missing_is_named_with_the_line_of_the_role_and_works_once_it_is_granted() {
+    let guarded = Guarded::new(&[]).await;
+    let (bed, name) = (&guarded.bed, guarded.bed.database.name());
+    let all = |collection: &str, actions: &[&str]| doc! { "resource": { "db": name, "collection": collection }, "actions": actions };
+    let everything = [
+        "find",
+        "insert",
+        "update",
+        "remove",
+        "createCollection",
+        "createIndex",
+        "listIndexes",
+        "collMod",
+        "changeStream",
+    ];
+    let privileges = |state: &[&str]| -> Vec<Document> {
+        let others = [
+            "badgeusers",
+            "memberconfigs",
+            "webhook_deliveries",
+            "webhook_outbox",
+            "webhook_stats",
+        ];
+        let mut all: Vec<_> = others.iter().map(|collection| all(collection, &everything)).collect();
+        all.push(doc! { "resource": { "db": name, "collection": "" }, "actions": ["listCollections"] });
+        all.push(doc! { "resource": { "db": name, "collection": "webhook_state" }, "actions": state });
+        all
+    };
+    let role = doc! { "createRole": "role", "privileges": privileges(&["find"]), "roles": [] };
+    bed.database.run_command(role).await.unwrap();
+    let grant = doc! { "grantRolesToUser": NAME, "roles": [{ "role": "role", "db": name }] };
+    guarded.admin().run_command(grant).await.unwrap();
+
+    let mut daemon = bed.launch();
+    let error = daemon.wait_for(is_error).await;
+    let line = format!(
+        r#"{{ resource: {{ db: "{name}", collection: "webhook_state" }}, actions: ["find", "insert", "update"] }}"#
+    );
+    assert_eq!(error["add_to_role"], line, "{error}");
+    let mended = doc! { "updateRole": "role", "privileges": privileges(&everything) };
+    bed.database.run_command(mended).await.unwrap();
+    daemon.wait_for(|line| line["message"] == "ready").await;
+    daemon.wait_for(is_accepted).await;
+    assert_told(&daemon, 1);
+    assert!(daemon.stop().await.success());
+}

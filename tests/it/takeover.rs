@@ -1,0 +1,95 @@
+//! An instance that dies or freezes amid requests: another one goes on, nothing is lost, and what comes too late changes nothing.
+
+use std::time::{Duration, Instant};
+
+use bson::{Document, doc};
+use certhookd::sandbox::Answer;
+use futures_util::TryStreamExt;
+use mongodb::Collection;
+use nix::sys::signal::Signal;
+
+use crate::bed::{Bed, Daemon, LIMIT, expired, heard};
+use crate::cluster::settle;
+
+const ENDPOINTS: usize = 10;
+const CERTIFICATES: usize = 6;
+const DELIVERIES: usize = ENDPOINTS * CERTIFICATES;
+
+/// Two instances amid requests that take a while: one to each endpoint, or more.
+struct Pair {
+    bed: Bed,
+    first: Daemon,
+    second: Daemon,
+}
+
+impl Pair {
+    async fn new() -> Self {
+        let bed = Bed::new().await.with("completions.enabled = false");
+        let paths: Vec<_> = (0..ENDPOINTS).map(|n| format!("/{n}")).collect();
+        let slow = || [Answer::ok().after(Duration::from_millis(700))];
+        paths.iter().for_each(|path| bed.receiver.script(path, slow()));
+        let endpoints = paths.iter().map(|path| bed.endpoint(path)).collect();
+        let organization = bed.organization(endpoints).await;
+        let (first, second) = (bed.daemon().await, bed.daemon().await);
+        settle(&bed, 2).await;
+        let certificates = (0..CERTIFICATES).map(|_| expired(organization));
+        bed.badge_users().insert_many(certificates).await.unwrap();
+        second.signal(Signal::SIGUSR1);
+        // The first requests have ended, the next are under way.
+        bed.receiver.wait_for_total(ENDPOINTS + 5, LIMIT).await.unwrap();
+        Self { bed, first, second }
+    }
+
+    async fn all_delivered(&self) {
+        self.bed
+            .wait_for_deliveries(doc! { "state": "delivered" }, DELIVERIES as u64)
+            .await;
+        assert_eq!(self.bed.count_deliveries(doc! {}).await, DELIVERIES as u64);
+        let requests = self.bed.receiver.requests();
+        let heard = heard(&requests);
+        assert_eq!(heard.len(), DELIVERIES, "each event to each endpoint");
+        let duplicates = requests.len() - heard.len();
+        assert!(
+            duplicates <= ENDPOINTS * 5,
+            "{duplicates} duplicates: what was in flight"
+        );
+    }
+
+    async fn successes(&self) -> i64 {
+        let days = all(&self.bed.statistics()).await;
+        days.iter().map(|day| day.get_i64("successes").unwrap()).sum()
+    }
+}
+
+async fn all(collection: &Collection<Document>) -> Vec<Document> {
+    let all = collection.find(doc! {}).sort(doc! { "_id": 1 });
+    all.await.unwrap().try_collect().await.unwrap()
+}
+
+#[tokio::test]
+async fn what_a_killed_instance_had_not_recorded_goes_out_by_another_within_fifteen_seconds() {
+    let pair = Pair::new().await;
+    pair.first.signal(Signal::SIGKILL);
+    let killed = Instant::now();
+    // The requests of the other one take a second or two; this is the time of those that it takes over.
+    pair.all_delivered().await;
+    println!("all delivered after {:?}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(18), "{:?}", killed.elapsed());
+    assert_eq!(pair.successes().await, DELIVERIES as i64, "each counted once");
+}
+
+#[tokio::test]
+async fn late_results_of_an_instance_that_was_frozen_change_nothing() {
+    let mut pair = Pair::new().await;
+    pair.first.signal(Signal::SIGSTOP);
+    pair.all_delivered().await;
+    let (outbox, statistics) = (all(&pair.bed.outbox()).await, all(&pair.bed.statistics()).await);
+    assert_eq!(pair.successes().await, DELIVERIES as i64);
+
+    pair.first.signal(Signal::SIGCONT);
+    // When it has ended, it has recorded what it could.
+    assert!(pair.first.stop().await.success());
+    assert_eq!(all(&pair.bed.outbox()).await, outbox);
+    assert_eq!(all(&pair.bed.statistics()).await, statistics);
+    assert!(pair.second.stop().await.success());
+}
