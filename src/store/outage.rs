@@ -155,13 +155,11 @@ impl Tries {
         }
     }
 
-    /// MongoDB has replied.
+    /// MongoDB has replied. That ends an outage also where the last that failed has given up since, as a commit does whose
+    /// transaction is gone.
     fn reached(&mut self) {
-        if !std::mem::take(&mut self.failing) {
-            return;
-        }
         let mut state = self.outage.state.lock();
-        state.failing -= 1;
+        state.failing -= usize::from(std::mem::take(&mut self.failing));
         if state.failing > 0 {
             return;
         }
@@ -287,6 +285,18 @@ mod tests {
         ended.failed("read", &error(), Instant::now());
         other.failed("write", &error(), Instant::now());
         drop(ended);
+        other.succeeded();
+        assert!(outage.lasts().is_none());
+    }
+
+    #[test]
+    fn an_outage_whose_last_loop_gave_up_ends_with_the_next_success_of_any() {
+        let outage = Outage::default();
+        let (mut gives_up, mut other) = (outage.tries(), outage.tries());
+        gives_up.failed("commit", &error(), Instant::now());
+        other.succeeded();
+        assert!(outage.lasts().is_some(), "it may still be tried");
+        drop(gives_up);
         other.succeeded();
         assert!(outage.lasts().is_none());
     }
