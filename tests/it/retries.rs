@@ -158,8 +158,8 @@ async fn a_time_beyond_the_retry_period_is_cut_to_its_end() {
 #[tokio::test]
 async fn a_restart_in_between_keeps_attempts_and_times() {
     let (bed, mut daemon) = one("", [busy("3"), Answer::ok()]).await;
+    bed.wait_for_deliveries(doc! { "state": "pending", "attempts": 1 }, 1).await;
     let waiting = in_state(&bed, "pending").await;
-    holds(&waiting, doc! { "attempts": 1 });
     assert!(daemon.stop().await.success());
     let _daemon = bed.daemon().await;
     assert_eq!(in_state(&bed, "pending").await, waiting);

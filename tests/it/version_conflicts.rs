@@ -8,21 +8,26 @@ use bson::{Document, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::{Answer, Options, ReplicaSet};
 use futures_util::TryStreamExt;
+use http::StatusCode;
 
 use crate::bed::{Bed, Daemon, LIMIT, certificate, endpoint_key, expired_in_turn, heard, pending_batch};
 
-/// A daemon with one batch of that many deliveries, each of which takes that long.
-async fn sending(deliveries: i64, takes: Duration) -> (Bed, Daemon, Document) {
+/// A daemon with one batch of that many deliveries, which get these responses.
+async fn sending(deliveries: i64, answers: &[Answer]) -> (Bed, Daemon, Document) {
     let bed = Bed::new().await.with("completions.enabled = false");
     let endpoint = bed.endpoint("/a");
     let organization = bed.organization(vec![endpoint.clone()]).await;
-    bed.receiver.script("/a", [Answer::ok().after(takes)]);
+    bed.receiver.script("/a", answers.to_vec());
     let certificates = expired_in_turn(organization, deliveries);
     let batch = pending_batch(&endpoint_key(organization, &endpoint), &certificates);
     bed.outbox().insert_one(&batch).await.unwrap();
     let daemon = bed.daemon().await;
     let of_batch = doc! { "_id": batch.get_str("_id").unwrap() };
     (bed, daemon, of_batch)
+}
+
+fn ok_after(seconds: u64) -> Answer {
+    Answer::ok().after(Duration::from_secs(seconds))
 }
 
 /// Successes and cancellations, over all endpoints and days.
@@ -57,7 +62,7 @@ async fn statuses(bed: &Bed) -> Vec<i32> {
 
 #[tokio::test]
 async fn what_another_has_settled_stays_and_the_rest_is_recorded_once() {
-    let (bed, mut daemon, of_batch) = sending(5, Duration::from_secs(1)).await;
+    let (bed, mut daemon, of_batch) = sending(5, &[ok_after(1)]).await;
     // The first is sent alone. One is settled that was not read yet,
     bed.receiver.wait_for_total(1, LIMIT).await.unwrap();
     settle(&bed, &of_batch, 2).await;
@@ -84,7 +89,7 @@ async fn off(bed: &Bed) {
 #[tokio::test]
 async fn what_was_cancelled_in_flight_and_arrived_all_the_same_is_delivered() {
     for deliveries in [1, 5] {
-        let (bed, mut daemon, _) = sending(deliveries, Duration::from_secs(4)).await;
+        let (bed, mut daemon, _) = sending(deliveries, &[ok_after(4)]).await;
         bed.receiver.wait_for_total(1, LIMIT).await.unwrap();
         off(&bed).await;
         bed.wait_for_deliveries(doc! { "state": "delivered" }, 1).await;
@@ -96,12 +101,27 @@ async fn what_was_cancelled_in_flight_and_arrived_all_the_same_is_delivered() {
     }
 }
 
+#[tokio::test]
+async fn what_was_cancelled_in_flight_and_failed_stays_cancelled() {
+    // The failures come when the others are recorded.
+    let failure = Answer::status(StatusCode::SERVICE_UNAVAILABLE).after(Duration::from_secs(5));
+    let answers = [ok_after(0), ok_after(3), ok_after(3), failure.clone(), failure];
+    let (bed, mut daemon, _) = sending(5, &answers).await;
+    bed.receiver.wait_for_total(5, LIMIT).await.unwrap();
+    off(&bed).await;
+    bed.wait_for_deliveries(doc! { "state": "delivered" }, 3).await;
+    assert!(daemon.stop().await.success());
+    assert_eq!(bed.count_deliveries(doc! { "state": "cancelled" }).await, 2);
+    assert_eq!(bed.count_deliveries(doc! {}).await, 5);
+    assert_eq!(counted(&bed).await, (3, 2));
+}
+
 /// Commits that take effect and are said to be uncertain, and such that never reach MongoDB.
 #[tokio::test]
 async fn commits_of_which_the_reply_is_lost_are_made_once() {
-    const EVENTS: usize = 40;
+    const EVENTS: usize = 20;
     let set = ReplicaSet::start(Options::default()).await.unwrap();
-    let unconfirmed = doc! { "writeConcernError": { "code": 91, "errmsg": "ShutdownInProgress" } };
+    let unconfirmed = doc! { "writeConcernError": { "code": 64, "errmsg": "waiting for replication timed out" } };
     for lost in [unconfirmed, doc! { "closeConnection": true }] {
         let bed = Bed::on(set.uri(), set.client().await.unwrap());
         let endpoints = [bed.endpoint("/a"), bed.endpoint("/b")];
@@ -114,9 +134,11 @@ async fn commits_of_which_the_reply_is_lost_are_made_once() {
         let fail = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data };
         let admin = bed.database.client().database("admin");
         admin.run_command(fail).await.unwrap();
-        for _ in 0..EVENTS {
+        // One after the other, so that each has transactions of its own.
+        for n in 1..=EVENTS {
             let awarded = certificate(organization, None);
             bed.badge_users().insert_one(awarded).await.unwrap();
+            bed.wait_for(|requests| requests.len() >= 2 * n).await;
         }
         bed.wait_for_deliveries(doc! { "state": "delivered", "attempts": 1 }, EVENTS as u64 * 2)
             .await;
