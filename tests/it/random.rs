@@ -213,9 +213,11 @@ async fn endpoints_of_any_shape_work_or_are_out_of_service_and_harm_no_other() {
         }
     }
     assert!(configured > COUNT * 9 / 10, "{configured}");
-    bed.badge_users().insert_many(&certificates).await.unwrap();
-    // The last one is in use.
     let last = bed.organization(vec![bed.endpoint("/last")]).await;
+    daemon
+        .wait_for(|line| line["message"] == "endpoints read" && line["organization"] == last.to_hex())
+        .await;
+    bed.badge_users().insert_many(&certificates).await.unwrap();
     bed.badge_users().insert_one(expired(last)).await.unwrap();
     bed.wait_for(|requests| requests.iter().any(|request| request.path == "/last"))
         .await;
