@@ -1,8 +1,9 @@
 //! How many deliveries of an endpoint may be in memory: a pure function.
 //!
 //! An endpoint that is **not known to answer** (no success since it was assigned to this instance, or its last attempt timed
-//! out) gets one slot, and all such endpoints together at most a quarter of `max_in_flight`. So endpoints that hang, however
-//! many, leave three quarters of the requests in flight to the others.
+//! out) gets one slot, and all such endpoints together at most a quarter of `max_in_flight`, those of one organization half of
+//! that. So endpoints that hang, however many, leave three quarters of the requests in flight to those that answer, and those of
+//! one organization leave room for others that are not known yet.
 //!
 //! An endpoint that answers gets its share of the slots: `capacity / (contenders + 1)`, where contenders are the endpoints
 //! that hold slots or wait for some. n greedy endpoints so leave one part in n + 1 to the next. It is refilled when half of its
@@ -12,6 +13,10 @@
 //! Example: capacity 1024, 9 contenders, 20 slots held by the endpoint, 300 by its organization, 500 in all. Its share is
 //! 1024 / 10 = 102, half of that is 51, it holds less, so it may have 82 more; its organization may have 212 more, and 524 are
 //! free: it gets 82.
+
+use std::collections::HashMap;
+
+use crate::model::EndpointKey;
 
 /// What decides about one endpoint. Slots are counted in deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +35,8 @@ pub(super) struct Admission {
     pub taken_by_endpoint: usize,
     /// Slots taken by all endpoints that are not known to answer.
     pub taken_by_unknown: usize,
+    /// Of these, those of the endpoint's organization.
+    pub unknown_by_organization: usize,
     /// Whether the endpoint is known to answer.
     pub answers: bool,
 }
@@ -39,8 +46,9 @@ impl Admission {
     pub(super) fn grant(&self) -> usize {
         let free = self.capacity.saturating_sub(self.taken);
         if !self.answers {
-            let may = self.taken_by_endpoint == 0 && self.taken_by_unknown < quarter(self.max_in_flight);
-            return usize::from(may).min(free);
+            let quarter = quarter(self.max_in_flight);
+            let may = self.taken_by_unknown < quarter && self.unknown_by_organization < half(quarter);
+            return usize::from(may && self.taken_by_endpoint == 0).min(free);
         }
         let share = (self.capacity / (self.contenders + 1)).max(1);
         if self.taken_by_endpoint > share / 2 {
@@ -48,6 +56,34 @@ impl Admission {
         }
         let organization = half(self.capacity).saturating_sub(self.taken_by_organization);
         (share - self.taken_by_endpoint).min(organization).min(free)
+    }
+}
+
+/// Slots that a round has granted and that are not taken yet.
+#[derive(Debug, Default)]
+pub(super) struct Granted {
+    pub(super) all: usize,
+    pub(super) unknown: usize,
+    organizations: HashMap<String, (usize, usize)>,
+}
+
+impl Granted {
+    /// This many go to that endpoint.
+    pub(super) fn add(&mut self, endpoint: &EndpointKey, slots: usize, answers: bool) {
+        let unknown = if answers { 0 } else { slots };
+        let organization = self
+            .organizations
+            .entry(endpoint.organization().to_owned())
+            .or_default();
+        organization.0 += slots;
+        organization.1 += unknown;
+        self.all += slots;
+        self.unknown += unknown;
+    }
+
+    /// Those of an organization, and of these those of endpoints that are not known to answer.
+    pub(super) fn of(&self, organization: &str) -> (usize, usize) {
+        self.organizations.get(organization).copied().unwrap_or_default()
     }
 }
 
@@ -74,6 +110,7 @@ mod tests {
         taken_by_organization: 0,
         taken_by_endpoint: 0,
         taken_by_unknown: 0,
+        unknown_by_organization: 0,
         answers: true,
     };
 
@@ -156,6 +193,24 @@ mod tests {
                 "64 others not known to answer",
                 Admission {
                     taken_by_unknown: 64,
+                    ..unknown
+                },
+                0,
+            ),
+            (
+                "31 others of its organization not known to answer",
+                Admission {
+                    taken_by_unknown: 31,
+                    unknown_by_organization: 31,
+                    ..unknown
+                },
+                1,
+            ),
+            (
+                "32 others of its organization not known to answer",
+                Admission {
+                    taken_by_unknown: 32,
+                    unknown_by_organization: 32,
                     ..unknown
                 },
                 0,

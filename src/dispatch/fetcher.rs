@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::admission::Granted;
 use super::queue::DeliveryQueue;
 use super::waiting::Waiting;
 use crate::failpoint;
@@ -177,28 +178,24 @@ impl Fetcher {
     /// What to read: per endpoint, how many deliveries it may have, and where they are.
     fn plan(&mut self, endpoints: Vec<EndpointKey>, waiting: usize, now: DateTime) -> Plan {
         let mut plan = Plan::default();
-        let (mut unknown, mut free) = self.queue.spare();
-        if self.starved.is_pressing() && free == 0 {
+        let mut granted = Granted::default();
+        if self.starved.is_pressing() && self.queue.spare().1 == 0 {
             self.queue.make_room();
-            (unknown, free) = self.queue.spare();
         }
         for endpoint in endpoints {
             if plan.granted.contains_key(&endpoint) || !self.may_serve(&endpoint) {
                 continue;
             }
-            let alone = !self.queue.answers(&endpoint);
-            // What this round has granted is taken too.
-            let spare = if alone { unknown } else { free };
-            let slots = self.queue.admit(&endpoint, waiting).min(spare);
+            let answers = self.queue.answers(&endpoint);
+            let slots = self.queue.admit(&endpoint, waiting, &granted);
             let memory = self.queue.in_memory(&endpoint);
             if slots == 0 {
                 self.postpone(endpoint, memory.batches.is_empty());
                 continue;
             }
-            let wants = self.waiting.choose(&endpoint, slots, alone, &memory, now);
+            let wants = self.waiting.choose(&endpoint, slots, !answers, &memory, now);
             if !wants.is_empty() {
-                free = free.saturating_sub(slots);
-                unknown = unknown.saturating_sub(if alone { slots } else { 0 });
+                granted.add(&endpoint, slots, answers);
                 plan.granted.insert(endpoint, slots);
                 plan.wants.extend(wants);
             }

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::admission::Granted;
 use crate::model::{EndpointKey, Outcome};
 use crate::outbox::{Delivery, Fetched};
 
@@ -126,10 +127,11 @@ impl DeliveryQueue {
         &self.0.send
     }
 
-    /// How many more deliveries of that endpoint may come into memory, beside `waiting` endpoints that want some too. `0` for
-    /// an endpoint whose next probe is not due yet.
-    pub(super) fn admit(&self, endpoint: &EndpointKey, waiting: usize) -> usize {
-        self.0.state.lock().admit(endpoint, waiting, Instant::now())
+    /// How many more deliveries of that endpoint may come into memory, beside `waiting` endpoints that want some too and what was
+    /// `granted` to others just now. `0` for an endpoint whose next probe is not due yet.
+    pub(super) fn admit(&self, endpoint: &EndpointKey, waiting: usize, granted: &Granted) -> usize {
+        let mut state = self.0.state.lock();
+        state.admit(endpoint, waiting, granted, Instant::now())
     }
 
     /// Whether the endpoint is known to answer.

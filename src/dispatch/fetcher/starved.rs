@@ -1,6 +1,6 @@
-//! Endpoints that wanted slots in vain, first come, first served.
+//! Endpoints that wanted slots in vain. Organizations take turns; within one it is first come, first served.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::model::EndpointKey;
 
@@ -14,7 +14,8 @@ pub(super) struct Starved {
 
 #[derive(Default)]
 struct Line {
-    order: VecDeque<EndpointKey>,
+    turn: VecDeque<String>,
+    organizations: HashMap<String, VecDeque<EndpointKey>>,
     members: HashSet<EndpointKey>,
 }
 
@@ -25,9 +26,7 @@ impl Starved {
         } else {
             &mut self.unknown
         };
-        if line.members.insert(endpoint.clone()) {
-            line.order.push_back(endpoint);
-        }
+        line.add(endpoint);
     }
 
     /// Those that may ask again, where there are slots for that many of either kind.
@@ -38,21 +37,66 @@ impl Starved {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.unknown.order.is_empty() && self.answering.order.is_empty()
+        self.unknown.turn.is_empty() && self.answering.turn.is_empty()
     }
 
     /// Whether somebody waits who would use slots well.
     pub(super) fn is_pressing(&self) -> bool {
-        !self.answering.order.is_empty()
+        !self.answering.turn.is_empty()
     }
 }
 
 impl Line {
+    fn add(&mut self, endpoint: EndpointKey) {
+        if !self.members.insert(endpoint.clone()) {
+            return;
+        }
+        let name = endpoint.organization();
+        let endpoints = self.organizations.entry(name.to_owned()).or_default();
+        if endpoints.is_empty() {
+            self.turn.push_back(name.to_owned());
+        }
+        endpoints.push_back(endpoint);
+    }
+
     fn take(&mut self, count: usize) -> Vec<EndpointKey> {
-        let taken: Vec<_> = self.order.drain(..count.min(self.order.len())).collect();
-        taken.iter().for_each(|endpoint| {
+        let mut taken = Vec::new();
+        while taken.len() < count
+            && let Some(name) = self.turn.pop_front()
+        {
+            let Some(endpoints) = self.organizations.get_mut(&name) else {
+                continue;
+            };
+            taken.extend(endpoints.pop_front());
+            if endpoints.is_empty() {
+                self.organizations.remove(&name);
+            } else {
+                self.turn.push_back(name);
+            }
+        }
+        for endpoint in &taken {
             self.members.remove(endpoint);
-        });
+        }
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn organizations_take_turns_and_an_endpoint_stands_in_line_once() {
+        let mut starved = Starved::default();
+        for key in ["a/1", "a/2", "a/3", "b/1", "a/1", "c/1", "b/2"] {
+            starved.add(EndpointKey::from_stored(key), false);
+        }
+        let mut take = |count| -> Vec<String> {
+            let taken = starved.take((count, 0));
+            taken.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(take(4), ["a/1", "b/1", "c/1", "a/2"]);
+        assert_eq!(take(10), ["b/2", "a/3"]);
+        assert!(starved.is_empty());
     }
 }

@@ -53,4 +53,6 @@ pub(super) struct Organization {
     pub(super) in_flight: usize,
     /// Slots taken.
     pub(super) taken: usize,
+    /// Of these, those with deliveries that are queued or in flight, of endpoints that are not known to answer.
+    pub(super) unknown: usize,
 }

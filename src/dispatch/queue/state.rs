@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::endpoint::{EndpointQueue, Organization};
 use super::{Changes, Fill, InMemory, Limits, MAX_BYTES};
-use crate::dispatch::admission::{Admission, quarter};
+use crate::dispatch::admission::{Admission, Granted, quarter};
 use crate::dispatch::breaker::Breakers;
 use crate::model::{EndpointKey, Outcome};
 use crate::outbox::{Batch, Delivery, Fetched};
@@ -58,22 +58,28 @@ impl State {
         }
     }
 
-    pub(super) fn admit(&mut self, endpoint: &EndpointKey, waiting: usize, now: Instant) -> usize {
+    pub(super) fn admit(&mut self, endpoint: &EndpointKey, waiting: usize, granted: &Granted, now: Instant) -> usize {
         let probe_is_due = self.breakers.next_probe(endpoint).is_none_or(|next| next <= now);
         if self.closed || !probe_is_due {
             return 0;
         }
         let queue = self.endpoints.get(endpoint);
         let holding = self.endpoints.len() + usize::from(queue.is_none());
-        let organization = self.organizations.get(endpoint.organization());
+        let name = endpoint.organization();
+        let (slots, unknown) = self
+            .organizations
+            .get(name)
+            .map_or((0, 0), |one| (one.taken, one.unknown));
+        let (more_slots, more_unknown) = granted.of(name);
         let admission = Admission {
             capacity: self.limits.capacity,
             max_in_flight: self.limits.max_in_flight,
             contenders: holding.max(waiting),
-            taken: self.taken,
-            taken_by_organization: organization.map_or(0, |organization| organization.taken),
+            taken: self.taken + granted.all,
+            taken_by_organization: slots + more_slots,
             taken_by_endpoint: queue.map_or(0, EndpointQueue::active),
-            taken_by_unknown: self.taken_by_unknown,
+            taken_by_unknown: self.taken_by_unknown + granted.unknown,
+            unknown_by_organization: unknown + more_unknown,
             answers: self.breakers.answers(endpoint),
         };
         let granted = if self.bytes >= MAX_BYTES { 0 } else { admission.grant() };
@@ -311,8 +317,11 @@ impl State {
             return;
         };
         let unknown = if answers { 0 } else { queue.active() };
-        self.taken_by_unknown += unknown;
-        self.taken_by_unknown -= std::mem::replace(&mut queue.counted_unknown, unknown);
+        let before = std::mem::replace(&mut queue.counted_unknown, unknown);
+        self.taken_by_unknown = self.taken_by_unknown + unknown - before;
+        if let Some(organization) = self.organizations.get_mut(endpoint.organization()) {
+            organization.unknown = organization.unknown + unknown - before;
+        }
     }
 
     fn forget_idle(&mut self, endpoint: &EndpointKey) {
