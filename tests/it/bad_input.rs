@@ -6,7 +6,7 @@ use certhookd::model::Clock;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::bed::{Bed, certificate, expired, is_scan};
+use crate::fixture::{Fixture, certificate, expired, is_scan};
 
 fn with(organization: ObjectId, field: &str, value: impl Into<Bson>) -> Document {
     let mut document = expired(organization);
@@ -57,8 +57,8 @@ fn unfit(organization: ObjectId) -> Vec<(Document, &'static str)> {
 
 #[tokio::test]
 async fn a_certificate_of_unexpected_types_is_rejected_marked_and_told_once_and_the_scan_goes_on() {
-    let bed = Bed::new().await;
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     let unfit = unfit(organization);
     // One before and one after them in the order of the scan.
     let (mut early, mut late) = (expired(organization), expired(organization));
@@ -72,45 +72,50 @@ async fn a_certificate_of_unexpected_types_is_rejected_marked_and_told_once_and_
         .map(|array| with(organization, "expires", array));
     let documents = unfit.iter().map(|(document, _)| document).chain([&early, &late]);
     let documents = documents.chain(&never);
-    bed.badge_users().insert_many(documents).await.unwrap();
-    let daemon = bed.daemon().await;
+    fixture.badge_users().insert_many(documents).await.unwrap();
+    let daemon = fixture.daemon().await;
 
     let report = daemon.wait_for(is_scan).await;
     assert_eq!(report["found"], unfit.len() + 2);
     assert_eq!(report["rejected"], unfit.len());
-    bed.wait_for(|requests| requests.len() == 2).await;
+    fixture.wait_for(|requests| requests.len() == 2).await;
     for (document, reason) in &unfit {
         let id = document.get("_id").unwrap();
         let note = doc! { "state": "rejected", "certificate": id, "type": "certificate_expired" };
-        let note = bed.outbox().find_one(note).await.unwrap().unwrap();
+        let note = fixture.outbox().find_one(note).await.unwrap().unwrap();
         let recorded = note.get_str("reason").unwrap();
         assert!(recorded.contains(reason), "{recorded} instead of {reason}");
-        let now = bed.badge_users().find_one(doc! { "_id": id }).await.unwrap().unwrap();
+        let now = fixture
+            .badge_users()
+            .find_one(doc! { "_id": id })
+            .await
+            .unwrap()
+            .unwrap();
         assert!(now.get_bool("expiryReminderSent").unwrap(), "{reason}");
     }
 
     daemon.signal(Signal::SIGUSR1);
     assert_eq!(daemon.wait_for_nth(is_scan, 2).await["found"], 0);
     assert_eq!(daemon.count(is_rejection), unfit.len());
-    assert_eq!(bed.receiver.total(), 2);
+    assert_eq!(fixture.receiver.total(), 2);
 }
 
 #[tokio::test]
 async fn fields_that_are_only_payload_may_be_anything_and_ids_may_be_strings() {
-    let bed = Bed::new().await;
+    let fixture = Fixture::new().await;
     let organization = "an organization.with/a slash";
-    let config = doc! { "_ownerId": organization, "webHookConfig": { "endpoints": [bed.endpoint("/a")] } };
-    bed.member_configs().insert_one(config).await.unwrap();
+    let config = doc! { "_ownerId": organization, "webHookConfig": { "endpoints": [fixture.endpoint("/a")] } };
+    fixture.member_configs().insert_one(config).await.unwrap();
     let mut document = expired(ObjectId::new());
     document.extend(doc! {
         "_id": "a string/with.everything", "_ownerId": organization, "_userId": 7, "_badgeId": Bson::Null, "creationDate": "yesterday",
         "disabled": "maybe", "_lessonActiveIds": {}, "ruleData": [[1], { "a.b": "é" }], "createdAt": false, "updatedAt": "now",
         "__v": "one", "added later": { "by": ["the platform"] },
     });
-    bed.badge_users().insert_one(&document).await.unwrap();
-    let daemon = bed.daemon().await;
+    fixture.badge_users().insert_one(&document).await.unwrap();
+    let daemon = fixture.daemon().await;
     assert_eq!(daemon.wait_for(is_scan).await["rejected"], 0);
-    let requests = bed.wait_for(|requests| requests.len() == 1).await;
+    let requests = fixture.wait_for(|requests| requests.len() == 1).await;
     let body: Value = serde_json::from_slice(&requests[0].body).unwrap();
     for field in [
         "_id",
@@ -134,46 +139,48 @@ async fn fields_that_are_only_payload_may_be_anything_and_ids_may_be_strings() {
 
 #[tokio::test]
 async fn an_award_without_an_organization_is_rejected_and_the_stream_goes_on() {
-    let bed = Bed::new().await;
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    let daemon = bed.daemon().await;
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let daemon = fixture.daemon().await;
     let (mut nameless, mut undated) = (certificate(organization, None), certificate(organization, None));
     nameless.remove("_ownerId");
     undated.insert("creationDate", "yesterday");
     let unfit = [nameless, undated];
-    bed.badge_users().insert_many(&unfit).await.unwrap();
-    bed.badge_users()
+    fixture.badge_users().insert_many(&unfit).await.unwrap();
+    fixture
+        .badge_users()
         .insert_one(certificate(organization, None))
         .await
         .unwrap();
-    bed.wait_for(|requests| requests.len() == 1).await;
+    fixture.wait_for(|requests| requests.len() == 1).await;
     let rejected = doc! { "state": "rejected", "type": "certificate_completed" };
-    assert_eq!(bed.outbox().count_documents(rejected).await.unwrap(), 2);
+    assert_eq!(fixture.outbox().count_documents(rejected).await.unwrap(), 2);
     assert_eq!(daemon.count(is_rejection), 2);
 }
 
 #[tokio::test]
 async fn a_certificate_that_mongodb_refuses_to_mark_is_sent_once_and_told() {
-    let bed = Bed::new().await;
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    bed.badge_users()
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    fixture
+        .badge_users()
         .insert_many([with(organization, "disabled", "maybe"), expired(organization)])
         .await
         .unwrap();
     let validator = doc! { "collMod": "badgeusers", "validator": { "disabled": { "$type": "bool" } } };
-    bed.database.run_command(validator).await.unwrap();
-    let daemon = bed.daemon().await;
+    fixture.database.run_command(validator).await.unwrap();
+    let daemon = fixture.daemon().await;
     let refusal = |line: &Value| {
         line["level"] == "WARN"
             && line["certificates"] == 1
             && line["error"].as_str().is_some_and(|error| error.contains("121"))
     };
     daemon.wait_for(refusal).await;
-    bed.wait_for(|requests| requests.len() == 2).await;
+    fixture.wait_for(|requests| requests.len() == 2).await;
     daemon.signal(Signal::SIGUSR1);
     let report = daemon.wait_for_nth(is_scan, 2).await;
     assert_eq!((&report["found"], &report["known"]), (&0.into(), &0.into()));
-    assert_eq!(bed.receiver.total(), 2);
+    assert_eq!(fixture.receiver.total(), 2);
 }
 
 fn out_of_service(line: &Value) -> bool {
@@ -187,9 +194,9 @@ fn adjusted(line: &Value) -> bool {
 
 #[tokio::test]
 async fn each_bad_endpoint_is_skipped_with_one_warning_and_its_neighbour_works() {
-    let bed = Bed::new().await;
+    let fixture = Fixture::new().await;
     let bad = |change: Document| {
-        let mut endpoint = bed.endpoint("/bad");
+        let mut endpoint = fixture.endpoint("/bad");
         endpoint.extend(change);
         endpoint
     };
@@ -201,14 +208,14 @@ async fn each_bad_endpoint_is_skipped_with_one_warning_and_its_neighbour_works()
     ]
     .to_vec();
     let reasons = ["it has no `url`", "`url` is not https", "`authType`", "line break"];
-    let mut good = bed.endpoint("/good");
+    let mut good = fixture.endpoint("/good");
     good.insert("timeout", 900_000);
     endpoints.push(good);
-    let organization = bed.organization(endpoints.clone()).await;
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
-    let daemon = bed.daemon().await;
+    let organization = fixture.organization(endpoints.clone()).await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    let daemon = fixture.daemon().await;
 
-    bed.wait_for(|requests| requests.len() == 1).await;
+    fixture.wait_for(|requests| requests.len() == 1).await;
     for (endpoint, reason) in endpoints.iter().zip(reasons) {
         let line = daemon
             .wait_for(|line| out_of_service(line) && line["endpoint"] == id(endpoint))
@@ -226,7 +233,8 @@ async fn each_bad_endpoint_is_skipped_with_one_warning_and_its_neighbour_works()
     // One more goes bad in the same way as one before; the others are not told again.
     let newcomer = bad(doc! { "url": "ftp://files.example/in" });
     let change = doc! { "$push": { "webHookConfig.endpoints": &newcomer } };
-    bed.member_configs()
+    fixture
+        .member_configs()
         .update_one(doc! { "_ownerId": organization }, change)
         .await
         .unwrap();
@@ -244,7 +252,7 @@ async fn each_bad_endpoint_is_skipped_with_one_warning_and_its_neighbour_works()
         (&1.into(), &5.into())
     );
     assert!(!daemon.lines().iter().any(|line| line.to_string().contains("hunter2")));
-    assert_eq!(bed.receiver.count("/bad"), 0);
+    assert_eq!(fixture.receiver.count("/bad"), 0);
 }
 
 fn id(endpoint: &Document) -> String {
@@ -253,7 +261,7 @@ fn id(endpoint: &Document) -> String {
 
 #[tokio::test]
 async fn what_makes_no_sense_gets_its_events_once_it_is_mended() {
-    let bed = Bed::new().await;
+    let fixture = Fixture::new().await;
     let secrets = vec!["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"; 11];
     let faults: [(&str, Bson); 8] = [
         ("url", Bson::Null),
@@ -266,25 +274,26 @@ async fn what_makes_no_sense_gets_its_events_once_it_is_mended() {
         ("eventTypes", "certificate_expired".into()),
         ("enabled", false.into()),
     ];
-    let good: Vec<_> = (0..faults.len()).map(|n| bed.endpoint(&format!("/{n}"))).collect();
+    let good: Vec<_> = (0..faults.len()).map(|n| fixture.endpoint(&format!("/{n}"))).collect();
     let bad = good.iter().zip(faults).map(|(good, (field, value))| {
         let mut bad = good.clone();
         bad.insert(field, value);
         bad
     });
-    let organization = bed.organization(bad.collect()).await;
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
-    let daemon = bed.daemon().await;
+    let organization = fixture.organization(bad.collect()).await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    let daemon = fixture.daemon().await;
     assert_eq!(daemon.wait_for(is_scan).await["deliveries"], 6);
     assert_eq!(daemon.count(out_of_service), 7);
-    assert_eq!(bed.receiver.total(), 0);
+    assert_eq!(fixture.receiver.total(), 0);
 
     let mend = doc! { "$set": { "webHookConfig.endpoints": good } };
-    bed.member_configs()
+    fixture
+        .member_configs()
         .update_one(doc! { "_ownerId": organization }, mend)
         .await
         .unwrap();
-    let requests = bed.wait_for(|requests| requests.len() == 6).await;
+    let requests = fixture.wait_for(|requests| requests.len() == 6).await;
     let mut paths: Vec<_> = requests.iter().map(|request| request.path.as_str()).collect();
     paths.sort_unstable();
     assert_eq!(paths, ["/0", "/1", "/2", "/3", "/4", "/5"]);
@@ -292,27 +301,27 @@ async fn what_makes_no_sense_gets_its_events_once_it_is_mended() {
 
 #[tokio::test]
 async fn an_endpoint_in_two_documents_of_its_organization_counts_once_with_one_warning() {
-    let bed = Bed::new().await;
+    let fixture = Fixture::new().await;
     let organization = ObjectId::new();
     let (low, high) = (ObjectId::from_bytes([1; 12]), ObjectId::from_bytes([2; 12]));
-    let mut old = bed.endpoint("/old");
+    let mut old = fixture.endpoint("/old");
     old.insert("_id", Bson::Null);
-    let both = [bed.endpoint("/new"), old];
+    let both = [fixture.endpoint("/new"), old];
     let mut other = both.clone();
-    other[0].insert("url", bed.receiver.url("/ignored"));
+    other[0].insert("url", fixture.receiver.url("/ignored"));
     for (id, owner, endpoints) in [
         (high, Bson::from(organization), other),
         (low, organization.to_hex().to_uppercase().into(), both),
     ] {
         let config = doc! { "_id": id, "_ownerId": owner, "webHookConfig": { "endpoints": endpoints.to_vec() } };
-        bed.member_configs().insert_one(config).await.unwrap();
+        fixture.member_configs().insert_one(config).await.unwrap();
     }
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
-    let daemon = bed.daemon().await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    let daemon = fixture.daemon().await;
     assert_eq!(daemon.wait_for(is_scan).await["deliveries"], 2);
-    bed.wait_for(|requests| requests.len() == 2).await;
+    fixture.wait_for(|requests| requests.len() == 2).await;
     assert_eq!(
-        ["/new", "/old", "/ignored"].map(|path| bed.receiver.count(path)),
+        ["/new", "/old", "/ignored"].map(|path| fixture.receiver.count(path)),
         [1, 1, 0]
     );
 
@@ -331,8 +340,8 @@ async fn an_endpoint_in_two_documents_of_its_organization_counts_once_with_one_w
 
 #[tokio::test]
 async fn an_unknown_event_type_subscribes_to_nothing_and_is_told_with_the_nearest() {
-    let bed = Bed::new().await;
-    let mut endpoint = bed.endpoint("/a");
+    let fixture = Fixture::new().await;
+    let mut endpoint = fixture.endpoint("/a");
     let types = [
         " Certificate_EXPIRED ",
         "certificate_compleeted",
@@ -340,11 +349,11 @@ async fn an_unknown_event_type_subscribes_to_nothing_and_is_told_with_the_neares
         "certificate_revoked",
     ];
     endpoint.insert("eventTypes", types.to_vec());
-    let organization = bed.organization(vec![endpoint]).await;
+    let organization = fixture.organization(vec![endpoint]).await;
     let certificates = [certificate(organization, None), expired(organization)];
-    bed.badge_users().insert_many(certificates).await.unwrap();
-    let daemon = bed.daemon().await;
-    bed.wait_for(|requests| requests.len() == 1).await;
+    fixture.badge_users().insert_many(certificates).await.unwrap();
+    let daemon = fixture.daemon().await;
+    fixture.wait_for(|requests| requests.len() == 1).await;
     for (unknown, nearest) in [
         ("certificate_compleeted", "certificate_completed"),
         ("certificate_revoked", "certificate_expired"),

@@ -5,7 +5,7 @@ use certhookd::sandbox::shared;
 use mongodb::IndexModel;
 use mongodb::options::IndexOptions;
 
-use crate::bed::{Bed, Outcome};
+use crate::fixture::{Fixture, Outcome};
 
 /// The lines of the check that say so, without their mark.
 fn told<'a>(check: &'a Outcome, mark: &str) -> Vec<&'a str> {
@@ -19,8 +19,8 @@ fn told<'a>(check: &'a Outcome, mark: &str) -> Vec<&'a str> {
 
 #[tokio::test]
 async fn a_good_set_passes_point_by_point() {
-    let bed = Bed::new().await;
-    let check = bed.outcome(&["check"]).await;
+    let fixture = Fixture::new().await;
+    let check = fixture.outcome(&["check"]).await;
     assert_eq!(check.code, Some(0), "{check:?}");
     assert_eq!(told(&check, "FAIL"), [""; 0]);
     let good = told(&check, "ok");
@@ -37,12 +37,12 @@ async fn a_good_set_passes_point_by_point() {
         "{good:#?}"
     );
     assert_eq!(
-        bed.database.list_collection_names().await.unwrap(),
+        fixture.database.list_collection_names().await.unwrap(),
         [""; 0],
         "it writes nothing"
     );
 
-    let without_index = bed.with("scan.ensure_indexes = false").outcome(&["check"]).await;
+    let without_index = fixture.with("scan.ensure_indexes = false").outcome(&["check"]).await;
     assert_eq!(without_index.code, Some(78), "{without_index:?}");
     assert!(told(&without_index, "FAIL")[0].starts_with("index: certhookd_scan on badgeusers is missing"));
 }
@@ -50,13 +50,13 @@ async fn a_good_set_passes_point_by_point() {
 #[tokio::test]
 async fn a_mongodb_that_can_not_be_reached_is_exit_1() {
     let uri = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300";
-    let bed = Bed::on(uri, shared().await.unwrap().client().await.unwrap());
-    let check = bed.outcome(&["check"]).await;
+    let fixture = Fixture::on(uri, shared().await.unwrap().client().await.unwrap());
+    let check = fixture.outcome(&["check"]).await;
     assert_eq!(check.code, Some(1), "{check:?}");
     assert!(told(&check, "FAIL")[0].starts_with("connection: "));
-    assert_eq!(bed.outcome(&["status"]).await.code, Some(1));
+    assert_eq!(fixture.outcome(&["status"]).await.code, Some(1));
     // By the configuration alone it is good.
-    assert_eq!(bed.outcome(&["check", "--config-only"]).await.code, Some(0));
+    assert_eq!(fixture.outcome(&["check", "--config-only"]).await.code, Some(0));
 }
 
 #[tokio::test]
@@ -69,11 +69,11 @@ async fn a_host_that_can_not_be_looked_up_is_exit_1_and_a_file_that_is_not_there
             78,
         ),
     ] {
-        let bed = Bed::on(uri, shared().await.unwrap().client().await.unwrap());
-        let check = bed.outcome(&["check"]).await;
+        let fixture = Fixture::on(uri, shared().await.unwrap().client().await.unwrap());
+        let check = fixture.outcome(&["check"]).await;
         assert_eq!(check.code, Some(code), "{check:?}");
         if code == 78 {
-            let run = bed.outcome(&["run"]).await;
+            let run = fixture.outcome(&["run"]).await;
             assert_eq!(run.code, Some(78), "{run:?}");
             assert!(run.errors()[0].starts_with("mongodb.uri: "), "{run:?}");
         }
@@ -85,11 +85,11 @@ async fn a_wrong_password_is_exit_78_and_not_shown() {
     let set = shared().await.unwrap();
     // A mongod without access control checks the credentials that it is given all the same.
     let uri = set.uri().replace("mongodb://", "mongodb://nobody:hunter2@");
-    let bed = Bed::on(&uri, set.client().await.unwrap());
-    let check = bed.outcome(&["check"]).await;
+    let fixture = Fixture::on(&uri, set.client().await.unwrap());
+    let check = fixture.outcome(&["check"]).await;
     assert_eq!(check.code, Some(78), "{check:?}");
     assert!(told(&check, "FAIL")[0].starts_with("connection: "));
-    let run = bed.outcome(&["run"]).await;
+    let run = fixture.outcome(&["run"]).await;
     assert_eq!(run.code, Some(78), "{run:?}");
     assert!(run.errors()[0].starts_with("MongoDB refuses to reply"), "{run:?}");
     assert!(!format!("{check:?} {run:?}").contains("hunter2"));
@@ -97,14 +97,14 @@ async fn a_wrong_password_is_exit_78_and_not_shown() {
 
 #[tokio::test]
 async fn another_index_under_the_name_of_the_scan_s_is_exit_78_and_named() {
-    let bed = Bed::new().await;
+    let fixture = Fixture::new().await;
     let options = IndexOptions::builder().name("certhookd_scan".to_owned()).build();
     let index = IndexModel::builder()
         .keys(doc! { "expires": 1 })
         .options(options)
         .build();
-    bed.badge_users().create_index(index).await.unwrap();
-    let run = bed.outcome(&["run"]).await;
+    fixture.badge_users().create_index(index).await.unwrap();
+    let run = fixture.outcome(&["run"]).await;
     assert_eq!(run.code, Some(78), "{run:?}");
     assert!(
         run.errors()[0].starts_with("MongoDB refuses to create the scan's index"),

@@ -6,7 +6,7 @@ use certhookd::sandbox::Answer;
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::bed::{Bed, Outcome, certificate, expired};
+use crate::fixture::{Fixture, Outcome, certificate, expired};
 use crate::layout::{self, expiry};
 
 const FAULTS: &str = "scan.schedule = \"every minute\"\nscan.timezone = \"Europe/Pari\"\ndelivery.concurency = 3\nqueue.capacity = \"many\"\n\
@@ -14,7 +14,7 @@ const FAULTS: &str = "scan.schedule = \"every minute\"\nscan.timezone = \"Europe
 
 #[tokio::test]
 async fn every_fault_is_named_at_once_with_the_nearest_key_and_exit_code_78() {
-    let bed = Bed::new().await.with(FAULTS);
+    let fixture = Fixture::new().await.with(FAULTS);
     let faults = [
         "delivery.concurency: expected a key, found an unknown one; did you mean delivery.concurrency?",
         "delivery.max_attempts: expected",
@@ -24,7 +24,7 @@ async fn every_fault_is_named_at_once_with_the_nearest_key_and_exit_code_78() {
         "servise: expected a section, found an unknown one; did you mean service?",
     ];
     for command in [&["run"][..], &["scan"], &["status"]] {
-        let outcome = bed.outcome(command).await;
+        let outcome = fixture.outcome(command).await;
         assert_eq!(outcome.code, Some(78), "{outcome:?}");
         let errors = outcome.errors();
         assert_eq!(errors.len(), faults.len(), "{errors:#?}");
@@ -32,7 +32,7 @@ async fn every_fault_is_named_at_once_with_the_nearest_key_and_exit_code_78() {
             assert!(error.contains(fault), "{error} instead of {fault}");
         }
     }
-    let check = bed.outcome(&["check"]).await;
+    let check = fixture.outcome(&["check"]).await;
     assert_eq!(check.code, Some(78));
     assert_eq!(
         check
@@ -46,15 +46,15 @@ async fn every_fault_is_named_at_once_with_the_nearest_key_and_exit_code_78() {
 
 #[tokio::test]
 async fn a_variable_overrides_the_file_and_a_wrong_one_is_named() {
-    let bed = Bed::new().await.with("delivery.source = \"file\"");
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
-    let mut command = bed.command(&["scan"]);
+    let fixture = Fixture::new().await.with("delivery.source = \"file\"");
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    let mut command = fixture.command(&["scan"]);
     command.env("CERTHOOKD_DELIVERY__SOURCE", "environment");
     assert_eq!(Outcome::of(command).await.code, Some(0));
-    assert_eq!(bed.receiver.requests()[0].header("x-webhook-source"), "environment");
+    assert_eq!(fixture.receiver.requests()[0].header("x-webhook-source"), "environment");
 
-    let mut command = bed.command(&["scan"]);
+    let mut command = fixture.command(&["scan"]);
     command.env("CERTHOOKD_DELIVERY__SORCE", "environment");
     let outcome = Outcome::of(command).await;
     assert_eq!(outcome.code, Some(78));
@@ -67,18 +67,18 @@ async fn a_variable_overrides_the_file_and_a_wrong_one_is_named() {
 
 #[tokio::test]
 async fn bad_usage_exits_2() {
-    let bed = Bed::new().await;
+    let fixture = Fixture::new().await;
     for arguments in [&["scan", "--dry"][..], &["skan"], &[]] {
-        assert_eq!(bed.outcome(arguments).await.code, Some(2), "{arguments:?}");
+        assert_eq!(fixture.outcome(arguments).await.code, Some(2), "{arguments:?}");
     }
 }
 
 #[tokio::test]
 async fn pages_and_completions_are_of_every_command_that_people_see() {
-    let bed = Bed::new().await;
+    let fixture = Fixture::new().await;
     let directory = tempfile::TempDir::new().unwrap();
     let path = directory.path().to_str().unwrap();
-    assert_eq!(bed.outcome(&["generate", path]).await.code, Some(0));
+    assert_eq!(fixture.outcome(&["generate", path]).await.code, Some(0));
     // As bash does it, after `certhookd <Tab>`.
     let complete = "source completions/certhookd.bash; COMP_WORDS=(certhookd ''); COMP_CWORD=1\n\
                     _certhookd certhookd '' certhookd; printf '%s\\n' \"${COMPREPLY[@]}\" | grep -v '^-'";
@@ -119,14 +119,17 @@ async fn pages_and_completions_are_of_every_command_that_people_see() {
 
 #[tokio::test]
 async fn scan_delivers_what_it_found_and_says_what_became_of_it() {
-    let bed = Bed::new().await;
-    bed.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
-    let fine = bed.organization(vec![bed.endpoint("/a"), bed.endpoint("/b")]).await;
-    bed.badge_users()
+    let fixture = Fixture::new().await;
+    fixture.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+    let fine = fixture
+        .organization(vec![fixture.endpoint("/a"), fixture.endpoint("/b")])
+        .await;
+    fixture
+        .badge_users()
         .insert_many([expired(fine), expired(fine)])
         .await
         .unwrap();
-    let outcome = bed.outcome(&["scan"]).await;
+    let outcome = fixture.outcome(&["scan"]).await;
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert!(
         outcome
@@ -134,11 +137,11 @@ async fn scan_delivers_what_it_found_and_says_what_became_of_it() {
             .contains("found 2 certificates, 4 deliveries: 4 delivered, 0 dead"),
         "{outcome:?}"
     );
-    assert_eq!(bed.receiver.total(), 4);
+    assert_eq!(fixture.receiver.total(), 4);
 
-    let gone = bed.organization(vec![bed.endpoint("/gone")]).await;
-    bed.badge_users().insert_one(expired(gone)).await.unwrap();
-    let outcome = bed.outcome(&["scan"]).await;
+    let gone = fixture.organization(vec![fixture.endpoint("/gone")]).await;
+    fixture.badge_users().insert_one(expired(gone)).await.unwrap();
+    let outcome = fixture.outcome(&["scan"]).await;
     assert_eq!(outcome.code, Some(1), "a dead letter: {outcome:?}");
     assert!(
         outcome
@@ -150,8 +153,10 @@ async fn scan_delivers_what_it_found_and_says_what_became_of_it() {
 
 #[tokio::test]
 async fn a_dry_run_counts_per_organization_and_writes_and_sends_nothing() {
-    let bed = Bed::new().await;
-    let two = bed.organization(vec![bed.endpoint("/a"), bed.endpoint("/b")]).await;
+    let fixture = Fixture::new().await;
+    let two = fixture
+        .organization(vec![fixture.endpoint("/a"), fixture.endpoint("/b")])
+        .await;
     let none = bson::oid::ObjectId::new();
     let mut odd = expired(two);
     odd.insert("expires", "soon");
@@ -163,8 +168,8 @@ async fn a_dry_run_counts_per_organization_and_writes_and_sends_nothing() {
         odd,
         certificate(two, None),
     ];
-    bed.badge_users().insert_many(&documents).await.unwrap();
-    let outcome = bed.outcome(&["scan", "--dry-run"]).await;
+    fixture.badge_users().insert_many(&documents).await.unwrap();
+    let outcome = fixture.outcome(&["scan", "--dry-run"]).await;
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     let row = |organization: &str| {
         let line = outcome
@@ -179,28 +184,32 @@ async fn a_dry_run_counts_per_organization_and_writes_and_sends_nothing() {
     assert_eq!(row(&none.to_hex()), ["1", "0"]);
     assert_eq!(row("(rejected)"), ["1", "0"]);
 
-    let mut names = bed.database.list_collection_names().await.unwrap();
+    let mut names = fixture.database.list_collection_names().await.unwrap();
     names.sort();
     assert_eq!(names, ["badgeusers", "memberconfigs"]);
-    assert_eq!(bed.badge_users().list_index_names().await.unwrap(), ["_id_"]);
+    assert_eq!(fixture.badge_users().list_index_names().await.unwrap(), ["_id_"]);
     let unsent = doc! { "expiryReminderSent": false };
-    assert_eq!(bed.badge_users().count_documents(unsent).await.unwrap(), 6);
-    assert_eq!(bed.receiver.total(), 0);
+    assert_eq!(fixture.badge_users().count_documents(unsent).await.unwrap(), 6);
+    assert_eq!(fixture.receiver.total(), 0);
 }
 
 #[tokio::test]
 async fn status_tells_of_instances_outbox_endpoints_scan_and_stream() {
-    let bed = Bed::new().await;
-    layout::indexes(&bed).await;
-    let outcome = bed.outcome(&["status"]).await;
+    let fixture = Fixture::new().await;
+    layout::indexes(&fixture).await;
+    let outcome = fixture.outcome(&["status"]).await;
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert!(outcome.stdout.contains("last scan  never") && outcome.stdout.contains("stream     never started"));
     assert!(outcome.stdout.contains("0 pending, 0 dead letters"), "{outcome:?}");
 
-    let (flaky, gone, mut off) = (bed.endpoint("/flaky"), bed.endpoint("/gone"), bed.endpoint("/off"));
+    let (flaky, gone, mut off) = (
+        fixture.endpoint("/flaky"),
+        fixture.endpoint("/gone"),
+        fixture.endpoint("/off"),
+    );
     off.insert("enabled", false);
     let endpoints = [flaky, gone, off];
-    let organization = bed.organization(endpoints.to_vec()).await;
+    let organization = fixture.organization(endpoints.to_vec()).await;
     let [flaky, gone, _] =
         endpoints.map(|endpoint| format!("{organization}/{}", endpoint.get_object_id("_id").unwrap()));
     let documents = [
@@ -208,18 +217,18 @@ async fn status_tells_of_instances_outbox_endpoints_scan_and_stream() {
         layout::dead(&gone, &expiry(1)),
         layout::dead(&gone, &expiry(2)),
     ];
-    layout::outbox(&bed).insert_many(documents).await.unwrap();
+    layout::outbox(&fixture).insert_many(documents).await.unwrap();
     let figures = [layout::figures(&flaky, 2, 1), layout::figures(&gone, 0, 2)];
-    bed.statistics().insert_many(figures).await.unwrap();
+    fixture.statistics().insert_many(figures).await.unwrap();
     let now = Clock::local();
     let scan = doc! {
         "_id": "scan", "at": now, "instance": "a", "found": 2_i64, "deliveries": 4_i64, "rejected": 0_i64, "durationMs": 12_i64,
     };
     let watch = doc! { "_id": "watch", "at": now };
     let state = [layout::instance("a", 1), layout::lease("a"), scan, watch];
-    bed.state().insert_many(state).await.unwrap();
+    fixture.state().insert_many(state).await.unwrap();
 
-    let json = bed.outcome(&["status", "--json"]).await;
+    let json = fixture.outcome(&["status", "--json"]).await;
     assert_eq!(json.code, Some(0), "{json:?}");
     let status: Value = serde_json::from_str(&json.stdout).unwrap();
     let pending = &status["outbox"];
@@ -254,7 +263,7 @@ async fn status_tells_of_instances_outbox_endpoints_scan_and_stream() {
         (&"served".into(), &"off".into())
     );
 
-    let table = bed.outcome(&["status"]).await.stdout;
+    let table = fixture.outcome(&["status"]).await.stdout;
     assert!(table.contains("outbox     2 pending, 2 dead letters"), "{table}");
     assert!(table.contains(": 2 found, 4 deliveries"), "{table}");
     let instance: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();

@@ -7,7 +7,7 @@ use certhookd::sandbox::Answer;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::bed::{Bed, Daemon, LIMIT, certificate, expired, is_scan};
+use crate::fixture::{Daemon, Fixture, LIMIT, certificate, expired, is_scan};
 
 /// It scans and watches from now on.
 pub fn has_lease(line: &Value) -> bool {
@@ -15,10 +15,10 @@ pub fn has_lease(line: &Value) -> bool {
 }
 
 /// Waits until that many instances share the endpoints. A newcomer does from 6 s of age.
-pub async fn settle(bed: &Bed, count: u64) {
+pub async fn settle(fixture: &Fixture, count: u64) {
     let members = doc! { "$size": i64::try_from(count).unwrap() };
     let settled = doc! { "_id": { "$regex": "^instance/" }, "members": members };
-    bed.wait_for_count(&bed.state(), settled, count).await;
+    fixture.wait_for_count(&fixture.state(), settled, count).await;
 }
 
 async fn instance_id(daemon: &Daemon) -> String {
@@ -28,14 +28,14 @@ async fn instance_id(daemon: &Daemon) -> String {
 
 #[tokio::test]
 async fn two_instances_share_the_endpoints_and_none_gets_more_than_five_requests_at_once() {
-    let bed = Bed::new().await;
-    let (first, second) = (bed.daemon().await, bed.daemon().await);
-    settle(&bed, 2).await;
+    let fixture = Fixture::new().await;
+    let (first, second) = (fixture.daemon().await, fixture.daemon().await);
+    settle(&fixture, 2).await;
     let paths: Vec<_> = (0..40).map(|n| format!("/{n}")).collect();
     let slow = || [Answer::ok().after(Duration::from_millis(20))];
-    paths.iter().for_each(|path| bed.receiver.script(path, slow()));
-    let organization = bed
-        .organization(paths.iter().map(|path| bed.endpoint(path)).collect())
+    paths.iter().for_each(|path| fixture.receiver.script(path, slow()));
+    let organization = fixture
+        .organization(paths.iter().map(|path| fixture.endpoint(path)).collect())
         .await;
     // The directory knows the organization before its certificates come.
     for daemon in [&first, &second] {
@@ -44,77 +44,78 @@ async fn two_instances_share_the_endpoints_and_none_gets_more_than_five_requests
             .await;
     }
     let certificates: Vec<_> = (0..25).map(|_| expired(organization)).collect();
-    bed.badge_users().insert_many(&certificates).await.unwrap();
+    fixture.badge_users().insert_many(&certificates).await.unwrap();
     first.signal(Signal::SIGUSR1);
-    bed.receiver.wait_for_total(2000, LIMIT).await.unwrap();
-    bed.wait_for_deliveries(doc! { "state": "delivered" }, 2000).await;
-    assert_eq!(bed.receiver.total(), 2000, "nothing twice");
+    fixture.receiver.wait_for_total(2000, LIMIT).await.unwrap();
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 2000).await;
+    assert_eq!(fixture.receiver.total(), 2000, "nothing twice");
     let delivered = |daemon: &Daemon| daemon.count(|line| line["message"] == "delivered");
     let (a, b) = (delivered(&first), delivered(&second));
     assert_eq!(a + b, 2000);
     assert!(a.min(b) * 4 >= a.max(b), "both deliver: {a} and {b}");
-    let busiest = paths.iter().map(|path| bed.receiver.max_parallel(path)).max();
+    let busiest = paths.iter().map(|path| fixture.receiver.max_parallel(path)).max();
     assert!(busiest <= Some(5), "{busiest:?} at once");
 }
 
 /// While endpoints move from one instance to the other.
 #[tokio::test]
 async fn no_endpoint_gets_more_than_five_requests_at_once_while_instances_come_and_go() {
-    let bed = Bed::new().await.with("completions.enabled = false");
+    let fixture = Fixture::new().await.with("completions.enabled = false");
     let paths: Vec<_> = (0..10).map(|n| format!("/{n}")).collect();
     for path in &paths {
         let slow = Answer::ok().after(Duration::from_millis(150));
-        bed.receiver.script(path, [slow]);
+        fixture.receiver.script(path, [slow]);
     }
-    let organization = bed
-        .organization(paths.iter().map(|path| bed.endpoint(path)).collect())
+    let organization = fixture
+        .organization(paths.iter().map(|path| fixture.endpoint(path)).collect())
         .await;
     let certificates = (0..400).map(|_| expired(organization));
-    bed.badge_users().insert_many(certificates).await.unwrap();
-    let mut first = bed.daemon().await;
-    bed.receiver.wait_for_total(100, LIMIT).await.unwrap();
-    let second = bed.daemon().await;
-    settle(&bed, 2).await;
-    let before = bed.receiver.total();
-    bed.receiver.wait_for_total(before + 200, LIMIT).await.unwrap();
+    fixture.badge_users().insert_many(certificates).await.unwrap();
+    let mut first = fixture.daemon().await;
+    fixture.receiver.wait_for_total(100, LIMIT).await.unwrap();
+    let second = fixture.daemon().await;
+    settle(&fixture, 2).await;
+    let before = fixture.receiver.total();
+    fixture.receiver.wait_for_total(before + 200, LIMIT).await.unwrap();
     assert!(first.stop().await.success());
-    bed.wait_for_deliveries(doc! { "state": "delivered" }, 4000).await;
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 4000).await;
     let delivered = |daemon: &Daemon| daemon.count(|line| line["message"] == "delivered");
     assert!(delivered(&first) > 100 && delivered(&second) > 100, "both deliver");
-    assert_eq!(bed.receiver.total(), 4000, "nothing twice");
-    let busiest = paths.iter().map(|path| bed.receiver.max_parallel(path)).max();
+    assert_eq!(fixture.receiver.total(), 4000, "nothing twice");
+    let busiest = paths.iter().map(|path| fixture.receiver.max_parallel(path)).max();
     assert_eq!(busiest, Some(5), "at once");
 }
 
 #[tokio::test]
 async fn an_instance_that_is_killed_is_replaced_within_fifteen_seconds() {
-    let bed = Bed::new().await;
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    let (first, second) = (bed.daemon().await, bed.daemon().await);
-    settle(&bed, 2).await;
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let (first, second) = (fixture.daemon().await, fixture.daemon().await);
+    settle(&fixture, 2).await;
     let killed = Instant::now();
     first.signal(Signal::SIGKILL);
     second.wait_for(has_lease).await;
     println!("taken over after {:?}", killed.elapsed());
     assert!(killed.elapsed() < Duration::from_secs(15));
-    bed.badge_users()
+    fixture
+        .badge_users()
         .insert_one(certificate(organization, None))
         .await
         .unwrap();
-    bed.wait_for(|requests| requests.len() == 1).await;
+    fixture.wait_for(|requests| requests.len() == 1).await;
 }
 
 #[tokio::test]
 async fn an_instance_that_stops_hands_over_at_once_and_any_instance_scans_on_a_signal() {
-    let bed = Bed::new().await;
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    let mut first = bed.daemon().await;
-    let second = bed.daemon().await;
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let mut first = fixture.daemon().await;
+    let second = fixture.daemon().await;
     assert_eq!(second.count(is_scan), 0, "the first one scans");
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
     second.signal(Signal::SIGUSR1);
     second.wait_for(is_scan).await;
-    bed.wait_for(|requests| requests.len() == 2).await;
+    fixture.wait_for(|requests| requests.len() == 2).await;
     assert_ne!(instance_id(&first).await, instance_id(&second).await);
     let asked = Instant::now();
     assert!(first.stop().await.success());

@@ -10,7 +10,7 @@ use certhookd::sandbox::Answer;
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::bed::{Bed, Daemon, certificate, expired};
+use crate::fixture::{Daemon, Fixture, certificate, expired};
 
 fn is_read(organization: ObjectId) -> impl Fn(&Value) -> bool {
     move |line| line["message"] == "endpoints read" && line["organization"] == organization.to_hex()
@@ -25,9 +25,10 @@ fn is_missing(line: &Value) -> bool {
 }
 
 /// Changes an organization, and waits until the daemon has read it for the nth time.
-async fn change(bed: &Bed, daemon: &Daemon, organization: ObjectId, change: Document, nth: usize) {
+async fn change(fixture: &Fixture, daemon: &Daemon, organization: ObjectId, change: Document, nth: usize) {
     let began = Instant::now();
-    bed.member_configs()
+    fixture
+        .member_configs()
         .update_one(doc! { "_ownerId": organization }, change)
         .await
         .unwrap();
@@ -40,8 +41,9 @@ fn tell(began: Instant) {
     println!("in effect {:?} after the write began", began.elapsed());
 }
 
-async fn award(bed: &Bed, organization: ObjectId) {
-    bed.badge_users()
+async fn award(fixture: &Fixture, organization: ObjectId) {
+    fixture
+        .badge_users()
         .insert_one(certificate(organization, None))
         .await
         .unwrap();
@@ -49,42 +51,44 @@ async fn award(bed: &Bed, organization: ObjectId) {
 
 #[tokio::test]
 async fn an_endpoint_added_changed_disabled_and_deleted_takes_effect_without_a_restart() {
-    let bed = Bed::new().await;
-    let daemon = bed.daemon().await;
+    let fixture = Fixture::new().await;
+    let daemon = fixture.daemon().await;
     let began = Instant::now();
-    let organization = bed.organization(vec![bed.endpoint("/first")]).await;
+    let organization = fixture.organization(vec![fixture.endpoint("/first")]).await;
     daemon.wait_for(is_read(organization)).await;
     tell(began);
-    let witness = bed.organization(vec![bed.endpoint("/witness")]).await;
+    let witness = fixture.organization(vec![fixture.endpoint("/witness")]).await;
     daemon.wait_for(is_read(witness)).await;
-    award(&bed, organization).await;
-    bed.wait_for(|requests| requests.len() == 1).await;
+    award(&fixture, organization).await;
+    fixture.wait_for(|requests| requests.len() == 1).await;
 
-    let url = doc! { "$set": { "webHookConfig.endpoints.0.url": bed.receiver.url("/second") } };
-    change(&bed, &daemon, organization, url, 2).await;
-    award(&bed, organization).await;
-    bed.wait_for(|requests| requests.len() == 2).await;
+    let url = doc! { "$set": { "webHookConfig.endpoints.0.url": fixture.receiver.url("/second") } };
+    change(&fixture, &daemon, organization, url, 2).await;
+    award(&fixture, organization).await;
+    fixture.wait_for(|requests| requests.len() == 2).await;
 
     let off = doc! { "$set": { "webHookConfig.endpoints.0.enabled": false } };
-    change(&bed, &daemon, organization, off, 3).await;
-    award(&bed, organization).await;
+    change(&fixture, &daemon, organization, off, 3).await;
+    award(&fixture, organization).await;
     let gone = doc! { "$set": { "webHookConfig.endpoints": [] } };
-    change(&bed, &daemon, organization, gone, 4).await;
-    award(&bed, organization).await;
+    change(&fixture, &daemon, organization, gone, 4).await;
+    award(&fixture, organization).await;
     // The stream tells of awards in their order.
-    award(&bed, witness).await;
-    bed.wait_for(|requests| requests.len() == 3).await;
-    let counts = ["/first", "/second", "/witness"].map(|path| bed.receiver.count(path));
+    award(&fixture, witness).await;
+    fixture.wait_for(|requests| requests.len() == 3).await;
+    let counts = ["/first", "/second", "/witness"].map(|path| fixture.receiver.count(path));
     assert_eq!(counts, [1, 1, 1]);
-    assert_eq!(bed.count_deliveries(doc! {}).await, 3);
+    assert_eq!(fixture.count_deliveries(doc! {}).await, 3);
 }
 
 /// Deliveries to `path` that wait for another attempt.
-async fn waiting(bed: &Bed, path: &str) -> ObjectId {
-    bed.receiver
+async fn waiting(fixture: &Fixture, path: &str) -> ObjectId {
+    fixture
+        .receiver
         .script(path, [Answer::status(StatusCode::SERVICE_UNAVAILABLE)]);
-    let organization = bed.organization(vec![bed.endpoint(path)]).await;
-    bed.badge_users()
+    let organization = fixture.organization(vec![fixture.endpoint(path)]).await;
+    fixture
+        .badge_users()
         .insert_many([expired(organization), expired(organization)])
         .await
         .unwrap();
@@ -93,43 +97,55 @@ async fn waiting(bed: &Bed, path: &str) -> ObjectId {
 
 #[tokio::test]
 async fn what_waits_for_an_endpoint_goes_to_its_new_address_or_is_cancelled_with_it() {
-    let bed = Bed::new().await;
+    let fixture = Fixture::new().await;
     let [moved, disabled, removed, dropped] = [
-        waiting(&bed, "/moved").await,
-        waiting(&bed, "/off").await,
-        waiting(&bed, "/out").await,
-        waiting(&bed, "/gone").await,
+        waiting(&fixture, "/moved").await,
+        waiting(&fixture, "/off").await,
+        waiting(&fixture, "/out").await,
+        waiting(&fixture, "/gone").await,
     ];
-    let daemon = bed.daemon().await;
+    let daemon = fixture.daemon().await;
     let failed = doc! { "state": "pending", "lastStatus": 503 };
-    bed.wait_for_deliveries(failed, 8).await;
+    fixture.wait_for_deliveries(failed, 8).await;
 
     let set = |field: &str, value: bson::Bson| doc! { "$set": { format!("webHookConfig.endpoints.{field}"): value } };
-    change(&bed, &daemon, moved, set("0.url", bed.receiver.url("/new").into()), 1).await;
-    change(&bed, &daemon, disabled, set("0.enabled", false.into()), 1).await;
     change(
-        &bed,
+        &fixture,
+        &daemon,
+        moved,
+        set("0.url", fixture.receiver.url("/new").into()),
+        1,
+    )
+    .await;
+    change(&fixture, &daemon, disabled, set("0.enabled", false.into()), 1).await;
+    change(
+        &fixture,
         &daemon,
         removed,
         doc! { "$pop": { "webHookConfig.endpoints": 1 } },
         1,
     )
     .await;
-    bed.member_configs()
+    fixture
+        .member_configs()
         .delete_one(doc! { "_ownerId": dropped })
         .await
         .unwrap();
 
-    bed.wait_for_deliveries(doc! { "state": "delivered" }, 2).await;
-    assert_eq!(bed.receiver.count("/new"), 2);
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 2).await;
+    assert_eq!(fixture.receiver.count("/new"), 2);
     let cancelled = |reason: &str| doc! { "state": "cancelled", "reason": reason };
-    bed.wait_for_deliveries(cancelled("the endpoint was disabled"), 2).await;
-    bed.wait_for_deliveries(cancelled("the endpoint was deleted"), 2).await;
+    fixture
+        .wait_for_deliveries(cancelled("the endpoint was disabled"), 2)
+        .await;
+    fixture
+        .wait_for_deliveries(cancelled("the endpoint was deleted"), 2)
+        .await;
     let kept = doc! { "state": "cancelled", "attempts": { "$gte": 1 } };
-    assert_eq!(bed.count_deliveries(kept).await, 4, "kept, to be replayed");
+    assert_eq!(fixture.count_deliveries(kept).await, 4, "kept, to be replayed");
     // A document may be missing because its collection is being restored.
     daemon
         .wait_for(|line| is_missing(line) && line["organization"] == dropped.to_hex())
         .await;
-    assert_eq!(bed.count_deliveries(doc! { "state": "pending" }).await, 2);
+    assert_eq!(fixture.count_deliveries(doc! { "state": "pending" }).await, 2);
 }

@@ -10,7 +10,7 @@ use certhookd::sandbox::Proxy;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, Daemon, certificate, expired, expired_id, is_scan};
+use crate::fixture::{Daemon, Fixture, certificate, expired, expired_id, is_scan};
 use server::{Mail, MailServer};
 
 const ON: &str = "email.from = \"Academy <no-reply@academy.test>\"";
@@ -21,18 +21,18 @@ fn through(port: u16) -> String {
 }
 
 /// A user with that address.
-async fn user(bed: &Bed, address: &str) -> ObjectId {
+async fn user(fixture: &Fixture, address: &str) -> ObjectId {
     let id = ObjectId::new();
     let user = doc! { "_id": id, "email": address, "firstname": "A" };
-    bed.database.collection("users").insert_one(user).await.unwrap();
+    fixture.database.collection("users").insert_one(user).await.unwrap();
     id
 }
 
 /// An expired certificate of that user.
-async fn expire(bed: &Bed, user: ObjectId) -> Document {
+async fn expire(fixture: &Fixture, user: ObjectId) -> Document {
     let mut document = expired(ObjectId::new());
     document.insert("_userId", user);
-    bed.badge_users().insert_one(&document).await.unwrap();
+    fixture.badge_users().insert_one(&document).await.unwrap();
     document
 }
 
@@ -53,14 +53,17 @@ async fn scan(daemon: &Daemon, nth: usize) {
 #[tokio::test]
 async fn an_expired_certificate_reminds_its_user_once_besides_the_webhooks() {
     let server = MailServer::start(&json!({})).await;
-    let bed = Bed::new().await.with(&through(server.port));
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    let (ann, bob) = (user(&bed, "ann@users.test").await, user(&bed, "bob@users.test").await);
+    let fixture = Fixture::new().await.with(&through(server.port));
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let (ann, bob) = (
+        user(&fixture, "ann@users.test").await,
+        user(&fixture, "bob@users.test").await,
+    );
     let mut subscribed = expired(organization);
     subscribed.insert("_userId", ann);
-    bed.badge_users().insert_one(&subscribed).await.unwrap();
-    expire(&bed, bob).await;
-    let daemon = bed.daemon().await;
+    fixture.badge_users().insert_one(&subscribed).await.unwrap();
+    expire(&fixture, bob).await;
+    let daemon = fixture.daemon().await;
 
     let mails = server.wait_for(2).await;
     let mail = mails.iter().find(|mail| mail.to == ["ann@users.test"]).unwrap();
@@ -88,44 +91,44 @@ async fn an_expired_certificate_reminds_its_user_once_besides_the_webhooks() {
     // An award reminds nobody, and a second scan finds nothing more to say.
     let mut awarded = certificate(organization, None);
     awarded.insert("_userId", ann);
-    bed.badge_users().insert_one(&awarded).await.unwrap();
-    bed.wait_for(|requests| requests.len() == 2).await;
+    fixture.badge_users().insert_one(&awarded).await.unwrap();
+    fixture.wait_for(|requests| requests.len() == 2).await;
     scan(&daemon, 2).await;
-    bed.wait_for_deliveries(reminders("delivered"), 2).await;
-    assert_eq!(bed.count_deliveries(doc! {}).await, 4);
+    fixture.wait_for_deliveries(reminders("delivered"), 2).await;
+    assert_eq!(fixture.count_deliveries(doc! {}).await, 4);
     assert_eq!(server.mails().len(), 2);
 }
 
 #[tokio::test]
 async fn reminders_are_off_until_a_reload_turns_them_on() {
     let server = MailServer::start(&json!({})).await;
-    let bed = Bed::new().await;
-    let ann = user(&bed, "ann@users.test").await;
-    expire(&bed, ann).await;
-    let daemon = bed.daemon().await;
+    let fixture = Fixture::new().await;
+    let ann = user(&fixture, "ann@users.test").await;
+    expire(&fixture, ann).await;
+    let daemon = fixture.daemon().await;
     daemon.wait_for(is_scan).await;
-    assert_eq!(bed.count_deliveries(doc! {}).await, 0);
+    assert_eq!(fixture.count_deliveries(doc! {}).await, 0);
 
     let custom = "email.subject = \"Fini : {{ certificate.ruleData.name | upper }}\"\nemail.users = \"people\"\n\
                   email.address_field = \"profile.mail\"";
-    bed.configure(&format!("{}\n{custom}", through(server.port)));
+    fixture.configure(&format!("{}\n{custom}", through(server.port)));
     let person = doc! { "_id": ann.to_hex(), "profile": { "mail": "ann@work.test" } };
-    bed.database.collection("people").insert_one(person).await.unwrap();
+    fixture.database.collection("people").insert_one(person).await.unwrap();
     let reloaded = |line: &Value| line["message"] == "configuration reloaded";
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for(reloaded).await;
-    expire(&bed, ann).await;
+    expire(&fixture, ann).await;
     scan(&daemon, 2).await;
     let mails = server.wait_for(1).await;
     assert_eq!(mails[0].headers()["Subject"], "Fini : SAFETY");
     assert_eq!(mails[0].headers()["To"], "ann@work.test");
 
-    bed.configure("");
+    fixture.configure("");
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for_nth(reloaded, 2).await;
-    expire(&bed, ann).await;
+    expire(&fixture, ann).await;
     scan(&daemon, 3).await;
-    assert_eq!(bed.count_deliveries(doc! {}).await, 1);
+    assert_eq!(fixture.count_deliveries(doc! {}).await, 1);
 }
 
 /// What an organization or a user may have written anywhere.
@@ -140,14 +143,14 @@ async fn a_hostile_name_makes_no_header_no_recipient_and_no_line() {
     let server = MailServer::start(&json!({})).await;
     let text = "email.text = \"\"\"\nName: {{ certificate.ruleData.name }}\n.\nEnd\n\"\"\"";
     let subject = "email.subject = \"[{{ certificate.ruleData.name }}]\\r\\nX-Own: {{ certificate.nothing.at.all }}\"";
-    let bed = Bed::new()
+    let fixture = Fixture::new()
         .await
         .with(&format!("{}\n{subject}\n{text}", through(server.port)));
     let mut document = expired(ObjectId::new());
-    document.insert("_userId", user(&bed, "ann@users.test").await);
+    document.insert("_userId", user(&fixture, "ann@users.test").await);
     document.insert("ruleData", hostile());
-    bed.badge_users().insert_one(&document).await.unwrap();
-    let _daemon = bed.daemon().await;
+    fixture.badge_users().insert_one(&document).await.unwrap();
+    let _daemon = fixture.daemon().await;
 
     let mail: Mail = server.wait_for(1).await.remove(0);
     assert_eq!(mail.to, ["ann@users.test"]);
@@ -186,14 +189,14 @@ async fn a_hostile_name_makes_no_header_no_recipient_and_no_line() {
 async fn a_mail_server_that_is_away_is_waited_for_and_holds_up_no_webhook() {
     let server = MailServer::start(&json!({})).await;
     let proxy = Proxy::start(server.port).await.unwrap();
-    let bed = Bed::new().await.with(&through(proxy.address().port()));
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    let fixture = Fixture::new().await.with(&through(proxy.address().port()));
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     proxy.cut();
     let mut document = expired(organization);
-    document.insert("_userId", user(&bed, "ann@users.test").await);
-    bed.badge_users().insert_one(&document).await.unwrap();
-    let daemon = bed.daemon().await;
-    bed.wait_for(|requests| requests.len() == 1).await;
+    document.insert("_userId", user(&fixture, "ann@users.test").await);
+    fixture.badge_users().insert_one(&document).await.unwrap();
+    let daemon = fixture.daemon().await;
+    fixture.wait_for(|requests| requests.len() == 1).await;
     let failed = daemon
         .wait_for(|line| is_of_reminder(line) && line["level"] == "WARN")
         .await;
@@ -217,35 +220,35 @@ async fn reminders_that_outlived_their_attempts_go_out_when_the_server_is_back()
     let proxy = Proxy::start(server.port).await.unwrap();
     proxy.cut();
     let settings = "delivery.max_attempts = 2\ndelivery.retry_window = \"1s\"";
-    let bed = Bed::new()
+    let fixture = Fixture::new()
         .await
         .with(&format!("{}\n{settings}", through(proxy.address().port())));
-    let ann = user(&bed, "ann@users.test").await;
-    expire(&bed, ann).await;
-    expire(&bed, ann).await;
-    let daemon = bed.daemon().await;
+    let ann = user(&fixture, "ann@users.test").await;
+    expire(&fixture, ann).await;
+    expire(&fixture, ann).await;
+    let daemon = fixture.daemon().await;
     daemon
         .wait_for_nth(|line| is_of_reminder(line) && line["level"] == "ERROR", 2)
         .await;
     proxy.pass();
     server.wait_for(2).await;
-    bed.wait_for_deliveries(reminders("delivered"), 2).await;
+    fixture.wait_for_deliveries(reminders("delivered"), 2).await;
 }
 
 #[tokio::test]
 async fn check_and_status_tell_of_them() {
     let server = MailServer::start(&json!({})).await;
-    let bed = Bed::new().await.with(&through(server.port));
-    let good = bed.outcome(&["check"]).await;
+    let fixture = Fixture::new().await.with(&through(server.port));
+    let good = fixture.outcome(&["check"]).await;
     assert_eq!(good.code, Some(0), "{good:?}");
     assert!(good.stdout.contains("ok    privilege: read users"), "{good:?}");
     assert!(good.stdout.contains("ok    mail server: "), "{good:?}");
 
-    let ann = user(&bed, "ann@users.test").await;
-    expire(&bed, ann).await;
-    let _daemon = bed.daemon().await;
-    bed.wait_for_deliveries(reminders("delivered"), 1).await;
-    let status = bed.outcome(&["status", "--json"]).await;
+    let ann = user(&fixture, "ann@users.test").await;
+    expire(&fixture, ann).await;
+    let _daemon = fixture.daemon().await;
+    fixture.wait_for_deliveries(reminders("delivered"), 1).await;
+    let status = fixture.outcome(&["status", "--json"]).await;
     let status: Value = serde_json::from_str(&status.stdout).unwrap();
     let row = &status["endpoints"][0];
     assert_eq!(
@@ -254,7 +257,7 @@ async fn check_and_status_tell_of_them() {
     );
 
     drop(server);
-    let away = bed.outcome(&["check"]).await;
+    let away = fixture.outcome(&["check"]).await;
     assert_eq!(away.code, Some(1), "{away:?}");
     assert!(
         away.stdout.contains("FAIL  mail server: connection refused"),

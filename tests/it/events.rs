@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::ChildStdout;
 use tokio::time::timeout;
 
-use crate::bed::{Bed, Daemon, LIMIT, expired, expired_id};
+use crate::fixture::{Daemon, Fixture, LIMIT, expired, expired_id};
 use crate::layout::{self, ENDPOINT, accepted, award, batch, expiry, id, moved, outbox, rejected, retry};
 
 /// A running `certhookd events`, and what it prints.
@@ -22,8 +22,8 @@ struct Events {
 }
 
 impl Events {
-    async fn follow(bed: &Bed, arguments: &[&str]) -> Self {
-        let (process, stdout) = Daemon::spawn_telling(bed.command(&[&["events"], arguments].concat()));
+    async fn follow(fixture: &Fixture, arguments: &[&str]) -> Self {
+        let (process, stdout) = Daemon::spawn_telling(fixture.command(&[&["events"], arguments].concat()));
         process.wait_for(|line| line["message"] == "following deliveries").await;
         let lines = BufReader::new(stdout).lines();
         Self { process, lines }
@@ -51,11 +51,11 @@ fn told(line: &Value) -> (&str, i64, Option<i64>, Option<&str>) {
 
 #[tokio::test]
 async fn each_delivery_of_a_batch_has_lines_of_its_own() {
-    let bed = Bed::new().await;
-    layout::indexes(&bed).await;
-    let mut events = Events::follow(&bed, &["--json"]).await;
+    let fixture = Fixture::new().await;
+    layout::indexes(&fixture).await;
+    let mut events = Events::follow(&fixture, &["--json"]).await;
     let some = batch(ENDPOINT, &[0, 1, 2].map(expiry));
-    let outbox = outbox(&bed);
+    let outbox = outbox(&fixture);
     outbox.insert_one(&some).await.unwrap();
     for n in 0..3 {
         let line = events.json().await;
@@ -86,7 +86,10 @@ async fn each_delivery_of_a_batch_has_lines_of_its_own() {
     assert_eq!(told(&line), ("cancelled", 0, None, Some("the endpoint is off")));
     assert_eq!(line["webhook_id"], expiry(0).as_str());
 
-    let count = bed.outcome(&["replay", "--all", "--state", "cancelled"]).await.stdout;
+    let count = fixture
+        .outcome(&["replay", "--all", "--state", "cancelled"])
+        .await
+        .stdout;
     assert_eq!(count, "1 deliveries are pending again\n");
     assert_eq!(told(&events.json().await), ("pending", 0, None, Some("replay")));
 
@@ -106,7 +109,8 @@ async fn each_delivery_of_a_batch_has_lines_of_its_own() {
     // Of two that were cancelled, one goes out again: nothing has happened to the other.
     let two = layout::cancelled(batch(ENDPOINT, &[4, 5].map(expiry)));
     outbox.insert_one(&two).await.unwrap();
-    bed.outcome(&["replay", "--id", &expiry(5), "--state", "cancelled"])
+    fixture
+        .outcome(&["replay", "--id", &expiry(5), "--state", "cancelled"])
         .await;
     outbox.insert_one(batch(ENDPOINT, &[expiry(6)])).await.unwrap();
     for (n, state) in [(4, "cancelled"), (5, "cancelled"), (5, "pending"), (6, "pending")] {
@@ -120,9 +124,9 @@ async fn each_delivery_of_a_batch_has_lines_of_its_own() {
 
 #[tokio::test]
 async fn a_delivery_is_followed_through_its_attempts_to_its_end() {
-    let bed = Bed::new().await;
-    let mut events = Events::follow(&bed, &["--json"]).await;
-    let outbox = outbox(&bed);
+    let fixture = Fixture::new().await;
+    let mut events = Events::follow(&fixture, &["--json"]).await;
+    let outbox = outbox(&fixture);
     let one = batch(ENDPOINT, &[expiry(1)]);
     outbox.insert_one(&one).await.unwrap();
     assert_eq!(told(&events.json().await), ("pending", 0, None, None));
@@ -192,7 +196,7 @@ async fn a_delivery_is_followed_through_its_attempts_to_its_end() {
 #[tokio::test]
 async fn others_are_filtered_out() {
     const OTHER: &str = "674700000000000000000004/674700000000000000000011";
-    let bed = Bed::new().await;
+    let fixture = Fixture::new().await;
     let (organization, endpoint) = OTHER.split_once('/').unwrap();
     let mut followers = Vec::new();
     for arguments in [
@@ -202,7 +206,7 @@ async fn others_are_filtered_out() {
         &["--event-type", "certificate_completed"],
         &["--state", "dead,cancelled"],
     ] {
-        followers.push(Events::follow(&bed, &[&["--json"], arguments].concat()).await);
+        followers.push(Events::follow(&fixture, &[&["--json"], arguments].concat()).await);
     }
     let documents = [
         batch(ENDPOINT, &[expiry(1)]),
@@ -212,7 +216,7 @@ async fn others_are_filtered_out() {
         batch(OTHER, &[expiry(5)]),
         layout::dead(ENDPOINT, &expiry(6)),
     ];
-    outbox(&bed).insert_many(documents).await.unwrap();
+    outbox(&fixture).insert_many(documents).await.unwrap();
     let others = [expiry(2), award(2), expiry(5)];
     let expected = [
         &others[..],
@@ -230,10 +234,13 @@ async fn others_are_filtered_out() {
 
 #[tokio::test]
 async fn a_line_is_for_people_or_for_programs() {
-    let bed = Bed::new().await;
-    let mut json = Events::follow(&bed, &["--json"]).await;
-    let mut table = Events::follow(&bed, &[]).await;
-    outbox(&bed).insert_one(retry(ENDPOINT, &expiry(1), 2)).await.unwrap();
+    let fixture = Fixture::new().await;
+    let mut json = Events::follow(&fixture, &["--json"]).await;
+    let mut table = Events::follow(&fixture, &[]).await;
+    outbox(&fixture)
+        .insert_one(retry(ENDPOINT, &expiry(1), 2))
+        .await
+        .unwrap();
     let (organization, endpoint) = ENDPOINT.split_once('/').unwrap();
     let mut line = json.json().await;
     let at = line.as_object_mut().unwrap().remove("at").unwrap();
@@ -260,16 +267,17 @@ async fn a_line_is_for_people_or_for_programs() {
 
 #[tokio::test]
 async fn a_daemons_deliveries_are_told_of_as_they_go() {
-    let bed = Bed::new().await;
-    bed.receiver
+    let fixture = Fixture::new().await;
+    fixture
+        .receiver
         .script("/flaky", Answer::failing(2, StatusCode::SERVICE_UNAVAILABLE));
-    let endpoint = bed.endpoint("/flaky");
+    let endpoint = fixture.endpoint("/flaky");
     let endpoint_id = endpoint.get_object_id("_id").unwrap().to_hex();
-    let organization = bed.organization(vec![endpoint, bed.endpoint("/b")]).await;
-    let mut events = Events::follow(&bed, &["--json", "--endpoint", &endpoint_id]).await;
+    let organization = fixture.organization(vec![endpoint, fixture.endpoint("/b")]).await;
+    let mut events = Events::follow(&fixture, &["--json", "--endpoint", &endpoint_id]).await;
     let certificate = expired(organization);
-    bed.badge_users().insert_one(&certificate).await.unwrap();
-    let mut daemon = bed.daemon().await;
+    fixture.badge_users().insert_one(&certificate).await.unwrap();
+    let mut daemon = fixture.daemon().await;
     for expected in [
         ("pending", 0, None, None),
         ("pending", 1, Some(503), Some("status 503")),
@@ -289,32 +297,38 @@ async fn what_happens_while_mongodb_is_unavailable_is_told_once_it_is_back() {
     let proxy = Proxy::start(set.port(0)).await.unwrap();
     let soon = "serverSelectionTimeoutMS=500&connectTimeoutMS=1000&heartbeatFrequencyMS=500";
     let uri = format!("mongodb://{}/?directConnection=true&{soon}", proxy.address());
-    let bed = Bed::on(&uri, set.client().await.unwrap());
-    let mut events = Events::follow(&bed, &["--json"]).await;
-    outbox(&bed).insert_one(batch("a/before", &[expiry(1)])).await.unwrap();
+    let fixture = Fixture::on(&uri, set.client().await.unwrap());
+    let mut events = Events::follow(&fixture, &["--json"]).await;
+    outbox(&fixture)
+        .insert_one(batch("a/before", &[expiry(1)]))
+        .await
+        .unwrap();
     assert_eq!(events.json().await["endpoint"], "before");
     proxy.cut();
     events.process.wait_for(|line| line["level"] == "WARN").await;
-    outbox(&bed)
+    outbox(&fixture)
         .insert_one(batch("a/meanwhile", &[expiry(1)]))
         .await
         .unwrap();
     proxy.pass();
     assert_eq!(events.json().await["endpoint"], "meanwhile");
-    outbox(&bed).drop().await.unwrap();
+    outbox(&fixture).drop().await.unwrap();
     events
         .process
         .wait_for_nth(|line| line["message"] == "following deliveries again", 2)
         .await;
-    outbox(&bed).insert_one(batch("a/after", &[expiry(1)])).await.unwrap();
+    outbox(&fixture)
+        .insert_one(batch("a/after", &[expiry(1)]))
+        .await
+        .unwrap();
     assert_eq!(events.json().await["endpoint"], "after");
 }
 
 #[tokio::test]
 async fn a_reader_that_has_gone_ends_it_without_complaint() {
-    let bed = Bed::new().await;
-    let mut events = Events::follow(&bed, &[]).await;
+    let fixture = Fixture::new().await;
+    let mut events = Events::follow(&fixture, &[]).await;
     drop(events.lines);
-    outbox(&bed).insert_one(batch("a/b", &[expiry(1)])).await.unwrap();
+    outbox(&fixture).insert_one(batch("a/b", &[expiry(1)])).await.unwrap();
     assert!(events.process.ended().await.success(), "{:?}", events.process.lines());
 }

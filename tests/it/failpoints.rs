@@ -10,7 +10,7 @@ use certhookd::sandbox::Answer;
 use futures_util::TryStreamExt;
 use nix::sys::signal::Signal;
 
-use crate::bed::{Bed, Daemon, LIMIT, completed_id, expired, expired_id, heard};
+use crate::fixture::{Daemon, Fixture, LIMIT, completed_id, expired, expired_id, heard};
 
 /// What the daemon holds in memory at most: less than there is to do.
 const CAPACITY: usize = 8;
@@ -20,7 +20,7 @@ const CERTIFICATES: usize = 12;
 
 /// An organization with two endpoints, and events that no daemon has seen yet.
 struct Killed {
-    bed: Bed,
+    fixture: Fixture,
     certificates: Vec<Document>,
     /// What has to arrive: path and `webhook-id`.
     expected: HashSet<(String, String)>,
@@ -29,17 +29,19 @@ struct Killed {
 impl Killed {
     async fn new() -> Self {
         let settings = format!("queue.capacity = {CAPACITY}\ndelivery.max_in_flight = {CAPACITY}");
-        let bed = Bed::new().await.with(&settings);
+        let fixture = Fixture::new().await.with(&settings);
         // From its first start on, awards are watched.
-        assert!(bed.daemon().await.stop().await.success());
-        let organization = bed.organization(vec![bed.endpoint("/a"), bed.endpoint("/b")]).await;
+        assert!(fixture.daemon().await.stop().await.success());
+        let organization = fixture
+            .organization(vec![fixture.endpoint("/a"), fixture.endpoint("/b")])
+            .await;
         let certificates: Vec<_> = (0..CERTIFICATES).map(|_| expired(organization)).collect();
-        bed.badge_users().insert_many(&certificates).await.unwrap();
+        fixture.badge_users().insert_many(&certificates).await.unwrap();
         let ids = certificates.iter().flat_map(|one| [completed_id(one), expired_id(one)]);
         let pairs = ids.flat_map(|id| ["/a", "/b"].map(|path| (path.to_owned(), id.clone())));
         Self {
             expected: pairs.collect(),
-            bed,
+            fixture,
             certificates,
         }
     }
@@ -50,7 +52,7 @@ impl Killed {
             true => failpoint.to_owned(),
             false => format!("{failpoint}=return"),
         };
-        let mut command = self.bed.command(&["run"]);
+        let mut command = self.fixture.command(&["run"]);
         command.env("FAILPOINTS", armed);
         let status = Daemon::spawn(command).ended().await;
         assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{failpoint}: {status}");
@@ -58,14 +60,14 @@ impl Killed {
 
     /// As an instance does that finds this one dead. Until then a transaction that was open locks what it has changed.
     async fn end_sessions(&self) {
-        let state = self.bed.state();
+        let state = self.fixture.state();
         let instances = state.find(doc! { "_id": { "$regex": "^instance/" } }).await.unwrap();
         let instances: Vec<_> = instances.try_collect().await.unwrap();
         let sessions = instances.iter().flat_map(|one| one.get_array("sessions").unwrap());
         let sessions: Vec<Bson> = sessions.cloned().collect();
         assert!(!sessions.is_empty());
         let end = doc! { "killSessions": sessions };
-        self.bed.database.run_command(end).await.unwrap();
+        self.fixture.database.run_command(end).await.unwrap();
     }
 
     /// Renews a certificate as the platform does. The expiry that is past is told only if it is marked.
@@ -73,7 +75,7 @@ impl Killed {
         let later = DateTime::from_millis(Clock::local().timestamp_millis() + 86_400_000);
         let renewal = doc! { "$set": { "expires": later, "expiryReminderSent": false } };
         let which = doc! { "expiryReminderSent": marked };
-        let found = self.bed.badge_users().find_one_and_update(which, renewal).await;
+        let found = self.fixture.badge_users().find_one_and_update(which, renewal).await;
         let renewed = found.unwrap().expect("a certificate to renew");
         self.certificates.retain(|one| one.get("_id") != renewed.get("_id"));
         if !marked {
@@ -83,12 +85,12 @@ impl Killed {
 
     /// The next daemon brings all to its end.
     async fn recovers(&self, failpoint: &str) {
-        let mut daemon = self.bed.daemon().await;
+        let mut daemon = self.fixture.daemon().await;
         let all_heard = |requests: &[_]| self.expected.is_subset(&heard(requests).into_keys().collect());
-        let all = self.bed.receiver.wait_for(all_heard, LIMIT).await;
+        let all = self.fixture.receiver.wait_for(all_heard, LIMIT).await;
         all.unwrap_or_else(|error| panic!("{failpoint}: {error}"));
         let delivered = doc! { "state": "delivered", "attempts": { "$gte": 1 } };
-        self.bed
+        self.fixture
             .wait_for_deliveries(delivered, self.expected.len() as u64)
             .await;
         assert!(daemon.stop().await.success());
@@ -96,7 +98,7 @@ impl Killed {
 
     /// What arrived, what is marked and what the outbox holds is what should be.
     async fn holds(&self, failpoint: &str) {
-        let requests = self.bed.receiver.requests();
+        let requests = self.fixture.receiver.requests();
         let heard = heard(&requests);
         assert_eq!(
             heard.keys().cloned().collect::<HashSet<_>>(),
@@ -107,17 +109,21 @@ impl Killed {
         assert!(duplicates <= CAPACITY, "{failpoint}: {duplicates} duplicates");
         let count = async |marked| {
             let filter = doc! { "expiryReminderSent": marked };
-            self.bed.badge_users().count_documents(filter).await.unwrap() as usize
+            self.fixture.badge_users().count_documents(filter).await.unwrap() as usize
         };
         let expired = self.certificates.len();
         assert_eq!(
             (count(true).await, count(false).await),
             (expired, CERTIFICATES - expired)
         );
-        let all = self.bed.count_deliveries(doc! {}).await as usize;
+        let all = self.fixture.count_deliveries(doc! {}).await as usize;
         assert_eq!(all, self.expected.len(), "{failpoint}: nothing else in the outbox");
         let open = doc! { "$or": [{ "state": { "$ne": "delivered" } }, { "open": { "$ne": 0 } }] };
-        assert_eq!(self.bed.outbox().count_documents(open).await.unwrap(), 0, "{failpoint}");
+        assert_eq!(
+            self.fixture.outbox().count_documents(open).await.unwrap(),
+            0,
+            "{failpoint}"
+        );
     }
 }
 
@@ -173,11 +179,11 @@ async fn after_a_heartbeat_amid_requests() {
     let killed = Killed::new().await;
     for path in ["/a", "/b"] {
         let slow = Answer::ok().after(Duration::from_millis(300));
-        killed.bed.receiver.script(path, [slow]);
+        killed.fixture.receiver.script(path, [slow]);
     }
     let failpoint = "heartbeat-written=2*off->return";
     killed.at(failpoint).await;
-    let before = killed.bed.receiver.total();
+    let before = killed.fixture.receiver.total();
     assert!((1..killed.expected.len()).contains(&before), "{before}");
     killed.recovers(failpoint).await;
     killed.holds(failpoint).await;

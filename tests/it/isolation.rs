@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use self::hostile::{Hostile, Manner};
 use self::process::Process;
-use crate::bed::{Bed, Daemon, LIMIT, endpoint_key, expired, expired_id, expired_in_turn, pending_batch};
+use crate::fixture::{Daemon, Fixture, LIMIT, endpoint_key, expired, expired_id, expired_in_turn, pending_batch};
 
 const NO_STREAM: &str = "completions.enabled = false";
 
@@ -77,31 +77,31 @@ const MANNERS: [(&str, Manner, Fate); 15] = [
 ];
 
 /// An endpoint at that URL that is waited for as long as one may be.
-fn patient(bed: &Bed, url: &str) -> Document {
-    let mut endpoint = bed.endpoint("/patient");
+fn patient(fixture: &Fixture, url: &str) -> Document {
+    let mut endpoint = fixture.endpoint("/patient");
     endpoint.insert("url", url);
     endpoint.insert("timeout", 30_000);
     endpoint
 }
 
 /// An endpoint of the receiver that never answers.
-fn hung(bed: &Bed) -> Document {
-    bed.receiver.script("/hung", [Answer::silence()]);
-    patient(bed, &bed.receiver.url("/hung"))
+fn hung(fixture: &Fixture) -> Document {
+    fixture.receiver.script("/hung", [Answer::silence()]);
+    patient(fixture, &fixture.receiver.url("/hung"))
 }
 
-async fn expire(bed: &Bed, organization: ObjectId, count: u64) {
+async fn expire(fixture: &Fixture, organization: ObjectId, count: u64) {
     let certificates = (0..count).map(|_| expired(organization));
-    bed.badge_users().insert_many(certificates).await.unwrap();
+    fixture.badge_users().insert_many(certificates).await.unwrap();
 }
 
 /// Waits until the deliveries of an endpoint have met their fate, as far as it can be awaited.
-async fn await_fate(bed: &Bed, daemon: &Daemon, receiver: &Hostile, key: &str, fate: Fate) {
+async fn await_fate(fixture: &Fixture, daemon: &Daemon, receiver: &Hostile, key: &str, fate: Fate) {
     let in_state = |state| doc! { "endpoint": key, "state": state };
     match fate {
         Fate::Open => receiver.wait_for_requests(1).await,
-        Fate::Delivered => bed.wait_for_deliveries(in_state("delivered"), CERTIFICATES).await,
-        Fate::Dead => bed.wait_for_deliveries(in_state("dead"), CERTIFICATES).await,
+        Fate::Delivered => fixture.wait_for_deliveries(in_state("delivered"), CERTIFICATES).await,
+        Fate::Dead => fixture.wait_for_deliveries(in_state("dead"), CERTIFICATES).await,
         Fate::Retried => {
             let endpoint = key.rsplit_once('/').unwrap().1;
             let failed = |line: &Value| line["level"] == "WARN" && line["endpoint"] == endpoint && line["attempt"] == 1;
@@ -112,22 +112,22 @@ async fn await_fate(bed: &Bed, daemon: &Daemon, receiver: &Hostile, key: &str, f
 
 #[tokio::test]
 async fn receivers_that_hang_drip_flood_cut_or_lie_harm_themselves_alone_and_do_not_hold_up_the_end() {
-    let bed = Bed::new()
+    let fixture = Fixture::new()
         .await
         .with(&format!("{NO_STREAM}\nservice.shutdown_grace = \"1s\""));
-    let (mut receivers, mut endpoints) = (Vec::new(), vec![bed.endpoint("/well")]);
+    let (mut receivers, mut endpoints) = (Vec::new(), vec![fixture.endpoint("/well")]);
     for (scheme, manner, _) in MANNERS {
         let receiver = Hostile::serve(manner).await;
-        endpoints.push(patient(&bed, &format!("{scheme}://127.0.0.1:{}/", receiver.port())));
+        endpoints.push(patient(&fixture, &format!("{scheme}://127.0.0.1:{}/", receiver.port())));
         receivers.push(receiver);
     }
-    let organization = bed.organization(endpoints.clone()).await;
-    expire(&bed, organization, CERTIFICATES).await;
-    let mut daemon = bed.daemon().await;
-    bed.wait_for(|requests| requests.len() as u64 == CERTIFICATES).await;
+    let organization = fixture.organization(endpoints.clone()).await;
+    expire(&fixture, organization, CERTIFICATES).await;
+    let mut daemon = fixture.daemon().await;
+    fixture.wait_for(|requests| requests.len() as u64 == CERTIFICATES).await;
     for ((receiver, endpoint), (_, manner, fate)) in receivers.iter().zip(&endpoints[1..]).zip(MANNERS) {
         println!("{manner:?}: {fate:?}");
-        await_fate(&bed, &daemon, receiver, &endpoint_key(organization, endpoint), fate).await;
+        await_fate(&fixture, &daemon, receiver, &endpoint_key(organization, endpoint), fate).await;
     }
     let highest = Process::of(&daemon).memory("VmHWM");
     assert!(highest < 64, "{highest} MB, whatever was offered");
@@ -153,7 +153,7 @@ async fn receivers_that_hang_drip_flood_cut_or_lie_harm_themselves_alone_and_do_
             count(Fate::Open) + count(Fate::Retried),
         ),
     ] {
-        assert_eq!(bed.count_deliveries(filter.clone()).await, expected, "{filter}");
+        assert_eq!(fixture.count_deliveries(filter.clone()).await, expected, "{filter}");
     }
 }
 
@@ -161,7 +161,7 @@ async fn receivers_that_hang_drip_flood_cut_or_lie_harm_themselves_alone_and_do_
 async fn a_thousand_endpoints_at_a_host_each_of_which_a_tenth_hangs_take_a_bounded_number_of_files() {
     /// What is kept for later requests, what is in flight or just being closed, and MongoDB, timers, signals and the log.
     const BOUND: usize = 512 + 2 * 64 + 64;
-    let bed = Bed::new()
+    let fixture = Fixture::new()
         .await
         .with(&format!("{NO_STREAM}\ndelivery.max_in_flight = 64"));
     let well = Hostile::serve(Manner::Answer("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")).await;
@@ -172,17 +172,17 @@ async fn a_thousand_endpoints_at_a_host_each_of_which_a_tenth_hangs_take_a_bound
         } else {
             well.port()
         };
-        let mut endpoint = bed.endpoint("/");
+        let mut endpoint = fixture.endpoint("/");
         endpoint
             .extend(doc! { "url": format!("http://127.1.{}.{}:{port}/", place / 250, place % 250), "timeout": 1000 });
         endpoint
     };
     for organization in 0..20 {
         let endpoints = (0..50).map(|place| endpoint(organization * 50 + place)).collect();
-        let organization = bed.organization(endpoints).await;
-        expire(&bed, organization, 2).await;
+        let organization = fixture.organization(endpoints).await;
+        expire(&fixture, organization, 2).await;
     }
-    let daemon = bed.daemon().await;
+    let daemon = fixture.daemon().await;
     let arrivals = [well.arrivals(), hung.arrivals()];
     let all = well.wait_for_requests(900 * 2);
     let most = Process::of(&daemon).most_files(arrivals, all).await;
@@ -192,21 +192,23 @@ async fn a_thousand_endpoints_at_a_host_each_of_which_a_tenth_hangs_take_a_bound
 
 #[tokio::test]
 async fn a_backlog_of_twenty_thousand_for_a_hung_endpoint_does_not_stand_before_fresh_events() {
-    let bed = Bed::new().await.with(&format!("{NO_STREAM}\ndelivery.concurrency = 1"));
-    let hung = hung(&bed);
-    let stuck = bed.organization(vec![hung.clone()]).await;
-    let well = bed.organization(vec![bed.endpoint("/well")]).await;
+    let fixture = Fixture::new()
+        .await
+        .with(&format!("{NO_STREAM}\ndelivery.concurrency = 1"));
+    let hung = hung(&fixture);
+    let stuck = fixture.organization(vec![hung.clone()]).await;
+    let well = fixture.organization(vec![fixture.endpoint("/well")]).await;
     let (backlog, key) = (expired_in_turn(stuck, 20_000), endpoint_key(stuck, &hung));
     let backlog = backlog.chunks(64).map(|certificates| pending_batch(&key, certificates));
-    bed.outbox().insert_many(backlog).await.unwrap();
-    let daemon = bed.daemon().await;
-    bed.receiver.wait_for_total(1, LIMIT).await.unwrap();
+    fixture.outbox().insert_many(backlog).await.unwrap();
+    let daemon = fixture.daemon().await;
+    fixture.receiver.wait_for_total(1, LIMIT).await.unwrap();
 
     let fresh = expired_in_turn(well, 300);
-    bed.badge_users().insert_many(&fresh).await.unwrap();
+    fixture.badge_users().insert_many(&fresh).await.unwrap();
     daemon.signal(Signal::SIGUSR1);
-    bed.receiver.wait_for_total(301, LIMIT).await.unwrap();
-    let requests = bed.receiver.requests();
+    fixture.receiver.wait_for_total(301, LIMIT).await.unwrap();
+    let requests = fixture.receiver.requests();
     assert_eq!(requests[0].path, "/hung", "and no other of it while the others arrive");
     let arrived: Vec<_> = requests[1..]
         .iter()

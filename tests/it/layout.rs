@@ -11,7 +11,7 @@ use certhookd::store::Store;
 use mongodb::Collection;
 use tokio_util::sync::CancellationToken;
 
-use crate::bed::Bed;
+use crate::fixture::Fixture;
 
 /// An organization, and an endpoint of it.
 pub const ORGANIZATION: &str = "674700000000000000000003";
@@ -20,16 +20,16 @@ pub const ENDPOINT: &str = "674700000000000000000003/674700000000000000000010";
 /// When the events happened.
 const HAPPENED: i64 = 1_764_239_400_000;
 
-pub fn outbox(bed: &Bed) -> Collection<Document> {
-    bed.database.collection("webhook_outbox")
+pub fn outbox(fixture: &Fixture) -> Collection<Document> {
+    fixture.database.collection("webhook_outbox")
 }
 
-/// The bed's database as an instance sees it, with the outbox's indexes.
-pub async fn store(bed: &Bed) -> Store {
-    indexes(bed).await;
+/// The fixture's database as an instance sees it, with the outbox's indexes.
+pub async fn store(fixture: &Fixture) -> Store {
+    indexes(fixture).await;
     let config = Mongodb {
-        uri: bed.uri().into(),
-        database: bed.database.name().to_owned(),
+        uri: fixture.uri().into(),
+        database: fixture.database.name().to_owned(),
         badge_users: "badgeusers".to_owned(),
         member_configs: "memberconfigs".to_owned(),
     };
@@ -37,16 +37,16 @@ pub async fn store(bed: &Bed) -> Store {
 }
 
 /// Has the platform know these endpoints, each as `ORGANIZATION/ENDPOINT`, and returns what a daemon then knows of them.
-pub async fn configure(bed: &Bed, store: &Store, endpoints: &[&str]) -> Directory {
+pub async fn configure(fixture: &Fixture, store: &Store, endpoints: &[&str]) -> Directory {
     for key in endpoints {
         let ids = key.split('/').map(|id| ObjectId::parse_str(id).unwrap());
         let [organization, id] = ids.collect::<Vec<_>>()[..] else {
             panic!("{key}")
         };
-        let mut endpoint = bed.endpoint("/a");
+        let mut endpoint = fixture.endpoint("/a");
         endpoint.insert("_id", id);
         let config = doc! { "_ownerId": organization, "webHookConfig": { "endpoints": [endpoint] } };
-        bed.member_configs().insert_one(config).await.unwrap();
+        fixture.member_configs().insert_one(config).await.unwrap();
     }
     directory(store).await
 }
@@ -67,7 +67,7 @@ pub async fn directory(store: &Store) -> Directory {
 }
 
 /// The outbox's indexes, as a daemon of the default configuration makes them.
-pub async fn indexes(bed: &Bed) {
+pub async fn indexes(fixture: &Fixture) {
     let partial = |state: &str| doc! { "state": state };
     let indexes = [
         doc! { "name": "pending", "key": { "queue": 1, "due": 1, "_id": 1, "open": 1 }, "partialFilterExpression": partial("pending") },
@@ -79,7 +79,7 @@ pub async fn indexes(bed: &Bed) {
         },
     ];
     let create = doc! { "createIndexes": "webhook_outbox", "indexes": &indexes[..] };
-    bed.database.run_command(create).await.unwrap();
+    fixture.database.run_command(create).await.unwrap();
 }
 
 /// The id of the nth expiry: they happened a second after each other.
@@ -201,8 +201,8 @@ pub fn id(document: &Document) -> &str {
     document.get_str("_id").unwrap()
 }
 
-pub async fn find(bed: &Bed, id: &str) -> Document {
-    outbox(bed).find_one(doc! { "_id": id }).await.unwrap().unwrap()
+pub async fn find(fixture: &Fixture, id: &str) -> Document {
+    outbox(fixture).find_one(doc! { "_id": id }).await.unwrap().unwrap()
 }
 
 pub fn before(at: DateTime, by: Duration) -> DateTime {

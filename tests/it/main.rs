@@ -1,7 +1,7 @@
 //! Integration tests over real parts: a real mongod replica set, real sockets, real signals, the real binary.
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
 
-mod bed;
+mod fixture;
 
 mod guard;
 mod sandbox;

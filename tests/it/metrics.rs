@@ -13,7 +13,7 @@ use certhookd::status::{Backlog, backlog};
 use http::StatusCode;
 use nix::sys::signal::Signal;
 
-use crate::bed::{Bed, Daemon, Outcome, certificate, expired, is_scan};
+use crate::fixture::{Daemon, Fixture, Outcome, certificate, expired, is_scan};
 use crate::layout::{batch, before, configure, dead, delivered, expiry, outbox, store};
 use crate::outage::{SOON, is_away, is_back};
 use crate::web::{LISTEN, address, get, request};
@@ -32,37 +32,41 @@ async fn scrape(address: SocketAddr) -> BTreeMap<String, f64> {
 }
 
 /// A daemon that has sent, failed, buried, rejected and been told of awards.
-async fn busy(bed: &Bed) -> Daemon {
-    bed.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
-    bed.receiver
+async fn busy(fixture: &Fixture) -> Daemon {
+    fixture.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+    fixture
+        .receiver
         .script("/down", [Answer::status(StatusCode::SERVICE_UNAVAILABLE)]);
-    let endpoints = ["/fine", "/gone", "/down"].map(|path| bed.endpoint(path));
-    let (mut off, mut odd) = (bed.endpoint("/off"), bed.endpoint("/odd"));
+    let endpoints = ["/fine", "/gone", "/down"].map(|path| fixture.endpoint(path));
+    let (mut off, mut odd) = (fixture.endpoint("/off"), fixture.endpoint("/odd"));
     off.insert("enabled", false);
     odd.insert("url", "ftp://files.test/");
-    let organization = bed
+    let organization = fixture
         .organization(endpoints.into_iter().chain([off, odd]).collect())
         .await;
     let mut unfit = expired(organization);
     unfit.remove("_ownerId");
     let documents = (0..3).map(|_| expired(organization)).chain([unfit]);
-    bed.badge_users().insert_many(documents).await.unwrap();
-    let daemon = bed.daemon().await;
+    fixture.badge_users().insert_many(documents).await.unwrap();
+    let daemon = fixture.daemon().await;
     daemon.wait_for(is_scan).await;
-    bed.badge_users()
+    fixture
+        .badge_users()
         .insert_one(certificate(organization, None))
         .await
         .unwrap();
     // Each document for /gone is a dead letter of its own; the others are waited for by what the log says.
-    bed.wait_for_count(&outbox(bed), doc! { "state": "dead" }, 4).await;
+    fixture
+        .wait_for_count(&outbox(fixture), doc! { "state": "dead" }, 4)
+        .await;
     daemon.wait_for_nth(|line| line["message"] == "delivered", 4).await;
     daemon
 }
 
 #[tokio::test]
 async fn what_happened_and_what_is_waiting_stand_in_the_metrics() {
-    let bed = Bed::new().await.with(LISTEN);
-    let daemon = busy(&bed).await;
+    let fixture = Fixture::new().await.with(LISTEN);
+    let daemon = busy(&fixture).await;
     let metrics = scrape(address(&daemon).await).await;
     let get = |name: &str| {
         metrics
@@ -117,10 +121,10 @@ async fn what_happened_and_what_is_waiting_stand_in_the_metrics() {
 
 #[tokio::test]
 async fn the_backlog_is_counted_by_indexes_however_much_is_kept() {
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let keys = [0, 1, 2].map(|n| format!("67470000000000000000000{n}/674700000000000000000010"));
-    let known = configure(&bed, &store, &keys.each_ref().map(String::as_str)).await;
+    let known = configure(&fixture, &store, &keys.each_ref().map(String::as_str)).await;
     let kept = (0..2000).map(|n| delivered(batch(&keys[0], &[expiry(n)])));
     // They happened long ago, and have been waiting for a minute.
     let a_minute_ago = before(Clock::local(), Duration::from_secs(60));
@@ -130,12 +134,12 @@ async fn the_backlog_is_counted_by_indexes_however_much_is_kept() {
         pending
     });
     let letters = (0..7).map(|n| dead(&keys[0], &expiry(n + 3000)));
-    outbox(&bed)
+    outbox(&fixture)
         .insert_many(kept.chain(pending).chain(letters))
         .await
         .unwrap();
-    let ours = doc! { "ns": format!("{}.webhook_outbox", bed.database.name()) };
-    bed.profile(&ours).await;
+    let ours = doc! { "ns": format!("{}.webhook_outbox", fixture.database.name()) };
+    fixture.profile(&ours).await;
 
     let found = backlog(&store, &known).await.unwrap();
     store.close().await;
@@ -151,7 +155,7 @@ async fn the_backlog_is_counted_by_indexes_however_much_is_kept() {
     };
     assert_eq!(found, expected);
 
-    let asked = bed.profiled(&ours).await;
+    let asked = fixture.profiled(&ours).await;
     let documents = asked.iter().filter_map(|op| op.get_i32("docsExamined").ok());
     // The first of each of the three queues, to see since when it waits.
     let documents: i32 = documents.sum();
@@ -163,8 +167,8 @@ async fn while_mongodb_is_away_it_is_alive_and_not_ready_and_no_scrape_waits() {
     let set = shared().await.unwrap();
     let proxy = Proxy::start(set.port(0)).await.unwrap();
     let uri = format!("mongodb://{}/?directConnection=true&{SOON}", proxy.address());
-    let bed = Bed::on(&uri, set.client().await.unwrap()).with(LISTEN);
-    let daemon = bed.daemon().await;
+    let fixture = Fixture::on(&uri, set.client().await.unwrap()).with(LISTEN);
+    let daemon = fixture.daemon().await;
     let address = address(&daemon).await;
     daemon.wait_for(is_scan).await;
     let ready = get(address, "/readyz").await;
@@ -193,14 +197,14 @@ async fn while_mongodb_is_away_it_is_alive_and_not_ready_and_no_scrape_waits() {
 async fn a_stream_that_only_fails_grows_old_until_it_moves_again() {
     const AGE: &str = "certhookd_stream_token_age_seconds";
     let set = ReplicaSet::start(Options::default()).await.unwrap();
-    let bed = Bed::on(set.uri(), set.client().await.unwrap()).with(LISTEN);
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    let daemon = bed.daemon().await;
+    let fixture = Fixture::on(set.uri(), set.client().await.unwrap()).with(LISTEN);
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let daemon = fixture.daemon().await;
     let address = address(&daemon).await;
-    let admin = bed.database.client().database("admin");
+    let admin = fixture.database.client().database("admin");
     let data = doc! {
         "errorCode": 13, "appName": "certhookd", "failCommands": ["aggregate", "getMore"],
-        "namespace": format!("{}.badgeusers", bed.database.name()),
+        "namespace": format!("{}.badgeusers", fixture.database.name()),
     };
     let fail = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
     admin.run_command(fail).await.unwrap();
@@ -212,7 +216,8 @@ async fn a_stream_that_only_fails_grows_old_until_it_moves_again() {
     let least = began.elapsed().as_secs_f64() * 0.9;
     assert!(age > least, "{age} s after {:?}", began.elapsed());
 
-    bed.badge_users()
+    fixture
+        .badge_users()
         .insert_one(certificate(organization, None))
         .await
         .unwrap();
@@ -220,16 +225,16 @@ async fn a_stream_that_only_fails_grows_old_until_it_moves_again() {
         .run_command(doc! { "configureFailPoint": "failCommand", "mode": "off" })
         .await
         .unwrap();
-    bed.wait_for(|requests| requests.len() == 1).await;
+    fixture.wait_for(|requests| requests.len() == 1).await;
     assert!(scrape(address).await[AGE] < age);
 }
 
 #[tokio::test]
 async fn before_its_database_and_while_it_stops_it_is_not_ready() {
-    let bed = Bed::new()
+    let fixture = Fixture::new()
         .await
         .with(&format!("{LISTEN}\nmongodb.uri = \"mongodb://127.0.0.1:1/\""));
-    let waiting = bed.launch();
+    let waiting = fixture.launch();
     let address_of_waiting = address(&waiting).await;
     let ready = get(address_of_waiting, "/readyz").await;
     assert_eq!(
@@ -239,13 +244,13 @@ async fn before_its_database_and_while_it_stops_it_is_not_ready() {
     assert_eq!(get(address_of_waiting, "/healthz").await.status, 200);
     assert_eq!(scrape(address_of_waiting).await["certhookd_ready"], 0.0);
 
-    let bed = Bed::new().await.with(LISTEN);
-    bed.receiver.script("/hung", [Answer::silence()]);
-    let organization = bed.organization(vec![bed.endpoint("/hung")]).await;
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
-    let mut daemon = bed.daemon().await;
+    let fixture = Fixture::new().await.with(LISTEN);
+    fixture.receiver.script("/hung", [Answer::silence()]);
+    let organization = fixture.organization(vec![fixture.endpoint("/hung")]).await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    let mut daemon = fixture.daemon().await;
     let address = address(&daemon).await;
-    bed.wait_for(|requests| requests.len() == 1).await;
+    fixture.wait_for(|requests| requests.len() == 1).await;
     daemon.signal(Signal::SIGTERM);
     daemon
         .wait_for(|line| {
@@ -263,10 +268,10 @@ async fn before_its_database_and_while_it_stops_it_is_not_ready() {
 async fn an_address_in_use_ends_the_start_with_one_error() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let bed = Bed::new()
+    let fixture = Fixture::new()
         .await
         .with(&format!("service.metrics_listen = \"{address}\""));
-    let Outcome { code, log, .. } = bed.outcome(&["run"]).await;
+    let Outcome { code, log, .. } = fixture.outcome(&["run"]).await;
     let errors: Vec<_> = log.iter().filter(|line| line["level"] == "ERROR").collect();
     assert_eq!((code, errors.len()), (Some(1), 1), "{log:#?}");
     let text = errors[0]["message"].as_str().unwrap();
@@ -279,8 +284,8 @@ async fn an_address_in_use_ends_the_start_with_one_error() {
 
 #[tokio::test]
 async fn it_takes_get_and_head_alone() {
-    let bed = Bed::new().await.with(LISTEN);
-    let daemon = bed.launch();
+    let fixture = Fixture::new().await.with(LISTEN);
+    let daemon = fixture.launch();
     let address = address(&daemon).await;
     for method in ["POST", "PUT", "DELETE"] {
         assert_eq!(request(address, method, "/metrics").await.status, 405);

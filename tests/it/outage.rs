@@ -8,7 +8,7 @@ use certhookd::sandbox::{Answer, Options, Proxy, ReplicaSet};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::bed::{Bed, Daemon, LIMIT, certificate, endpoint_key, expired, is_scan, pending_batch};
+use crate::fixture::{Daemon, Fixture, LIMIT, certificate, endpoint_key, expired, is_scan, pending_batch};
 
 /// The driver notices soon that a server is away.
 pub const SOON: &str = "serverSelectionTimeoutMS=500&connectTimeoutMS=1000&heartbeatFrequencyMS=500";
@@ -26,7 +26,7 @@ pub fn is_back(line: &Value) -> bool {
 struct Reached {
     set: ReplicaSet,
     proxy: Proxy,
-    bed: Bed,
+    fixture: Fixture,
     organization: ObjectId,
     /// The key of its only endpoint.
     endpoint: String,
@@ -42,13 +42,13 @@ impl Reached {
         let set = ReplicaSet::start(Options::default()).await.unwrap();
         let proxy = Proxy::start(set.port(0)).await.unwrap();
         let uri = format!("mongodb://{}/?directConnection=true&{options}", proxy.address());
-        let bed = Bed::on(&uri, set.client().await.unwrap()).with("service.shutdown_grace = \"1s\"");
-        let endpoint = bed.endpoint("/a");
-        let organization = bed.organization(vec![endpoint.clone()]).await;
+        let fixture = Fixture::on(&uri, set.client().await.unwrap()).with("service.shutdown_grace = \"1s\"");
+        let endpoint = fixture.endpoint("/a");
+        let organization = fixture.organization(vec![endpoint.clone()]).await;
         Self {
             set,
             proxy,
-            bed,
+            fixture,
             organization,
             endpoint: endpoint_key(organization, &endpoint),
         }
@@ -56,26 +56,26 @@ impl Reached {
 
     /// A daemon that has 50 deliveries in memory and five requests in flight, which take a while.
     async fn sending(&self) -> Daemon {
-        self.bed
+        self.fixture
             .receiver
             .script("/a", [Answer::ok().after(Duration::from_millis(300))]);
-        self.bed
+        self.fixture
             .badge_users()
             .insert_many((0..50).map(|_| expired(self.organization)))
             .await
             .unwrap();
-        let daemon = self.bed.daemon().await;
+        let daemon = self.fixture.daemon().await;
         daemon.wait_for(is_scan).await;
         // The first is sent alone; when it was answered, the rest is fetched.
-        self.bed.receiver.wait_for_total(6, LIMIT).await.unwrap();
+        self.fixture.receiver.wait_for_total(6, LIMIT).await.unwrap();
         daemon
     }
 
     /// What is in memory is sent although MongoDB is away, and the outage is told once.
     async fn endures(&self, daemon: &Daemon) {
         daemon.wait_for(is_away).await;
-        self.bed.receiver.script("/a", [Answer::ok()]);
-        self.bed.receiver.wait_for_total(50, LIMIT).await.unwrap();
+        self.fixture.receiver.script("/a", [Answer::ok()]);
+        self.fixture.receiver.wait_for_total(50, LIMIT).await.unwrap();
         assert_eq!(daemon.count(is_back), 0, "it is still away");
     }
 
@@ -83,15 +83,15 @@ impl Reached {
     async fn recovers(&self, mut daemon: Daemon, missed: u64) {
         daemon.wait_for(is_back).await;
         let delivered = doc! { "state": "delivered", "attempts": 1 };
-        self.bed.wait_for_deliveries(delivered.clone(), 50 + missed).await;
-        self.bed
+        self.fixture.wait_for_deliveries(delivered.clone(), 50 + missed).await;
+        self.fixture
             .badge_users()
             .insert_one(expired(self.organization))
             .await
             .unwrap();
         daemon.signal(Signal::SIGUSR1);
         // The award and its expiry.
-        self.bed.wait_for_deliveries(delivered, 52 + missed).await;
+        self.fixture.wait_for_deliveries(delivered, 52 + missed).await;
         assert!(daemon.stop().await.success());
         assert_eq!(
             (daemon.count(is_away), daemon.count(is_back)),
@@ -99,12 +99,12 @@ impl Reached {
             "{:#?}",
             daemon.lines()
         );
-        assert_eq!(self.bed.receiver.total() as u64, 52 + missed, "nothing twice");
+        assert_eq!(self.fixture.receiver.total() as u64, 52 + missed, "nothing twice");
     }
 
     async fn award(&self, count: usize) {
         let awards = (0..count).map(|_| certificate(self.organization, None));
-        self.bed.badge_users().insert_many(awards).await.unwrap();
+        self.fixture.badge_users().insert_many(awards).await.unwrap();
     }
 }
 
@@ -155,8 +155,8 @@ async fn what_waits_goes_out_soon_after_a_long_outage() {
     const OUTAGE: Duration = Duration::from_secs(8);
     let reached = Reached::new().await;
     let daemon = reached.sending().await;
-    let (bed, delivered) = (&reached.bed, doc! { "state": "delivered" });
-    bed.wait_for_deliveries(delivered.clone(), 50).await;
+    let (fixture, delivered) = (&reached.fixture, doc! { "state": "delivered" });
+    fixture.wait_for_deliveries(delivered.clone(), 50).await;
     reached.proxy.cut();
     daemon.wait_for(is_away).await;
     let told_back = tokio::time::timeout(OUTAGE, daemon.wait_for(is_back)).await;
@@ -166,8 +166,8 @@ async fn what_waits_goes_out_soon_after_a_long_outage() {
     // The first is fetched by the look that the outage held up, the second by the next one.
     for total in [51, 52] {
         let batch = pending_batch(&reached.endpoint, &[expired(reached.organization)]);
-        bed.outbox().insert_one(batch).await.unwrap();
-        bed.receiver.wait_for_total(total, LIMIT).await.unwrap();
+        fixture.outbox().insert_one(batch).await.unwrap();
+        fixture.receiver.wait_for_total(total, LIMIT).await.unwrap();
     }
     assert!(passed.elapsed() < OUTAGE * 3 / 2, "after {:?}", passed.elapsed());
 }
@@ -177,7 +177,7 @@ async fn what_waits_goes_out_soon_after_a_long_outage() {
 async fn the_disk_full() {
     let reached = Reached::new().await;
     let daemon = reached.sending().await;
-    let admin = reached.bed.database.client().database("admin");
+    let admin = reached.fixture.database.client().database("admin");
     let writes = ["insert", "update", "findAndModify"];
     let data = doc! { "errorCode": 14031, "appName": "certhookd", "failCommands": writes.as_slice() };
     let full = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
@@ -196,12 +196,12 @@ async fn the_disk_full() {
 async fn mongodb_away_at_the_start_is_waited_for() {
     let reached = Reached::new().await;
     reached.proxy.cut();
-    let mut daemon = reached.bed.launch();
+    let mut daemon = reached.fixture.launch();
     daemon.wait_for(is_away).await;
     reached.proxy.pass();
     daemon.wait_for(|line| line["message"] == "ready").await;
     reached.award(1).await;
-    reached.bed.receiver.wait_for_total(1, LIMIT).await.unwrap();
+    reached.fixture.receiver.wait_for_total(1, LIMIT).await.unwrap();
     assert!(daemon.stop().await.success());
     assert_eq!((daemon.count(is_away), daemon.count(is_back)), (1, 1));
 }
@@ -218,8 +218,11 @@ async fn stops_in_time(away: impl FnOnce(&Proxy)) {
     assert!(took < Duration::from_secs(6), "{took:?}");
     assert_eq!(daemon.count(Value::is_string), 0, "no panic: every line is the log's");
     reached.proxy.pass();
-    let _daemon = reached.bed.daemon().await;
-    reached.bed.wait_for_deliveries(doc! { "state": "delivered" }, 50).await;
+    let _daemon = reached.fixture.daemon().await;
+    reached
+        .fixture
+        .wait_for_deliveries(doc! { "state": "delivered" }, 50)
+        .await;
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use certhookd::trace::Tracer;
 use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::bed::{Bed, expired_in_turn, pending_batch};
+use crate::fixture::{Fixture, expired_in_turn, pending_batch};
 
 /// More than any test appends in one transaction.
 const ANY_BUDGET: usize = usize::MAX;
@@ -28,11 +28,11 @@ impl Listener for Nobody {
     fn appended(&self, _: Vec<Head>) {}
 }
 
-/// The bed's database, with the outbox's indexes.
-pub async fn store(bed: &Bed) -> Store {
+/// The fixture's database, with the outbox's indexes.
+pub async fn store(fixture: &Fixture) -> Store {
     let config = Mongodb {
-        uri: bed.uri().into(),
-        database: bed.database.name().to_owned(),
+        uri: fixture.uri().into(),
+        database: fixture.database.name().to_owned(),
         badge_users: "badgeusers".to_owned(),
         member_configs: "memberconfigs".to_owned(),
     };
@@ -141,26 +141,26 @@ fn every_next() -> [Next; 4] {
     [DELIVERED, retry(), dead, cancelled]
 }
 
-async fn documents(bed: &Bed) -> Vec<Document> {
-    let all = bed.outbox().find(doc! {}).sort(doc! { "_id": 1 }).await.unwrap();
+async fn documents(fixture: &Fixture) -> Vec<Document> {
+    let all = fixture.outbox().find(doc! {}).sort(doc! { "_id": 1 }).await.unwrap();
     all.try_collect().await.unwrap()
 }
 
 /// Such a result of these deliveries is refused, and none of them counts any more.
-async fn changes_nothing(bed: &Bed, slow: &Outbox, late: &[Delivery], next: &Next) {
-    let before = documents(bed).await;
+async fn changes_nothing(fixture: &Fixture, slow: &Outbox, late: &[Delivery], next: &Next) {
+    let before = documents(fixture).await;
     let settlements: Vec<_> = late.iter().map(|one| settlement(one, next.clone())).collect();
     let refused = slow.record(&settlements, true, Clock::local()).await;
     assert!(matches!(refused, Err(Unrecorded::Outdated)), "{refused:?}");
     let kept = slow.reconcile(settlements).await.unwrap();
     assert!(kept.is_empty(), "{next:?}: {kept:?}");
-    assert_eq!(documents(bed).await, before);
+    assert_eq!(documents(fixture).await, before);
 }
 
 #[tokio::test]
 async fn a_late_result_of_what_another_instance_has_recorded_changes_nothing() {
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let (slow, heir) = (outbox(&store, "slow"), outbox(&store, "heir"));
     for (count, next) in [1, 3]
         .into_iter()
@@ -181,7 +181,7 @@ async fn a_late_result_of_what_another_instance_has_recorded_changes_nothing() {
             late.retain(|(_, result)| *result != DELIVERED);
         }
         for (late, result) in late {
-            changes_nothing(&bed, &slow, &late, &result).await;
+            changes_nothing(&fixture, &slow, &late, &result).await;
         }
     }
     store.close().await;
@@ -189,8 +189,8 @@ async fn a_late_result_of_what_another_instance_has_recorded_changes_nothing() {
 
 #[tokio::test]
 async fn what_was_delivered_after_all_counts_although_it_has_failed_or_was_cancelled_elsewhere() {
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let (slow, heir) = (outbox(&store, "slow"), outbox(&store, "heir"));
     for next in [retry(), Next::Cancelled { reason: "gone".into() }] {
         let endpoint = endpoint(ObjectId::new());
@@ -204,15 +204,15 @@ async fn what_was_delivered_after_all_counts_although_it_has_failed_or_was_cance
         let kept = slow.reconcile(late).await.unwrap();
         record(&slow, &kept).await;
         let delivered = doc! { "endpoint": endpoint.as_str(), "state": "delivered", "open": 0 };
-        assert_eq!(bed.outbox().count_documents(delivered).await.unwrap(), 1);
+        assert_eq!(fixture.outbox().count_documents(delivered).await.unwrap(), 1);
     }
     store.close().await;
 }
 
 #[tokio::test]
 async fn what_is_in_the_outbox_is_not_appended_again_wherever_it_has_moved() {
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let outbox = outbox(&store, "me");
     let [one, other] = [1, 2].map(endpoint);
     let deliveries: Vec<_> = (0..3).map(|_| delivery(&one)).collect();
@@ -232,22 +232,22 @@ async fn what_is_in_the_outbox_is_not_appended_again_wherever_it_has_moved() {
     });
     let again = deliveries.iter().cloned().chain(to_other).collect();
     assert_eq!(append(&store, &outbox, again).await, (3, 3));
-    assert_eq!(bed.count_deliveries(doc! {}).await, 6);
+    assert_eq!(fixture.count_deliveries(doc! {}).await, 6);
     store.close().await;
 }
 
 #[tokio::test]
 async fn which_queues_wait_is_asked_at_a_cost_that_grows_with_the_queues_alone() {
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let pending = (0..300).map(|n| {
         let queue = format!("organization/{}/{}", n % 3, ["live", "retry"][n % 2]);
         let due = DateTime::from_millis(n.try_into().unwrap());
         doc! { "_id": format!("{n:03}"), "state": "pending", "queue": queue, "due": due, "open": 1 }
     });
-    bed.outbox().insert_many(pending).await.unwrap();
-    let looks = doc! { "ns": format!("{}.webhook_outbox", bed.database.name()), "op": "command" };
-    bed.profile(&looks).await;
+    fixture.outbox().insert_many(pending).await.unwrap();
+    let looks = doc! { "ns": format!("{}.webhook_outbox", fixture.database.name()), "op": "command" };
+    fixture.profile(&looks).await;
 
     let mut heads = outbox(&store, "me").look().await.unwrap();
     store.close().await;
@@ -261,7 +261,7 @@ async fn which_queues_wait_is_asked_at_a_cost_that_grows_with_the_queues_alone()
     };
     assert_eq!(heads, (0..6).map(first).collect::<Vec<_>>());
 
-    let looks = bed.profiled(&looks).await;
+    let looks = fixture.profiled(&looks).await;
     let examined = ["docsExamined", "keysExamined"].map(|count| looks[0].get_i32(count).unwrap());
     assert_eq!(examined, [0, 6], "{looks:#?}");
     let plan = looks[0].get_str("planSummary").unwrap();
@@ -270,8 +270,8 @@ async fn which_queues_wait_is_asked_at_a_cost_that_grows_with_the_queues_alone()
 
 #[tokio::test]
 async fn the_earliest_deliveries_of_many_endpoints_are_fetched_and_no_other_is_read() {
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let outbox = outbox(&store, "me");
     let endpoints: Vec<_> = (0..250).map(endpoint).collect();
     let mut expected = HashSet::new();
@@ -287,8 +287,8 @@ async fn the_earliest_deliveries_of_many_endpoints_are_fetched_and_no_other_is_r
         append(&store, &outbox, deliveries).await;
     }
     let reads =
-        doc! { "ns": format!("{}.webhook_outbox", bed.database.name()), "command.aggregate": { "$exists": true } };
-    bed.profile(&reads).await;
+        doc! { "ns": format!("{}.webhook_outbox", fixture.database.name()), "command.aggregate": { "$exists": true } };
+    fixture.profile(&reads).await;
 
     let wants: Vec<_> = endpoints
         .iter()
@@ -300,7 +300,7 @@ async fn the_earliest_deliveries_of_many_endpoints_are_fetched_and_no_other_is_r
     let fetched: HashSet<_> = deliveries.map(|delivery| delivery.message.event_id).collect();
     assert_eq!(fetched, expected);
 
-    let reads = bed.profiled(&reads).await;
+    let reads = fixture.profiled(&reads).await;
     let examined = |count| reads.iter().map(|read| read.get_i32(count).unwrap()).sum::<i32>();
     // MongoDB leaves out the first endpoint of each command.
     for count in ["docsExamined", "keysExamined"] {
@@ -311,8 +311,8 @@ async fn the_earliest_deliveries_of_many_endpoints_are_fetched_and_no_other_is_r
 
 #[tokio::test]
 async fn batches_that_are_in_memory_are_passed_over_by_their_keys() {
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let outbox = outbox(&store, "me");
     let endpoint = endpoint(1);
     let batches = expired_in_turn(ObjectId::new(), 40);
@@ -320,14 +320,14 @@ async fn batches_that_are_in_memory_are_passed_over_by_their_keys() {
         .chunks(2)
         .map(|two| pending_batch(endpoint.as_str(), two))
         .collect();
-    bed.outbox().insert_many(&batches).await.unwrap();
+    fixture.outbox().insert_many(&batches).await.unwrap();
     let ids: Vec<Arc<str>> = batches
         .iter()
         .map(|batch| batch.get_str("_id").unwrap().into())
         .collect();
     let reads =
-        doc! { "ns": format!("{}.webhook_outbox", bed.database.name()), "command.aggregate": { "$exists": true } };
-    bed.profile(&reads).await;
+        doc! { "ns": format!("{}.webhook_outbox", fixture.database.name()), "command.aggregate": { "$exists": true } };
+    fixture.profile(&reads).await;
 
     let want = Want::Next {
         endpoint: endpoint.clone(),
@@ -338,7 +338,7 @@ async fn batches_that_are_in_memory_are_passed_over_by_their_keys() {
     let fetched = fetch(&outbox, &[want]).await;
     store.close().await;
     assert_eq!(fetched[0].batch.id, ids[19]);
-    let reads = bed.profiled(&reads).await;
+    let reads = fixture.profiled(&reads).await;
     assert_eq!(reads[0].get_i32("docsExamined").unwrap(), 1, "{reads:#?}");
 }
 
@@ -346,8 +346,8 @@ async fn batches_that_are_in_memory_are_passed_over_by_their_keys() {
 #[tokio::test]
 async fn a_fetch_brings_as_many_bytes_as_there_is_room_for_and_leaves_the_rest() {
     const ROOM: usize = 16 << 20;
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let outbox = outbox(&store, "me");
     for n in 0..20 {
         let mut large = delivery(&endpoint(n));
@@ -364,8 +364,8 @@ async fn a_fetch_brings_as_many_bytes_as_there_is_room_for_and_leaves_the_rest()
 
 #[tokio::test]
 async fn the_first_open_delivery_of_a_batch_is_fetched_without_the_others() {
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let outbox = outbox(&store, "me");
     let endpoint = endpoint(1);
     let deliveries: Vec<_> = (0..50)
@@ -380,8 +380,8 @@ async fn the_first_open_delivery_of_a_batch_is_fetched_without_the_others() {
     let settled = [0, 1, 3].map(|place: usize| settlement(&batch[place], DELIVERED));
     record(&outbox, &settled).await;
     let reads =
-        doc! { "ns": format!("{}.webhook_outbox", bed.database.name()), "command.aggregate": { "$exists": true } };
-    bed.profile(&reads).await;
+        doc! { "ns": format!("{}.webhook_outbox", fixture.database.name()), "command.aggregate": { "$exists": true } };
+    fixture.profile(&reads).await;
 
     let want = |skip, limit| Want::Part {
         id: Arc::clone(&batch[0].batch.id),
@@ -389,7 +389,7 @@ async fn the_first_open_delivery_of_a_batch_is_fetched_without_the_others() {
         limit,
     };
     let first = fetch(&outbox, &[want(None, 1)]).await.remove(0);
-    let reads = bed.profiled(&reads).await;
+    let reads = fixture.profiled(&reads).await;
     assert!(reads[0].get_i32("responseLength").unwrap() < 20_000, "{reads:#?}");
     let places = |fetched: &Fetched| fetched.deliveries.iter().map(|one| one.index).collect::<Vec<_>>();
     assert_eq!((places(&first), first.rest), (vec![2], Some(3)));

@@ -5,7 +5,7 @@ use bson::{Bson, DateTime, Document, doc};
 use certhookd::model::Clock;
 use serde_json::Value;
 
-use crate::bed::Bed;
+use crate::fixture::Fixture;
 
 /// The documents as they were written.
 fn kept() -> Vec<Document> {
@@ -44,17 +44,17 @@ fn bson(value: &Value) -> Bson {
 
 #[tokio::test]
 async fn documents_of_each_state_are_read_as_they_were_written() {
-    let bed = Bed::new().await.with("completions.enabled = false");
+    let fixture = Fixture::new().await.with("completions.enabled = false");
     let id = |text| ObjectId::parse_str(text).unwrap();
-    let mut endpoint = bed.endpoint("/a");
+    let mut endpoint = fixture.endpoint("/a");
     endpoint.insert("_id", id("674700000000000000000010"));
     let config = doc! { "_ownerId": id("674700000000000000000003"), "webHookConfig": { "endpoints": [endpoint] } };
-    bed.member_configs().insert_one(config).await.unwrap();
-    bed.outbox().insert_many(kept()).await.unwrap();
+    fixture.member_configs().insert_one(config).await.unwrap();
+    fixture.outbox().insert_many(kept()).await.unwrap();
 
-    let mut daemon = bed.daemon().await;
+    let mut daemon = fixture.daemon().await;
     let bodies = |path: &str| {
-        let requests = bed.receiver.requests();
+        let requests = fixture.receiver.requests();
         let mut bodies: Vec<_> = requests
             .iter()
             .filter(|request| request.path == path)
@@ -64,15 +64,17 @@ async fn documents_of_each_state_are_read_as_they_were_written() {
         bodies
     };
     let numbered = |numbers: &[u32]| numbers.iter().map(|n| format!("{{\"n\":{n}}}")).collect::<Vec<_>>();
-    bed.receiver.wait_for_total(4, crate::bed::LIMIT).await.unwrap();
+    fixture.receiver.wait_for_total(4, crate::fixture::LIMIT).await.unwrap();
     assert_eq!(
         bodies("/a"),
         numbered(&[101, 102, 104, 105]),
         "what is open, and nothing that is settled"
     );
-    bed.wait_for_count(&bed.outbox(), doc! { "state": "pending" }, 0).await;
+    fixture
+        .wait_for_count(&fixture.outbox(), doc! { "state": "pending" }, 0)
+        .await;
 
-    let replayed = bed
+    let replayed = fixture
         .outcome(&[
             "replay",
             "--organization",
@@ -82,9 +84,11 @@ async fn documents_of_each_state_are_read_as_they_were_written() {
         ])
         .await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    bed.receiver.wait_for_total(7, crate::bed::LIMIT).await.unwrap();
+    fixture.receiver.wait_for_total(7, crate::fixture::LIMIT).await.unwrap();
     assert_eq!(bodies("/a"), numbered(&[101, 102, 104, 105, 107, 108, 109]));
-    bed.wait_for_count(&bed.outbox(), doc! { "state": "pending" }, 0).await;
+    fixture
+        .wait_for_count(&fixture.outbox(), doc! { "state": "pending" }, 0)
+        .await;
     assert!(daemon.stop().await.success());
     assert!(
         daemon.count(|line| line["level"] == "WARN") == 0,

@@ -9,7 +9,7 @@ use bson::{Document, doc};
 use certhookd::sandbox::Answer;
 use http::StatusCode;
 
-use crate::bed::{Bed, LIMIT, expired};
+use crate::fixture::{Fixture, LIMIT, expired};
 use crate::layout::{self, expiry};
 use crate::web::{LISTEN, address, get, request_as};
 use html::{Piece, parse, table};
@@ -86,25 +86,26 @@ fn ended(endpoint: &str) -> Document {
 
 #[tokio::test]
 async fn it_tells_of_endpoints_dead_letters_retries_and_instances() {
-    let bed = Bed::new().await.with(&format!("{LISTEN}\nscan.on_start = false"));
-    let mut odd = bed.endpoint("/odd");
+    let fixture = Fixture::new().await.with(&format!("{LISTEN}\nscan.on_start = false"));
+    let mut odd = fixture.endpoint("/odd");
     odd.insert("url", "ftp://files.test/");
-    let [fine, gone, down] = ["/fine", "/gone", "/down"].map(|path| bed.endpoint(path));
+    let [fine, gone, down] = ["/fine", "/gone", "/down"].map(|path| fixture.endpoint(path));
     let endpoints = [fine.clone(), gone.clone(), down.clone(), odd];
-    let organization = bed.organization(endpoints.to_vec()).await;
-    bed.organization(vec![bed.endpoint("/other")]).await;
+    let organization = fixture.organization(endpoints.to_vec()).await;
+    fixture.organization(vec![fixture.endpoint("/other")]).await;
     let [fine, gone, down] = [fine, gone, down].map(|endpoint| key(organization, &endpoint));
-    layout::indexes(&bed).await;
+    layout::indexes(&fixture).await;
     let documents = [ended(&gone), layout::retry(&down, &expiry(1), 1)];
-    layout::outbox(&bed).insert_many(documents).await.unwrap();
+    layout::outbox(&fixture).insert_many(documents).await.unwrap();
     let figures = [
         layout::figures(&fine, 1, 0),
         layout::figures(&gone, 0, 1),
         layout::figures(&down, 0, 1),
     ];
-    bed.statistics().insert_many(figures).await.unwrap();
-    let daemon = bed.daemon().await;
-    bed.state()
+    fixture.statistics().insert_many(figures).await.unwrap();
+    let daemon = fixture.daemon().await;
+    fixture
+        .state()
         .insert_many([layout::instance("lately", 3600)])
         .await
         .unwrap();
@@ -154,17 +155,17 @@ async fn it_tells_of_endpoints_dead_letters_retries_and_instances() {
 /// Of thousands of endpoints, those with trouble are shown.
 #[tokio::test]
 async fn two_hundred_rows_of_a_kind_are_shown_and_the_others_counted() {
-    let bed = Bed::new().await.with(&format!("{LISTEN}\nscan.on_start = false"));
-    let endpoints: Vec<_> = (0..300).map(|_| bed.endpoint("/a")).collect();
-    let organization = bed.organization(endpoints.clone()).await;
+    let fixture = Fixture::new().await.with(&format!("{LISTEN}\nscan.on_start = false"));
+    let endpoints: Vec<_> = (0..300).map(|_| fixture.endpoint("/a")).collect();
+    let organization = fixture.organization(endpoints.clone()).await;
     let keys: Vec<_> = endpoints.iter().map(|endpoint| key(organization, endpoint)).collect();
-    layout::indexes(&bed).await;
+    layout::indexes(&fixture).await;
     let waiting = keys.iter().take(250).map(|key| layout::retry(key, &expiry(1), 1));
-    layout::outbox(&bed)
+    layout::outbox(&fixture)
         .insert_many(waiting.chain([ended(&keys[299])]))
         .await
         .unwrap();
-    let daemon = bed.daemon().await;
+    let daemon = fixture.daemon().await;
     let page = get(address(&daemon).await, "/").await;
     let pieces = parse(&page.body);
     let endpoints = table(&pieces, "Endpoints");
@@ -177,13 +178,13 @@ async fn two_hundred_rows_of_a_kind_are_shown_and_the_others_counted() {
 
 #[tokio::test]
 async fn the_last_hour_of_this_instance_is_a_picture() {
-    let bed = Bed::new().await.with(LISTEN);
-    bed.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
-    let organization = bed
-        .organization(vec![bed.endpoint("/fine"), bed.endpoint("/gone")])
+    let fixture = Fixture::new().await.with(LISTEN);
+    fixture.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+    let organization = fixture
+        .organization(vec![fixture.endpoint("/fine"), fixture.endpoint("/gone")])
         .await;
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
-    let daemon = bed.daemon().await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    let daemon = fixture.daemon().await;
     daemon.wait_for(|line| line["message"] == "delivered").await;
     daemon
         .wait_for(|line| line["level"] == "ERROR" && line["reason"] == "status 410")
@@ -212,13 +213,13 @@ async fn the_last_hour_of_this_instance_is_a_picture() {
 
 #[tokio::test]
 async fn hostile_names_stay_text_and_the_page_loads_nothing_else() {
-    let bed = Bed::new().await.with(&format!("{LISTEN}\nscan.on_start = false"));
-    let endpoints = HOSTILE.map(|name| named(bed.endpoint("/gone"), name));
-    let organization = bed.organization(endpoints.to_vec()).await;
-    layout::indexes(&bed).await;
+    let fixture = Fixture::new().await.with(&format!("{LISTEN}\nscan.on_start = false"));
+    let endpoints = HOSTILE.map(|name| named(fixture.endpoint("/gone"), name));
+    let organization = fixture.organization(endpoints.to_vec()).await;
+    layout::indexes(&fixture).await;
     let letters = endpoints.iter().map(|endpoint| ended(&key(organization, endpoint)));
-    layout::outbox(&bed).insert_many(letters).await.unwrap();
-    let daemon = bed.daemon().await;
+    layout::outbox(&fixture).insert_many(letters).await.unwrap();
+    let daemon = fixture.daemon().await;
     let address = address(&daemon).await;
     let page = get(address, "/").await;
     let pieces = parse(&page.body);
@@ -263,8 +264,8 @@ async fn hostile_names_stay_text_and_the_page_loads_nothing_else() {
 /// A page of any site may have the browser ask it under a name of that site.
 #[tokio::test]
 async fn it_is_not_served_under_a_foreign_name() {
-    let bed = Bed::new().await.with(LISTEN);
-    let daemon = bed.daemon().await;
+    let fixture = Fixture::new().await.with(LISTEN);
+    let daemon = fixture.daemon().await;
     let address = address(&daemon).await;
     for path in ["/", "/metrics"] {
         let page = request_as(address, "rebound.example", "GET", path).await;
@@ -275,10 +276,10 @@ async fn it_is_not_served_under_a_foreign_name() {
 
 #[tokio::test]
 async fn without_mongodb_it_says_so() {
-    let bed = Bed::new()
+    let fixture = Fixture::new()
         .await
         .with(&format!("{LISTEN}\nmongodb.uri = \"mongodb://127.0.0.1:1/\""));
-    let daemon = bed.launch();
+    let daemon = fixture.launch();
     let page = get(address(&daemon).await, "/").await;
     assert_eq!(page.status, 200);
     let pieces = parse(&page.body);

@@ -5,7 +5,7 @@ use certhookd::model::Clock;
 use certhookd::sandbox::{Answer, Bulk};
 use http::StatusCode;
 
-use crate::bed::{Bed, certificate, expired};
+use crate::fixture::{Fixture, certificate, expired};
 use crate::layout::{batch, dead, delivered, expiry, outbox, store};
 use crate::web::{LISTEN, address, get};
 
@@ -24,7 +24,7 @@ fn stages(plan: &Document) -> Vec<String> {
 }
 
 /// What the daemon asked MongoDB for, explained.
-async fn explain(bed: &Bed, asked: &Document) -> (Vec<String>, [i32; 3]) {
+async fn explain(fixture: &Fixture, asked: &Document) -> (Vec<String>, [i32; 3]) {
     let command = asked.get_document("command").unwrap();
     let fields = ["find", "filter", "sort", "hint"];
     let find: Document = command
@@ -33,7 +33,7 @@ async fn explain(bed: &Bed, asked: &Document) -> (Vec<String>, [i32; 3]) {
         .filter(|(key, _)| fields.contains(&key.as_str()))
         .collect();
     let explained = doc! { "explain": find, "verbosity": "executionStats" };
-    let explained = bed.database.run_command(explained).await.unwrap();
+    let explained = fixture.database.run_command(explained).await.unwrap();
     let plan = explained
         .get_document("queryPlanner")
         .and_then(|planner| planner.get_document("winningPlan"));
@@ -44,7 +44,7 @@ async fn explain(bed: &Bed, asked: &Document) -> (Vec<String>, [i32; 3]) {
 
 #[tokio::test]
 async fn among_100_000_that_are_alive_the_index_leads_to_the_expired_and_to_no_other_document() {
-    let bed = Bed::new().await;
+    let fixture = Fixture::new().await;
     let now = Clock::local().timestamp_millis();
     let in_days = |days: i64| Some(DateTime::from_millis(now + days * 86_400_000));
     // One in four lacks `expiryReminderSent`; one in ten never expires.
@@ -56,7 +56,7 @@ async fn among_100_000_that_are_alive_the_index_leads_to_the_expired_and_to_no_o
         }
     };
     let mut bulk = Bulk::new(1, 10);
-    bulk.insert(&bed.badge_users(), 100_000, alive).await.unwrap();
+    bulk.insert(&fixture.badge_users(), 100_000, alive).await.unwrap();
     let organization = bulk.organizations()[0];
     let flags = [Some(Bson::Boolean(false)), Some(Bson::Null), None];
     let due = flags.iter().cycle().take(60).map(|flag| {
@@ -65,23 +65,23 @@ async fn among_100_000_that_are_alive_the_index_leads_to_the_expired_and_to_no_o
         document.extend(flag.clone().map(|flag| ("expiryReminderSent".to_owned(), flag)));
         document
     });
-    bed.badge_users().insert_many(due).await.unwrap();
+    fixture.badge_users().insert_many(due).await.unwrap();
     let mut sent = certificate(organization, in_days(-1));
     sent.insert("expiryReminderSent", true);
-    bed.badge_users().insert_one(sent).await.unwrap();
+    fixture.badge_users().insert_one(sent).await.unwrap();
     let index = doc! { "key": { "expiryReminderSent": 1, "expires": 1 }, "name": "certhookd_scan" };
     let create = doc! { "createIndexes": "badgeusers", "indexes": [index] };
-    bed.database.run_command(create).await.unwrap();
+    fixture.database.run_command(create).await.unwrap();
 
-    let queries = doc! { "op": "query", "ns": format!("{}.badgeusers", bed.database.name()) };
-    bed.profile(&queries).await;
-    assert_eq!(bed.outcome(&["scan", "--dry-run"]).await.code, Some(0));
-    let asked = bed.profiled(&queries).await;
+    let queries = doc! { "op": "query", "ns": format!("{}.badgeusers", fixture.database.name()) };
+    fixture.profile(&queries).await;
+    assert_eq!(fixture.outcome(&["scan", "--dry-run"]).await.code, Some(0));
+    let asked = fixture.profiled(&queries).await;
     let [for_expired, for_odd] = asked.as_slice() else {
         panic!("{asked:#?}")
     };
 
-    let (stages, [returned, documents, keys]) = explain(&bed, for_expired).await;
+    let (stages, [returned, documents, keys]) = explain(&fixture, for_expired).await;
     println!("expired: {stages:?}: {returned} returned, {documents} documents and {keys} keys examined");
     assert!(
         stages.contains(&"IXSCAN".into()) && !stages.contains(&"SORT".into()),
@@ -91,7 +91,7 @@ async fn among_100_000_that_are_alive_the_index_leads_to_the_expired_and_to_no_o
     assert!(keys < 70, "{keys}");
     assert_eq!(for_expired.get_i32("docsExamined").unwrap(), 60, "in the scan itself");
 
-    let (stages, [returned, documents, keys]) = explain(&bed, for_odd).await;
+    let (stages, [returned, documents, keys]) = explain(&fixture, for_odd).await;
     println!("odd types: {stages:?}: {returned} returned, {documents} documents and {keys} keys examined");
     assert!(!stages.contains(&"COLLSCAN".into()), "{stages:?}");
     assert_eq!((returned, documents), (0, 0));
@@ -102,52 +102,56 @@ async fn among_100_000_that_are_alive_the_index_leads_to_the_expired_and_to_no_o
 #[tokio::test]
 async fn nothing_walks_the_whole_outbox() {
     let settings = format!("{LISTEN}\ndelivery.max_attempts = 2\ndelivery.retry_window = \"1s\"");
-    let bed = Bed::new().await.with(&settings);
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    bed.receiver.script("/a", Answer::failing(2, StatusCode::BAD_GATEWAY));
+    let fixture = Fixture::new().await.with(&settings);
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    fixture
+        .receiver
+        .script("/a", Answer::failing(2, StatusCode::BAD_GATEWAY));
     let ended = (0..1_000).map(|n| delivered(batch("a/b", &[expiry(n)])));
-    outbox(&bed).insert_many(ended).await.unwrap();
+    outbox(&fixture).insert_many(ended).await.unwrap();
     let walks = doc! {
-        "ns": format!("{}.webhook_outbox", bed.database.name()),
+        "ns": format!("{}.webhook_outbox", fixture.database.name()),
         "appName": "certhookd",
         "$or": [{ "planSummary": "COLLSCAN" }, { "docsExamined": { "$gt": 500 } }],
     };
-    bed.profile(&walks).await;
+    fixture.profile(&walks).await;
 
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
-    let mut daemon = bed.daemon().await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    let mut daemon = fixture.daemon().await;
     daemon
         .wait_for(|line| line["message"] == "dead letters go out again")
         .await;
-    bed.wait_for_count(&outbox(&bed), doc! { "state": "delivered", "attempts": 3 }, 1)
+    fixture
+        .wait_for_count(&outbox(&fixture), doc! { "state": "delivered", "attempts": 3 }, 1)
         .await;
     let address = address(&daemon).await;
     for path in ["/", "/metrics", "/readyz"] {
         assert_eq!(get(address, path).await.status, 200, "{path}");
     }
-    assert_eq!(bed.outcome(&["status"]).await.code, Some(0));
+    assert_eq!(fixture.outcome(&["status"]).await.code, Some(0));
     assert!(daemon.stop().await.success());
-    let walked = bed.profiled(&walks).await;
+    let walked = fixture.profiled(&walks).await;
     assert!(walked.is_empty(), "{walked:#?}");
 }
 
 /// What is asked of the outbox by people, where much is kept and much waits.
 #[tokio::test]
 async fn status_metrics_and_replay_read_what_they_tell_of_and_no_more() {
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let kept = (0..2_000).map(|n| delivered(batch("a/b", &[expiry(n)])));
     let pending = (0..500).map(|n| batch(&format!("a/{}", n % 5), &[expiry(n), expiry(n + 1)]));
     let letters = (0..500).map(|n| dead(&format!("b/{}", n % 5), &expiry(5_000 + n)));
     let documents = kept.chain(pending).chain(letters);
-    outbox(&bed).insert_many(documents).await.unwrap();
-    bed.state()
+    outbox(&fixture).insert_many(documents).await.unwrap();
+    fixture
+        .state()
         .insert_many((0..500).map(|n| doc! { "_id": format!("endpoint/a/{n}") }))
         .await
         .unwrap();
-    let collections = ["webhook_outbox", "webhook_state"].map(|name| format!("{}.{name}", bed.database.name()));
+    let collections = ["webhook_outbox", "webhook_state"].map(|name| format!("{}.{name}", fixture.database.name()));
     let asked = doc! { "ns": { "$in": &collections[..] } };
-    bed.profile(&asked).await;
+    fixture.profile(&asked).await;
     // Five queues and five endpoints with dead letters; a document that says when the scan was, and one where the stream is.
     let cases: [(&[&str], i32); 8] = [
         (&["status"], 15),
@@ -163,18 +167,18 @@ async fn status_metrics_and_replay_read_what_they_tell_of_and_no_more() {
         (&["replay", "--endpoint", "b/2"], 200),
     ];
     for (arguments, documents) in cases {
-        assert_eq!(bed.outcome(arguments).await.code, Some(0), "{arguments:?}");
-        let profile = bed.database.collection::<Document>("system.profile");
-        let noted = bed.profiled(&asked).await;
+        assert_eq!(fixture.outcome(arguments).await.code, Some(0), "{arguments:?}");
+        let profile = fixture.database.collection::<Document>("system.profile");
+        let noted = fixture.profiled(&asked).await;
         let walks = noted
             .iter()
             .filter(|one| one.get_str("planSummary").is_ok_and(|plan| plan == "COLLSCAN"));
         assert_eq!(walks.count(), 0, "{arguments:?}: {noted:#?}");
         let examined: i32 = noted.iter().filter_map(|one| one.get_i32("docsExamined").ok()).sum();
         assert!(examined <= documents, "{arguments:?}: {examined} documents: {noted:#?}");
-        bed.database.run_command(doc! { "profile": 0 }).await.unwrap();
+        fixture.database.run_command(doc! { "profile": 0 }).await.unwrap();
         profile.drop().await.unwrap();
-        bed.profile(&asked).await;
+        fixture.profile(&asked).await;
     }
     store.close().await;
 }

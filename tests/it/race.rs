@@ -7,7 +7,7 @@ use mongodb::Client;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::bed::{Bed, Daemon, LIMIT, expired, is_scan};
+use crate::fixture::{Daemon, Fixture, LIMIT, expired, is_scan};
 
 const FAILPOINT: &str = "hangDuringBatchUpdate";
 
@@ -15,16 +15,16 @@ const FAILPOINT: &str = "hangDuringBatchUpdate";
 struct Hold {
     set: ReplicaSet,
     client: Client,
-    bed: Bed,
+    fixture: Fixture,
 }
 
 impl Hold {
     async fn new() -> Self {
         let set = ReplicaSet::start(Options::default()).await.unwrap();
         let client = set.client().await.unwrap();
-        let bed = Bed::on(set.uri(), client.clone());
-        let hold = Self { set, client, bed };
-        let nss = format!("{}.badgeusers", hold.bed.database.name());
+        let fixture = Fixture::on(set.uri(), client.clone());
+        let hold = Self { set, client, fixture };
+        let nss = format!("{}.badgeusers", hold.fixture.database.name());
         hold.configure(doc! { "mode": "alwaysOn", "data": { "nss": nss } })
             .await;
         hold
@@ -51,40 +51,42 @@ impl Hold {
 #[tokio::test]
 async fn a_certificate_renewed_or_deleted_between_read_and_mark_stays_unmarked_and_sends_nothing() {
     let hold = Hold::new().await;
-    let bed = &hold.bed;
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    let fixture = &hold.fixture;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     let [kept, renewed, deleted] = [expired(organization), expired(organization), expired(organization)];
-    bed.badge_users()
+    fixture
+        .badge_users()
         .insert_many([&kept, &renewed, &deleted])
         .await
         .unwrap();
-    let mut daemon = bed.daemon().await;
+    let mut daemon = fixture.daemon().await;
     hold.is_held().await;
-    assert_eq!(bed.count_deliveries(doc! {}).await, 0, "not seen before the mark");
+    assert_eq!(fixture.count_deliveries(doc! {}).await, 0, "not seen before the mark");
 
     let next_year = DateTime::from_millis(Clock::local().timestamp_millis() + 365 * 86_400_000);
     let renewal = doc! { "$set": { "expires": next_year } };
     let of = |document: &Document| doc! { "_id": document.get("_id").unwrap() };
     // Not an `update` command: it is not held.
-    bed.badge_users()
+    fixture
+        .badge_users()
         .find_one_and_update(of(&renewed), renewal)
         .await
         .unwrap();
-    bed.badge_users().delete_one(of(&deleted)).await.unwrap();
+    fixture.badge_users().delete_one(of(&deleted)).await.unwrap();
     hold.release().await;
 
     let report = daemon.wait_for(is_scan).await;
     assert_eq!((&report["found"], &report["deliveries"]), (&1.into(), &1.into()));
-    let requests = bed.wait_for(|requests| requests.len() == 1).await;
+    let requests = fixture.wait_for(|requests| requests.len() == 1).await;
     let body: Value = serde_json::from_slice(&requests[0].body).unwrap();
     assert_eq!(body["_id"], kept.get_object_id("_id").unwrap().to_hex());
-    let now = bed.badge_users().find_one(of(&renewed)).await.unwrap().unwrap();
+    let now = fixture.badge_users().find_one(of(&renewed)).await.unwrap().unwrap();
     let mut expected = renewed.clone();
     expected.insert("expires", next_year);
     assert_eq!(now, expected);
     assert!(daemon.stop().await.success());
-    assert_eq!(bed.count_deliveries(doc! {}).await, 1);
-    assert_eq!(bed.receiver.total(), 1);
+    assert_eq!(fixture.count_deliveries(doc! {}).await, 1);
+    assert_eq!(fixture.receiver.total(), 1);
     drop(hold.set);
 }
 
@@ -98,10 +100,10 @@ async fn ask(daemon: &Daemon, nth: usize) {
 #[tokio::test]
 async fn however_often_a_scan_is_asked_for_while_one_runs_exactly_one_more_follows() {
     let hold = Hold::new().await;
-    let bed = &hold.bed;
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
-    let mut daemon = bed.daemon().await;
+    let fixture = &hold.fixture;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    let mut daemon = fixture.daemon().await;
     hold.is_held().await;
     for nth in 1..=6 {
         ask(&daemon, nth).await;
@@ -112,7 +114,7 @@ async fn however_often_a_scan_is_asked_for_while_one_runs_exactly_one_more_follo
     assert_eq!(daemon.wait_for_nth(is_scan, 2).await["found"], 0);
 
     // The next one to follow is the one that is asked for now.
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
     ask(&daemon, 7).await;
     daemon.wait_for_nth(|line| is_scan(line) && line["found"] == 1, 2).await;
     assert!(daemon.stop().await.success());

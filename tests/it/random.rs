@@ -9,7 +9,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
-use crate::bed::{Bed, Daemon, completed_id, expired, expired_id, heard, is_scan};
+use crate::fixture::{Daemon, Fixture, completed_id, expired, expired_id, heard, is_scan};
 
 const COUNT: usize = 300;
 
@@ -123,15 +123,15 @@ fn panics(daemon: &Daemon) -> Vec<Value> {
 
 #[tokio::test]
 async fn three_hundred_certificates_of_any_shape_are_each_delivered_or_rejected_and_harm_no_other() {
-    let bed = Bed::new().await;
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    let mut daemon = bed.daemon().await;
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let mut daemon = fixture.daemon().await;
     // What MongoDB itself refuses never gets to the daemon.
     let (good, mut inserted) = (expired(organization), 1);
     for certificate in generate(COUNT, any_certificate(organization)) {
-        inserted += u64::from(bed.badge_users().insert_one(certificate).await.is_ok());
+        inserted += u64::from(fixture.badge_users().insert_one(certificate).await.is_ok());
     }
-    bed.badge_users().insert_one(&good).await.unwrap();
+    fixture.badge_users().insert_one(&good).await.unwrap();
     println!("{inserted} of {COUNT} and one");
     assert!(inserted > COUNT as u64 * 9 / 10);
 
@@ -140,11 +140,11 @@ async fn three_hundred_certificates_of_any_shape_are_each_delivered_or_rejected_
         if event_type == "certificate_expired" {
             daemon.signal(Signal::SIGUSR1);
         }
-        bed.wait_for_deliveries(told, inserted).await;
+        fixture.wait_for_deliveries(told, inserted).await;
     }
     let marked = doc! { "expiryReminderSent": true };
-    assert_eq!(bed.badge_users().count_documents(marked).await.unwrap(), inserted);
-    let heard = heard(&bed.receiver.requests());
+    assert_eq!(fixture.badge_users().count_documents(marked).await.unwrap(), inserted);
+    let heard = heard(&fixture.receiver.requests());
     for id in [completed_id(&good), expired_id(&good)] {
         assert!(heard.contains_key(&("/a".to_owned(), id)));
     }
@@ -198,12 +198,12 @@ fn any_config(good: Document) -> impl Strategy<Value = Document> {
 
 #[tokio::test]
 async fn endpoints_of_any_shape_work_or_are_out_of_service_and_harm_no_other() {
-    let bed = Bed::new().await.with("service.shutdown_grace = \"0s\"");
-    let organization = bed.organization(vec![bed.endpoint("/good")]).await;
-    let mut daemon = bed.daemon().await;
+    let fixture = Fixture::new().await.with("service.shutdown_grace = \"0s\"");
+    let organization = fixture.organization(vec![fixture.endpoint("/good")]).await;
+    let mut daemon = fixture.daemon().await;
     let (mut configured, mut certificates) = (0, vec![expired(organization)]);
-    for config in generate(COUNT, any_config(bed.endpoint("/any"))) {
-        if bed.member_configs().insert_one(&config).await.is_ok() {
+    for config in generate(COUNT, any_config(fixture.endpoint("/any"))) {
+        if fixture.member_configs().insert_one(&config).await.is_ok() {
             configured += 1;
             certificates.push(expired(organization));
             certificates
@@ -213,13 +213,14 @@ async fn endpoints_of_any_shape_work_or_are_out_of_service_and_harm_no_other() {
         }
     }
     assert!(configured > COUNT * 9 / 10, "{configured}");
-    let last = bed.organization(vec![bed.endpoint("/last")]).await;
+    let last = fixture.organization(vec![fixture.endpoint("/last")]).await;
     daemon
         .wait_for(|line| line["message"] == "endpoints read" && line["organization"] == last.to_hex())
         .await;
-    bed.badge_users().insert_many(&certificates).await.unwrap();
-    bed.badge_users().insert_one(expired(last)).await.unwrap();
-    bed.wait_for(|requests| requests.iter().any(|request| request.path == "/last"))
+    fixture.badge_users().insert_many(&certificates).await.unwrap();
+    fixture.badge_users().insert_one(expired(last)).await.unwrap();
+    fixture
+        .wait_for(|requests| requests.iter().any(|request| request.path == "/last"))
         .await;
 
     daemon.signal(Signal::SIGUSR1);
@@ -228,12 +229,13 @@ async fn endpoints_of_any_shape_work_or_are_out_of_service_and_harm_no_other() {
         (&report["found"], &report["rejected"]),
         (&(configured + 2).into(), &0.into())
     );
-    bed.wait_for(|requests| requests.iter().filter(|request| request.path == "/good").count() == 2)
+    fixture
+        .wait_for(|requests| requests.iter().filter(|request| request.path == "/good").count() == 2)
         .await;
     assert!(
-        bed.receiver.count("/any") > configured / 2,
+        fixture.receiver.count("/any") > configured / 2,
         "{}",
-        bed.receiver.count("/any")
+        fixture.receiver.count("/any")
     );
     assert!(daemon.stop().await.success());
     assert_eq!(panics(&daemon), [Value::Null; 0]);

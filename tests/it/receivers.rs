@@ -13,7 +13,7 @@ use tokio::process::{Child, ChildStdout};
 use tokio::sync::mpsc;
 
 use self::behaviour::{PATH, SECRET, check};
-use crate::bed::LIMIT;
+use crate::fixture::LIMIT;
 use crate::standard_webhooks::libraries;
 
 /// A receiver of the page as a process of its own.

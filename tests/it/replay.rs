@@ -2,7 +2,7 @@
 
 use bson::{Bson, Document, doc};
 
-use crate::bed::Bed;
+use crate::fixture::Fixture;
 use crate::layout::{
     ENDPOINT, ORGANIZATION, accepted, award, batch, cancelled, dead, delivered, expiry, find, id, indexes, moved,
     outbox, rejected, retry,
@@ -10,19 +10,19 @@ use crate::layout::{
 
 const OTHER: &str = "674700000000000000000004/674700000000000000000011";
 
-async fn replay(bed: &Bed, arguments: &[&str]) -> String {
-    let outcome = bed.outcome(&[&["replay"], arguments].concat()).await;
+async fn replay(fixture: &Fixture, arguments: &[&str]) -> String {
+    let outcome = fixture.outcome(&[&["replay"], arguments].concat()).await;
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     outcome.stdout.trim_end().to_owned()
 }
 
-async fn bed(documents: &[Document]) -> Bed {
-    let bed = Bed::new().await;
-    indexes(&bed).await;
+async fn fixture(documents: &[Document]) -> Fixture {
+    let fixture = Fixture::new().await;
+    indexes(&fixture).await;
     if !documents.is_empty() {
-        outbox(&bed).insert_many(documents).await.unwrap();
+        outbox(&fixture).insert_many(documents).await.unwrap();
     }
-    bed
+    fixture
 }
 
 /// Which results are there, by place.
@@ -50,17 +50,17 @@ fn history(document: &Document) -> Vec<i32> {
 
 #[tokio::test]
 async fn a_dead_letter_gets_all_attempts_again_and_keeps_its_history() {
-    let bed = bed(&[
+    let fixture = fixture(&[
         dead(ENDPOINT, &expiry(1)),
         dead(OTHER, &expiry(1)),
         retry(ENDPOINT, &expiry(2), 2),
     ])
     .await;
     assert_eq!(
-        replay(&bed, &["--endpoint", ENDPOINT]).await,
+        replay(&fixture, &["--endpoint", ENDPOINT]).await,
         "1 deliveries are pending again"
     );
-    let again = find(&bed, &format!("{ENDPOINT}/{}", expiry(1))).await;
+    let again = find(&fixture, &format!("{ENDPOINT}/{}", expiry(1))).await;
     let texts = ["state", "queue"].map(|field| again.get_str(field).unwrap().to_owned());
     assert_eq!(texts, ["pending".to_owned(), format!("{ENDPOINT}/retry")]);
     let numbers = ["version", "open", "attempts"].map(|field| again.get_i32(field).unwrap());
@@ -70,7 +70,13 @@ async fn a_dead_letter_gets_all_attempts_again_and_keeps_its_history() {
         assert!(!again.contains_key(gone), "{gone}");
     }
     assert!(again.get_datetime("due").unwrap() >= again.get_datetime("createdAt").unwrap());
-    assert_eq!(outbox(&bed).count_documents(doc! { "state": "dead" }).await.unwrap(), 1);
+    assert_eq!(
+        outbox(&fixture)
+            .count_documents(doc! { "state": "dead" })
+            .await
+            .unwrap(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -79,10 +85,10 @@ async fn of_a_cancelled_batch_what_was_settled_stays_settled() {
     some.insert("results", vec![Bson::from(accepted()), Bson::Null, moved().into()]);
     some.insert("open", 2);
     let some = cancelled(some);
-    let bed = bed(std::slice::from_ref(&some)).await;
-    let count = replay(&bed, &["--organization", ORGANIZATION, "--state", "cancelled"]).await;
+    let fixture = fixture(std::slice::from_ref(&some)).await;
+    let count = replay(&fixture, &["--organization", ORGANIZATION, "--state", "cancelled"]).await;
     assert_eq!(count, "2 deliveries are pending again");
-    let again = find(&bed, id(&some)).await;
+    let again = find(&fixture, id(&some)).await;
     assert_eq!(results(&again), ["delivered", "open", "moved", "open"]);
     assert_eq!(state(&again), ("pending", 2));
 }
@@ -90,23 +96,23 @@ async fn of_a_cancelled_batch_what_was_settled_stays_settled() {
 #[tokio::test]
 async fn an_event_of_a_cancelled_batch_goes_out_without_the_others_which_can_follow() {
     let some = cancelled(batch(ENDPOINT, &[0, 1, 2].map(expiry)));
-    let bed = bed(std::slice::from_ref(&some)).await;
+    let fixture = fixture(std::slice::from_ref(&some)).await;
     let named = format!("{}/{ENDPOINT}", expiry(1));
-    let count = replay(&bed, &["--id", &named, "--state", "cancelled"]).await;
+    let count = replay(&fixture, &["--id", &named, "--state", "cancelled"]).await;
     assert_eq!(count, "1 deliveries are pending again");
-    let again = find(&bed, id(&some)).await;
+    let again = find(&fixture, id(&some)).await;
     assert_eq!(results(&again), ["cancelled", "open", "cancelled"]);
     assert_eq!(state(&again), ("pending", 1));
 
     // It is delivered, so the batch is.
     let set = doc! { "results.1": accepted(), "open": 0, "state": "delivered", "finishedAt": again.get("due") };
-    outbox(&bed)
+    outbox(&fixture)
         .update_one(doc! { "_id": id(&some) }, doc! { "$set": set })
         .await
         .unwrap();
-    let count = replay(&bed, &["--all", "--state", "cancelled"]).await;
+    let count = replay(&fixture, &["--all", "--state", "cancelled"]).await;
     assert_eq!(count, "2 deliveries are pending again");
-    assert_eq!(results(&find(&bed, id(&some)).await), ["open", "delivered", "open"]);
+    assert_eq!(results(&find(&fixture, id(&some)).await), ["open", "delivered", "open"]);
 }
 
 #[tokio::test]
@@ -116,21 +122,21 @@ async fn what_was_delivered_goes_out_again_and_its_success_stays_on_record() {
     let mut late = delivered(retry(ENDPOINT, &expiry(4), 2));
     let success = late.get_array("results").unwrap()[0].as_document().unwrap().clone();
     late.get_array_mut("history").unwrap().push(success.into());
-    let bed = bed(&[alone.clone(), several.clone(), late.clone()]).await;
-    let count = replay(&bed, &["--endpoint", ENDPOINT, "--state", "delivered"]).await;
+    let fixture = fixture(&[alone.clone(), several.clone(), late.clone()]).await;
+    let count = replay(&fixture, &["--endpoint", ENDPOINT, "--state", "delivered"]).await;
     assert_eq!(count, "4 deliveries are pending again");
 
-    let again = find(&bed, id(&alone)).await;
+    let again = find(&fixture, id(&alone)).await;
     assert_eq!((state(&again), results(&again)), (("pending", 1), vec!["open"]));
     assert_eq!(history(&again), [200]);
     assert_eq!(
-        history(&find(&bed, id(&late)).await),
+        history(&find(&fixture, id(&late)).await),
         [503, 503, 200],
         "each attempt once"
     );
-    assert_eq!(find(&bed, id(&several)).await, several, "the batch is as it was");
+    assert_eq!(find(&fixture, id(&several)).await, several, "the batch is as it was");
     for event in [2, 3].map(expiry) {
-        let own = find(&bed, &format!("{ENDPOINT}/{event}")).await;
+        let own = find(&fixture, &format!("{ENDPOINT}/{event}")).await;
         assert_eq!((state(&own), history(&own)), (("pending", 1), vec![200]));
         let deliveries = own.get_array("deliveries").unwrap();
         assert!(
@@ -143,7 +149,7 @@ async fn what_was_delivered_goes_out_again_and_its_success_stays_on_record() {
         );
     }
     // They are on their way: once is enough.
-    let count = replay(&bed, &["--endpoint", ENDPOINT, "--state", "delivered"]).await;
+    let count = replay(&fixture, &["--endpoint", ENDPOINT, "--state", "delivered"]).await;
     assert_eq!(count, "0 deliveries are pending again");
 }
 
@@ -160,7 +166,7 @@ async fn what_is_given_must_all_hold_and_a_dry_run_changes_nothing() {
         batch(ENDPOINT, &[expiry(4)]),
         rejected(&expiry(5)),
     ];
-    let bed = bed(&documents).await;
+    let fixture = fixture(&documents).await;
     let minute = "2025-11-27T10:31:00Z";
     for (arguments, count) in [
         (&["--all"][..], 4),
@@ -179,47 +185,52 @@ async fn what_is_given_must_all_hold_and_a_dry_run_changes_nothing() {
         (&["--id", id(&documents[5]), "--state", "cancelled"], 1),
         (&["--id", &expiry(4), "--state", "dead,cancelled,delivered"], 0),
     ] {
-        let shown = replay(&bed, &[arguments, &["--dry-run"]].concat()).await;
+        let shown = replay(&fixture, &[arguments, &["--dry-run"]].concat()).await;
         let last = shown.lines().last().unwrap();
         assert_eq!(last, format!("{count} deliveries would be sent again"), "{arguments:?}");
         assert_eq!(shown.lines().count(), count + 2, "{shown}");
     }
-    let shown = replay(&bed, &["--id", &expiry(60), "--dry-run"]).await;
+    let shown = replay(&fixture, &["--id", &expiry(60), "--dry-run"]).await;
     let row: Vec<_> = shown.lines().nth(1).unwrap().split_whitespace().collect();
     let named = format!("{}/{ENDPOINT}", expiry(60));
     assert_eq!(row, [&*named, "dead", "100", "2025-11-27T10:31:00Z", "status", "503"]);
-    assert_eq!(outbox(&bed).count_documents(doc! { "version": 1 }).await.unwrap(), 9);
+    assert_eq!(
+        outbox(&fixture).count_documents(doc! { "version": 1 }).await.unwrap(),
+        9
+    );
 }
 
 #[tokio::test]
 async fn an_endpoint_is_named_by_its_id_alone_while_it_is_configured() {
-    let bed = bed(&[]).await;
-    let endpoint = bed.endpoint("/a");
+    let fixture = fixture(&[]).await;
+    let endpoint = fixture.endpoint("/a");
     let endpoint_id = endpoint.get_object_id("_id").unwrap().to_hex();
-    let organization = bed.organization(vec![endpoint]).await;
+    let organization = fixture.organization(vec![endpoint]).await;
     let key = format!("{organization}/{endpoint_id}");
-    outbox(&bed)
+    outbox(&fixture)
         .insert_many([dead(&key, &expiry(1)), dead(ENDPOINT, &expiry(1))])
         .await
         .unwrap();
-    let count = replay(&bed, &["--endpoint", &endpoint_id]).await;
+    let count = replay(&fixture, &["--endpoint", &endpoint_id]).await;
     assert_eq!(count, "1 deliveries are pending again");
-    let deleted = bed.outcome(&["replay", "--endpoint", "674700000000000000000010"]).await;
+    let deleted = fixture
+        .outcome(&["replay", "--endpoint", "674700000000000000000010"])
+        .await;
     assert_eq!(deleted.code, Some(1));
     assert!(
         deleted.errors()[0].starts_with("no endpoint 674700000000000000000010 is configured"),
         "{deleted:?}"
     );
-    let nothing = bed.outcome(&["replay"]).await;
+    let nothing = fixture.outcome(&["replay"]).await;
     assert!(nothing.errors()[0].starts_with("nothing is chosen"), "{nothing:?}");
 }
 
 #[tokio::test]
 async fn many_are_sent_again_each_once() {
-    let bed = bed(&[]).await;
+    let fixture = fixture(&[]).await;
     let documents: Vec<_> = (0..350).map(|n| dead(ENDPOINT, &expiry(n))).collect();
-    outbox(&bed).insert_many(documents).await.unwrap();
-    assert_eq!(replay(&bed, &["--all"]).await, "350 deliveries are pending again");
+    outbox(&fixture).insert_many(documents).await.unwrap();
+    assert_eq!(replay(&fixture, &["--all"]).await, "350 deliveries are pending again");
     let again = doc! { "state": "pending", "version": 2 };
-    assert_eq!(outbox(&bed).count_documents(again).await.unwrap(), 350);
+    assert_eq!(outbox(&fixture).count_documents(again).await.unwrap(), 350);
 }

@@ -7,23 +7,23 @@ use certhookd::sandbox::Answer;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 
-use crate::bed::{Bed, Daemon, expired};
+use crate::fixture::{Daemon, Fixture, expired};
 
 const ALONE: &str = "completions.enabled = false\ndelivery.redrive_for = \"0s\"";
 
 /// A daemon with one delivery to `/a`, which answers so.
-async fn one(settings: &str, answers: impl IntoIterator<Item = Answer>) -> (Bed, Daemon) {
-    let bed = Bed::new().await.with(&format!("{ALONE}\n{settings}"));
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    bed.receiver.script("/a", answers);
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
-    let daemon = bed.daemon().await;
-    (bed, daemon)
+async fn one(settings: &str, answers: impl IntoIterator<Item = Answer>) -> (Fixture, Daemon) {
+    let fixture = Fixture::new().await.with(&format!("{ALONE}\n{settings}"));
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    fixture.receiver.script("/a", answers);
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    let daemon = fixture.daemon().await;
+    (fixture, daemon)
 }
 
-async fn in_state(bed: &Bed, state: &str) -> Document {
-    bed.wait_for_deliveries(doc! { "state": state }, 1).await;
-    bed.deliveries(doc! { "state": state }).await.remove(0)
+async fn in_state(fixture: &Fixture, state: &str) -> Document {
+    fixture.wait_for_deliveries(doc! { "state": state }, 1).await;
+    fixture.deliveries(doc! { "state": state }).await.remove(0)
 }
 
 /// These fields stand in the document.
@@ -59,12 +59,12 @@ fn busy(retry_after: &'static str) -> Answer {
 
 #[tokio::test]
 async fn an_endpoint_that_fails_twice_gets_the_event_again_after_growing_pauses() {
-    let (bed, mut daemon) = one("", Answer::failing(2, StatusCode::SERVICE_UNAVAILABLE)).await;
-    let delivery = in_state(&bed, "delivered").await;
+    let (fixture, mut daemon) = one("", Answer::failing(2, StatusCode::SERVICE_UNAVAILABLE)).await;
+    let delivery = in_state(&fixture, "delivered").await;
     holds(&delivery, doc! { "attempts": 3, "lastStatus": 200 });
     assert!(daemon.stop().await.success());
 
-    let requests = bed.receiver.requests();
+    let requests = fixture.receiver.requests();
     let pauses: Vec<_> = requests
         .windows(2)
         .map(|pair| pair[1].instant - pair[0].instant)
@@ -92,8 +92,8 @@ async fn an_endpoint_that_fails_twice_gets_the_event_again_after_growing_pauses(
 
 #[tokio::test]
 async fn attempts_used_up_are_a_dead_letter_that_is_kept_and_left_alone() {
-    let (bed, mut daemon) = one("delivery.max_attempts = 3", [Answer::status(StatusCode::BAD_GATEWAY)]).await;
-    let dead = in_state(&bed, "dead").await;
+    let (fixture, mut daemon) = one("delivery.max_attempts = 3", [Answer::status(StatusCode::BAD_GATEWAY)]).await;
+    let dead = in_state(&fixture, "dead").await;
     holds(
         &dead,
         doc! { "attempts": 3, "reason": "3 attempts failed", "lastStatus": 502, "lastError": "status 502" },
@@ -112,38 +112,38 @@ async fn attempts_used_up_are_a_dead_letter_that_is_kept_and_left_alone() {
         ]
     );
 
-    let mut daemon = bed.daemon().await;
-    daemon.wait_for(crate::bed::is_scan).await;
+    let mut daemon = fixture.daemon().await;
+    daemon.wait_for(crate::fixture::is_scan).await;
     assert!(daemon.stop().await.success());
-    assert_eq!(bed.receiver.total(), 3);
-    assert_eq!(in_state(&bed, "dead").await, dead);
+    assert_eq!(fixture.receiver.total(), 3);
+    assert_eq!(in_state(&fixture, "dead").await, dead);
 }
 
 #[tokio::test]
 async fn the_retry_period_ends_the_attempts_too() {
     let slow = Answer::status(StatusCode::BAD_GATEWAY).after(Duration::from_millis(700));
-    let (bed, _daemon) = one("delivery.retry_window = \"1s\"\ndelivery.max_attempts = 3", [slow]).await;
-    let dead = in_state(&bed, "dead").await;
+    let (fixture, _daemon) = one("delivery.retry_window = \"1s\"\ndelivery.max_attempts = 3", [slow]).await;
+    let dead = in_state(&fixture, "dead").await;
     holds(&dead, doc! { "reason": "the retry period ended after 2 attempts" });
-    assert_eq!(bed.receiver.total(), 2);
+    assert_eq!(fixture.receiver.total(), 2);
 }
 
 #[tokio::test]
 async fn a_receiver_that_is_gone_for_good_is_not_asked_again() {
-    let (bed, mut daemon) = one("", [Answer::status(StatusCode::GONE)]).await;
-    let dead = in_state(&bed, "dead").await;
+    let (fixture, mut daemon) = one("", [Answer::status(StatusCode::GONE)]).await;
+    let dead = in_state(&fixture, "dead").await;
     holds(&dead, doc! { "attempts": 1, "reason": "410 Gone: not retried" });
     assert!(daemon.stop().await.success());
     let end = "dead letter: 410 Gone: not retried; kept, `certhookd status` counts it";
     assert_eq!(story(&daemon), [line("ERROR", 1, end)]);
-    assert_eq!(bed.receiver.total(), 1);
+    assert_eq!(fixture.receiver.total(), 1);
 }
 
 #[tokio::test]
 async fn a_receiver_that_names_a_time_is_asked_then() {
-    let (bed, _daemon) = one("", [busy("2"), Answer::ok()]).await;
-    in_state(&bed, "delivered").await;
-    let requests = bed.receiver.requests();
+    let (fixture, _daemon) = one("", [busy("2"), Answer::ok()]).await;
+    in_state(&fixture, "delivered").await;
+    let requests = fixture.receiver.requests();
     let pause = requests[1].instant - requests[0].instant;
     assert!(pause >= Duration::from_secs(2), "{pause:?}");
 }
@@ -151,19 +151,21 @@ async fn a_receiver_that_names_a_time_is_asked_then() {
 #[tokio::test]
 async fn a_time_beyond_the_retry_period_is_cut_to_its_end() {
     let settings = "delivery.retry_window = \"1s\"\ndelivery.max_attempts = 3";
-    let (bed, _daemon) = one(settings, [busy("86400"), Answer::ok()]).await;
-    holds(&in_state(&bed, "delivered").await, doc! { "attempts": 2 });
+    let (fixture, _daemon) = one(settings, [busy("86400"), Answer::ok()]).await;
+    holds(&in_state(&fixture, "delivered").await, doc! { "attempts": 2 });
 }
 
 #[tokio::test]
 async fn a_restart_in_between_keeps_attempts_and_times() {
-    let (bed, mut daemon) = one("", [busy("3"), Answer::ok()]).await;
-    bed.wait_for_deliveries(doc! { "state": "pending", "attempts": 1 }, 1).await;
-    let waiting = in_state(&bed, "pending").await;
+    let (fixture, mut daemon) = one("", [busy("3"), Answer::ok()]).await;
+    fixture
+        .wait_for_deliveries(doc! { "state": "pending", "attempts": 1 }, 1)
+        .await;
+    let waiting = in_state(&fixture, "pending").await;
     assert!(daemon.stop().await.success());
-    let _daemon = bed.daemon().await;
-    assert_eq!(in_state(&bed, "pending").await, waiting);
-    holds(&in_state(&bed, "delivered").await, doc! { "attempts": 2 });
+    let _daemon = fixture.daemon().await;
+    assert_eq!(in_state(&fixture, "pending").await, waiting);
+    holds(&in_state(&fixture, "delivered").await, doc! { "attempts": 2 });
     let due = *waiting.get_datetime("due").unwrap();
-    assert!(bed.receiver.requests()[1].at >= due);
+    assert!(fixture.receiver.requests()[1].at >= due);
 }

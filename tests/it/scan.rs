@@ -8,7 +8,7 @@ use futures_util::TryStreamExt;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::bed::{Bed, certificate, expired, is_scan};
+use crate::fixture::{Fixture, certificate, expired, is_scan};
 
 const HOUR: i64 = 3_600_000;
 
@@ -31,8 +31,8 @@ fn marked() -> Document {
 
 #[tokio::test]
 async fn false_null_and_absent_are_unsent_and_nothing_else_is_found() {
-    let bed = Bed::new().await;
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     let flagged = |flag: Bson| {
         let mut document = expired(organization);
         document.insert("expiryReminderSent", flag);
@@ -49,15 +49,16 @@ async fn false_null_and_absent_are_unsent_and_nothing_else_is_found() {
         certificate(organization, None),
         endless,
     ];
-    bed.badge_users()
+    fixture
+        .badge_users()
         .insert_many(unsent.iter().chain(&others))
         .await
         .unwrap();
-    let daemon = bed.daemon().await;
+    let daemon = fixture.daemon().await;
 
     let report = daemon.wait_for(is_scan).await;
     assert_eq!((&report["found"], &report["deliveries"]), (&3.into(), &3.into()));
-    let requests = bed.wait_for(|requests| requests.len() == 3).await;
+    let requests = fixture.wait_for(|requests| requests.len() == 3).await;
     let mut ids: Vec<_> = requests.iter().map(sent).collect();
     let mut expected: Vec<_> = unsent.iter().map(|document| id(document).to_hex()).collect();
     ids.sort();
@@ -67,46 +68,46 @@ async fn false_null_and_absent_are_unsent_and_nothing_else_is_found() {
         let body: Value = serde_json::from_slice(&request.body).unwrap();
         assert_eq!(body["expiryReminderSent"], true);
     }
-    bed.wait_for_count(&bed.badge_users(), marked(), 4).await;
+    fixture.wait_for_count(&fixture.badge_users(), marked(), 4).await;
     for other in &others {
-        let now = bed.badge_users().find_one(doc! { "_id": id(other) }).await.unwrap();
+        let now = fixture.badge_users().find_one(doc! { "_id": id(other) }).await.unwrap();
         assert_eq!(now.as_ref(), Some(other), "left alone");
     }
 }
 
 #[tokio::test]
 async fn without_a_subscriber_a_certificate_is_marked_all_the_same_and_nothing_is_sent() {
-    let bed = Bed::new().await;
-    let mut disabled = bed.endpoint("/disabled");
+    let fixture = Fixture::new().await;
+    let mut disabled = fixture.endpoint("/disabled");
     disabled.insert("enabled", false);
-    let mut other_type = bed.endpoint("/other");
+    let mut other_type = fixture.endpoint("/other");
     other_type.insert("eventTypes", ["certificate_completed", "no_such_type"]);
-    let organization = bed.organization(vec![disabled, other_type]).await;
+    let organization = fixture.organization(vec![disabled, other_type]).await;
     let documents = [expired(organization), expired(ObjectId::new())];
-    bed.badge_users().insert_many(&documents).await.unwrap();
-    let daemon = bed.daemon().await;
+    fixture.badge_users().insert_many(&documents).await.unwrap();
+    let daemon = fixture.daemon().await;
 
     let report = daemon.wait_for(is_scan).await;
     assert_eq!((&report["found"], &report["deliveries"]), (&2.into(), &0.into()));
-    assert_eq!(bed.badge_users().count_documents(marked()).await.unwrap(), 2);
-    assert_eq!(bed.count_deliveries(doc! {}).await, 0);
-    assert_eq!(bed.receiver.total(), 0);
+    assert_eq!(fixture.badge_users().count_documents(marked()).await.unwrap(), 2);
+    assert_eq!(fixture.count_deliveries(doc! {}).await, 0);
+    assert_eq!(fixture.receiver.total(), 0);
 }
 
 #[tokio::test]
 async fn a_later_expiry_of_the_same_certificate_is_a_new_event() {
-    let bed = Bed::new().await;
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     let document = certificate(organization, Some(hours_ago(2)));
-    bed.badge_users().insert_one(&document).await.unwrap();
-    let daemon = bed.daemon().await;
-    bed.wait_for(|requests| requests.len() == 1).await;
+    fixture.badge_users().insert_one(&document).await.unwrap();
+    let daemon = fixture.daemon().await;
+    fixture.wait_for(|requests| requests.len() == 1).await;
 
     let renewed = doc! { "$set": { "expires": hours_ago(1), "expiryReminderSent": false } };
     let filter = doc! { "_id": id(&document) };
-    bed.badge_users().update_one(filter, renewed).await.unwrap();
+    fixture.badge_users().update_one(filter, renewed).await.unwrap();
     daemon.signal(Signal::SIGUSR1);
-    let requests = bed.wait_for(|requests| requests.len() == 2).await;
+    let requests = fixture.wait_for(|requests| requests.len() == 2).await;
     assert_eq!(sent(&requests[0]), sent(&requests[1]));
     assert_ne!(requests[0].header("webhook-id"), requests[1].header("webhook-id"));
 }
@@ -115,46 +116,52 @@ async fn a_later_expiry_of_the_same_certificate_is_a_new_event() {
 async fn what_expired_before_not_before_is_left_alone() {
     let old_ones = hours_ago(10);
     let text = old_ones.try_to_rfc3339_string().unwrap();
-    let bed = Bed::new().await.with(&format!("scan.not_before = \"{text}\""));
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    let fixture = Fixture::new().await.with(&format!("scan.not_before = \"{text}\""));
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     let mut odd = certificate(organization, Some(hours_ago(11)));
     odd.insert("expiryReminderSent", "no");
     let (old, new) = (
         certificate(organization, Some(hours_ago(11))),
         certificate(organization, Some(old_ones)),
     );
-    bed.badge_users().insert_many([&odd, &old, &new]).await.unwrap();
-    let daemon = bed.daemon().await;
+    fixture.badge_users().insert_many([&odd, &old, &new]).await.unwrap();
+    let daemon = fixture.daemon().await;
 
     assert_eq!(daemon.wait_for(is_scan).await["found"], 1);
-    let requests = bed.wait_for(|requests| requests.len() == 1).await;
+    let requests = fixture.wait_for(|requests| requests.len() == 1).await;
     assert_eq!(sent(&requests[0]), id(&new).to_hex());
-    assert_eq!(bed.badge_users().count_documents(marked()).await.unwrap(), 1);
+    assert_eq!(fixture.badge_users().count_documents(marked()).await.unwrap(), 1);
 }
 
 #[tokio::test]
 async fn a_backlog_is_read_and_appended_page_by_page_the_earliest_expiry_first() {
-    let bed = Bed::new().await.with("scan.batch_size = 10\ndelivery.concurrency = 1");
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    let fixture = Fixture::new()
+        .await
+        .with("scan.batch_size = 10\ndelivery.concurrency = 1");
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     // Kept on disk against their order.
     let documents: Vec<_> = (1..=95)
         .map(|n| certificate(organization, Some(hours_ago(n))))
         .collect();
-    bed.badge_users().insert_many(&documents).await.unwrap();
-    let appends = doc! { "op": "insert", "ns": format!("{}.webhook_outbox", bed.database.name()) };
-    bed.profile(&appends).await;
-    let daemon = bed.daemon().await;
+    fixture.badge_users().insert_many(&documents).await.unwrap();
+    let appends = doc! { "op": "insert", "ns": format!("{}.webhook_outbox", fixture.database.name()) };
+    fixture.profile(&appends).await;
+    let daemon = fixture.daemon().await;
 
     assert_eq!(daemon.wait_for(is_scan).await["found"], 95);
-    assert_eq!(bed.profiled(&appends).await.len(), 10, "a transaction for each page");
-    let batches = bed.outbox().find(doc! {}).sort(doc! { "due": 1 }).await.unwrap();
+    assert_eq!(
+        fixture.profiled(&appends).await.len(),
+        10,
+        "a transaction for each page"
+    );
+    let batches = fixture.outbox().find(doc! {}).sort(doc! { "due": 1 }).await.unwrap();
     let batches: Vec<Document> = batches.try_collect().await.unwrap();
     let sizes: Vec<_> = batches
         .iter()
         .map(|batch| batch.get_array("deliveries").unwrap().len())
         .collect();
     assert_eq!(sizes, [[10; 9].as_slice(), &[5]].concat());
-    let requests = bed.wait_for(|requests| requests.len() == 95).await;
+    let requests = fixture.wait_for(|requests| requests.len() == 95).await;
     let expected: Vec<_> = documents.iter().rev().map(|document| id(document).to_hex()).collect();
     let sent: Vec<_> = requests.iter().map(sent).collect();
     for (page, documents) in expected.chunks(10).enumerate() {
@@ -167,27 +174,28 @@ async fn a_backlog_is_read_and_appended_page_by_page_the_earliest_expiry_first()
 
 #[tokio::test]
 async fn with_on_start_off_nothing_is_scanned_until_it_is_asked_for() {
-    let bed = Bed::new().await.with("scan.on_start = false");
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    let daemon = bed.daemon().await;
-    bed.badge_users()
+    let fixture = Fixture::new().await.with("scan.on_start = false");
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let daemon = fixture.daemon().await;
+    fixture
+        .badge_users()
         .insert_one(certificate(organization, None))
         .await
         .unwrap();
-    bed.wait_for(|requests| requests.len() == 1).await;
+    fixture.wait_for(|requests| requests.len() == 1).await;
 
     // A scan at the start would have been over by now, and would have found nothing.
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
     daemon.signal(Signal::SIGUSR1);
     assert_eq!(daemon.wait_for(is_scan).await["found"], 1);
 }
 
 #[tokio::test]
 async fn the_schedule_rings_again_and_again() {
-    let bed = Bed::new()
+    let fixture = Fixture::new()
         .await
         .with("scan.on_start = false\nscan.schedule = \"* * * * * *\"");
-    let daemon = bed.daemon().await;
+    let daemon = fixture.daemon().await;
     daemon.wait_for_nth(is_scan, 2).await;
 }
 
@@ -198,43 +206,43 @@ fn is_index_announced(line: &Value) -> bool {
 
 #[tokio::test]
 async fn the_index_is_announced_and_created_once_and_again_after_the_collection_was_dropped() {
-    let bed = Bed::new().await;
-    let mut daemon = bed.daemon().await;
+    let fixture = Fixture::new().await;
+    let mut daemon = fixture.daemon().await;
     daemon.wait_for(is_scan).await;
     assert_eq!(daemon.count(is_index_announced), 1);
-    let names = bed.badge_users().list_index_names().await.unwrap();
+    let names = fixture.badge_users().list_index_names().await.unwrap();
     assert_eq!(names, ["_id_", "certhookd_scan"]);
 
-    bed.badge_users().drop().await.unwrap();
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
+    fixture.badge_users().drop().await.unwrap();
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     daemon.wait_for(|line| line["message"] == "endpoints read").await;
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
     daemon.signal(Signal::SIGUSR1);
     daemon.wait_for(|line| is_scan(line) && line["found"] == 1).await;
-    let names = bed.badge_users().list_index_names().await.unwrap();
+    let names = fixture.badge_users().list_index_names().await.unwrap();
     assert_eq!(names, ["_id_", "certhookd_scan"]);
     assert!(daemon.stop().await.success());
 }
 
 #[tokio::test]
 async fn with_ensure_indexes_off_none_is_created_and_the_scan_works_all_the_same() {
-    let bed = Bed::new().await.with("scan.ensure_indexes = false");
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
-    let daemon = bed.daemon().await;
+    let fixture = Fixture::new().await.with("scan.ensure_indexes = false");
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    let daemon = fixture.daemon().await;
     assert_eq!(daemon.wait_for(is_scan).await["found"], 1);
     assert_eq!(daemon.count(is_index_announced), 0);
-    assert_eq!(bed.badge_users().list_index_names().await.unwrap(), ["_id_"]);
+    assert_eq!(fixture.badge_users().list_index_names().await.unwrap(), ["_id_"]);
 }
 
 #[tokio::test]
 async fn an_index_that_the_operator_made_by_hand_is_used_under_its_name() {
-    let bed = Bed::new().await;
+    let fixture = Fixture::new().await;
     let keys = doc! { "expiryReminderSent": 1, "expires": 1 };
     let index = mongodb::IndexModel::builder().keys(keys).build();
-    bed.badge_users().create_index(index).await.unwrap();
-    let daemon = bed.daemon().await;
+    fixture.badge_users().create_index(index).await.unwrap();
+    let daemon = fixture.daemon().await;
     daemon.wait_for(is_scan).await;
     assert_eq!(daemon.count(is_index_announced), 0);
-    assert_eq!(bed.badge_users().list_index_names().await.unwrap().len(), 2);
+    assert_eq!(fixture.badge_users().list_index_names().await.unwrap().len(), 2);
 }

@@ -6,24 +6,27 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 use standardwebhooks::Webhook;
 
-use crate::bed::{Bed, Outcome};
+use crate::fixture::{Fixture, Outcome};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// An endpoint full of secrets, and how its organization knows it.
-async fn guarded(bed: &Bed) -> (String, String) {
-    let mut endpoint = bed.endpoint("/hook?key=s3cret-query");
+async fn guarded(fixture: &Fixture) -> (String, String) {
+    let mut endpoint = fixture.endpoint("/hook?key=s3cret-query");
     let id = endpoint.get_object_id("_id").unwrap().to_hex();
     endpoint.insert("name", "HR \u{1b}[2J");
     endpoint.insert("signingSecrets", [SECRET]);
     endpoint.insert("headers", doc! { "X-Tenant": "s3cret-header" });
     endpoint.insert("auth", doc! { "authType": "bearer_token", "token": "s3cret-token" });
-    (bed.organization(vec![endpoint]).await.to_hex(), id)
+    (fixture.organization(vec![endpoint]).await.to_hex(), id)
 }
 
 /// Neither the outbox nor the certificates know of it.
-async fn assert_untouched(bed: &Bed) {
-    assert_eq!(bed.database.list_collection_names().await.unwrap(), ["memberconfigs"]);
+async fn assert_untouched(fixture: &Fixture) {
+    assert_eq!(
+        fixture.database.list_collection_names().await.unwrap(),
+        ["memberconfigs"]
+    );
 }
 
 fn error(outcome: &Outcome) -> &str {
@@ -33,17 +36,17 @@ fn error(outcome: &Outcome) -> &str {
 
 #[tokio::test]
 async fn a_sample_goes_the_real_way_and_its_answer_is_shown_without_secrets_or_control_characters() {
-    let bed = Bed::new().await;
-    let (organization, id) = guarded(&bed).await;
+    let fixture = Fixture::new().await;
+    let (organization, id) = guarded(&fixture).await;
     let hostile = HeaderValue::from_bytes("red \u{9b}31m".as_bytes()).unwrap();
     let answer = Answer::ok()
         .header(HeaderName::from_static("x-colour"), hostile)
         .body("\u{1b}[2Jyou sent Bearer s3cret-token");
-    bed.receiver.script("/hook", [answer]);
-    let sent = bed.outcome(&["send-test", "--endpoint", &id]).await;
+    fixture.receiver.script("/hook", [answer]);
+    let sent = fixture.outcome(&["send-test", "--endpoint", &id]).await;
     assert_eq!(sent.code, Some(0), "{sent:?}");
 
-    let request = bed.receiver.requests().remove(0);
+    let request = fixture.receiver.requests().remove(0);
     assert_eq!(request.header("x-webhook-test"), "true");
     assert_eq!(request.header("x-webhook-event"), "certificate_completed");
     assert_eq!(request.header("authorization"), "Bearer s3cret-token");
@@ -54,7 +57,7 @@ async fn a_sample_goes_the_real_way_and_its_answer_is_shown_without_secrets_or_c
     let payload: Value = serde_json::from_slice(&request.body).unwrap();
     assert_eq!(payload["_ownerId"], organization);
 
-    let address = bed.receiver.address();
+    let address = fixture.receiver.address();
     for shown in [
         r"HR \u{1b}[2J",
         &*format!("POST http://{address}/hook?(hidden)\n"),
@@ -69,29 +72,30 @@ async fn a_sample_goes_the_real_way_and_its_answer_is_shown_without_secrets_or_c
         assert!(sent.stdout.contains(shown), "no {shown} in {}", sent.stdout);
     }
     assert!(!format!("{sent:?}").contains("s3cret"), "{sent:?}");
-    assert_untouched(&bed).await;
+    assert_untouched(&fixture).await;
 }
 
 #[tokio::test]
 async fn what_is_no_2xx_fails_and_says_why() {
-    let bed = Bed::new().await;
-    let (_, id) = guarded(&bed).await;
-    bed.receiver
+    let fixture = Fixture::new().await;
+    let (_, id) = guarded(&fixture).await;
+    fixture
+        .receiver
         .script("/hook", [Answer::status(StatusCode::SERVICE_UNAVAILABLE)]);
-    let failed = bed.outcome(&["send-test", "--endpoint", &id]).await;
+    let failed = fixture.outcome(&["send-test", "--endpoint", &id]).await;
     assert_eq!(failed.code, Some(1), "{failed:?}");
     assert!(failed.stdout.contains("result    status 503\ntime "), "{failed:?}");
 
-    let bed = bed.with("delivery.allow_networks = []");
-    let refused = bed.outcome(&["send-test", "--endpoint", &id]).await;
+    let fixture = fixture.with("delivery.allow_networks = []");
+    let refused = fixture.outcome(&["send-test", "--endpoint", &id]).await;
     assert!(error(&refused).starts_with("nothing was sent: address refused: 127.0.0.1"));
-    assert_eq!(bed.receiver.total(), 1);
+    assert_eq!(fixture.receiver.total(), 1);
 }
 
 #[tokio::test]
 async fn a_dry_run_shows_a_signature_that_verifies_and_sends_nothing() {
-    let bed = Bed::new().await;
-    let (organization, id) = guarded(&bed).await;
+    let fixture = Fixture::new().await;
+    let (organization, id) = guarded(&fixture).await;
     let key = format!("{organization}/{id}");
     let arguments = [
         "send-test",
@@ -101,7 +105,7 @@ async fn a_dry_run_shows_a_signature_that_verifies_and_sends_nothing() {
         "--event",
         "certificate_expired",
     ];
-    let shown = bed.outcome(&arguments).await;
+    let shown = fixture.outcome(&arguments).await;
     assert_eq!(shown.code, Some(0), "{shown:?}");
     let lines = || shown.stdout.lines().map(str::trim);
     let headers: HeaderMap = lines()
@@ -114,21 +118,21 @@ async fn a_dry_run_shows_a_signature_that_verifies_and_sends_nothing() {
     Webhook::new(SECRET).unwrap().verify(body.as_bytes(), &headers).unwrap();
     assert_eq!(serde_json::from_str::<Value>(body).unwrap()["expiryReminderSent"], true);
     assert!(!format!("{shown:?}").contains("s3cret"), "{shown:?}");
-    assert_eq!(bed.receiver.total(), 0);
-    assert_untouched(&bed).await;
+    assert_eq!(fixture.receiver.total(), 0);
+    assert_untouched(&fixture).await;
 }
 
 #[tokio::test]
 async fn an_endpoint_that_is_not_clear_is_an_error_that_names_candidates() {
-    let bed = Bed::new().await;
-    let (one, two) = (bed.endpoint("/one"), bed.endpoint("/two"));
+    let fixture = Fixture::new().await;
+    let (one, two) = (fixture.endpoint("/one"), fixture.endpoint("/two"));
     let id = one.get_object_id("_id").unwrap().to_hex();
-    let mut refused = bed.endpoint("/refused");
+    let mut refused = fixture.endpoint("/refused");
     refused.insert("url", "ftp://example.com/");
     let refused_id = refused.get_object_id("_id").unwrap().to_hex();
-    let a = bed.organization(vec![one.clone(), two, refused]).await;
-    let b = bed.organization(vec![one]).await;
-    let asked = async |wanted: &str| bed.outcome(&["send-test", "--endpoint", wanted]).await;
+    let a = fixture.organization(vec![one.clone(), two, refused]).await;
+    let b = fixture.organization(vec![one]).await;
+    let asked = async |wanted: &str| fixture.outcome(&["send-test", "--endpoint", wanted]).await;
 
     let several = asked(&id).await;
     for key in [format!("{a}/{id} (/one)"), format!("{b}/{id} (/one)")] {
@@ -139,5 +143,5 @@ async fn an_endpoint_that_is_not_clear_is_an_error_that_names_candidates() {
     assert!(nearest.split(", ").next().unwrap().ends_with("(/two)"), "{unknown:?}");
     assert!(error(&asked(&refused_id).await).contains("is out of service: "));
     assert!(error(&asked("email").await).contains("no webhook endpoint"));
-    assert_eq!(bed.receiver.total(), 0);
+    assert_eq!(fixture.receiver.total(), 0);
 }

@@ -6,7 +6,7 @@ use http::StatusCode;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::bed::{Bed, expired, is_scan};
+use crate::fixture::{Fixture, expired, is_scan};
 
 fn is_reload(line: &Value) -> bool {
     line["message"] == "configuration reloaded"
@@ -18,23 +18,25 @@ fn is_state(line: &Value) -> bool {
 
 #[tokio::test]
 async fn sigusr2_tells_the_state_of_everything_in_one_line() {
-    let bed = Bed::new().await;
-    bed.receiver.script("/hung", [Answer::silence()]);
-    bed.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
-    bed.receiver
+    let fixture = Fixture::new().await;
+    fixture.receiver.script("/hung", [Answer::silence()]);
+    fixture.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+    fixture
+        .receiver
         .script("/down", [Answer::status(StatusCode::SERVICE_UNAVAILABLE)]);
-    let mut patient = bed.endpoint("/hung");
+    let mut patient = fixture.endpoint("/hung");
     patient.insert("timeout", 30_000);
-    let hung = bed.organization(vec![patient]).await;
-    let others = bed
-        .organization(vec![bed.endpoint("/gone"), bed.endpoint("/fine")])
+    let hung = fixture.organization(vec![patient]).await;
+    let others = fixture
+        .organization(vec![fixture.endpoint("/gone"), fixture.endpoint("/fine")])
         .await;
     let documents = (0..12).map(|_| expired(hung)).chain([expired(others)]);
-    bed.badge_users().insert_many(documents).await.unwrap();
-    let daemon = bed.daemon().await;
+    fixture.badge_users().insert_many(documents).await.unwrap();
+    let daemon = fixture.daemon().await;
     daemon.wait_for(is_scan).await;
-    bed.wait_for(|requests| requests.len() == 3).await;
-    bed.wait_for_deliveries(doc! { "state": { "$in": ["dead", "delivered"] } }, 2)
+    fixture.wait_for(|requests| requests.len() == 3).await;
+    fixture
+        .wait_for_deliveries(doc! { "state": { "$in": ["dead", "delivered"] } }, 2)
         .await;
 
     // What MongoDB shows as recorded is on its way to the daemon still.
@@ -65,9 +67,9 @@ async fn sigusr2_tells_the_state_of_everything_in_one_line() {
 
 #[tokio::test]
 async fn sighup_applies_what_changed_and_names_what_needs_a_restart() {
-    let bed = Bed::new().await.with("scan.on_start = false");
-    let daemon = bed.daemon().await;
-    bed.configure("scan.schedule = \"* * * * * *\"\nqueue.capacity = 2000\ndelivery.retention = \"60d\"\nmongodb.badge_users = \"others\"");
+    let fixture = Fixture::new().await.with("scan.on_start = false");
+    let daemon = fixture.daemon().await;
+    fixture.configure("scan.schedule = \"* * * * * *\"\nqueue.capacity = 2000\ndelivery.retention = \"60d\"\nmongodb.badge_users = \"others\"");
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for(is_reload).await;
     daemon.wait_for_nth(is_scan, 2).await;
@@ -83,12 +85,12 @@ async fn sighup_applies_what_changed_and_names_what_needs_a_restart() {
 
 #[tokio::test]
 async fn a_bad_file_is_refused_on_sighup_with_every_fault_and_the_old_one_stays() {
-    let bed = Bed::new()
+    let fixture = Fixture::new()
         .await
         .with("scan.on_start = false\nscan.schedule = \"* * * * * *\"\ndelivery.source = \"before\"");
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    let mut daemon = bed.daemon().await;
-    bed.configure("scan.schedule = \"never\"\ndelivery.concurency = 3\ndelivery.source = \"after\"");
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let mut daemon = fixture.daemon().await;
+    fixture.configure("scan.schedule = \"never\"\ndelivery.concurency = 3\ndelivery.source = \"after\"");
     daemon.signal(Signal::SIGHUP);
     let refused =
         |line: &Value| line["level"] == "ERROR" && line["message"].as_str().unwrap().starts_with("reload refused");
@@ -97,9 +99,9 @@ async fn a_bad_file_is_refused_on_sighup_with_every_fault_and_the_old_one_stays(
     assert_eq!((about("scan.schedule"), about("delivery.concurency")), (1, 1));
 
     let before = daemon.count(is_scan);
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
     daemon.wait_for_nth(is_scan, before + 2).await;
-    let requests = bed.wait_for(|requests| requests.len() == 2).await;
+    let requests = fixture.wait_for(|requests| requests.len() == 2).await;
     assert!(
         requests
             .iter()
@@ -110,16 +112,16 @@ async fn a_bad_file_is_refused_on_sighup_with_every_fault_and_the_old_one_stays(
 
 #[tokio::test]
 async fn a_reload_judges_endpoints_by_the_new_rules() {
-    let bed = Bed::new().await.with("delivery.allow_http = false");
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    let daemon = bed.daemon().await;
+    let fixture = Fixture::new().await.with("delivery.allow_http = false");
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let daemon = fixture.daemon().await;
     let refused = |line: &Value| {
         line["reason"]
             .as_str()
             .is_some_and(|reason| reason.contains("delivery.allow_http"))
     };
     daemon.wait_for(refused).await;
-    bed.configure("delivery.allow_http = true");
+    fixture.configure("delivery.allow_http = true");
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for(is_reload).await;
     // In effect within about a second: awards that come before have no subscriber.
@@ -133,31 +135,37 @@ async fn a_reload_judges_endpoints_by_the_new_rules() {
             }
         }
     };
-    tokio::time::timeout(crate::bed::LIMIT, served).await.unwrap();
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
-    bed.wait_for(|requests| requests.len() == 1).await;
+    tokio::time::timeout(crate::fixture::LIMIT, served).await.unwrap();
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    fixture.wait_for(|requests| requests.len() == 1).await;
 }
 
 #[tokio::test]
 async fn sigterm_and_sigint_finish_what_is_in_flight_and_exit_0() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let bed = Bed::new().await;
-        bed.receiver
+        let fixture = Fixture::new().await;
+        fixture
+            .receiver
             .script("/slow", [Answer::ok().after(std::time::Duration::from_millis(300))]);
-        let organization = bed.organization(vec![bed.endpoint("/slow")]).await;
-        bed.badge_users()
+        let organization = fixture.organization(vec![fixture.endpoint("/slow")]).await;
+        fixture
+            .badge_users()
             .insert_many((0..20).map(|_| expired(organization)))
             .await
             .unwrap();
-        let mut daemon = bed.daemon().await;
+        let mut daemon = fixture.daemon().await;
         daemon.wait_for(is_scan).await;
-        bed.wait_for(|requests| requests.len() >= 5).await;
+        fixture.wait_for(|requests| requests.len() >= 5).await;
         daemon.signal(signal);
         assert_eq!(daemon.ended().await.code(), Some(0));
 
-        let count = async |state: &str| bed.count_deliveries(doc! { "state": state }).await;
+        let count = async |state: &str| fixture.count_deliveries(doc! { "state": state }).await;
         let (delivered, pending) = (count("delivered").await, count("pending").await);
-        assert_eq!(delivered, bed.receiver.total() as u64, "every request was waited for");
+        assert_eq!(
+            delivered,
+            fixture.receiver.total() as u64,
+            "every request was waited for"
+        );
         assert_eq!(delivered + pending, 20, "the rest stays in the outbox");
     }
 }
@@ -165,8 +173,8 @@ async fn sigterm_and_sigint_finish_what_is_in_flight_and_exit_0() {
 #[tokio::test]
 async fn while_mongodb_hangs_signals_are_answered_and_the_report_comes_when_it_is_back() {
     let set = ReplicaSet::start(Options::default()).await.unwrap();
-    let bed = Bed::on(set.uri(), set.client().await.unwrap());
-    let mut daemon = bed.daemon().await;
+    let fixture = Fixture::on(set.uri(), set.client().await.unwrap());
+    let mut daemon = fixture.daemon().await;
     daemon.wait_for(is_scan).await;
     set.freeze(0).unwrap();
     daemon.signal(Signal::SIGUSR2);

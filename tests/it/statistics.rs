@@ -7,8 +7,8 @@ use futures_util::TryStreamExt;
 use http::StatusCode;
 use nix::sys::signal::Signal;
 
-use crate::bed::{Bed, Daemon, endpoint_key, expired, pending_batch};
 use crate::cluster::has_lease;
+use crate::fixture::{Daemon, Fixture, endpoint_key, expired, pending_batch};
 use crate::outbox::{append, delivery, endpoint, fetch, outbox, record, settlement, store};
 
 /// How often which result, over all days: a test may run at midnight.
@@ -21,9 +21,9 @@ struct Figures {
 }
 
 /// Of the endpoint with that `_id`.
-async fn figures(bed: &Bed, endpoint: &Document) -> Figures {
+async fn figures(fixture: &Fixture, endpoint: &Document) -> Figures {
     let mut sum = Figures::default();
-    for day in days(bed, endpoint).await {
+    for day in days(fixture, endpoint).await {
         sum.successes += day.get_i64("successes").unwrap();
         sum.failures += day.get_i64("failures").unwrap();
         sum.dead += day.get_i64("dead").unwrap();
@@ -32,38 +32,42 @@ async fn figures(bed: &Bed, endpoint: &Document) -> Figures {
     sum
 }
 
-async fn days(bed: &Bed, endpoint: &Document) -> Vec<Document> {
+async fn days(fixture: &Fixture, endpoint: &Document) -> Vec<Document> {
     let of_endpoint = doc! { "endpoint": endpoint.get_object_id("_id").unwrap().to_hex() };
-    let statistics = bed.statistics();
+    let statistics = fixture.statistics();
     let days = statistics.find(of_endpoint).sort(doc! { "day": 1 });
     days.await.unwrap().try_collect().await.unwrap()
 }
 
 /// When an endpoint's last attempt ended.
-async fn last_attempt(bed: &Bed, endpoint: &str) -> DateTime {
-    let deliveries = bed.deliveries(doc! { "endpoint": endpoint }).await;
+async fn last_attempt(fixture: &Fixture, endpoint: &str) -> DateTime {
+    let deliveries = fixture.deliveries(doc! { "endpoint": endpoint }).await;
     let ended = deliveries.iter().map(|one| *one.get_datetime("lastAttemptAt").unwrap());
     ended.max().unwrap()
 }
 
 #[tokio::test]
 async fn successes_failures_and_their_last_instants_stand_per_endpoint_and_day() {
-    let bed = Bed::new().await.with("completions.enabled = false");
-    let [well, shaky, gone, deleted] = ["/well", "/shaky", "/gone", "/deleted"].map(|path| bed.endpoint(path));
-    let organization = bed.organization(vec![well.clone(), shaky.clone(), gone.clone()]).await;
-    bed.receiver
+    let fixture = Fixture::new().await.with("completions.enabled = false");
+    let [well, shaky, gone, deleted] = ["/well", "/shaky", "/gone", "/deleted"].map(|path| fixture.endpoint(path));
+    let organization = fixture
+        .organization(vec![well.clone(), shaky.clone(), gone.clone()])
+        .await;
+    fixture
+        .receiver
         .script("/shaky", Answer::failing(2, StatusCode::SERVICE_UNAVAILABLE));
-    bed.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
-    bed.badge_users()
+    fixture.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+    fixture
+        .badge_users()
         .insert_many([(); 3].map(|()| expired(organization)))
         .await
         .unwrap();
     let waiting = pending_batch(&endpoint_key(organization, &deleted), &[expired(organization)]);
-    bed.outbox().insert_one(waiting).await.unwrap();
+    fixture.outbox().insert_one(waiting).await.unwrap();
 
-    let mut daemon = bed.daemon().await;
+    let mut daemon = fixture.daemon().await;
     let ended = doc! { "state": { "$in": ["delivered", "dead", "cancelled"] } };
-    bed.wait_for_deliveries(ended, 10).await;
+    fixture.wait_for_deliveries(ended, 10).await;
     assert!(daemon.stop().await.success());
     let of = |successes, failures, dead, cancelled| Figures {
         successes,
@@ -71,17 +75,17 @@ async fn successes_failures_and_their_last_instants_stand_per_endpoint_and_day()
         dead,
         cancelled,
     };
-    assert_eq!(figures(&bed, &well).await, of(3, 0, 0, 0));
+    assert_eq!(figures(&fixture, &well).await, of(3, 0, 0, 0));
     assert_eq!(
-        figures(&bed, &shaky).await,
+        figures(&fixture, &shaky).await,
         of(3, 2, 0, 0),
         "every failed attempt counts"
     );
-    assert_eq!(figures(&bed, &gone).await, of(0, 3, 3, 0));
-    assert_eq!(figures(&bed, &deleted).await, of(0, 0, 0, 1));
+    assert_eq!(figures(&fixture, &gone).await, of(0, 3, 3, 0));
+    assert_eq!(figures(&fixture, &deleted).await, of(0, 0, 0, 1));
 
-    let day = days(&bed, &gone).await.pop().unwrap();
-    let last = last_attempt(&bed, &endpoint_key(organization, &gone)).await;
+    let day = days(&fixture, &gone).await.pop().unwrap();
+    let last = last_attempt(&fixture, &endpoint_key(organization, &gone)).await;
     let date = last.try_to_rfc3339_string().unwrap()[..10].to_owned();
     assert_eq!(
         day.get_str("_id").unwrap(),
@@ -95,16 +99,16 @@ async fn successes_failures_and_their_last_instants_stand_per_endpoint_and_day()
     assert_eq!(day.get_datetime("lastFailure").unwrap(), &last);
     assert!(day.get_str("lastFailureReason").unwrap().contains("410"), "{day}");
     assert!(!day.contains_key("lastSuccess"), "{day}");
-    let day = days(&bed, &shaky).await.pop().unwrap();
-    let last = last_attempt(&bed, &endpoint_key(organization, &shaky)).await;
+    let day = days(&fixture, &shaky).await.pop().unwrap();
+    let last = last_attempt(&fixture, &endpoint_key(organization, &shaky)).await;
     assert_eq!(day.get_datetime("lastSuccess").unwrap(), &last);
     assert!(day.get_str("lastFailureReason").unwrap().contains("503"), "{day}");
-    assert_eq!(bed.count_deliveries(doc! {}).await, 10);
+    assert_eq!(fixture.count_deliveries(doc! {}).await, 10);
 }
 
 /// An organization of which one endpoint takes everything and the other nothing, and what is to be sent there.
 struct WellAndGone {
-    bed: Bed,
+    fixture: Fixture,
     well: Document,
     gone: Document,
     certificates: i64,
@@ -114,16 +118,17 @@ impl WellAndGone {
     async fn new(certificates: i64) -> Self {
         let settings =
             "completions.enabled = false\nscan.on_start = false\nqueue.capacity = 8\ndelivery.max_in_flight = 8";
-        let bed = Bed::new().await.with(settings);
-        let (well, gone) = (bed.endpoint("/well"), bed.endpoint("/gone"));
-        let organization = bed.organization(vec![well.clone(), gone.clone()]).await;
-        bed.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
-        bed.badge_users()
+        let fixture = Fixture::new().await.with(settings);
+        let (well, gone) = (fixture.endpoint("/well"), fixture.endpoint("/gone"));
+        let organization = fixture.organization(vec![well.clone(), gone.clone()]).await;
+        fixture.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+        fixture
+            .badge_users()
             .insert_many((0..certificates).map(|_| expired(organization)))
             .await
             .unwrap();
         Self {
-            bed,
+            fixture,
             well,
             gone,
             certificates,
@@ -132,30 +137,31 @@ impl WellAndGone {
 
     /// A daemon that is killed there once it has something to send.
     fn daemon_killed_at(&self, failpoint: &str) -> Daemon {
-        let mut command = self.bed.command(&["run"]);
+        let mut command = self.fixture.command(&["run"]);
         command.env("FAILPOINTS", failpoint);
         Daemon::spawn(command)
     }
 
     /// Whatever is recorded is counted, at any time. Returns how much that is.
     async fn is_consistent(&self) -> i64 {
-        let counted = figures(&self.bed, &self.well).await.successes + figures(&self.bed, &self.gone).await.failures;
+        let counted =
+            figures(&self.fixture, &self.well).await.successes + figures(&self.fixture, &self.gone).await.failures;
         let ended = doc! { "state": { "$in": ["delivered", "dead"] } };
-        assert_eq!(self.bed.count_deliveries(ended).await as i64, counted);
+        assert_eq!(self.fixture.count_deliveries(ended).await as i64, counted);
         counted
     }
 
     /// Waits until all has ended, and shows that every result is counted once.
     async fn is_exact(&self, daemon: &mut Daemon) {
         for state in ["delivered", "dead"] {
-            self.bed
+            self.fixture
                 .wait_for_deliveries(doc! { "state": state }, self.certificates as u64)
                 .await;
         }
         assert!(daemon.stop().await.success());
-        let well = figures(&self.bed, &self.well).await;
+        let well = figures(&self.fixture, &self.well).await;
         assert_eq!((well.successes, well.failures), (self.certificates, 0));
-        let gone = figures(&self.bed, &self.gone).await;
+        let gone = figures(&self.fixture, &self.gone).await;
         assert_eq!(
             (gone.successes, gone.failures, gone.dead),
             (0, self.certificates, self.certificates)
@@ -175,7 +181,7 @@ async fn a_daemon_killed_around_the_recording_of_results_loses_no_count_and_coun
         let counted = both.is_consistent().await;
         assert!((1..both.certificates * 2).contains(&counted), "{failpoint}: {counted}");
     }
-    let mut daemon = both.bed.daemon().await;
+    let mut daemon = both.fixture.daemon().await;
     daemon.signal(Signal::SIGUSR1);
     both.is_exact(&mut daemon).await;
 }
@@ -185,7 +191,7 @@ async fn another_instance_goes_on_counting_after_one_was_killed() {
     let both = WellAndGone::new(40).await;
     let mut killed = both.daemon_killed_at("recorded=2*off->return");
     killed.wait_for(|line| line["message"] == "ready").await;
-    let mut heir = both.bed.daemon().await;
+    let mut heir = both.fixture.daemon().await;
     killed.signal(Signal::SIGUSR1);
     killed.ended().await;
     both.is_consistent().await;
@@ -199,13 +205,13 @@ async fn figures_that_mongodb_refuses_hold_up_no_result_and_are_named() {
     let both = WellAndGone::new(10).await;
     let gone = both.gone.get_object_id("_id").unwrap().to_hex();
     let create = doc! { "create": "webhook_stats", "validator": { "endpoint": { "$ne": &gone } } };
-    both.bed.database.run_command(create).await.unwrap();
-    let daemon = both.bed.daemon().await;
+    both.fixture.database.run_command(create).await.unwrap();
+    let daemon = both.fixture.daemon().await;
     daemon.signal(Signal::SIGUSR1);
     for state in ["delivered", "dead"] {
-        both.bed.wait_for_deliveries(doc! { "state": state }, 10).await;
+        both.fixture.wait_for_deliveries(doc! { "state": state }, 10).await;
     }
-    assert_eq!(figures(&both.bed, &both.well).await.successes, 10);
+    assert_eq!(figures(&both.fixture, &both.well).await.successes, 10);
     let lines = daemon.lines().into_iter();
     let named = lines.filter(|line| line["level"] == "ERROR" && line["results"].is_u64());
     let lost: u64 = named
@@ -218,8 +224,8 @@ async fn figures_that_mongodb_refuses_hold_up_no_result_and_are_named() {
 #[tokio::test]
 async fn results_of_more_endpoints_than_go_into_one_command_are_counted_each_once() {
     const ENDPOINTS: u64 = 1_100;
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let outbox = outbox(&store, "me");
     let deliveries = (0..ENDPOINTS).map(|n| delivery(&endpoint(n)));
     append(&store, &outbox, deliveries.collect()).await;
@@ -236,6 +242,6 @@ async fn results_of_more_endpoints_than_go_into_one_command_are_counted_each_onc
     let delivered = deliveries.map(|one| settlement(one, Next::Delivered { status: 200 }));
     record(&outbox, &delivered.collect::<Vec<_>>()).await;
     let counted = doc! { "successes": 1 };
-    assert_eq!(bed.statistics().count_documents(counted).await.unwrap(), ENDPOINTS);
+    assert_eq!(fixture.statistics().count_documents(counted).await.unwrap(), ENDPOINTS);
     store.close().await;
 }

@@ -8,7 +8,7 @@ use certhookd::model::Clock;
 use certhookd::status::{Backlog, Status, backlog, gather};
 use certhookd::store::Store;
 
-use crate::bed::Bed;
+use crate::fixture::Fixture;
 use crate::layout::{
     ENDPOINT, accepted, award, batch, before, cancelled, configure, dead, delivered, directory, expiry, figures,
     instance, lease, moved, outbox, rejected, retry, store,
@@ -32,8 +32,8 @@ fn partly_settled(endpoint: &str, seconds: u64) -> Document {
 
 #[tokio::test]
 async fn deliveries_are_counted_not_documents_and_of_each_endpoint_the_next_and_the_latest_are_told() {
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let mut earlier = dead(ENDPOINT, &expiry(1));
     let an_hour_ago = before(Clock::local(), Duration::from_secs(3600));
     earlier.extend(doc! { "finishedAt": an_hour_ago, "reason": "earlier" });
@@ -50,9 +50,9 @@ async fn deliveries_are_counted_not_documents_and_of_each_endpoint_the_next_and_
         delivered(batch(OTHER, &[expiry(10)])),
         rejected(&expiry(11)),
     ];
-    outbox(&bed).insert_many(documents).await.unwrap();
-    bed.statistics().insert_one(figures(OTHER, 5, 2)).await.unwrap();
-    configure(&bed, &store, &[ENDPOINT]).await;
+    outbox(&fixture).insert_many(documents).await.unwrap();
+    fixture.statistics().insert_one(figures(OTHER, 5, 2)).await.unwrap();
+    configure(&fixture, &store, &[ENDPOINT]).await;
     let found = status(&store).await;
     assert_eq!((found.outbox.pending, found.outbox.dead), (6, 2));
     let oldest = found.outbox.oldest.unwrap().as_secs();
@@ -101,9 +101,9 @@ async fn deliveries_are_counted_not_documents_and_of_each_endpoint_the_next_and_
 
 #[tokio::test]
 async fn what_waits_longest_is_what_was_due_and_there_first() {
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
-    let known = configure(&bed, &store, &[ENDPOINT, OTHER, THIRD]).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
+    let known = configure(&fixture, &store, &[ENDPOINT, OTHER, THIRD]).await;
     assert_eq!(backlog(&store, &known).await.unwrap(), Backlog::default());
     // Found a moment ago, due since 2025; waiting for two minutes; due in an hour; waiting for an endpoint that is not served.
     let documents = [
@@ -112,7 +112,7 @@ async fn what_waits_longest_is_what_was_due_and_there_first() {
         retry(THIRD, &expiry(6), 2),
         partly_settled("674700000000000000000005/674700000000000000000013", 600),
     ];
-    outbox(&bed).insert_many(documents).await.unwrap();
+    outbox(&fixture).insert_many(documents).await.unwrap();
     let oldest = backlog(&store, &known).await.unwrap().oldest.unwrap().as_secs();
     assert!((120..150).contains(&oldest), "{oldest}");
     store.close().await;
@@ -120,8 +120,8 @@ async fn what_waits_longest_is_what_was_due_and_there_first() {
 
 #[tokio::test]
 async fn instances_are_alive_leaving_or_dead_and_one_holds_the_lease() {
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let mut leaving = instance("b", 1);
     leaving.insert("leaving", true);
     let neighbours = [
@@ -130,7 +130,8 @@ async fn instances_are_alive_leaving_or_dead_and_one_holds_the_lease() {
         doc! { "_id": "wake/a", "n": 1_i64 },
     ];
     let documents = [instance("a", 0), leaving, instance("c", 30), lease("a")];
-    bed.state()
+    fixture
+        .state()
         .insert_many(documents.iter().chain(&neighbours))
         .await
         .unwrap();
@@ -148,7 +149,8 @@ async fn instances_are_alive_leaving_or_dead_and_one_holds_the_lease() {
         ]
     );
     // Who is dead holds nothing, whatever the lease says.
-    bed.state()
+    fixture
+        .state()
         .replace_one(doc! { "_id": "lease/source" }, lease("c"))
         .await
         .unwrap();
@@ -158,18 +160,18 @@ async fn instances_are_alive_leaving_or_dead_and_one_holds_the_lease() {
 
 #[tokio::test]
 async fn an_endpoint_is_served_off_out_of_service_or_deleted() {
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let named = |name: &str| {
-        let mut endpoint = bed.endpoint("/a");
+        let mut endpoint = fixture.endpoint("/a");
         endpoint.insert("name", name);
         endpoint
     };
     let (served, mut off, mut odd) = (named("served"), named("off"), named("odd"));
     off.insert("enabled", false);
     odd.insert("url", "ftp://files.test/");
-    bed.organization(vec![served, off, odd]).await;
-    bed.statistics().insert_one(figures(ENDPOINT, 1, 0)).await.unwrap();
+    fixture.organization(vec![served, off, odd]).await;
+    fixture.statistics().insert_one(figures(ENDPOINT, 1, 0)).await.unwrap();
     let found = status(&store).await.endpoints;
     let state = |state: &str| found.iter().filter(|one| one.state == state).count();
     assert_eq!(
@@ -189,26 +191,27 @@ async fn an_endpoint_is_served_off_out_of_service_or_deleted() {
 #[tokio::test]
 async fn forty_thousand_endpoints_of_one_organization_are_no_trouble() {
     const DOCUMENTS: usize = 40;
-    let bed = Bed::new().await;
-    let store = store(&bed).await;
+    let fixture = Fixture::new().await;
+    let store = store(&fixture).await;
     let organization = ObjectId::new();
     let mut keys = Vec::new();
     for _ in 0..DOCUMENTS {
-        let endpoints: Vec<_> = (0..1000).map(|_| bed.endpoint("/a")).collect();
+        let endpoints: Vec<_> = (0..1000).map(|_| fixture.endpoint("/a")).collect();
         keys.extend(
             endpoints
                 .iter()
                 .map(|endpoint| format!("{organization}/{}", endpoint.get_object_id("_id").unwrap())),
         );
         let config = doc! { "_ownerId": organization, "webHookConfig": { "endpoints": endpoints } };
-        bed.member_configs().insert_one(config).await.unwrap();
+        fixture.member_configs().insert_one(config).await.unwrap();
     }
     for some in keys.chunks(5000) {
-        outbox(&bed)
+        outbox(&fixture)
             .insert_many(some.iter().map(|key| retry(key, &expiry(1), 1)))
             .await
             .unwrap();
-        bed.statistics()
+        fixture
+            .statistics()
             .insert_many(some.iter().map(|key| figures(key, 3, 1)))
             .await
             .unwrap();

@@ -9,7 +9,7 @@ use certhookd::sandbox::{Options, ReplicaSet};
 use mongodb::Collection;
 use serde_json::Value;
 
-use crate::bed::{Bed, Daemon, certificate, completed_id};
+use crate::fixture::{Daemon, Fixture, certificate, completed_id};
 
 /// Inserts so many awards and returns their ids as receivers see them.
 async fn award(badge_users: &Collection<Document>, organization: ObjectId, count: usize) -> HashSet<String> {
@@ -19,21 +19,22 @@ async fn award(badge_users: &Collection<Document>, organization: ObjectId, count
 }
 
 /// Waits until each of these was received.
-async fn received(bed: &Bed, ids: &HashSet<String>) {
-    bed.wait_for(|requests| {
-        let heard: HashSet<_> = requests.iter().map(|request| request.header("webhook-id")).collect();
-        ids.iter().all(|id| heard.contains(&**id))
-    })
-    .await;
+async fn received(fixture: &Fixture, ids: &HashSet<String>) {
+    fixture
+        .wait_for(|requests| {
+            let heard: HashSet<_> = requests.iter().map(|request| request.header("webhook-id")).collect();
+            ids.iter().all(|id| heard.contains(&**id))
+        })
+        .await;
 }
 
 /// A daemon that watches, with one award delivered, and whom the awards are of.
-async fn watching() -> (Bed, ObjectId, Daemon) {
-    let bed = Bed::new().await;
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    let daemon = bed.daemon().await;
-    received(&bed, &award(&bed.badge_users(), organization, 1).await).await;
-    (bed, organization, daemon)
+async fn watching() -> (Fixture, ObjectId, Daemon) {
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let daemon = fixture.daemon().await;
+    received(&fixture, &award(&fixture.badge_users(), organization, 1).await).await;
+    (fixture, organization, daemon)
 }
 
 fn is_afresh(line: &Value) -> bool {
@@ -46,73 +47,79 @@ fn is_caught_up(line: &Value) -> bool {
 }
 
 /// After so many accidents the stream takes the next award, and each accident was told and caught up with once.
-async fn goes_on(bed: &Bed, organization: ObjectId, daemon: &Daemon, accidents: usize) {
+async fn goes_on(fixture: &Fixture, organization: ObjectId, daemon: &Daemon, accidents: usize) {
     daemon.wait_for_nth(is_caught_up, accidents).await;
-    received(bed, &award(&bed.badge_users(), organization, 1).await).await;
+    received(fixture, &award(&fixture.badge_users(), organization, 1).await).await;
     assert_eq!(daemon.count(is_afresh), accidents);
     assert_eq!(daemon.count(is_caught_up), accidents);
 }
 
-async fn position(bed: &Bed) -> Document {
-    bed.state().find_one(doc! { "_id": "watch" }).await.unwrap().unwrap()
+async fn position(fixture: &Fixture) -> Document {
+    fixture
+        .state()
+        .find_one(doc! { "_id": "watch" })
+        .await
+        .unwrap()
+        .unwrap()
 }
 
 #[tokio::test]
 async fn a_first_start_begins_now() {
-    let bed = Bed::new().await;
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    award(&bed.badge_users(), organization, 1).await;
-    let mut daemon = bed.daemon().await;
-    received(&bed, &award(&bed.badge_users(), organization, 1).await).await;
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    award(&fixture.badge_users(), organization, 1).await;
+    let mut daemon = fixture.daemon().await;
+    received(&fixture, &award(&fixture.badge_users(), organization, 1).await).await;
     assert!(daemon.stop().await.success());
-    assert_eq!(bed.receiver.total(), 1);
+    assert_eq!(fixture.receiver.total(), 1);
 }
 
 #[tokio::test]
 async fn awards_made_while_the_daemon_is_down_arrive_after_its_start() {
-    let (bed, organization, mut daemon) = watching().await;
+    let (fixture, organization, mut daemon) = watching().await;
     assert!(daemon.stop().await.success());
-    let mut awards = award(&bed.badge_users(), organization, 50).await;
-    let mut daemon = bed.daemon().await;
-    awards.extend(award(&bed.badge_users(), organization, 10).await);
-    received(&bed, &awards).await;
+    let mut awards = award(&fixture.badge_users(), organization, 50).await;
+    let mut daemon = fixture.daemon().await;
+    awards.extend(award(&fixture.badge_users(), organization, 10).await);
+    received(&fixture, &awards).await;
     assert!(daemon.stop().await.success());
-    assert_eq!(bed.receiver.total(), 61, "each once");
+    assert_eq!(fixture.receiver.total(), 61, "each once");
 }
 
 #[tokio::test]
 async fn the_position_of_a_quiet_collection_keeps_moving() {
-    let bed = Bed::new().await;
-    let _daemon = bed.daemon().await;
+    let fixture = Fixture::new().await;
+    let _daemon = fixture.daemon().await;
     let saved = doc! { "_id": "watch", "token": { "$exists": true } };
-    bed.wait_for_count(&bed.state(), saved, 1).await;
-    let before = position(&bed).await;
+    fixture.wait_for_count(&fixture.state(), saved, 1).await;
+    let before = position(&fixture).await;
     let (token, at) = (
         before.get_document("token").unwrap(),
         before.get_datetime("at").unwrap(),
     );
-    bed.database.collection("other").insert_one(doc! {}).await.unwrap();
+    fixture.database.collection("other").insert_one(doc! {}).await.unwrap();
     let moved = doc! { "_id": "watch", "token._data": { "$gt": token.get_str("_data").unwrap() }, "at": { "$gt": at } };
-    bed.wait_for_count(&bed.state(), moved, 1).await;
+    fixture.wait_for_count(&fixture.state(), moved, 1).await;
 }
 
 /// A position that is broken while the daemon is down: given up once, and the awards made meanwhile are found by query.
 async fn is_given_up(broken: impl FnOnce(&mut Document)) {
-    let (bed, organization, mut daemon) = watching().await;
+    let (fixture, organization, mut daemon) = watching().await;
     assert!(daemon.stop().await.success());
-    let mut position = position(&bed).await;
+    let mut position = position(&fixture).await;
     broken(&mut position);
-    bed.state()
+    fixture
+        .state()
         .replace_one(doc! { "_id": "watch" }, position)
         .await
         .unwrap();
-    let missed = award(&bed.badge_users(), organization, 5).await;
+    let missed = award(&fixture.badge_users(), organization, 5).await;
 
-    let mut daemon = bed.daemon().await;
-    received(&bed, &missed).await;
-    goes_on(&bed, organization, &daemon, 1).await;
+    let mut daemon = fixture.daemon().await;
+    received(&fixture, &missed).await;
+    goes_on(&fixture, organization, &daemon, 1).await;
     assert!(daemon.stop().await.success());
-    assert_eq!(bed.receiver.total(), 7, "each once");
+    assert_eq!(fixture.receiver.total(), 7, "each once");
 }
 
 #[tokio::test]
@@ -136,24 +143,24 @@ async fn a_position_that_fell_out_of_the_oplog_is_given_up_once_and_caught_up_by
         ..Options::default()
     };
     let set = ReplicaSet::start(options).await.unwrap();
-    let bed = Bed::on(set.uri(), set.client().await.unwrap());
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    let mut daemon = bed.daemon().await;
-    received(&bed, &award(&bed.badge_users(), organization, 1).await).await;
+    let fixture = Fixture::on(set.uri(), set.client().await.unwrap());
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let mut daemon = fixture.daemon().await;
+    received(&fixture, &award(&fixture.badge_users(), organization, 1).await).await;
     assert!(daemon.stop().await.success());
-    let missed = award(&bed.badge_users(), organization, 5).await;
-    roll_over(&bed).await;
+    let missed = award(&fixture.badge_users(), organization, 5).await;
+    roll_over(&fixture).await;
 
-    let mut daemon = bed.daemon().await;
-    received(&bed, &missed).await;
-    goes_on(&bed, organization, &daemon, 1).await;
+    let mut daemon = fixture.daemon().await;
+    received(&fixture, &missed).await;
+    goes_on(&fixture, organization, &daemon, 1).await;
     assert!(daemon.stop().await.success());
-    assert_eq!(bed.receiver.total(), 7, "each once");
+    assert_eq!(fixture.receiver.total(), 7, "each once");
 }
 
 /// Writes until the oplog holds nothing of what it holds now.
-async fn roll_over(bed: &Bed) {
-    let oplog = bed
+async fn roll_over(fixture: &Fixture) {
+    let oplog = fixture
         .database
         .client()
         .database("local")
@@ -164,7 +171,7 @@ async fn roll_over(bed: &Bed) {
         .await
         .unwrap()
         .unwrap();
-    let filler = bed.database.collection("filler");
+    let filler = fixture.database.collection("filler");
     loop {
         let oldest = oplog
             .find_one(doc! {})
@@ -181,36 +188,37 @@ async fn roll_over(bed: &Bed) {
 
 #[tokio::test]
 async fn a_collection_that_is_dropped_and_created_again_is_watched_on() {
-    let (bed, organization, daemon) = watching().await;
+    let (fixture, organization, daemon) = watching().await;
     for accidents in 1..=2 {
-        bed.badge_users().drop().await.unwrap();
-        received(&bed, &award(&bed.badge_users(), organization, 5).await).await;
-        goes_on(&bed, organization, &daemon, accidents).await;
+        fixture.badge_users().drop().await.unwrap();
+        received(&fixture, &award(&fixture.badge_users(), organization, 5).await).await;
+        goes_on(&fixture, organization, &daemon, accidents).await;
     }
-    assert_eq!(bed.receiver.total(), 13, "each once");
+    assert_eq!(fixture.receiver.total(), 13, "each once");
 }
 
 /// As a restore does it: what comes in by renaming was never inserted as far as the stream knows.
 #[tokio::test]
 async fn a_collection_that_is_renamed_away_and_replaced_by_another_is_caught_up_by_query() {
-    let (bed, organization, daemon) = watching().await;
-    rename(&bed, "badgeusers", "old").await;
-    goes_on(&bed, organization, &daemon, 1).await;
-    bed.badge_users().drop().await.unwrap();
-    goes_on(&bed, organization, &daemon, 2).await;
-    bed.badge_users().drop().await.unwrap();
+    let (fixture, organization, daemon) = watching().await;
+    rename(&fixture, "badgeusers", "old").await;
+    goes_on(&fixture, organization, &daemon, 1).await;
+    fixture.badge_users().drop().await.unwrap();
+    goes_on(&fixture, organization, &daemon, 2).await;
+    fixture.badge_users().drop().await.unwrap();
     daemon.wait_for_nth(is_caught_up, 3).await;
 
-    let missed = award(&bed.database.collection("restored"), organization, 5).await;
-    rename(&bed, "restored", "badgeusers").await;
-    received(&bed, &missed).await;
-    goes_on(&bed, organization, &daemon, 4).await;
+    let missed = award(&fixture.database.collection("restored"), organization, 5).await;
+    rename(&fixture, "restored", "badgeusers").await;
+    received(&fixture, &missed).await;
+    goes_on(&fixture, organization, &daemon, 4).await;
 }
 
-async fn rename(bed: &Bed, from: &str, to: &str) {
-    let name = |collection| format!("{}.{collection}", bed.database.name());
+async fn rename(fixture: &Fixture, from: &str, to: &str) {
+    let name = |collection| format!("{}.{collection}", fixture.database.name());
     let command = doc! { "renameCollection": name(from), "to": name(to) };
-    bed.database
+    fixture
+        .database
         .client()
         .database("admin")
         .run_command(command)
@@ -220,28 +228,29 @@ async fn rename(bed: &Bed, from: &str, to: &str) {
 
 #[tokio::test]
 async fn an_award_too_large_for_a_delivery_is_rejected_and_the_stream_goes_on() {
-    let (bed, organization, daemon) = watching().await;
+    let (fixture, organization, daemon) = watching().await;
     let mut huge = certificate(organization, None);
     huge.insert("ruleData", "x".repeat((16 << 20) - 400));
-    bed.badge_users().insert_one(&huge).await.unwrap();
+    fixture.badge_users().insert_one(&huge).await.unwrap();
     let id = format!("rejected/{}", completed_id(&huge));
-    bed.wait_for_deliveries(doc! { "_id": id, "state": "rejected" }, 1)
+    fixture
+        .wait_for_deliveries(doc! { "_id": id, "state": "rejected" }, 1)
         .await;
-    received(&bed, &award(&bed.badge_users(), organization, 1).await).await;
+    received(&fixture, &award(&fixture.badge_users(), organization, 1).await).await;
     assert_eq!(daemon.count(is_afresh), 0);
 }
 
 /// An event holds the `_id` twice more, in its key and in its token: the stream can't read past this one.
 #[tokio::test]
 async fn an_award_too_large_for_an_event_is_found_by_query_and_rejected_and_the_stream_goes_on() {
-    let (bed, organization, daemon) = watching().await;
+    let (fixture, organization, daemon) = watching().await;
     let mut huge = certificate(organization, None);
     huge.insert("_id", "x".repeat(2 << 20));
     huge.insert("ruleData", "x".repeat(11 << 20));
-    bed.badge_users().insert_one(&huge).await.unwrap();
-    let missed = award(&bed.badge_users(), organization, 5).await;
-    received(&bed, &missed).await;
+    fixture.badge_users().insert_one(&huge).await.unwrap();
+    let missed = award(&fixture.badge_users(), organization, 5).await;
+    received(&fixture, &missed).await;
     let rejected = doc! { "state": "rejected", "reason": { "$regex": "^its `_id` has 2097152 bytes" } };
-    bed.wait_for_deliveries(rejected, 1).await;
-    goes_on(&bed, organization, &daemon, 1).await;
+    fixture.wait_for_deliveries(rejected, 1).await;
+    goes_on(&fixture, organization, &daemon, 1).await;
 }

@@ -8,8 +8,8 @@ use futures_util::TryStreamExt;
 use mongodb::Collection;
 use nix::sys::signal::Signal;
 
-use crate::bed::{Bed, Daemon, LIMIT, expired, heard};
 use crate::cluster::settle;
+use crate::fixture::{Daemon, Fixture, LIMIT, expired, heard};
 
 const ENDPOINTS: usize = 10;
 const CERTIFICATES: usize = 6;
@@ -17,35 +17,35 @@ const DELIVERIES: usize = ENDPOINTS * CERTIFICATES;
 
 /// Two instances amid requests that take a while: one to each endpoint, or more.
 struct Pair {
-    bed: Bed,
+    fixture: Fixture,
     first: Daemon,
     second: Daemon,
 }
 
 impl Pair {
     async fn new() -> Self {
-        let bed = Bed::new().await.with("completions.enabled = false");
+        let fixture = Fixture::new().await.with("completions.enabled = false");
         let paths: Vec<_> = (0..ENDPOINTS).map(|n| format!("/{n}")).collect();
         let slow = || [Answer::ok().after(Duration::from_millis(700))];
-        paths.iter().for_each(|path| bed.receiver.script(path, slow()));
-        let endpoints = paths.iter().map(|path| bed.endpoint(path)).collect();
-        let organization = bed.organization(endpoints).await;
-        let (first, second) = (bed.daemon().await, bed.daemon().await);
-        settle(&bed, 2).await;
+        paths.iter().for_each(|path| fixture.receiver.script(path, slow()));
+        let endpoints = paths.iter().map(|path| fixture.endpoint(path)).collect();
+        let organization = fixture.organization(endpoints).await;
+        let (first, second) = (fixture.daemon().await, fixture.daemon().await);
+        settle(&fixture, 2).await;
         let certificates = (0..CERTIFICATES).map(|_| expired(organization));
-        bed.badge_users().insert_many(certificates).await.unwrap();
+        fixture.badge_users().insert_many(certificates).await.unwrap();
         second.signal(Signal::SIGUSR1);
         // The first requests have ended, the next are under way.
-        bed.receiver.wait_for_total(ENDPOINTS + 5, LIMIT).await.unwrap();
-        Self { bed, first, second }
+        fixture.receiver.wait_for_total(ENDPOINTS + 5, LIMIT).await.unwrap();
+        Self { fixture, first, second }
     }
 
     async fn all_delivered(&self) {
-        self.bed
+        self.fixture
             .wait_for_deliveries(doc! { "state": "delivered" }, DELIVERIES as u64)
             .await;
-        assert_eq!(self.bed.count_deliveries(doc! {}).await, DELIVERIES as u64);
-        let requests = self.bed.receiver.requests();
+        assert_eq!(self.fixture.count_deliveries(doc! {}).await, DELIVERIES as u64);
+        let requests = self.fixture.receiver.requests();
         let heard = heard(&requests);
         assert_eq!(heard.len(), DELIVERIES, "each event to each endpoint");
         let duplicates = requests.len() - heard.len();
@@ -56,7 +56,7 @@ impl Pair {
     }
 
     async fn successes(&self) -> i64 {
-        let days = all(&self.bed.statistics()).await;
+        let days = all(&self.fixture.statistics()).await;
         days.iter().map(|day| day.get_i64("successes").unwrap()).sum()
     }
 }
@@ -83,13 +83,13 @@ async fn late_results_of_an_instance_that_was_frozen_change_nothing() {
     let mut pair = Pair::new().await;
     pair.first.signal(Signal::SIGSTOP);
     pair.all_delivered().await;
-    let (outbox, statistics) = (all(&pair.bed.outbox()).await, all(&pair.bed.statistics()).await);
+    let (outbox, statistics) = (all(&pair.fixture.outbox()).await, all(&pair.fixture.statistics()).await);
     assert_eq!(pair.successes().await, DELIVERIES as i64);
 
     pair.first.signal(Signal::SIGCONT);
     // When it has ended, it has recorded what it could.
     assert!(pair.first.stop().await.success());
-    assert_eq!(all(&pair.bed.outbox()).await, outbox);
-    assert_eq!(all(&pair.bed.statistics()).await, statistics);
+    assert_eq!(all(&pair.fixture.outbox()).await, outbox);
+    assert_eq!(all(&pair.fixture.statistics()).await, statistics);
     assert!(pair.second.stop().await.success());
 }

@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode as SpanStatus;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::bed::{Bed, LIMIT, certificate, completed_id, expired, expired_id};
+use crate::fixture::{Fixture, LIMIT, certificate, completed_id, expired, expired_id};
 
 const OWN: &str = "00-11111111111111111111111111111111-2222222222222222-00";
 
@@ -53,8 +53,8 @@ fn of_event(spans: &[Span], event: &str) -> Vec<Span> {
 }
 
 /// An endpoint that sets a `traceparent` of its own.
-fn endpoint(bed: &Bed) -> Document {
-    let mut endpoint = bed.endpoint("/a");
+fn endpoint(fixture: &Fixture) -> Document {
+    let mut endpoint = fixture.endpoint("/a");
     endpoint.insert("headers", doc! { "traceparent": OWN });
     endpoint
 }
@@ -63,23 +63,24 @@ fn endpoint(bed: &Bed) -> Document {
 async fn one_trace_leads_from_scan_or_award_to_the_answer_whichever_daemon_gets_it() {
     let collector = Receiver::start().unwrap();
     let settings = format!("telemetry.otlp_endpoint = \"{}\"", collector.url(""));
-    let bed = Bed::new().await.with(&settings);
-    let endpoint = endpoint(&bed);
-    let organization = bed.organization(vec![endpoint.clone()]).await;
+    let fixture = Fixture::new().await.with(&settings);
+    let endpoint = endpoint(&fixture);
+    let organization = fixture.organization(vec![endpoint.clone()]).await;
     let later = Answer::status(StatusCode::SERVICE_UNAVAILABLE).header(RETRY_AFTER, HeaderValue::from_static("2"));
-    bed.receiver.script("/a", [later, Answer::ok()]);
+    fixture.receiver.script("/a", [later, Answer::ok()]);
     let scanned = expired(organization);
-    bed.badge_users().insert_one(&scanned).await.unwrap();
-    let mut first = bed.daemon().await;
-    bed.wait_for_deliveries(doc! { "state": "pending", "attempts": 1 }, 1)
+    fixture.badge_users().insert_one(&scanned).await.unwrap();
+    let mut first = fixture.daemon().await;
+    fixture
+        .wait_for_deliveries(doc! { "state": "pending", "attempts": 1 }, 1)
         .await;
     assert!(first.stop().await.success());
     assert_eq!(spans(&collector.requests()).len(), 2, "what is left is sent at the end");
-    let mut second = bed.daemon().await;
-    bed.wait_for(|requests| requests.len() == 2).await;
+    let mut second = fixture.daemon().await;
+    fixture.wait_for(|requests| requests.len() == 2).await;
     let awarded = certificate(organization, None);
-    bed.badge_users().insert_one(&awarded).await.unwrap();
-    let requests = bed.wait_for(|requests| requests.len() == 3).await;
+    fixture.badge_users().insert_one(&awarded).await.unwrap();
+    let requests = fixture.wait_for(|requests| requests.len() == 3).await;
     collector
         .wait_for(|requests| spans(requests).len() == 5, LIMIT)
         .await
@@ -125,7 +126,7 @@ async fn one_trace_leads_from_scan_or_award_to_the_answer_whichever_daemon_gets_
     let exports: Vec<_> = collector.requests().iter().map(exported).collect();
     let resource = exports[0].resource_spans[0].resource.clone().unwrap();
     assert_eq!(attribute(&resource.attributes, "service.name"), "certhookd");
-    let address = bed.receiver.url("");
+    let address = fixture.receiver.url("");
     assert!(
         !format!("{exports:?}").contains(address.trim_start_matches("http://")),
         "no URL in a span"
@@ -136,17 +137,18 @@ async fn one_trace_leads_from_scan_or_award_to_the_answer_whichever_daemon_gets_
 async fn a_collector_that_is_away_costs_one_warning_and_no_delivery() {
     // Nobody listens on port 1.
     let settings = "telemetry.otlp_endpoint = \"http://127.0.0.1:1\"\ncompletions.enabled = false";
-    let bed = Bed::new().await.with(settings);
-    let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-    let mut daemon = bed.daemon().await;
+    let fixture = Fixture::new().await.with(settings);
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let mut daemon = fixture.daemon().await;
     let lost = |line: &serde_json::Value| {
         let message = line["message"].as_str().unwrap_or_default();
         message.starts_with("the collector does not take traces")
     };
     for total in [1, 2] {
-        bed.badge_users().insert_one(expired(organization)).await.unwrap();
+        fixture.badge_users().insert_one(expired(organization)).await.unwrap();
         daemon.signal(nix::sys::signal::Signal::SIGUSR1);
-        bed.wait_for_deliveries(doc! { "state": "delivered", "attempts": 1 }, total)
+        fixture
+            .wait_for_deliveries(doc! { "state": "delivered", "attempts": 1 }, total)
             .await;
         daemon.wait_for(lost).await;
     }
@@ -161,11 +163,13 @@ async fn a_collector_that_is_away_costs_one_warning_and_no_delivery() {
 
 #[tokio::test]
 async fn without_a_collector_a_request_bears_what_its_endpoint_sets() {
-    let bed = Bed::new().await.with("completions.enabled = false");
-    let organization = bed.organization(vec![endpoint(&bed), bed.endpoint("/b")]).await;
-    bed.badge_users().insert_one(expired(organization)).await.unwrap();
-    let _daemon = bed.daemon().await;
-    let mut requests = bed.wait_for(|requests| requests.len() == 2).await;
+    let fixture = Fixture::new().await.with("completions.enabled = false");
+    let organization = fixture
+        .organization(vec![endpoint(&fixture), fixture.endpoint("/b")])
+        .await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    let _daemon = fixture.daemon().await;
+    let mut requests = fixture.wait_for(|requests| requests.len() == 2).await;
     requests.sort_by(|a, b| a.path.cmp(&b.path));
     let sent: Vec<_> = requests.iter().map(|request| request.header("traceparent")).collect();
     assert_eq!(sent, [OWN, ""]);

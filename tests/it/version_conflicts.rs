@@ -10,20 +10,20 @@ use certhookd::sandbox::{Answer, Options, ReplicaSet};
 use futures_util::TryStreamExt;
 use http::StatusCode;
 
-use crate::bed::{Bed, Daemon, LIMIT, certificate, endpoint_key, expired_in_turn, heard, pending_batch};
+use crate::fixture::{Daemon, Fixture, LIMIT, certificate, endpoint_key, expired_in_turn, heard, pending_batch};
 
 /// A daemon with one batch of that many deliveries, which get these responses.
-async fn sending(deliveries: i64, answers: &[Answer]) -> (Bed, Daemon, Document) {
-    let bed = Bed::new().await.with("completions.enabled = false");
-    let endpoint = bed.endpoint("/a");
-    let organization = bed.organization(vec![endpoint.clone()]).await;
-    bed.receiver.script("/a", answers.to_vec());
+async fn sending(deliveries: i64, answers: &[Answer]) -> (Fixture, Daemon, Document) {
+    let fixture = Fixture::new().await.with("completions.enabled = false");
+    let endpoint = fixture.endpoint("/a");
+    let organization = fixture.organization(vec![endpoint.clone()]).await;
+    fixture.receiver.script("/a", answers.to_vec());
     let certificates = expired_in_turn(organization, deliveries);
     let batch = pending_batch(&endpoint_key(organization, &endpoint), &certificates);
-    bed.outbox().insert_one(&batch).await.unwrap();
-    let daemon = bed.daemon().await;
+    fixture.outbox().insert_one(&batch).await.unwrap();
+    let daemon = fixture.daemon().await;
     let of_batch = doc! { "_id": batch.get_str("_id").unwrap() };
-    (bed, daemon, of_batch)
+    (fixture, daemon, of_batch)
 }
 
 fn ok_after(seconds: u64) -> Answer {
@@ -31,8 +31,8 @@ fn ok_after(seconds: u64) -> Answer {
 }
 
 /// Successes and cancellations, over all endpoints and days.
-async fn counted(bed: &Bed) -> (i64, i64) {
-    let days: Vec<Document> = bed
+async fn counted(fixture: &Fixture) -> (i64, i64) {
+    let days: Vec<Document> = fixture
         .statistics()
         .find(doc! {})
         .await
@@ -45,15 +45,15 @@ async fn counted(bed: &Bed) -> (i64, i64) {
 }
 
 /// Settles that place of a batch, as another instance does.
-async fn settle(bed: &Bed, of_batch: &Document, place: usize) {
+async fn settle(fixture: &Fixture, of_batch: &Document, place: usize) {
     let result = doc! { "at": Clock::local(), "status": 204, "ms": 1 };
     let settle = doc! { "$set": { format!("results.{place}"): result }, "$inc": { "version": 1, "open": -1 } };
-    bed.outbox().update_one(of_batch.clone(), settle).await.unwrap();
+    fixture.outbox().update_one(of_batch.clone(), settle).await.unwrap();
 }
 
 /// The status of each result of the only batch.
-async fn statuses(bed: &Bed) -> Vec<i32> {
-    let batch = bed.outbox().find_one(doc! {}).await.unwrap().unwrap();
+async fn statuses(fixture: &Fixture) -> Vec<i32> {
+    let batch = fixture.outbox().find_one(doc! {}).await.unwrap().unwrap();
     let results = batch.get_array("results").unwrap().iter();
     results
         .map(|result| result.as_document().unwrap().get_i32("status").unwrap())
@@ -62,42 +62,43 @@ async fn statuses(bed: &Bed) -> Vec<i32> {
 
 #[tokio::test]
 async fn what_another_has_settled_stays_and_the_rest_is_recorded_once() {
-    let (bed, mut daemon, of_batch) = sending(5, &[ok_after(1)]).await;
+    let (fixture, mut daemon, of_batch) = sending(5, &[ok_after(1)]).await;
     // The first is sent alone. One is settled that was not read yet,
-    bed.receiver.wait_for_total(1, LIMIT).await.unwrap();
-    settle(&bed, &of_batch, 2).await;
+    fixture.receiver.wait_for_total(1, LIMIT).await.unwrap();
+    settle(&fixture, &of_batch, 2).await;
     // and one that is in flight.
-    bed.receiver.wait_for_total(4, LIMIT).await.unwrap();
-    settle(&bed, &of_batch, 4).await;
-    bed.wait_for_deliveries(doc! { "state": "delivered" }, 5).await;
+    fixture.receiver.wait_for_total(4, LIMIT).await.unwrap();
+    settle(&fixture, &of_batch, 4).await;
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 5).await;
     assert!(daemon.stop().await.success());
-    assert_eq!(statuses(&bed).await, [200, 200, 204, 200, 204]);
+    assert_eq!(statuses(&fixture).await, [200, 200, 204, 200, 204]);
     let ended = doc! { "state": "delivered", "open": 0, "finishedAt": { "$exists": true } };
-    assert_eq!(bed.outbox().count_documents(ended).await.unwrap(), 1);
-    assert_eq!(bed.receiver.total(), 4);
-    assert_eq!(counted(&bed).await, (3, 0), "what this daemon recorded");
+    assert_eq!(fixture.outbox().count_documents(ended).await.unwrap(), 1);
+    assert_eq!(fixture.receiver.total(), 4);
+    assert_eq!(counted(&fixture).await, (3, 0), "what this daemon recorded");
 }
 
 /// The endpoint is switched off with requests in flight.
-async fn off(bed: &Bed) {
+async fn off(fixture: &Fixture) {
     let off = doc! { "$set": { "webHookConfig.endpoints.0.enabled": false } };
-    bed.member_configs().update_one(doc! {}, off).await.unwrap();
-    bed.wait_for_count(&bed.outbox(), doc! { "state": "cancelled" }, 1)
+    fixture.member_configs().update_one(doc! {}, off).await.unwrap();
+    fixture
+        .wait_for_count(&fixture.outbox(), doc! { "state": "cancelled" }, 1)
         .await;
 }
 
 #[tokio::test]
 async fn what_was_cancelled_in_flight_and_arrived_all_the_same_is_delivered() {
     for deliveries in [1, 5] {
-        let (bed, mut daemon, _) = sending(deliveries, &[ok_after(4)]).await;
-        bed.receiver.wait_for_total(1, LIMIT).await.unwrap();
-        off(&bed).await;
-        bed.wait_for_deliveries(doc! { "state": "delivered" }, 1).await;
+        let (fixture, mut daemon, _) = sending(deliveries, &[ok_after(4)]).await;
+        fixture.receiver.wait_for_total(1, LIMIT).await.unwrap();
+        off(&fixture).await;
+        fixture.wait_for_deliveries(doc! { "state": "delivered" }, 1).await;
         assert!(daemon.stop().await.success());
         let cancelled = doc! { "state": "cancelled", "reason": "the endpoint was disabled" };
-        assert_eq!(bed.count_deliveries(cancelled).await, deliveries as u64 - 1);
-        assert_eq!(bed.receiver.total(), 1);
-        assert_eq!(counted(&bed).await, (1, deliveries - 1));
+        assert_eq!(fixture.count_deliveries(cancelled).await, deliveries as u64 - 1);
+        assert_eq!(fixture.receiver.total(), 1);
+        assert_eq!(counted(&fixture).await, (1, deliveries - 1));
     }
 }
 
@@ -106,14 +107,14 @@ async fn what_was_cancelled_in_flight_and_failed_stays_cancelled() {
     // The failures come when the others are recorded.
     let failure = Answer::status(StatusCode::SERVICE_UNAVAILABLE).after(Duration::from_secs(5));
     let answers = [ok_after(0), ok_after(3), ok_after(3), failure.clone(), failure];
-    let (bed, mut daemon, _) = sending(5, &answers).await;
-    bed.receiver.wait_for_total(5, LIMIT).await.unwrap();
-    off(&bed).await;
-    bed.wait_for_deliveries(doc! { "state": "delivered" }, 3).await;
+    let (fixture, mut daemon, _) = sending(5, &answers).await;
+    fixture.receiver.wait_for_total(5, LIMIT).await.unwrap();
+    off(&fixture).await;
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 3).await;
     assert!(daemon.stop().await.success());
-    assert_eq!(bed.count_deliveries(doc! { "state": "cancelled" }).await, 2);
-    assert_eq!(bed.count_deliveries(doc! {}).await, 5);
-    assert_eq!(counted(&bed).await, (3, 2));
+    assert_eq!(fixture.count_deliveries(doc! { "state": "cancelled" }).await, 2);
+    assert_eq!(fixture.count_deliveries(doc! {}).await, 5);
+    assert_eq!(counted(&fixture).await, (3, 2));
 }
 
 /// Commits that take effect and are said to be uncertain, and such that never reach MongoDB.
@@ -123,32 +124,33 @@ async fn commits_of_which_the_reply_is_lost_are_made_once() {
     let set = ReplicaSet::start(Options::default()).await.unwrap();
     let unconfirmed = doc! { "writeConcernError": { "code": 64, "errmsg": "waiting for replication timed out" } };
     for lost in [unconfirmed, doc! { "closeConnection": true }] {
-        let bed = Bed::on(set.uri(), set.client().await.unwrap());
-        let endpoints = [bed.endpoint("/a"), bed.endpoint("/b")];
-        let organization: ObjectId = bed.organization(endpoints.to_vec()).await;
-        let mut daemon = bed.daemon().await;
+        let fixture = Fixture::on(set.uri(), set.client().await.unwrap());
+        let endpoints = [fixture.endpoint("/a"), fixture.endpoint("/b")];
+        let organization: ObjectId = fixture.organization(endpoints.to_vec()).await;
+        let mut daemon = fixture.daemon().await;
         let mut data = doc! { "failCommands": ["commitTransaction"], "appName": "certhookd" };
         data.extend(lost.clone());
         // One of three, over and over.
         let mode = doc! { "activationProbability": 0.33 };
         let fail = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data };
-        let admin = bed.database.client().database("admin");
+        let admin = fixture.database.client().database("admin");
         admin.run_command(fail).await.unwrap();
         // One after the other, so that each has transactions of its own.
         for n in 1..=EVENTS {
             let awarded = certificate(organization, None);
-            bed.badge_users().insert_one(awarded).await.unwrap();
-            bed.wait_for(|requests| requests.len() >= 2 * n).await;
+            fixture.badge_users().insert_one(awarded).await.unwrap();
+            fixture.wait_for(|requests| requests.len() >= 2 * n).await;
         }
-        bed.wait_for_deliveries(doc! { "state": "delivered", "attempts": 1 }, EVENTS as u64 * 2)
+        fixture
+            .wait_for_deliveries(doc! { "state": "delivered", "attempts": 1 }, EVENTS as u64 * 2)
             .await;
         let off = doc! { "configureFailPoint": "failCommand", "mode": "off" };
         let count = admin.run_command(off).await.unwrap().get_i32("count").unwrap();
         assert!(count > 2, "{count} were lost: {lost}");
         assert!(daemon.stop().await.success());
-        assert_eq!(bed.count_deliveries(doc! {}).await, EVENTS as u64 * 2, "{lost}");
-        assert_eq!(bed.receiver.total(), EVENTS * 2, "nothing twice: {lost}");
-        assert_eq!(heard(&bed.receiver.requests()).len(), EVENTS * 2);
-        assert_eq!(counted(&bed).await, (EVENTS as i64 * 2, 0), "{lost}");
+        assert_eq!(fixture.count_deliveries(doc! {}).await, EVENTS as u64 * 2, "{lost}");
+        assert_eq!(fixture.receiver.total(), EVENTS * 2, "nothing twice: {lost}");
+        assert_eq!(heard(&fixture.receiver.requests()).len(), EVENTS * 2);
+        assert_eq!(counted(&fixture).await, (EVENTS as i64 * 2, 0), "{lost}");
     }
 }

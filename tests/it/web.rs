@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::bed::{Bed, Daemon, LIMIT};
+use crate::fixture::{Daemon, Fixture, LIMIT};
 
 /// A port of its own.
 pub const LISTEN: &str = "service.metrics_listen = \"127.0.0.1:0\"";
@@ -89,8 +89,8 @@ fn open_files(daemon: &Daemon) -> usize {
 
 #[tokio::test]
 async fn clients_that_never_finish_asking_take_neither_its_files_nor_its_attention() {
-    let bed = Bed::new().await.with(LISTEN);
-    let daemon = bed.daemon().await;
+    let fixture = Fixture::new().await.with(LISTEN);
+    let daemon = fixture.daemon().await;
     let address = address(&daemon).await;
     let before = open_files(&daemon);
     allow_many_files();
@@ -105,8 +105,8 @@ async fn clients_that_never_finish_asking_take_neither_its_files_nor_its_attenti
 
 #[tokio::test]
 async fn a_head_that_drips_in_is_cut_off_in_time() {
-    let bed = Bed::new().await.with(LISTEN);
-    let daemon = bed.daemon().await;
+    let fixture = Fixture::new().await.with(LISTEN);
+    let daemon = fixture.daemon().await;
     let mut stream = half_asked(address(&daemon).await).await;
     let began = Instant::now();
     let mut drip = tokio::time::interval(Duration::from_millis(100));

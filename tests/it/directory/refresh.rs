@@ -13,14 +13,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::bed::{Bed, LIMIT};
+use crate::fixture::{Fixture, LIMIT};
 
 const MISSING: &str = "the organization's configuration document is missing";
 
-async fn refresh(bed: &Bed) -> Refresh {
+async fn refresh(fixture: &Fixture) -> Refresh {
     let config = Mongodb {
-        uri: bed.uri().into(),
-        database: bed.database.name().to_owned(),
+        uri: fixture.uri().into(),
+        database: fixture.database.name().to_owned(),
         badge_users: "badgeusers".to_owned(),
         member_configs: "memberconfigs".to_owned(),
     };
@@ -61,7 +61,7 @@ async fn until(directory: &Directory, is_so: impl Fn(&Directory) -> bool) {
 /// A directory that is kept fresh, on a mongod of its own: a failpoint is the whole server's.
 struct Followed {
     _set: ReplicaSet,
-    bed: Bed,
+    fixture: Fixture,
     refresh: Refresh,
     /// One for each that the loop gave.
     beats: mpsc::UnboundedReceiver<()>,
@@ -72,12 +72,12 @@ struct Followed {
 impl Followed {
     async fn new() -> Self {
         let set = ReplicaSet::start(Options::default()).await.unwrap();
-        let bed = Bed::on(set.uri(), set.client().await.unwrap());
-        let refresh = refresh(&bed).await;
-        bed.profile(&doc! { "op": "query" }).await;
+        let fixture = Fixture::on(set.uri(), set.client().await.unwrap());
+        let refresh = refresh(&fixture).await;
+        fixture.profile(&doc! { "op": "query" }).await;
         Self {
             _set: set,
-            bed,
+            fixture,
             refresh,
             beats: mpsc::unbounded_channel().1,
             stop: CancellationToken::new(),
@@ -103,10 +103,10 @@ impl Followed {
     /// The next `times` such commands fail so.
     async fn fail(&self, commands: &[&str], times: i32, failure: Document) {
         let mut data =
-            doc! { "failCommands": commands, "namespace": format!("{}.memberconfigs", self.bed.database.name()) };
+            doc! { "failCommands": commands, "namespace": format!("{}.memberconfigs", self.fixture.database.name()) };
         data.extend(failure);
         let fail = doc! { "configureFailPoint": "failCommand", "mode": { "times": times }, "data": data };
-        let admin = self.bed.database.client().database("admin");
+        let admin = self.fixture.database.client().database("admin");
         admin.run_command(fail).await.unwrap();
     }
 
@@ -115,7 +115,7 @@ impl Followed {
         self.stop.cancel();
         self.task.take().unwrap().await.unwrap();
         let walks = doc! { "command.find": "memberconfigs", "command.filter": {} };
-        self.bed.profiled(&walks).await.len()
+        self.fixture.profiled(&walks).await.len()
     }
 }
 
@@ -127,7 +127,7 @@ async fn a_refused_stream_has_all_read_now_and_then_and_not_in_a_tight_loop() {
     followed.start();
     followed.beats(1).await;
     followed.refresh.directory.followed().await;
-    let organization = followed.bed.organization(vec![]).await.to_hex();
+    let organization = followed.fixture.organization(vec![]).await.to_hex();
     until(&followed.refresh.directory, |directory| {
         directory.knows_organization(&organization)
     })
@@ -147,7 +147,7 @@ async fn a_stream_that_broke_goes_on_where_it_was_and_nothing_is_read_twice() {
         .fail(&["getMore", "aggregate"], 3, doc! { "closeConnection": true })
         .await;
     for _ in 0..3 {
-        let organization = followed.bed.organization(vec![]).await.to_hex();
+        let organization = followed.fixture.organization(vec![]).await.to_hex();
         until(&followed.refresh.directory, |directory| {
             directory.knows_organization(&organization)
         })
@@ -160,14 +160,14 @@ async fn a_stream_that_broke_goes_on_where_it_was_and_nothing_is_read_twice() {
 async fn a_change_whose_reading_failed_is_read_again() {
     for code in [50, 2, 11601] {
         let mut followed = Followed::new().await;
-        let endpoint = followed.bed.endpoint("/a");
-        let organization = followed.bed.organization(vec![endpoint.clone()]).await;
+        let endpoint = followed.fixture.endpoint("/a");
+        let organization = followed.fixture.organization(vec![endpoint.clone()]).await;
         followed.start();
         followed.beats(2).await;
         followed.fail(&["find"], 2, doc! { "errorCode": code }).await;
         let off = doc! { "$set": { "webHookConfig.endpoints.0.enabled": false } };
         let one = doc! { "_ownerId": organization };
-        followed.bed.member_configs().update_one(one, off).await.unwrap();
+        followed.fixture.member_configs().update_one(one, off).await.unwrap();
         let key = key(organization, &endpoint);
         let disabled = "the endpoint was disabled";
         until(&followed.refresh.directory, |directory| {
@@ -181,12 +181,12 @@ async fn a_change_whose_reading_failed_is_read_again() {
 #[tokio::test]
 async fn a_dropped_collection_is_out_of_service_and_what_is_restored_is_served() {
     let mut followed = Followed::new().await;
-    let endpoint = followed.bed.endpoint("/a");
-    let organization = followed.bed.organization(vec![endpoint.clone()]).await;
+    let endpoint = followed.fixture.endpoint("/a");
+    let organization = followed.fixture.organization(vec![endpoint.clone()]).await;
     followed.start();
     followed.refresh.directory.followed().await;
     let (directory, key) = (followed.refresh.directory.clone(), key(organization, &endpoint));
-    let configs = followed.bed.member_configs();
+    let configs = followed.fixture.member_configs();
     let config = configs.find_one(doc! {}).await.unwrap().unwrap();
 
     configs.drop().await.unwrap();
@@ -200,8 +200,8 @@ async fn a_dropped_collection_is_out_of_service_and_what_is_restored_is_served()
 
 #[tokio::test]
 async fn settings_that_are_no_documents_are_read_as_what_they_are() {
-    let bed = Bed::new().await;
-    let refresh = refresh(&bed).await;
+    let fixture = Fixture::new().await;
+    let refresh = refresh(&fixture).await;
     let unreadable = "`webHookConfig.endpoints` is ";
     let cases: [(&str, Bson, &str); 9] = [
         ("webHookConfig", 5.into(), "`webHookConfig` is a number"),
@@ -223,13 +223,14 @@ async fn settings_that_are_no_documents_are_read_as_what_they_are() {
         ("webHookConfig", Bson::Null, "the endpoint was deleted"),
     ];
     for (field, value, expected) in cases {
-        let endpoint = bed.endpoint("/a");
-        let organization = bed.organization(vec![endpoint.clone()]).await;
+        let endpoint = fixture.endpoint("/a");
+        let organization = fixture.organization(vec![endpoint.clone()]).await;
         let key = key(organization, &endpoint);
         refresh.load().await.unwrap();
         assert_eq!(state(&refresh.directory, &key), "served");
         let set = doc! { "$set": { field: &value } };
-        bed.member_configs()
+        fixture
+            .member_configs()
             .update_one(doc! { "_ownerId": organization }, set)
             .await
             .unwrap();
@@ -241,17 +242,17 @@ async fn settings_that_are_no_documents_are_read_as_what_they_are() {
 
 #[tokio::test]
 async fn an_organization_is_read_afresh_by_the_documents_that_are_known() {
-    let bed = Bed::new().await;
-    let refresh = refresh(&bed).await;
-    let [kept, disabled, removed, deleted, replaced] = [(); 5].map(|()| bed.endpoint("/a"));
+    let fixture = Fixture::new().await;
+    let refresh = refresh(&fixture).await;
+    let [kept, disabled, removed, deleted, replaced] = [(); 5].map(|()| fixture.endpoint("/a"));
     let all = [&kept, &disabled, &removed, &deleted, &replaced];
     let mut keys = Vec::new();
     for endpoint in all {
-        let organization = bed.organization(vec![endpoint.clone()]).await;
+        let organization = fixture.organization(vec![endpoint.clone()]).await;
         keys.push(key(organization, endpoint));
     }
     refresh.load().await.unwrap();
-    let (configs, of) = (bed.member_configs(), |n: usize| {
+    let (configs, of) = (fixture.member_configs(), |n: usize| {
         doc! { "_ownerId": ObjectId::parse_str(keys[n].organization()).unwrap() }
     });
     let set = |field: &str, value: Bson| doc! { "$set": { format!("webHookConfig.endpoints{field}"): value } };
@@ -280,8 +281,8 @@ async fn an_organization_is_read_afresh_by_the_documents_that_are_known() {
 
 #[tokio::test]
 async fn an_organization_that_was_never_seen_is_found_by_any_form_of_its_id() {
-    let bed = Bed::new().await;
-    let refresh = refresh(&bed).await;
+    let fixture = Fixture::new().await;
+    let refresh = refresh(&fixture).await;
     let [oid, other] = [ObjectId::new(), ObjectId::new()];
     let ids: [Bson; 7] = [
         oid.into(),
@@ -293,8 +294,8 @@ async fn an_organization_that_was_never_seen_is_found_by_any_form_of_its_id() {
         doc! { "a": 1 }.into(),
     ];
     for id in &ids {
-        let config = doc! { "_ownerId": id, "webHookConfig": { "endpoints": [bed.endpoint("/a")] } };
-        bed.member_configs().insert_one(config).await.unwrap();
+        let config = doc! { "_ownerId": id, "webHookConfig": { "endpoints": [fixture.endpoint("/a")] } };
+        fixture.member_configs().insert_one(config).await.unwrap();
     }
     for id in ids.iter().chain([&other.into()]) {
         let raw = bson::RawBson::try_from(id.clone()).unwrap();

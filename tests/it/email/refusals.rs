@@ -4,23 +4,23 @@ use bson::{Bson, doc};
 use serde_json::json;
 
 use super::{MailServer, expire, is_of_reminder, reminders, through, user};
-use crate::bed::{Bed, expired, expired_id};
+use crate::fixture::{Fixture, expired, expired_id};
 
 #[tokio::test]
 async fn a_temporary_refusal_is_tried_again_and_each_try_is_the_same_e_mail() {
     let replies = json!({ "replies": { "ann@users.test": ["451 4.7.1 Greylisted", "452 4.2.2 Mailbox full"] } });
     let server = MailServer::start(&replies).await;
-    let bed = Bed::new().await.with(&through(server.port));
-    let ann = user(&bed, "ann@users.test").await;
-    let certificate = expire(&bed, ann).await;
-    let daemon = bed.daemon().await;
+    let fixture = Fixture::new().await.with(&through(server.port));
+    let ann = user(&fixture, "ann@users.test").await;
+    let certificate = expire(&fixture, ann).await;
+    let daemon = fixture.daemon().await;
 
     let mails = server.wait_for(1).await;
     let id = format!("<{}@academy.test>", expired_id(&certificate));
     assert_eq!(mails[0].headers()["Message-ID"], id);
     let mut delivered = reminders("delivered");
     delivered.insert("attempts", 3);
-    bed.wait_for_deliveries(delivered, 1).await;
+    fixture.wait_for_deliveries(delivered, 1).await;
     let failures: Vec<_> = daemon
         .lines()
         .into_iter()
@@ -34,7 +34,7 @@ async fn a_temporary_refusal_is_tried_again_and_each_try_is_the_same_e_mail() {
 async fn what_no_later_attempt_mends_is_a_dead_letter_at_once_with_its_reason() {
     let replies = json!({ "replies": { "gone@users.test": ["550 5.1.1 <gone@users.test> is unknown"] } });
     let server = MailServer::start(&replies).await;
-    let bed = Bed::new().await.with(&through(server.port));
+    let fixture = Fixture::new().await.with(&through(server.port));
     let cases = [
         (Bson::from("gone@users.test"), "status 550 5.1.1"),
         (Bson::Null, "the user has no `email`"),
@@ -51,30 +51,30 @@ async fn what_no_later_attempt_mends_is_a_dead_letter_at_once_with_its_reason() 
     for (place, (address, _)) in cases.iter().enumerate() {
         let place = i64::try_from(place).unwrap();
         let user = doc! { "_id": place, "email": address };
-        bed.database.collection("users").insert_one(user).await.unwrap();
+        fixture.database.collection("users").insert_one(user).await.unwrap();
         let mut certificate = expired(bson::oid::ObjectId::new());
         certificate.insert("_userId", place);
-        bed.badge_users().insert_one(certificate).await.unwrap();
+        fixture.badge_users().insert_one(certificate).await.unwrap();
     }
     let mut nobodys = expired(bson::oid::ObjectId::new());
     nobodys.remove("_userId");
-    bed.badge_users().insert_one(nobodys).await.unwrap();
-    let deleted = expire(&bed, bson::oid::ObjectId::new()).await;
-    let daemon = bed.daemon().await;
+    fixture.badge_users().insert_one(nobodys).await.unwrap();
+    let deleted = expire(&fixture, bson::oid::ObjectId::new()).await;
+    let daemon = fixture.daemon().await;
 
-    bed.wait_for_deliveries(reminders("dead"), 6).await;
-    bed.wait_for_deliveries(reminders("cancelled"), 1).await;
+    fixture.wait_for_deliveries(reminders("dead"), 6).await;
+    fixture.wait_for_deliveries(reminders("cancelled"), 1).await;
     let reasons = cases.iter().map(|(_, reason)| *reason);
     for reason in reasons.chain(["the certificate names no user"]) {
         let dead = doc! {
             "state": "dead", "attempts": 1, "redrivable": false,
             "reason": "permanent failure: not retried", "lastError": reason,
         };
-        let found = bed.count_deliveries(dead).await;
+        let found = fixture.count_deliveries(dead).await;
         let expected = cases.iter().filter(|(_, other)| *other == reason).count().max(1);
         assert_eq!(found, expected as u64, "{reason}");
     }
-    let cancelled = bed.deliveries(reminders("cancelled")).await.remove(0);
+    let cancelled = fixture.deliveries(reminders("cancelled")).await.remove(0);
     assert_eq!(cancelled.get_str("reason").unwrap(), "the certificate's user is gone");
     assert_eq!(cancelled.get("certificate"), deleted.get("_id"));
     let errors = daemon.count(|line| is_of_reminder(line) && line["level"] == "ERROR");

@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 
-use crate::bed::LIMIT;
+use crate::fixture::LIMIT;
 use crate::standard_webhooks::libraries;
 
 /// An e-mail as the server took it, decoded by Python's own library.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{MailServer, ON, expire, is_of_reminder, user};
-use crate::bed::{Bed, Daemon};
+use crate::fixture::{Daemon, Fixture};
 use crate::sender::tls::Authority;
 
 /// An authority, and the files of a certificate by it.
@@ -36,14 +36,14 @@ impl Identity {
     }
 
     /// The daemon, one certificate expired; it trusts this authority.
-    async fn daemon(&self, url: &str) -> (Bed, Daemon) {
-        let bed = Bed::new().await.with(&format!("{ON}\nemail.smtp_url = \"{url}\""));
-        let ann = user(&bed, "ann@users.test").await;
-        expire(&bed, ann).await;
-        let mut command = bed.command(&["run"]);
+    async fn daemon(&self, url: &str) -> (Fixture, Daemon) {
+        let fixture = Fixture::new().await.with(&format!("{ON}\nemail.smtp_url = \"{url}\""));
+        let ann = user(&fixture, "ann@users.test").await;
+        expire(&fixture, ann).await;
+        let mut command = fixture.command(&["run"]);
         command.env("SSL_CERT_FILE", self.file("ca.pem"));
         let daemon = Daemon::spawn(command);
-        (bed, daemon)
+        (fixture, daemon)
     }
 
     /// What the first attempt fails with.

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::bed::LIMIT;
+use crate::fixture::LIMIT;
 
 /// What it does with a request.
 #[derive(Clone, Copy, Debug)]

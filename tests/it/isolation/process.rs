@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use tokio::sync::watch;
 
-use crate::bed::Daemon;
+use crate::fixture::Daemon;
 
 /// `/proc/PID` of a daemon.
 pub struct Process(String);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::{LISTEN, address, busy, scrape};
-use crate::bed::Bed;
+use crate::fixture::Fixture;
 
 const ALERTS: &str = include_str!("../../../docs/monitoring/alerts.yml");
 const DASHBOARD: &str = include_str!("../../../docs/monitoring/dashboard.json");
@@ -75,8 +75,8 @@ fn panels() -> Vec<String> {
 
 #[tokio::test]
 async fn alerts_and_dashboard_ask_for_what_a_daemon_exports_and_leave_nothing_out() {
-    let bed = Bed::new().await.with(LISTEN);
-    let daemon = busy(&bed).await;
+    let fixture = Fixture::new().await.with(LISTEN);
+    let daemon = busy(&fixture).await;
     let exported = exported(scrape(address(&daemon).await).await.into_keys());
     let (alerts, panels) = (alerts(), panels());
     assert_eq!(ALERTS.matches("- alert: ").count(), alerts.len());

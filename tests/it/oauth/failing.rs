@@ -5,15 +5,15 @@ use std::time::Duration;
 use certhookd::platform::Endpoint;
 use tokio::io::AsyncWriteExt;
 
-use super::support::{Receiver, Scene, answering, endpoint};
+use super::support::{Fixture, Receiver, answering, endpoint};
 use crate::sender::support::{self, delivered, failure, message, now, server};
 
 /// The reason of an attempt whose token server answers so.
 async fn reason(status: u16, body: &str) -> String {
-    let scene = Scene::new().await;
-    scene.server.answers([(status, body), (status, body)]);
-    let failed = failure(scene.attempt().await);
-    assert!(scene.receiver.tokens().is_empty(), "sent without a token");
+    let fixture = Fixture::new().await;
+    fixture.server.answers([(status, body), (status, body)]);
+    let failed = failure(fixture.attempt().await);
+    assert!(fixture.receiver.tokens().is_empty(), "sent without a token");
     assert!(!failed.reason.contains("s3cr3t"), "{}", failed.reason);
     assert_eq!((failed.status, failed.retry_after), (None, None));
     failed.reason
@@ -75,34 +75,34 @@ async fn what_a_token_server_answers_is_told_without_its_secrets() {
 async fn of_two_refusals_the_one_that_knows_the_client_is_told() {
     let (client, request) = (r#"{"error":"invalid_client"}"#, r#"{"error":"invalid_request"}"#);
     for answers in [[(401, client), (400, request)], [(400, request), (401, client)]] {
-        let scene = Scene::new().await;
-        scene.server.answers(answers);
-        let failed = failure(scene.attempt().await);
+        let fixture = Fixture::new().await;
+        fixture.server.answers(answers);
+        let failed = failure(fixture.attempt().await);
         assert_eq!(failed.reason, "oauth2: token server answered 401 invalid_client");
-        assert_eq!(scene.server.count(), 2);
+        assert_eq!(fixture.server.count(), 2);
     }
 }
 
 #[tokio::test]
 async fn attempts_at_once_share_a_failure_and_the_next_asks_again() {
-    let scene = Scene::new().await;
-    scene.server.answers([(500, "")]);
-    for outcome in scene.attempts().await {
+    let fixture = Fixture::new().await;
+    fixture.server.answers([(500, "")]);
+    for outcome in fixture.attempts().await {
         assert_eq!(failure(outcome).reason, "oauth2: token server answered 500");
     }
-    assert_eq!(scene.server.count(), 1);
-    delivered(scene.attempt().await);
+    assert_eq!(fixture.server.count(), 1);
+    delivered(fixture.attempt().await);
 }
 
 #[tokio::test]
 async fn a_renewal_that_fails_is_the_attempts_failure() {
-    let scene = Scene::new().await;
-    delivered(scene.attempt().await);
-    scene.receiver.accept("token-2");
-    scene.server.answers([(503, "")]);
-    let failed = failure(scene.attempt().await);
+    let fixture = Fixture::new().await;
+    delivered(fixture.attempt().await);
+    fixture.receiver.accept("token-2");
+    fixture.server.answers([(503, "")]);
+    let failed = failure(fixture.attempt().await);
     assert_eq!(failed.reason, "oauth2: token server answered 503");
-    assert_eq!(scene.receiver.tokens(), ["token-1", "token-1"]);
+    assert_eq!(fixture.receiver.tokens(), ["token-1", "token-1"]);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use certhookd::sender::{Client, Policy};
 use futures_util::FutureExt;
 
-use super::support::{Receiver, Scene, TokenServer, answering, endpoint};
+use super::support::{Fixture, Receiver, TokenServer, answering, endpoint};
 use crate::sender::support::{self, delivered, failure, message, now};
 
 /// The receiver's address is allowed; of the addresses that names resolve to, `.test` is it and all others are another.
@@ -75,11 +75,11 @@ async fn plain_http_needs_permission() {
 
 #[tokio::test]
 async fn no_token_is_asked_for_where_the_endpoint_itself_is_refused() {
-    let mut scene = Scene::new().await;
-    scene.endpoint.url = "http://10.0.0.1/".parse().unwrap();
-    let failed = failure(scene.attempt().await);
+    let mut fixture = Fixture::new().await;
+    fixture.endpoint.url = "http://10.0.0.1/".parse().unwrap();
+    let failed = failure(fixture.attempt().await);
     assert_eq!(failed.reason, "address refused: 10.0.0.1 is private");
-    assert_eq!(scene.server.count(), 0);
+    assert_eq!(fixture.server.count(), 0);
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn proxy_variables_are_not_obeyed() {
     if support::rerun_behind_proxy(name) {
         return;
     }
-    let scene = Scene::new().await;
-    delivered(scene.attempt().await);
-    assert_eq!(scene.server.count(), 1);
+    let fixture = Fixture::new().await;
+    delivered(fixture.attempt().await);
+    assert_eq!(fixture.server.count(), 1);
 }

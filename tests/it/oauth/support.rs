@@ -181,14 +181,14 @@ pub(crate) fn endpoint(receiver: &Receiver, token_url: &str) -> Endpoint {
 }
 
 /// A token server, a receiver, an endpoint and a client.
-pub(crate) struct Scene {
+pub(crate) struct Fixture {
     pub(crate) server: TokenServer,
     pub(crate) receiver: Receiver,
     pub(crate) endpoint: Endpoint,
     pub(crate) client: Client,
 }
 
-impl Scene {
+impl Fixture {
     pub(crate) async fn new() -> Self {
         let (server, receiver) = (TokenServer::start().await, Receiver::start().await);
         Self {

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bson::DateTime;
 
-use super::support::{ID, SECRET, Scene, credentials};
+use super::support::{Fixture, ID, SECRET, credentials};
 use crate::sender::support::{delivered, failure, now};
 use certhookd::platform::Auth;
 
@@ -14,13 +14,13 @@ fn later(seconds: i64) -> DateTime {
 
 #[tokio::test]
 async fn a_token_is_asked_for_once_and_goes_with_every_request() {
-    let scene = Scene::new().await;
+    let fixture = Fixture::new().await;
     for _ in 0..3 {
-        assert_eq!(delivered(scene.attempt().await), 200);
+        assert_eq!(delivered(fixture.attempt().await), 200);
     }
-    assert_eq!(scene.receiver.tokens(), ["token-1"; 3]);
-    let [asked] = &*scene.server.asked() else {
-        panic!("asked {} times", scene.server.count())
+    assert_eq!(fixture.receiver.tokens(), ["token-1"; 3]);
+    let [asked] = &*fixture.server.asked() else {
+        panic!("asked {} times", fixture.server.count())
     };
     assert_eq!(asked.form["grant_type"], "client_credentials");
     assert_eq!(asked.form["scope"], "events:write");
@@ -33,37 +33,37 @@ async fn a_token_is_asked_for_once_and_goes_with_every_request() {
 
 #[tokio::test]
 async fn a_token_is_renewed_shortly_before_it_expires() {
-    let scene = Scene::new().await;
+    let fixture = Fixture::new().await;
     for seconds in [0, 3560, 3580, 3600] {
-        delivered(scene.attempt_at(later(seconds)).await);
+        delivered(fixture.attempt_at(later(seconds)).await);
     }
-    assert_eq!(scene.receiver.tokens(), ["token-1", "token-1", "token-2", "token-2"]);
+    assert_eq!(fixture.receiver.tokens(), ["token-1", "token-1", "token-2", "token-2"]);
 }
 
 #[tokio::test]
 async fn a_token_of_untold_life_is_used_for_five_minutes() {
-    let scene = Scene::new().await;
-    scene.server.answers([(200, r#"{"access_token":"untold"}"#)]);
+    let fixture = Fixture::new().await;
+    fixture.server.answers([(200, r#"{"access_token":"untold"}"#)]);
     for seconds in [0, 290, 310] {
-        delivered(scene.attempt_at(later(seconds)).await);
+        delivered(fixture.attempt_at(later(seconds)).await);
     }
-    assert_eq!(scene.receiver.tokens(), ["untold", "untold", "token-1"]);
+    assert_eq!(fixture.receiver.tokens(), ["untold", "untold", "token-1"]);
 }
 
 #[tokio::test]
 async fn attempts_at_once_share_one_fetch() {
-    let scene = Scene::new().await;
-    for outcome in scene.attempts().await {
+    let fixture = Fixture::new().await;
+    for outcome in fixture.attempts().await {
         delivered(outcome);
     }
-    assert_eq!(scene.receiver.tokens(), ["token-1"; 5]);
-    assert_eq!(scene.server.count(), 1);
+    assert_eq!(fixture.receiver.tokens(), ["token-1"; 5]);
+    assert_eq!(fixture.server.count(), 1);
 }
 
 #[tokio::test]
 async fn other_credentials_have_other_tokens() {
-    let mut scene = Scene::new().await;
-    let own = || credentials(&scene.server.url());
+    let mut fixture = Fixture::new().await;
+    let own = || credentials(&fixture.server.url());
     let (mut scope, mut secret, mut id, mut url) = (own(), own(), own(), own());
     scope.scope = None;
     secret.client_secret = "rotated".into();
@@ -72,55 +72,55 @@ async fn other_credentials_have_other_tokens() {
     let all = [own(), scope, secret, id, url];
     for _ in 0..2 {
         for credentials in all.clone() {
-            scene.endpoint.auth = Auth::OAuth2(credentials);
-            delivered(scene.attempt().await);
+            fixture.endpoint.auth = Auth::OAuth2(credentials);
+            delivered(fixture.attempt().await);
         }
     }
-    assert_eq!(scene.server.count(), 5);
-    assert_eq!(scene.receiver.tokens()[..5], scene.receiver.tokens()[5..]);
-    assert!(!scene.server.asked()[1].form.contains_key("scope"));
+    assert_eq!(fixture.server.count(), 5);
+    assert_eq!(fixture.receiver.tokens()[..5], fixture.receiver.tokens()[5..]);
+    assert!(!fixture.server.asked()[1].form.contains_key("scope"));
 }
 
 #[tokio::test]
 async fn a_refused_token_is_renewed_once_within_the_attempt() {
-    let scene = Scene::new().await;
-    delivered(scene.attempt().await);
-    scene.receiver.accept("token-2");
-    delivered(scene.attempt().await);
-    delivered(scene.attempt().await);
-    assert_eq!(scene.receiver.tokens(), ["token-1", "token-1", "token-2", "token-2"]);
-    assert_eq!(scene.server.count(), 2);
+    let fixture = Fixture::new().await;
+    delivered(fixture.attempt().await);
+    fixture.receiver.accept("token-2");
+    delivered(fixture.attempt().await);
+    delivered(fixture.attempt().await);
+    assert_eq!(fixture.receiver.tokens(), ["token-1", "token-1", "token-2", "token-2"]);
+    assert_eq!(fixture.server.count(), 2);
 }
 
 #[tokio::test]
 async fn an_endpoint_that_refuses_every_token_is_asked_twice_an_attempt() {
-    let scene = Scene::new().await;
-    scene.receiver.accept("another's");
-    let failed = failure(scene.attempt().await);
+    let fixture = Fixture::new().await;
+    fixture.receiver.accept("another's");
+    let failed = failure(fixture.attempt().await);
     assert_eq!((failed.status, &*failed.reason), (Some(401), "status 401"));
-    assert_eq!(scene.receiver.tokens(), ["token-1", "token-2"]);
-    assert_eq!(scene.server.count(), 2);
+    assert_eq!(fixture.receiver.tokens(), ["token-1", "token-2"]);
+    assert_eq!(fixture.server.count(), 2);
 }
 
 #[tokio::test]
 async fn attempts_whose_token_is_refused_at_once_share_its_renewal() {
-    let scene = Scene::new().await;
-    delivered(scene.attempt().await);
-    scene.receiver.accept("token-2");
-    for outcome in scene.attempts().await {
+    let fixture = Fixture::new().await;
+    delivered(fixture.attempt().await);
+    fixture.receiver.accept("token-2");
+    for outcome in fixture.attempts().await {
         delivered(outcome);
     }
-    assert_eq!(scene.server.count(), 2);
+    assert_eq!(fixture.server.count(), 2);
 }
 
 #[tokio::test]
 async fn a_server_that_reads_credentials_in_the_form_alone_gets_them_there() {
-    let scene = Scene::new().await;
-    scene.server.answers([(400, r#"{"error":"invalid_request"}"#)]);
-    delivered(scene.attempt().await);
+    let fixture = Fixture::new().await;
+    fixture.server.answers([(400, r#"{"error":"invalid_request"}"#)]);
+    delivered(fixture.attempt().await);
     // Renewed: by now it is known what the server reads.
-    delivered(scene.attempt_at(later(4000)).await);
-    let asked = scene.server.asked();
+    delivered(fixture.attempt_at(later(4000)).await);
+    let asked = fixture.server.asked();
     let places: Vec<_> = asked
         .iter()
         .map(|asked| {

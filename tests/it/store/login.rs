@@ -7,17 +7,17 @@ use certhookd::sandbox::{Options, ReplicaSet};
 use mongodb::Database;
 use serde_json::Value;
 
-use crate::bed::{Bed, Daemon, expired};
+use crate::fixture::{Daemon, Fixture, expired};
 
 const NAME: &str = "certhookd";
 
 /// How long a user is gone: more than one look at the login.
 const GONE: Duration = Duration::from_secs(5);
 
-/// A replica set that asks for a login, and a bed whose daemon has one of its own.
+/// A replica set that asks for a login, and a fixture whose daemon has one of its own.
 struct Guarded {
     _set: ReplicaSet,
-    bed: Bed,
+    fixture: Fixture,
 }
 
 impl Guarded {
@@ -29,18 +29,18 @@ impl Guarded {
         };
         let set = ReplicaSet::start(options).await.unwrap();
         let uri = set.uri().replace("root:sandbox@", &format!("{NAME}:hunter2@"));
-        let bed = Bed::on(&uri, set.client().await.unwrap()).with("scan.schedule = \"* * * * * *\"");
-        let guarded = Self { _set: set, bed };
+        let fixture = Fixture::on(&uri, set.client().await.unwrap()).with("scan.schedule = \"* * * * * *\"");
+        let guarded = Self { _set: set, fixture };
         guarded.create_user(roles).await;
         guarded
     }
 
     fn admin(&self) -> Database {
-        self.bed.database.client().database("admin")
+        self.fixture.database.client().database("admin")
     }
 
     async fn create_user(&self, roles: &[&str]) {
-        let database = self.bed.database.name();
+        let database = self.fixture.database.name();
         let roles: Vec<_> = roles
             .iter()
             .map(|role| doc! { "role": *role, "db": database })
@@ -55,11 +55,15 @@ impl Guarded {
 
     /// One more certificate is awarded and has expired, and both are told of.
     async fn delivers(&self, organization: bson::oid::ObjectId) {
-        let total = self.bed.receiver.total() + 2;
-        self.bed.badge_users().insert_one(expired(organization)).await.unwrap();
-        self.bed
+        let total = self.fixture.receiver.total() + 2;
+        self.fixture
+            .badge_users()
+            .insert_one(expired(organization))
+            .await
+            .unwrap();
+        self.fixture
             .receiver
-            .wait_for_total(total, crate::bed::LIMIT)
+            .wait_for_total(total, crate::fixture::LIMIT)
             .await
             .unwrap();
     }
@@ -100,8 +104,8 @@ fn assert_told(daemon: &Daemon, errors: usize) {
 #[tokio::test]
 async fn a_user_dropped_and_created_again_under_a_running_daemon_costs_no_restart() {
     let guarded = Guarded::new(&["readWrite"]).await;
-    let organization = guarded.bed.organization(vec![guarded.bed.endpoint("/a")]).await;
-    let mut daemon = guarded.bed.daemon().await;
+    let organization = guarded.fixture.organization(vec![guarded.fixture.endpoint("/a")]).await;
+    let mut daemon = guarded.fixture.daemon().await;
     guarded.delivers(organization).await;
     for times in 1..=2 {
         guarded.drop_user().await;
@@ -112,14 +116,14 @@ async fn a_user_dropped_and_created_again_under_a_running_daemon_costs_no_restar
         assert_told(&daemon, times);
     }
     assert!(daemon.stop().await.success());
-    assert_eq!(guarded.bed.receiver.total(), 6, "each once");
+    assert_eq!(guarded.fixture.receiver.total(), 6, "each once");
 }
 
 #[tokio::test]
 async fn a_user_that_is_gone_for_a_while_is_waited_for() {
     let guarded = Guarded::new(&["readWrite"]).await;
-    let organization = guarded.bed.organization(vec![guarded.bed.endpoint("/a")]).await;
-    let mut daemon = guarded.bed.daemon().await;
+    let organization = guarded.fixture.organization(vec![guarded.fixture.endpoint("/a")]).await;
+    let mut daemon = guarded.fixture.daemon().await;
     guarded.delivers(organization).await;
     guarded.drop_user().await;
     daemon.wait_for(is_error).await;
@@ -137,7 +141,7 @@ async fn a_user_that_is_gone_for_a_while_is_waited_for() {
 #[tokio::test]
 async fn a_privilege_that_is_missing_is_named_with_the_line_of_the_role_and_works_once_it_is_granted() {
     let guarded = Guarded::new(&[]).await;
-    let (bed, name) = (&guarded.bed, guarded.bed.database.name());
+    let (fixture, name) = (&guarded.fixture, guarded.fixture.database.name());
     let all = |collection: &str, actions: &[&str]| doc! { "resource": { "db": name, "collection": collection }, "actions": actions };
     let everything = [
         "find",
@@ -164,18 +168,18 @@ async fn a_privilege_that_is_missing_is_named_with_the_line_of_the_role_and_work
         all
     };
     let role = doc! { "createRole": "role", "privileges": privileges(&["find"]), "roles": [] };
-    bed.database.run_command(role).await.unwrap();
+    fixture.database.run_command(role).await.unwrap();
     let grant = doc! { "grantRolesToUser": NAME, "roles": [{ "role": "role", "db": name }] };
     guarded.admin().run_command(grant).await.unwrap();
 
-    let mut daemon = bed.launch();
+    let mut daemon = fixture.launch();
     let error = daemon.wait_for(is_error).await;
     let line = format!(
         r#"{{ resource: {{ db: "{name}", collection: "webhook_state" }}, actions: ["find", "insert", "update"] }}"#
     );
     assert_eq!(error["add_to_role"], line, "{error}");
     let mended = doc! { "updateRole": "role", "privileges": privileges(&everything) };
-    bed.database.run_command(mended).await.unwrap();
+    fixture.database.run_command(mended).await.unwrap();
     daemon.wait_for(|line| line["message"] == "ready").await;
     daemon.wait_for(is_accepted).await;
     assert_told(&daemon, 1);

@@ -3,7 +3,7 @@
 use bson::doc;
 use certhookd::sandbox::shared;
 
-use crate::bed::{Bed, expired};
+use crate::fixture::{Fixture, expired};
 
 /// What is given, and what `check` says of it.
 const OPTIONS: [(&str, &[&str]); 17] = [
@@ -54,10 +54,10 @@ const OPTIONS: [(&str, &[&str]); 17] = [
 async fn with_each_of_them_a_scan_works_and_check_tells_what_is_set_over() {
     let set = shared().await.unwrap();
     for (options, told) in OPTIONS {
-        let bed = Bed::on(&format!("{}&{options}", set.uri()), set.client().await.unwrap());
-        let organization = bed.organization(vec![bed.endpoint("/a")]).await;
-        bed.badge_users().insert_one(expired(organization)).await.unwrap();
-        let check = bed.outcome(&["check"]).await;
+        let fixture = Fixture::on(&format!("{}&{options}", set.uri()), set.client().await.unwrap());
+        let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+        fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+        let check = fixture.outcome(&["check"]).await;
         assert_eq!(check.code, Some(0), "{options}: {check:?}");
         let lines = check
             .stdout
@@ -70,10 +70,14 @@ async fn with_each_of_them_a_scan_works_and_check_tells_what_is_set_over() {
             .collect();
         assert_eq!(lines, told, "{options}");
 
-        let scan = bed.outcome(&["scan"]).await;
+        let scan = fixture.outcome(&["scan"]).await;
         assert_eq!(scan.code, Some(0), "{options}: {scan:?}");
-        assert_eq!(bed.receiver.total(), 1, "{options}");
+        assert_eq!(fixture.receiver.total(), 1, "{options}");
         let marked = doc! { "expiryReminderSent": true };
-        assert_eq!(bed.badge_users().count_documents(marked).await.unwrap(), 1, "{options}");
+        assert_eq!(
+            fixture.badge_users().count_documents(marked).await.unwrap(),
+            1,
+            "{options}"
+        );
     }
 }

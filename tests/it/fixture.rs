@@ -23,7 +23,7 @@ pub use deliveries::{endpoint_key, pending_batch};
 /// Nothing that a test waits for takes longer, however busy the machine is.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-pub struct Bed {
+pub struct Fixture {
     pub database: Database,
     pub receiver: Receiver,
     uri: String,
@@ -31,7 +31,7 @@ pub struct Bed {
     settings: String,
 }
 
-impl Bed {
+impl Fixture {
     pub async fn new() -> Self {
         let set = shared().await.unwrap();
         Self::on(set.uri(), set.client().await.unwrap())
@@ -68,7 +68,7 @@ impl Bed {
         self.database.collection("memberconfigs")
     }
 
-    /// The batches. What becomes of the deliveries in them: see [`Bed::deliveries`].
+    /// The batches. What becomes of the deliveries in them: see [`Fixture::deliveries`].
     pub fn outbox(&self) -> Collection<Document> {
         self.database.collection("webhook_outbox")
     }
@@ -152,7 +152,7 @@ impl Bed {
         self.receiver.wait_for(enough, LIMIT).await.unwrap()
     }
 
-    /// Has MongoDB note the operations on this database that match, from now on: see [`Bed::profiled`].
+    /// Has MongoDB note the operations on this database that match, from now on: see [`Fixture::profiled`].
     pub async fn profile(&self, operations: &Document) {
         let profile = doc! { "profile": 1, "filter": operations.clone() };
         self.database.run_command(profile).await.unwrap();
