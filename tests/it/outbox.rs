@@ -1,115 +1,20 @@
 //! The outbox by itself, over a real mongod: what no daemon can be made to do on demand.
 
+pub mod support;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bson::oid::ObjectId;
-use bson::{DateTime, Document, RawBson, doc};
-use certhookd::config::Mongodb;
-use certhookd::model::{Clock, EndpointKey, EventId, EventType, Failure, Message};
-use certhookd::outbox::{
-    Class, Delivery, Fetched, Head, Listener, NewDelivery, Next, Outbox, Settlement, Unrecorded, Want,
-};
-use certhookd::store::{Store, Writer, ensure_outbox};
-use certhookd::trace::Tracer;
+use bson::{DateTime, Document, doc};
+use certhookd::model::{Clock, Failure};
+use certhookd::outbox::{Class, Delivery, Fetched, Head, NewDelivery, Next, Outbox, Unrecorded, Want};
 use futures_util::TryStreamExt;
-use tokio_util::sync::CancellationToken;
 
+use self::support::{append, delivery, endpoint, fetch, next, only_batch, outbox, record, settlement};
 use crate::fixture::{Fixture, expired_in_turn, pending_batch};
-
-/// More than any test appends in one transaction.
-const ANY_BUDGET: usize = usize::MAX;
-
-/// Tells nobody of what is appended.
-struct Nobody;
-
-impl Listener for Nobody {
-    fn appended(&self, _: Vec<Head>) {}
-}
-
-/// The fixture's database, with the outbox's indexes.
-pub async fn store(fixture: &Fixture) -> Store {
-    let config = Mongodb {
-        uri: fixture.uri().into(),
-        database: fixture.database.name().to_owned(),
-        badge_users: "badgeusers".to_owned(),
-        member_configs: "memberconfigs".to_owned(),
-    };
-    let store = Store::new(&config, CancellationToken::new()).await.unwrap();
-    ensure_outbox(&store, Duration::from_secs(3600)).await.unwrap();
-    store
-}
-
-/// The outbox as that instance writes it.
-pub fn outbox(store: &Store, instance: &str) -> Outbox {
-    Outbox::new(store.clone(), instance.into(), Arc::new(Nobody), Tracer::default())
-}
-
-pub fn endpoint(n: impl std::fmt::Display) -> EndpointKey {
-    EndpointKey::from_stored(&format!("organization/{n}"))
-}
-
-/// The delivery of some event to that endpoint.
-pub fn delivery(endpoint: &EndpointKey) -> NewDelivery {
-    let (id, at) = (RawBson::ObjectId(ObjectId::new()), DateTime::from_millis(0));
-    NewDelivery {
-        message: Message {
-            event_id: EventId::derive(EventType::CertificateExpired, id.as_raw_bson_ref(), at),
-            event_type: EventType::CertificateExpired,
-            body: "{}".into(),
-        },
-        endpoint: endpoint.clone(),
-        certificate: id,
-        occurred_at: at,
-    }
-}
-
-/// Appends in one transaction. Returns how many are new, and how many were known.
-pub async fn append(store: &Store, outbox: &Outbox, deliveries: Vec<NewDelivery>) -> (usize, usize) {
-    let mut transaction = store.begin(Writer::Source).await.unwrap();
-    let append = outbox.append_in_transaction(&mut transaction, deliveries, ANY_BUDGET, Clock::local());
-    let appended = append.await.unwrap();
-    transaction.commit().await.unwrap();
-    (appended.fresh, appended.known)
-}
-
-fn next(endpoint: &EndpointKey, class: Class, batches: usize) -> Want {
-    Want::Next {
-        endpoint: endpoint.clone(),
-        class,
-        except: Vec::new(),
-        batches,
-    }
-}
-
-/// What is due, however much it is.
-pub async fn fetch(outbox: &Outbox, wants: &[Want]) -> Vec<Fetched> {
-    let read = outbox.fetch(wants, Clock::local(), usize::MAX).await.unwrap();
-    assert!(read.unreadable.is_empty() && !read.cut, "{read:?}");
-    read.batches
-}
-
-/// The deliveries of the only live batch of an endpoint.
-pub async fn only_batch(outbox: &Outbox, endpoint: &EndpointKey) -> Vec<Delivery> {
-    let mut batches = fetch(outbox, &[next(endpoint, Class::Live, 10)]).await;
-    assert_eq!(batches.len(), 1);
-    batches.remove(0).deliveries
-}
-
-pub fn settlement(delivery: &Delivery, next: Next) -> Settlement {
-    Settlement {
-        delivery: delivery.clone(),
-        at: Clock::local(),
-        ms: 3,
-        next,
-    }
-}
-
-/// Records, as a recorder does that meets no error.
-pub async fn record(outbox: &Outbox, settlements: &[Settlement]) {
-    outbox.record(settlements, true, Clock::local()).await.unwrap();
-}
+use crate::layout::store;
 
 fn failure() -> Failure {
     Failure {

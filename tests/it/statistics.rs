@@ -1,7 +1,7 @@
 //! The figures for the back office: what is recorded is counted, each result once, whatever happens in between.
 
 use bson::{DateTime, Document, doc};
-use certhookd::outbox::{Class, Next, Want};
+use certhookd::outbox::{Class, Next};
 use certhookd::sandbox::Answer;
 use futures_util::TryStreamExt;
 use http::StatusCode;
@@ -9,7 +9,8 @@ use nix::sys::signal::Signal;
 
 use crate::cluster::has_lease;
 use crate::fixture::{Daemon, Fixture, endpoint_key, expired, pending_batch};
-use crate::outbox::{append, delivery, endpoint, fetch, outbox, record, settlement, store};
+use crate::layout::store;
+use crate::outbox::support::{append, delivery, endpoint, fetch, next, outbox, record, settlement};
 
 /// How often which result, over all days: a test may run at midnight.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -229,14 +230,7 @@ async fn results_of_more_endpoints_than_go_into_one_command_are_counted_each_onc
     let outbox = outbox(&store, "me");
     let deliveries = (0..ENDPOINTS).map(|n| delivery(&endpoint(n)));
     append(&store, &outbox, deliveries.collect()).await;
-    let wants: Vec<_> = (0..ENDPOINTS)
-        .map(|n| Want::Next {
-            endpoint: endpoint(n),
-            class: Class::Live,
-            except: Vec::new(),
-            batches: 1,
-        })
-        .collect();
+    let wants: Vec<_> = (0..ENDPOINTS).map(|n| next(&endpoint(n), Class::Live, 1)).collect();
     let batches = fetch(&outbox, &wants).await;
     let deliveries = batches.iter().flat_map(|batch| &batch.deliveries);
     let delivered = deliveries.map(|one| settlement(one, Next::Delivered { status: 200 }));
