@@ -75,8 +75,14 @@ pub struct Certificate {
 pub struct Lease {
     pub holder: Option<Run>,
     pub number: u8,
-    /// A transaction that isn't ended has written it: nobody can take it.
-    pub locked: bool,
+}
+
+/// `watch` in `webhook_state`: how many awards the stream's position has passed, and the number of the lease under which that was
+/// written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Position {
+    pub awards: usize,
+    pub lease: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,8 +94,7 @@ pub struct Database {
     pub documents: [Option<Document>; DOCUMENTS],
     pub certificates: [Option<Certificate>; 2],
     pub lease: Lease,
-    /// `watch`: how many awards the stream's position has passed.
-    pub position: usize,
+    pub position: Position,
 }
 
 impl Document {
@@ -130,7 +135,7 @@ impl Database {
             documents,
             certificates: [0, 1].map(|number| (number < certificates).then(|| certificate(number))),
             lease: Lease::default(),
-            position: 0,
+            position: Position::default(),
         }
     }
 

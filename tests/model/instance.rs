@@ -32,6 +32,8 @@ pub struct Instance {
     pub control: u8,
     /// The delivery queue: batches that it has fetched.
     pub copies: [Option<Fetched>; DOCUMENTS],
+    /// A batch that was read and is not in the queue yet.
+    pub read: Option<(usize, Fetched)>,
     /// The lease number, if it holds `source`.
     pub lease: Option<u8>,
     pub page: Option<Page>,
@@ -51,8 +53,10 @@ pub enum Step {
     Drop,
     /// Removes its heartbeat and ends: a shutdown with nothing left to record.
     Exit,
-    /// `outbox::fetch`.
+    /// `outbox::fetch`: reads a batch.
     Fetch(usize),
+    /// What was read gets into the delivery queue.
+    Enqueue,
     /// A worker begins a delivery's request.
     Begin(usize, usize),
     /// Its response, or timeout.
@@ -69,7 +73,7 @@ pub enum Step {
     Stage,
     /// `outbox::append`, the mark, and the commit.
     Commit,
-    /// `source::watch` reads the position.
+    /// `source::watch` puts its lease number to the position and reads it, in one command.
     Load,
     /// `source::watch` → `outbox::append`, the position, and the commit.
     Append,
@@ -91,6 +95,7 @@ impl Instance {
             assigned: false,
             control: 0,
             copies: [None; DOCUMENTS],
+            read: None,
             lease: None,
             page: None,
             watching: None,
@@ -142,6 +147,7 @@ impl Instance {
             Step::Poll => self.poll(database),
             Step::Drop => self.drop_open(),
             Step::Fetch(document) => self.fetch(document, database),
+            Step::Enqueue => self.enqueue(),
             Step::Begin(document, delivery) => self.begin(document, delivery),
             Step::Respond {
                 document,
@@ -149,13 +155,14 @@ impl Instance {
                 success,
             } => self.respond(document, delivery, success),
             Step::ReadPage(events) => self.page = Some(Page::new(events)),
-            Step::Load => self.load(database),
+            Step::Load => self.load(database, system.rules),
             Step::Exit | Step::Record(_) | Step::Stage | Step::Commit | Step::Append | Step::Ask => {}
         }
     }
 
     /// Nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.copies.iter().all(Option::is_none) && self.page.is_none() && self.watching.is_none()
+        let delivers = self.read.is_some() || self.copies.iter().any(Option::is_some);
+        !delivers && self.page.is_none() && self.watching.is_none()
     }
 }

@@ -54,7 +54,6 @@ fn model_of_deliveries_and_two_accidents() {
         let lapses = budget.lapses + 1;
         holds(SINGLE, Budget { lapses, ..budget });
     }
-    holds(SINGLE, Budget { crashes: 1, ..LEAVE });
     let lapse = Budget { losses: 1, ..LAPSE };
     holds(SINGLE, Budget { failures: 1, ..lapse });
 }
@@ -88,10 +87,10 @@ fn model_from_scan_and_watch_to_the_result() {
         delivers: true,
         ..system
     };
-    for budget in [CRASH, LAPSE, LOSS] {
+    for budget in [CRASH, LAPSE] {
         holds(delivered(EXPIRY), budget);
-        holds(delivered(AWARD), budget);
     }
+    holds(delivered(AWARD), LOSS);
     holds(delivered(EXPIRY), Budget { losses: 1, ..RENEWAL });
     holds(delivered(LARGE_EXPIRY), RENEWAL);
 }
@@ -147,6 +146,7 @@ fn model_needs_each_rule_of_heartbeats_and_assignment() {
     needs(GiveUpFirst, PARALLEL, BATCH, CALM);
     needs(BeatNumber, PARALLEL, SINGLE, LATE_BEAT);
     needs(DropUnsent, SETTLED_RESTS, BATCH, LEAVE);
+    needs(DropRead, SETTLED_RESTS, BATCH, LEAVE);
     needs(FetchWhereItMayBegin, SETTLED_RESTS, BATCH, CALM);
     needs(LapseLoses, SETTLED_RESTS, SINGLE, LAPSE);
 }
@@ -186,6 +186,7 @@ fn model_needs_each_rule_of_scan_and_watch() {
     needs(LookUp, APPENDED_ONCE, EXPIRY, Budget { unmarks: 1, ..CALM });
     needs(LookUp, APPENDED_ONCE, AWARDS, LOSS);
     needs(LeaseNumber, POSITION_FORWARD, AWARDS, LAPSE);
+    needs(NumberWithRead, POSITION_FORWARD, AWARDS, LAPSE);
     needs(PositionWithAppend, POSITION_WAITS, AWARDS, CALM);
     needs(CommitAsked, POSITION_WAITS, AWARDS, LOSS);
 }

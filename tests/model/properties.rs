@@ -72,7 +72,7 @@ fn appended_if_marked(system: &System, state: &State) -> bool {
 }
 
 fn position_waits(system: &System, state: &State) -> bool {
-    let mut passed = 0..state.database.position;
+    let mut passed = 0..state.database.position.awards;
     passed.all(|number| state.database.is_appended(system.award(number)))
 }
 

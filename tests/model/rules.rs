@@ -26,6 +26,8 @@ pub enum Rule {
     BeatNumber,
     /// What is unsent leaves memory when the assignment is lost. Else it stays there.
     DropUnsent,
+    /// What was read before the assignment was lost is not enqueued after. Else it is.
+    DropRead,
     /// Only where an instance may begin, it fetches. Else as soon as its members assign it the endpoint.
     FetchWhereItMayBegin,
     /// An endpoint's state is read when it was assigned. Else only when the control number tells of it.
@@ -54,8 +56,10 @@ pub enum Rule {
     StagedUntilMark,
     /// What the outbox has already is not appended. Else it is.
     LookUp,
-    /// The position is saved where the lease has the number that its writer knows. Else anyway.
+    /// The position is saved unless it has a later lease number. Else anyway.
     LeaseNumber,
+    /// Who takes the lease puts its number to the position when it reads it. Else with what it saves first.
+    NumberWithRead,
     /// The position is saved with the append. Else before it.
     PositionWithAppend,
 }

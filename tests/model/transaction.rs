@@ -1,6 +1,6 @@
 //! The transactions of recorder and sources, as MongoDB does them: their writes happen together, once, or not at all.
 
-use super::database::{Database, Document, Event, Events, Outcome, each};
+use super::database::{Database, Document, Event, Events, Outcome, Position, each};
 use super::history::{Fault, History};
 use super::instance::Work;
 use super::rules::{Rule, Rules};
@@ -18,8 +18,7 @@ pub enum Transaction {
     Stage { events: Events },
     /// `source::scan::page`: done if none of its certificates was written since it was read.
     Page { events: Events, changed: bool, part: Part },
-    /// `source::watch`: done if `lease/source` has that number, which the transaction writes again: a lease that was taken since is a
-    /// conflict.
+    /// `source::watch`: done unless the position has a later lease number.
     Award { number: usize, lease: u8, part: Part },
 }
 
@@ -41,7 +40,7 @@ impl Transaction {
                     && database.documents[document].is_none_or(|document| document.version != version)
             }
             Self::Page { changed, part, .. } => rules.keep(Rule::Snapshot) && changed && part != Part::Append,
-            Self::Award { lease, .. } => rules.keep(Rule::LeaseNumber) && database.lease.number != lease,
+            Self::Award { lease, .. } => rules.keep(Rule::LeaseNumber) && database.position.lease > lease,
             Self::Stage { .. } => false,
         }
     }
@@ -79,12 +78,13 @@ impl Transaction {
                     history.marked |= 1 << certificate.expires;
                 }
             }),
-            Self::Award { number, part, .. } => {
+            Self::Award { number, lease, part } => {
                 if part != Part::Mark {
                     append(system.award(number), database, history, system);
                 }
                 if part != Part::Append {
-                    save(number + 1, database, history);
+                    let awards = number + 1;
+                    save(Position { awards, lease }, database, history);
                 }
             }
         }
@@ -100,8 +100,8 @@ fn append(document: usize, database: &mut Database, history: &mut History, syste
     }
 }
 
-fn save(position: usize, database: &mut Database, history: &mut History) {
-    if position < database.position {
+fn save(position: Position, database: &mut Database, history: &mut History) {
+    if position.awards < database.position.awards {
         history.add(Fault::PositionBack);
     }
     database.position = position;

@@ -98,15 +98,13 @@ impl Instance {
             database.lease = Lease {
                 holder: Some(self.run),
                 number: database.lease.number + 1,
-                locked: false,
             };
         }
         self.lease = (database.lease.holder == Some(self.run)).then_some(database.lease.number);
     }
 
     fn can_take_lease(&self, database: &Database) -> bool {
-        let Lease { holder, locked, .. } = database.lease;
-        !self.leaving && !locked && !holder.is_some_and(|holder| database.is_living(holder))
+        !self.leaving && !database.lease.holder.is_some_and(|holder| database.is_living(holder))
     }
 
     /// Reads the control number and acts on it. Requests that are open end as they will.

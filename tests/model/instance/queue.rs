@@ -54,10 +54,13 @@ impl Instance {
         rules: Rules,
         steps: &mut Vec<Step>,
     ) {
+        if self.read.is_some() {
+            steps.push(Step::Enqueue);
+        }
         for (document, copy) in self.copies.iter().enumerate() {
             let Some(copy) = copy else {
                 let pending = database.documents[document].is_some_and(|document| document.is_pending());
-                if pending && self.may_fetch(rules) {
+                if pending && self.read.is_none() && self.may_fetch(rules) {
                     steps.push(Step::Fetch(document));
                 }
                 continue;
@@ -95,18 +98,23 @@ impl Instance {
     }
 
     pub(super) fn fetch(&mut self, document: usize, database: &Database) {
-        self.copies[document] = database.documents[document].map(|document| Fetched {
+        let work = |result| match result {
+            Outcome::Pending => Work::Unsent,
+            _ => Work::Nothing,
+        };
+        let fetched = database.documents[document].map(|document| Fetched {
             version: document.version,
             attempts: document.attempts,
             unwanted: [false; 2],
-            work: document.results.map(|result| {
-                if result == Outcome::Pending {
-                    Work::Unsent
-                } else {
-                    Work::Nothing
-                }
-            }),
+            work: document.results.map(work),
         });
+        self.read = fetched.map(|fetched| (document, fetched));
+    }
+
+    pub(super) fn enqueue(&mut self) {
+        if let Some((document, fetched)) = self.read.take() {
+            self.copies[document] = Some(fetched);
+        }
     }
 
     pub(super) fn begin(&mut self, document: usize, delivery: usize) {
@@ -168,6 +176,9 @@ impl Instance {
     pub(super) fn drop_unsent(&mut self, rules: Rules) {
         if rules.keep(Rule::DropUnsent) {
             self.forget(|work| work == Work::Unsent);
+        }
+        if rules.keep(Rule::DropRead) {
+            self.read = None;
         }
     }
 

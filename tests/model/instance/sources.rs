@@ -95,14 +95,18 @@ impl Instance {
     fn add_watch(&self, database: &Database, system: &System, steps: &mut Vec<Step>) {
         match self.watching {
             Some(watching) if watching.awards < system.awards || watching.half => steps.push(Step::Append),
-            None if self.lease.is_some() && database.position < system.awards => steps.push(Step::Load),
+            None if self.lease.is_some() && database.position.awards < system.awards => steps.push(Step::Load),
             _ => {}
         }
     }
 
-    pub(super) fn load(&mut self, database: &Database) {
+    pub(super) fn load(&mut self, database: &mut Database, rules: Rules) {
+        if rules.keep(Rule::NumberWithRead) {
+            self.lease = self.lease.filter(|lease| database.position.lease <= *lease);
+            database.position.lease = self.lease.unwrap_or(database.position.lease);
+        }
         self.watching = self.lease.map(|lease| Watching {
-            awards: database.position,
+            awards: database.position.awards,
             lease,
             half: false,
         });

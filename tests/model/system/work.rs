@@ -32,6 +32,9 @@ impl System {
         match step {
             Step::Fetch(_) => self.delivers,
             Step::Respond { success: false, .. } => state.left.failures > 0,
+            Step::Load if self.rules.keep(Rule::NumberWithRead) => {
+                !state.is_locked(|transaction| matches!(transaction, Transaction::Award { .. }))
+            }
             Step::Ask => state.doubt.is_some_and(|doubt| doubt.fate.is_some()),
             _ => true,
         }
@@ -89,7 +92,6 @@ impl System {
             return;
         };
         let asks = self.rules.keep(Rule::CommitAsked);
-        state.database.lease.locked = matches!(transaction, Transaction::Award { .. });
         state.doubt = Some(Doubt {
             run: asks.then_some(run),
             transaction,
@@ -103,7 +105,6 @@ impl System {
 
     pub(super) fn resolve(&self, state: &mut State, fate: Fate) {
         let Some(doubt) = state.doubt else { return };
-        state.database.lease.locked = false;
         if fate != Fate::Aborted {
             self.apply(state, doubt.run, doubt.transaction);
         }
