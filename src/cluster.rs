@@ -37,6 +37,21 @@ pub const BEAT: Duration = Duration::from_secs(2);
 /// Heartbeats of instances that died are kept this long for the operator to see.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
+/// What a heartbeat has to do with the deliveries that its instance has in memory.
+pub trait Deliveries {
+    /// No heartbeat was confirmed for `age`, at least [`NO_NEW_REQUESTS`]: the next must not be before what is unsent is dropped,
+    /// and from [`CUT_SHORT`] on what is in flight is cut short.
+    fn lapsed(&self, age: Duration);
+
+    /// Drops what is unsent of endpoints that this instance doesn't keep. Returns those of them of which results are still to be
+    /// recorded. `moves`: endpoints may be lost with this heartbeat, and what is being read of them must not be enqueued.
+    fn drain(&self, moves: bool, keeps: impl Fn(&EndpointKey) -> bool) -> Vec<EndpointKey>;
+
+    /// Other endpoints may be assigned to this instance from the end of this on: reads what must be known of them before their
+    /// first request.
+    fn gaining(&self) -> impl Future<Output = Result<()>> + Send;
+}
+
 /// One instance among the others. Clones are the same instance.
 #[derive(Clone)]
 pub struct Cluster {
@@ -51,6 +66,8 @@ struct Shared {
     host: Arc<str>,
     fence: Fence,
     leaving: AtomicBool,
+    /// Heartbeats that were sent: one that arrives after a later one changes nothing.
+    beats: AtomicI64,
     /// The control number that this instance has acted on.
     control: AtomicI64,
     /// The number of the lease for finding events, if this instance holds it.
@@ -67,6 +84,7 @@ impl Cluster {
             host: host.into(),
             fence: Fence::default(),
             leaving: AtomicBool::new(false),
+            beats: AtomicI64::new(0),
             control: AtomicI64::new(0),
             lease: watch::Sender::default(),
             beat_now: Notify::new(),
@@ -155,34 +173,52 @@ impl Cluster {
     }
 
     /// Sends a heartbeat, corrects the clock by the database's, reads the others' heartbeats, and takes the lease if nobody
-    /// alive holds it. `drain` is told which endpoints this instance keeps, drops what is unsent of the others, and returns
-    /// those of which results are still to be recorded. Returns whether other endpoints may be assigned to this instance now.
+    /// alive holds it. `deliveries` is what this instance has in memory. Returns whether other endpoints may be assigned to this
+    /// instance now.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn beat(&self, drain: impl Fn(&dyn Fn(&EndpointKey) -> bool) -> Vec<EndpointKey>) -> Result<bool> {
+    pub async fn beat(&self, deliveries: &impl Deliveries) -> Result<bool> {
         let before = self.view.get();
+        let age = self.age();
+        let lapsed = age.is_none_or(|age| age >= NO_NEW_REQUESTS);
+        if let Some(age) = age.filter(|_| lapsed) {
+            // Also told of by the loop that watches the age, but a process that was frozen may come here first.
+            deliveries.lapsed(age);
+        }
         // Whoever comes or goes is taken into account at once, by a second heartbeat.
         for _ in 0..2 {
             let view = self.view.get();
             let me = &**self.instance_id();
-            let draining = drain(&|endpoint| view.keeps(me, endpoint));
-            let changed = self.write_and_read(view.next.clone(), &draining).await?;
+            let moves = view.next != view.members;
+            let draining = deliveries.drain(moves, |endpoint| view.keeps(me, endpoint));
+            let changed = self
+                .write_and_read(view.next.clone(), &draining, lapsed, deliveries)
+                .await?;
             if !changed {
                 break;
             }
         }
-        Ok(!before.assigns_as(&self.view.get()))
+        Ok(lapsed || !before.assigns_as(&self.view.get()))
     }
 
     /// One heartbeat with these members, and the others read after it. Returns whether the members should change.
-    async fn write_and_read(&self, members: Vec<String>, draining: &[EndpointKey]) -> Result<bool> {
+    async fn write_and_read(
+        &self,
+        members: Vec<String>,
+        draining: &[EndpointKey],
+        lapsed: bool,
+        deliveries: &impl Deliveries,
+    ) -> Result<bool> {
         let (sent, sent_at) = (Fence::sending(), Clock::local());
         let mut session = self.store.start_session().await?;
         let state = self.store.state();
-        let signs = self.signs(&members, draining);
+        let number = self.shared.beats.fetch_add(1, Ordering::AcqRel) + 1;
+        let signs = self.signs(number, &members, draining);
+        // A later one doesn't match, and to insert another meets its `_id`.
+        let earlier = doc! { "_id": self.document_id(), "beat": { "$not": { "$gte": number } } };
         let write = state
-            .find_one_and_update(doc! { "_id": self.document_id() }, vec![doc! { "$set": signs }])
+            .find_one_and_update(earlier, vec![doc! { "$set": signs }])
             .upsert(true)
             .return_document(ReturnDocument::After)
             .session(&mut session);
@@ -212,7 +248,11 @@ impl Cluster {
             .map(|other| other.instance_id.clone())
             .chain((!leaving).then(|| self.instance_id().to_string()))
             .collect();
-        self.view.set(View { members, next, others });
+        let view = View { members, next, others };
+        if lapsed || !self.view.get().assigns_as(&view) {
+            deliveries.gaining().await?;
+        }
+        self.view.set(view);
         self.shared.fence.confirmed(sent);
         for dead in &dead {
             self.end_sessions(dead).await;
@@ -224,7 +264,7 @@ impl Cluster {
         Ok(changed)
     }
 
-    fn signs(&self, members: &[String], draining: &[EndpointKey]) -> Document {
+    fn signs(&self, number: i64, members: &[String], draining: &[EndpointKey]) -> Document {
         let draining: Vec<&str> = draining.iter().map(EndpointKey::as_str).collect();
         doc! {
             "host": &*self.shared.host,
@@ -234,6 +274,7 @@ impl Cluster {
             "version": env!("CARGO_PKG_VERSION"),
             "startedAt": { "$ifNull": ["$startedAt", "$$NOW"] },
             "seenAt": "$$NOW",
+            "beat": number,
             "members": { "$literal": members },
             "draining": { "$literal": draining },
             "control": self.shared.control.load(Ordering::Acquire),

@@ -179,6 +179,8 @@ impl Fetcher {
     fn plan(&mut self, endpoints: Vec<EndpointKey>, waiting: usize, now: DateTime) -> Plan {
         let mut plan = Plan::default();
         let mut granted = Granted::default();
+        // Before it is asked which endpoints are this instance's.
+        self.queue.begin_read();
         if self.starved.is_pressing() && self.queue.spare().1 == 0 {
             self.queue.make_room();
         }

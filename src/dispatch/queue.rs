@@ -232,9 +232,21 @@ impl DeliveryQueue {
         self.0.state.lock().drain(assigned)
     }
 
-    /// Drops all unsent deliveries: by now their endpoints may be another instance's.
+    /// Drops all unsent deliveries, and what is being read: by now their endpoints may be another instance's.
     pub fn drop_all_unsent(&self) {
-        self.0.state.lock().drain(|_| false);
+        let mut state = self.0.state.lock();
+        state.refuses_read = true;
+        state.drain(|_| false);
+    }
+
+    /// What is being read now must not be enqueued: its endpoint may have been another instance's since the read began.
+    pub fn refuse_reads(&self) {
+        self.0.state.lock().refuses_read = true;
+    }
+
+    /// The fetcher begins a read.
+    pub(super) fn begin_read(&self) {
+        self.0.state.lock().refuses_read = false;
     }
 
     /// From now on nothing begins and nothing is enqueued.

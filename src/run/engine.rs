@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::endpoint_states::EndpointStates;
 use super::{Courier, Settings, Tally};
-use crate::cluster::{Cluster, NO_NEW_REQUESTS, WakeUps};
+use crate::cluster::{CUT_SHORT, Cluster, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::config::Config;
 use crate::dispatch::{
     Abort, DeliveryQueue, Fetcher, Limits, OffEndpoints, Parts, Recorder, Standing, Waiting, Workers,
@@ -133,9 +133,6 @@ impl Engine {
         let forget = || self.cluster.forget_ghosts();
         self.store.persist("look for instances that are gone", forget).await?;
         self.store.persist("send a heartbeat", || self.beat()).await?;
-        self.store
-            .persist("read the states of endpoints", || self.endpoint_states.load())
-            .await?;
         self.refresh().load().await
     }
 
@@ -144,11 +141,7 @@ impl Engine {
     /// # Errors
     /// MongoDB refused or is unavailable.
     pub async fn beat(&self) -> crate::store::Result<()> {
-        let queue = &self.queue;
-        let was_silent = self.cluster.age().is_none_or(|age| age >= NO_NEW_REQUESTS);
-        if self.cluster.beat(|keeps| queue.drain(keeps)).await? || was_silent {
-            // What other instances noted of endpoints that are this one's now.
-            self.endpoint_states.load().await?;
+        if self.cluster.beat(self).await? {
             self.waiting.look_now();
         }
         Ok(())
@@ -268,6 +261,27 @@ impl Engine {
     /// Waits until results of a drained endpoint are recorded.
     pub async fn drained(&self) {
         self.recorded.notified().await;
+    }
+}
+
+impl Deliveries for Engine {
+    fn lapsed(&self, age: Duration) {
+        // By now their endpoints may be another instance's.
+        self.queue.drop_all_unsent();
+        if age >= CUT_SHORT {
+            self.abort.abort();
+        }
+    }
+
+    fn drain(&self, moves: bool, keeps: impl Fn(&EndpointKey) -> bool) -> Vec<EndpointKey> {
+        if moves {
+            self.queue.refuse_reads();
+        }
+        self.queue.drain(keeps)
+    }
+
+    async fn gaining(&self) -> crate::store::Result<()> {
+        self.endpoint_states.load().await
     }
 }
 

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{Engine, Snapshot};
-use crate::cluster::{BEAT, CUT_SHORT, NO_NEW_REQUESTS, WakeUps};
+use crate::cluster::{BEAT, CUT_SHORT, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::service::Pulse;
 use crate::service::systemd::Manager;
 use crate::source::{Extent, Report, ScanTrigger};
@@ -169,11 +169,11 @@ pub(super) async fn fence(engine: Arc<Engine>, end: CancellationToken) {
                 Some(_) => debug!("{what}"),
                 None => warn!("{what}"),
             }
-            engine.queue.drop_all_unsent();
+            engine.lapsed(age);
         }
         if age >= CUT_SHORT && !cut {
             cut = true;
-            engine.abort.abort();
+            engine.lapsed(age);
         }
         if age < NO_NEW_REQUESTS && std::mem::take(&mut silent) {
             cut = false;

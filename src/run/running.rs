@@ -114,7 +114,8 @@ impl Running {
 async fn prepare(engine: &Engine, config: &Config) -> Result<(), Stopped> {
     engine.prepare().await?;
     if config.completions.enabled {
-        engine.watch().begin().await
+        let lease = *engine.cluster.lease().borrow();
+        engine.watch().begin(lease).await
     } else {
         Ok(())
     }

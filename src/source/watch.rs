@@ -92,12 +92,14 @@ impl Watch {
         }
     }
 
-    /// Makes sure that there is a position to go on from. What is awarded after this returns is found.
+    /// Makes sure that there is a position to go on from, whoever holds the lease. What is awarded after this returns is found.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon stops first.
-    pub async fn begin(&self) -> Result<(), Stopped> {
-        Position::load(&self.store, self.retention).await.map(drop)
+    pub async fn begin(&self, lease: Option<i64>) -> Result<(), Stopped> {
+        Position::load(&self.store, lease.unwrap_or(0), self.retention)
+            .await
+            .map(drop)
     }
 
     /// Watches under that lease until `stop`, through every accident, or until a later lease has moved the position. `beat` is
@@ -106,7 +108,9 @@ impl Watch {
     /// # Errors
     /// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable; nothing is lost, the position is as it was saved.
     pub async fn run(self, lease: i64, stop: CancellationToken, beat: impl Fn()) -> Result<(), Stopped> {
-        let mut position = Position::load(&self.store, self.retention).await?.under(lease);
+        let Some(mut position) = Position::load(&self.store, lease, self.retention).await? else {
+            return Ok(());
+        };
         self.moved(position.at(), 0);
         let (mut backoff, mut tries) = (Backoff::default(), self.store.outage().tries());
         let mut catching_up = None;

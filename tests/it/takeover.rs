@@ -93,3 +93,34 @@ async fn late_results_of_an_instance_that_was_frozen_change_nothing() {
     assert_eq!(all(&pair.fixture.statistics()).await, statistics);
     assert!(pair.second.stop().await.success());
 }
+
+/// What it had in memory is another's by then.
+#[tokio::test]
+async fn an_instance_that_was_frozen_sends_nothing_of_what_it_had_in_memory() {
+    let fixture = Fixture::new().await.with("delivery.concurrency = 1");
+    let slow = || [Answer::ok().after(Duration::from_millis(300))];
+    let paths: Vec<_> = (0..ENDPOINTS).map(|n| format!("/{n}")).collect();
+    paths.iter().for_each(|path| fixture.receiver.script(path, slow()));
+    let endpoints = paths.iter().map(|path| fixture.endpoint(path)).collect();
+    let organization = fixture.organization(endpoints).await;
+    let (first, second) = (fixture.daemon().await, fixture.daemon().await);
+    settle(&fixture, 2).await;
+    let certificates = (0..CERTIFICATES).map(|_| expired(organization));
+    fixture.badge_users().insert_many(certificates).await.unwrap();
+    second.signal(Signal::SIGUSR1);
+    // An expiry and an award of each certificate. All are in memory, and few are sent.
+    fixture.receiver.wait_for_total(ENDPOINTS + 5, LIMIT).await.unwrap();
+
+    first.signal(Signal::SIGSTOP);
+    let all = 2 * DELIVERIES as u64;
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, all).await;
+    let before = fixture.receiver.total();
+    first.signal(Signal::SIGCONT);
+    settle(&fixture, 2).await;
+    let certificate = expired(organization);
+    fixture.badge_users().insert_one(certificate).await.unwrap();
+    second.signal(Signal::SIGUSR1);
+    let all = all + 2 * ENDPOINTS as u64;
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, all).await;
+    assert_eq!(fixture.receiver.total(), before + 2 * ENDPOINTS, "nothing twice");
+}

@@ -18,6 +18,8 @@ pub(super) struct State {
     pub(super) breakers: Breakers,
     pub(super) bytes: usize,
     pub(super) closed: bool,
+    /// Whether endpoints may have been another instance's since the fetcher began to read.
+    pub(super) refuses_read: bool,
     pub(super) endpoints: HashMap<EndpointKey, EndpointQueue>,
     pub(super) organizations: HashMap<String, Organization>,
     /// Organizations that have something to send, in turn.
@@ -37,6 +39,7 @@ impl State {
             breakers: Breakers::default(),
             bytes: 0,
             closed: false,
+            refuses_read: false,
             endpoints: HashMap::new(),
             organizations: HashMap::new(),
             turn: VecDeque::new(),
@@ -119,7 +122,11 @@ impl State {
             .partial
             .take_if(|(partial, next)| *partial == id && first >= *next);
         let known = self.batches.get(&id).cloned();
-        if self.closed || queue.excluded.contains_key(&id) || (known.is_some() && continued.is_none()) {
+        if self.closed
+            || self.refuses_read
+            || queue.excluded.contains_key(&id)
+            || (known.is_some() && continued.is_none())
+        {
             return 0;
         }
         let mut rest = fetched.rest;

@@ -247,3 +247,15 @@ fn a_batch_whose_results_are_refused_is_left_out_for_a_while() {
     assert_eq!(queue.enqueue(fetched("a/1", "x", 1), 5), 0);
     assert_eq!(queue.enqueue(fetched("a/1", "y", 1), 5), 1);
 }
+
+#[test]
+fn what_was_being_read_when_endpoints_moved_is_not_enqueued() {
+    for moved in [DeliveryQueue::refuse_reads, DeliveryQueue::drop_all_unsent] {
+        let queue = queue(LIMITS);
+        queue.begin_read();
+        moved(&queue);
+        assert_eq!(queue.enqueue(fetched("a/1", "y", 1), 5), 0);
+        queue.begin_read();
+        assert_eq!(queue.enqueue(fetched("a/1", "y", 1), 5), 1);
+    }
+}

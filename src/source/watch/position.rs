@@ -52,57 +52,76 @@ impl From<Error> for Unsaved {
 }
 
 impl Position {
-    /// Reads the position; a first start begins now. One that is lost or can't be read has what the outbox remembers, for
-    /// `retention`, found by query.
-    pub(super) async fn load(store: &Store, retention: Duration) -> std::result::Result<Self, Stopped> {
-        let find = |id: &'static str| async move { Ok(store.state().find_one(doc! { "_id": id }).await?) };
-        let found = store.persist("read the stream's position", || find(POSITION)).await?;
-        if let Some(position) = found.as_ref().and_then(parse) {
-            return Ok(position);
-        }
-        let lease = store.persist("read the lease", || find(LEASE)).await?;
-        let has_watched = lease.is_some_and(|lease| lease.get_bool("watched").unwrap_or(false));
-        let (start, at) = now(store).await?;
-        let mut position = Self {
-            start,
-            at,
-            catch_up_from: None,
-            lease: found
-                .as_ref()
-                .and_then(|document| document.get_i64("lease").ok())
-                .unwrap_or(0),
-            accidents: 0,
+    /// Reads the position and writes the lease's number on it, so that whoever watched under an earlier one moves it no more;
+    /// `None` if a later lease has done so. A first start begins now. A position that is lost or can't be read has what the
+    /// outbox remembers, for `retention`, found by query.
+    pub(super) async fn load(
+        store: &Store,
+        lease: i64,
+        retention: Duration,
+    ) -> std::result::Result<Option<Self>, Stopped> {
+        let take = || async {
+            let update = doc! { "$set": { "lease": lease } };
+            Ok(store.state().find_one_and_update(not_later(lease), update).await?)
         };
-        if found.is_some() || has_watched {
+        let found = store.persist("read the stream's position", take).await?;
+        if let Some(position) = found.as_ref().and_then(|document| parse(document, lease)) {
+            return Ok(Some(position));
+        }
+        let position = Self::afresh(store, lease, found.as_ref(), retention).await?;
+        if !position.create(store).await? {
+            return Ok(None);
+        }
+        if position.catch_up_from.is_some() {
             warn!(
                 "the stream's position is lost or can't be read; starting afresh, missed completions are found by query"
             );
-            let known = found.and_then(|document| document.get_datetime("at").ok().copied());
-            position.catch_up_from = Some(known.unwrap_or_else(|| ago(at, retention)));
         } else {
             info!("no stream position yet: completions are watched from now on");
         }
-        position.create(store).await?;
-        Ok(position)
+        Ok(Some(position))
     }
 
-    async fn create(&self, store: &Store) -> std::result::Result<(), Stopped> {
-        let fields = self.fields();
+    /// From now on, for want of a position that can be read.
+    async fn afresh(
+        store: &Store,
+        lease: i64,
+        found: Option<&Document>,
+        retention: Duration,
+    ) -> std::result::Result<Self, Stopped> {
+        let find = || async { Ok(store.state().find_one(doc! { "_id": LEASE }).await?) };
+        let held = store.persist("read the lease", find).await?;
+        let has_watched = held.is_some_and(|held| held.get_bool("watched").unwrap_or(false));
+        let (start, at) = now(store).await?;
+        let known = found.and_then(|document| document.get_datetime("at").ok().copied());
+        let is_lost = found.is_some() || has_watched;
+        let catch_up_from = is_lost.then(|| known.unwrap_or_else(|| ago(at, retention)));
+        Ok(Self {
+            start,
+            at,
+            catch_up_from,
+            lease,
+            accidents: 0,
+        })
+    }
+
+    /// Saves the first position; `false` if a later lease has saved one.
+    async fn create(&self, store: &Store) -> std::result::Result<bool, Stopped> {
         let create = || async {
-            let state = store.state();
-            state
-                .replace_one(doc! { "_id": POSITION }, fields.clone())
+            match self.save(store).await {
+                Ok(()) => {}
+                Err(Unsaved::Superseded) => return Ok(false),
+                Err(Unsaved::Failed(error)) => return Err(error),
+            }
+            let watched = doc! { "$set": { "watched": true } };
+            store
+                .state()
+                .update_one(doc! { "_id": LEASE }, watched)
                 .upsert(true)
                 .await?;
-            let watched = doc! { "$set": { "watched": true } };
-            Ok(state.update_one(doc! { "_id": LEASE }, watched).upsert(true).await?)
+            Ok(true)
         };
-        store.persist("note the stream's start", create).await.map(drop)
-    }
-
-    /// The same, written under this lease.
-    pub(super) fn under(self, lease: i64) -> Self {
-        Self { lease, ..self }
+        store.persist("note the stream's start", create).await
     }
 
     pub(super) fn start(&self) -> Start {
@@ -149,7 +168,7 @@ impl Position {
     /// # Errors
     /// See [`Unsaved`]; the transaction is spoiled.
     pub(super) async fn save_in_transaction(&self, transaction: &mut Transaction) -> std::result::Result<(), Unsaved> {
-        let row = upsert_row(raw(&self.mine())?, raw(&self.update())?);
+        let row = upsert_row(raw(&not_later(self.lease))?, raw(&self.update())?);
         match transaction.update("webhook_state", [row].iter()).await {
             Ok(_) => Ok(()),
             Err(error) => Err(superseded(error)),
@@ -162,7 +181,11 @@ impl Position {
     /// See [`Unsaved`]; the transaction is spoiled.
     pub(super) async fn check_in_transaction(&self, transaction: &mut Transaction) -> std::result::Result<(), Unsaved> {
         // A write, so that whoever moves it at the same time is in conflict with this.
-        let row = update_row(raw(&self.mine())?, rawdoc! { "$inc": { "steps": 1_i64 } }, false);
+        let row = update_row(
+            raw(&not_later(self.lease))?,
+            rawdoc! { "$inc": { "steps": 1_i64 } },
+            false,
+        );
         let reply = transaction.update("webhook_state", [row].iter()).await?;
         if reply.matched == 0 {
             Err(Unsaved::Superseded)
@@ -177,39 +200,36 @@ impl Position {
     /// See [`Unsaved`].
     pub(super) async fn save(&self, store: &Store) -> std::result::Result<(), Unsaved> {
         let state = store.state();
-        let write = state.update_one(self.mine(), self.update()).upsert(true).await;
+        let write = state
+            .update_one(not_later(self.lease), self.update())
+            .upsert(true)
+            .await;
         write.map(drop).map_err(|error| superseded(error.into()))
     }
 
-    /// A position of a later lease doesn't match; to insert another meets its `_id`. One that was deleted is written anew.
-    fn mine(&self) -> Document {
-        doc! { "_id": POSITION, "lease": { "$not": { "$gt": self.lease } } }
-    }
-
     fn update(&self) -> Document {
-        let mut set = self.fields();
+        let (kind, value) = match &self.start {
+            Start::Token(token) => ("token", bson(token)),
+            Start::After(token) => ("after", bson(token)),
+            Start::At(time) => ("time", Bson::Timestamp(*time)),
+        };
+        let mut set = doc! { kind: value, "at": self.at, "lease": self.lease };
+        if let Some(since) = self.catch_up_from {
+            set.insert("catchUpFrom", since);
+        }
         let mut unset = Document::new();
         for name in ["token", "after", "time", "catchUpFrom"] {
             if !set.contains_key(name) {
                 unset.insert(name, 1);
             }
         }
-        set.insert("lease", self.lease);
         doc! { "$set": set, "$unset": unset }
     }
+}
 
-    fn fields(&self) -> Document {
-        let (kind, value) = match &self.start {
-            Start::Token(token) => ("token", bson(token)),
-            Start::After(token) => ("after", bson(token)),
-            Start::At(time) => ("time", Bson::Timestamp(*time)),
-        };
-        let mut fields = doc! { kind: value, "at": self.at, "lease": self.lease };
-        if let Some(since) = self.catch_up_from {
-            fields.insert("catchUpFrom", since);
-        }
-        fields
-    }
+/// A position of a later lease doesn't match, and to insert another meets its `_id`; one that was deleted is written anew.
+fn not_later(lease: i64) -> Document {
+    doc! { "_id": POSITION, "lease": { "$not": { "$gt": lease } } }
 }
 
 fn raw(document: &Document) -> Result<RawDocumentBuf> {
@@ -228,7 +248,7 @@ fn bson(token: &ResumeToken) -> Bson {
     bson::serialize_to_bson(token).unwrap_or(Bson::Null)
 }
 
-fn parse(document: &Document) -> Option<Position> {
+fn parse(document: &Document, lease: i64) -> Option<Position> {
     let token = |name: &str| bson::deserialize_from_bson(document.get(name)?.clone()).ok();
     let start = token("token")
         .map(Start::Token)
@@ -238,7 +258,7 @@ fn parse(document: &Document) -> Option<Position> {
         start,
         at: document.get_datetime("at").ok().copied()?,
         catch_up_from: document.get_datetime("catchUpFrom").ok().copied(),
-        lease: document.get_i64("lease").unwrap_or(0),
+        lease,
         accidents: 0,
     })
 }
