@@ -26,7 +26,7 @@ use assignment::{Heartbeat, View};
 use fence::Fence;
 
 pub use fence::{CUT_SHORT, NO_NEW_REQUESTS};
-pub use wakeup::{WAKE_UP_EVERY, WakeUps};
+pub use wakeup::WakeUps;
 
 /// An instance whose heartbeat is older counts as dead: its endpoints and its lease go to the others.
 pub const ALIVE: Duration = Duration::from_secs(10);

@@ -14,8 +14,8 @@ mod recorder;
 mod waiting;
 mod worker;
 
-pub use fetcher::{Fetcher, OffEndpoints, Report, Standing, Stands};
-pub use queue::{DeliveryQueue, Fill, Limits, MayBegin};
-pub use recorder::{Drained, Observer, Parts, Recorder, ServedSince};
+pub use fetcher::{Fetcher, OffEndpoints, Standing};
+pub use queue::{DeliveryQueue, Fill, Limits};
+pub use recorder::{Observer, Parts, Recorder};
 pub use waiting::Waiting;
-pub use worker::{Abort, Attempted, Deliver, Workers};
+pub use worker::{Abort, Deliver, Workers};

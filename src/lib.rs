@@ -16,21 +16,22 @@ pub mod trace;
 
 pub mod outbox;
 
-pub mod statistics;
+mod statistics;
 
-pub mod dispatch;
+mod dispatch;
 
-pub mod mail;
+mod mail;
 pub mod sender;
 
-pub mod cluster;
-pub mod metrics;
-pub mod service;
+mod cluster;
+mod metrics;
+mod service;
 pub mod status;
 
-pub mod page;
+mod page;
 
-pub mod run;
+mod run;
+pub use run::{Misconfigured, refuse_first_layout};
 
 pub mod cli;
 

@@ -18,7 +18,6 @@ mod web;
 
 pub use courier::Courier;
 pub use daemon::{Options, run};
-pub use endpoint_states::EndpointStates;
 pub use engine::Engine;
 pub use report::Snapshot;
 pub use running::Running;

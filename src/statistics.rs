@@ -37,11 +37,6 @@ impl Additions {
         self.0.entry(endpoint.clone()).or_default()
     }
 
-    /// Each endpoint's figures.
-    pub fn iter(&self) -> impl Iterator<Item = (&EndpointKey, &Figures)> {
-        self.0.iter()
-    }
-
     /// One row of an `update` command per endpoint, for the day of `now`.
     pub fn rows(&self, now: DateTime) -> Vec<RawDocumentBuf> {
         self.0

@@ -83,17 +83,17 @@ async fn main() -> Result<()> {
 
 async fn play(stage: &Stage, plan: Plan) -> Result<Arrivals> {
     let receiver = Receiver::start()?;
-    let mut scene = stage.scene(ORGANIZATIONS, receiver.address()).await?;
+    let mut fixture = stage.fixture(ORGANIZATIONS, receiver.address()).await?;
     let start = Clock::local().saturating_add_duration(PROLOGUE);
-    let timeline = Timeline::new(plan, start, &mut scene.bulk)?;
-    scene.badge_users().insert_many(timeline.before()).await?;
-    let daemon = scene.scheduled(HOURLY).await?;
-    timeline.play(&scene.badge_users()).await?;
+    let timeline = Timeline::new(plan, start, &mut fixture.bulk)?;
+    fixture.badge_users().insert_many(timeline.before()).await?;
+    let daemon = fixture.scheduled(HOURLY).await?;
+    timeline.play(&fixture.badge_users()).await?;
     timeline.ended().await;
     let complete = receiver.wait_for(|requests| timeline.is_complete(requests), LIMIT);
     complete.await.context("not every expiry was told of")?;
     tokio::time::sleep(EPILOGUE).await;
     daemon.stop().await?;
-    scene.strike().await?;
+    fixture.drop().await?;
     Ok(Arrivals::new(&timeline, &receiver.requests()))
 }

@@ -32,29 +32,29 @@ pub struct Run {
 impl Run {
     /// Has the daemon deliver `events` that expired, of as many organizations with an endpoint each.
     pub async fn daemon(stage: &Stage, receiver: &Receiver, events: usize, organizations: usize) -> Result<Self> {
-        let mut scene = stage.scene(organizations, receiver.address()).await?;
-        scene.expired(events).await?;
-        let process = scene.daemon().await?;
+        let mut fixture = stage.fixture(organizations, receiver.address()).await?;
+        fixture.expired(events).await?;
+        let process = fixture.daemon().await?;
         let start = Start::now(&process, receiver)?;
         receiver.wait_for(events).await?;
-        scene.recorded().await?;
+        fixture.recorded().await?;
         let run = start.end(&process, receiver)?;
         process.stop().await?;
-        scene.strike().await?;
+        fixture.drop().await?;
         Ok(run)
     }
 
     /// Has the bare loop do the same.
     pub async fn bare_loop(stage: &Stage, receiver: &Receiver, events: usize, organizations: usize) -> Result<Self> {
-        let mut scene = stage.scene(organizations, receiver.address()).await?;
-        scene.expired(events).await?;
-        let mut process = scene.baseline(baseline::LOOP).await?;
+        let mut fixture = stage.fixture(organizations, receiver.address()).await?;
+        fixture.expired(events).await?;
+        let mut process = fixture.baseline(baseline::LOOP).await?;
         let start = Start::now(&process, receiver)?;
         process.line("\"recorded\"").await?;
         receiver.wait_for(events).await?;
         let run = start.end(&process, receiver)?;
         process.stop().await?;
-        scene.strike().await?;
+        fixture.drop().await?;
         Ok(run)
     }
 }

@@ -35,7 +35,7 @@ pub struct Stage {
 }
 
 /// One database: organizations with an endpoint each, and their certificates.
-pub struct Scene {
+pub struct Fixture {
     pub database: Database,
     pub bulk: Bulk,
     uri: String,
@@ -72,35 +72,35 @@ impl Stage {
     }
 
     /// A new database with so many organizations, their endpoints at `receiver`, and the scan's index.
-    pub async fn scene(&self, organizations: usize, receiver: SocketAddr) -> Result<Scene> {
-        self.scene_at(organizations, receiver, |i| format!("http://{receiver}/{i}"))
+    pub async fn fixture(&self, organizations: usize, receiver: SocketAddr) -> Result<Fixture> {
+        self.fixture_at(organizations, receiver, |i| format!("http://{receiver}/{i}"))
             .await
     }
 
     /// The same with the endpoint of organization i at `url(i)`; `receiver` is where a baseline sends.
-    pub async fn scene_at(
+    pub async fn fixture_at(
         &self,
         organizations: usize,
         receiver: SocketAddr,
         url: impl Fn(usize) -> String,
-    ) -> Result<Scene> {
-        let scene = Scene {
+    ) -> Result<Fixture> {
+        let fixture = Fixture {
             database: self.client.database(&format!("bench_{:08x}", fastrand::u32(..))),
             uri: self.set.uri().to_owned(),
             receiver,
             bulk: Bulk::new(fastrand::u64(..), organizations),
             directory: TempDir::new()?,
         };
-        let configs: Collection<Document> = scene.database.collection("memberconfigs");
-        configs.insert_many(scene.bulk.member_configs(url)).await?;
+        let configs: Collection<Document> = fixture.database.collection("memberconfigs");
+        configs.insert_many(fixture.bulk.member_configs(url)).await?;
         let index = IndexModel::builder().keys(doc! { "expiryReminderSent": 1, "expires": 1 });
         let named = IndexOptions::builder().name(SCAN_INDEX.to_owned()).build();
-        scene.badge_users().create_index(index.options(named).build()).await?;
-        Ok(scene)
+        fixture.badge_users().create_index(index.options(named).build()).await?;
+        Ok(fixture)
     }
 }
 
-impl Scene {
+impl Fixture {
     pub fn badge_users(&self) -> Collection<Document> {
         self.database.collection("badgeusers")
     }
@@ -151,7 +151,7 @@ impl Scene {
         Ok(())
     }
 
-    /// As if no daemon had run here before: the next one's change stream begins at its start, as in a new scene.
+    /// As if no daemon had run here before: the next one's change stream begins at its start, as in a new fixture.
     pub async fn forget_daemons(&self) -> Result<()> {
         let state: Collection<Document> = self.database.collection("webhook_state");
         Ok(state.drop().await?)
@@ -207,8 +207,18 @@ impl Scene {
         Ok(())
     }
 
-    /// Removes the database.
-    pub async fn strike(self) -> Result<()> {
+    /// Waits until that many instances share the endpoints: a newcomer does from 6 s of age.
+    pub async fn shared(&self, instances: u64) -> Result<()> {
+        let state: Collection<Document> = self.database.collection("webhook_state");
+        let members = doc! { "$size": i64::try_from(instances)? };
+        let settled = doc! { "_id": { "$regex": "^instance/" }, "members": members };
+        while state.count_documents(settled.clone()).await? < instances {
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    pub async fn drop(self) -> Result<()> {
         Ok(self.database.drop().await?)
     }
 }

@@ -17,7 +17,7 @@ use crate::model::EndpointKey;
 use crate::store::{Result, Tries};
 
 /// How often an instance beside others reads their notes.
-pub const WAKE_UP_EVERY: Duration = Duration::from_millis(200);
+const WAKE_UP_EVERY: Duration = Duration::from_millis(200);
 
 /// How long an endpoint stays in the notes, so that no reader misses it.
 const KEPT: Duration = Duration::from_millis(600);

@@ -61,16 +61,6 @@ pub struct Fetcher {
     next_look: Instant,
 }
 
-/// When to run again, at the latest.
-#[derive(Debug)]
-pub struct Report {
-    /// When to look at all queues again.
-    pub next_look: Instant,
-    /// Deliveries that were fetched.
-    pub fetched: usize,
-    next: Option<Instant>,
-}
-
 impl Fetcher {
     /// A fetcher. Endpoints that are off and for which something waits are added to `off`.
     pub fn new(
@@ -102,11 +92,10 @@ impl Fetcher {
         while !stop.is_cancelled() {
             // Registered before looking: a notification meanwhile is not missed.
             let wanted = queue.fetch_wanted().notified();
-            let Ok(report) = self.run_once(self.clock.now()).await else {
+            let Ok(next) = self.run_once(self.clock.now()).await else {
                 return;
             };
             beat();
-            let next = report.next.map_or(report.next_look, |next| next.min(report.next_look));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = wanted => {}
@@ -115,11 +104,11 @@ impl Fetcher {
         }
     }
 
-    /// Looks at all queues, if it is time, and fetches what may be fetched.
+    /// Looks at all queues, if it is time, and fetches what may be fetched. Returns when to do so again, at the latest.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon stops while MongoDB is unavailable.
-    pub async fn run_once(&mut self, now: DateTime) -> Result<Report, Stopped> {
+    async fn run_once(&mut self, now: DateTime) -> Result<Instant, Stopped> {
         if self.waiting.wants_look() || self.next_look <= Instant::now() {
             self.look(now).await?;
         }
@@ -134,15 +123,12 @@ impl Fetcher {
         endpoints.extend(changed);
         endpoints.extend(self.due_probes());
         let wants = self.plan(endpoints, waiting, now);
-        let fetched = self.fetch(wants, now).await?;
+        self.fetch(wants, now).await?;
         let due = next_due.map(|due| Instant::now() + until(due, self.clock.now()));
         let probe = self.probes.peek().map(|Reverse((at, _))| *at);
         let again = (!self.starved.is_empty()).then(|| Instant::now() + ASK_AGAIN);
-        Ok(Report {
-            next_look: self.next_look,
-            fetched,
-            next: [due, probe, again].into_iter().flatten().min(),
-        })
+        let next = [due, probe, again].into_iter().flatten().min();
+        Ok(next.map_or(self.next_look, |next| next.min(self.next_look)))
     }
 
     /// Looks which queues have something pending. Looking takes at most a third of the time.
@@ -225,9 +211,9 @@ impl Fetcher {
         due
     }
 
-    async fn fetch(&mut self, plan: Plan, now: DateTime) -> Result<usize, Stopped> {
+    async fn fetch(&mut self, plan: Plan, now: DateTime) -> Result<(), Stopped> {
         if plan.wants.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let budget = self.queue.spare_bytes().max(1);
         let fetch = || self.outbox.fetch(&plan.wants, now, budget);
@@ -249,12 +235,10 @@ impl Fetcher {
                 self.waiting.exhausted(&endpoint, class);
             }
         }
-        let mut fetched = 0;
         for (endpoint, slots) in plan.granted {
             match found.remove(&endpoint) {
                 Some(batches) => {
                     let count = self.enqueue(&endpoint, batches, slots);
-                    fetched += count;
                     if count == 0 {
                         self.starved.add(endpoint.clone(), self.queue.answers(&endpoint));
                     }
@@ -266,7 +250,7 @@ impl Fetcher {
                 None => {}
             }
         }
-        Ok(fetched)
+        Ok(())
     }
 
     fn enqueue(&self, endpoint: &EndpointKey, mut batches: Vec<Fetched>, slots: usize) -> usize {

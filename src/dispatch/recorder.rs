@@ -36,15 +36,12 @@ pub type Drained = dyn Fn(&crate::model::EndpointKey) -> bool + Send + Sync;
 
 /// What the recorder needs.
 pub struct Parts<O> {
-    /// Where results are recorded.
     pub outbox: Outbox,
     /// How to wait for MongoDB.
     pub store: Store,
-    /// What is in memory.
     pub queue: DeliveryQueue,
     /// Hears of retries.
     pub waiting: Waiting,
-    /// The time.
     pub clock: Clock,
     /// Attempts and retry period.
     pub policy: Live<RetryPolicy>,

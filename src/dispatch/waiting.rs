@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::queue::{DeliveryQueue, InMemory};
 use crate::model::EndpointKey;
-use crate::outbox::{Class, Head, Listener, Want};
+use crate::outbox::{Class, Head, Want};
 
 /// Known batches per queue, at most.
 const KNOWN: usize = 64;
@@ -58,12 +58,6 @@ struct Part {
     added: bool,
     /// When the first batch that is not due yet will be.
     later: Option<DateTime>,
-}
-
-impl Listener for Waiting {
-    fn appended(&self, batches: Vec<Head>) {
-        self.add(batches);
-    }
 }
 
 impl Waiting {

@@ -28,13 +28,10 @@ pub struct Reading {
 /// The state of an instance that works.
 #[derive(Debug)]
 pub struct Working {
-    /// What became of attempts.
     pub counts: Arc<Counts>,
     /// Documents that can't be events.
     pub rejections: Rejections,
-    /// The delivery queue.
     pub fill: Fill,
-    /// The endpoints that are configured.
     pub endpoints: Endpoints,
     /// Whether it holds the lease for finding events: it is the one that scans and watches.
     pub has_lease: bool,

@@ -15,17 +15,12 @@ use crate::trace::{Attempt, Tracer};
 /// Sends deliveries.
 #[derive(Clone)]
 pub struct Courier {
-    /// Who the endpoints are now.
     pub directory: Directory,
-    /// What sends.
     pub client: Live<Client>,
     /// What sends e-mails, if anything does.
     pub mailer: Live<Option<Mailer>>,
-    /// Where users' addresses are.
     pub store: Store,
-    /// The time.
     pub clock: Clock,
-    /// What makes spans of attempts.
     pub tracer: Tracer,
 }
 

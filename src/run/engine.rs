@@ -25,37 +25,25 @@ use crate::store::{Stopped, Store};
 
 /// The parts, wired, not running yet.
 pub struct Engine {
-    /// The database.
     pub store: Store,
-    /// The time.
     pub clock: Clock,
-    /// The other instances.
     pub cluster: Cluster,
-    /// The notes for them.
     pub wake_ups: WakeUps,
-    /// The endpoints.
     pub directory: Directory,
     /// What is remembered of endpoints that are not plainly well.
     pub endpoint_states: EndpointStates,
-    /// The delivery documents.
     pub outbox: Outbox,
-    /// What is in memory.
     pub queue: DeliveryQueue,
     /// What is known to wait in the outbox.
     pub waiting: Waiting,
     /// Cuts requests in flight short.
     pub abort: Abort,
-    /// What became of attempts.
     pub tally: Tally,
-    /// The last hour of it.
     pub history: History,
-    /// What a reload replaces.
     pub settings: Settings,
-    /// The watch's state.
     pub watch_status: Live<WatchStatus>,
     /// The last scan: when it ended, and what it did.
     pub last_scan: Live<Option<(DateTime, Report)>>,
-    /// What can't be an event.
     pub rejections: Rejections,
     /// The next expiry that is known.
     pub horizon: Horizon,

@@ -20,7 +20,6 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The whole pipeline, running. [`Running::stop`] must end it.
 pub struct Running {
-    /// The parts.
     pub engine: Arc<Engine>,
     /// Asks for a scan.
     pub trigger: ScanTrigger,

@@ -25,7 +25,6 @@ pub struct Settings {
     pub schedule_changed: Arc<Notify>,
     /// Attempts and retry period.
     pub retry: Live<RetryPolicy>,
-    /// What endpoints must satisfy.
     pub endpoints: Live<EndpointPolicy>,
     /// What sends, with the guard's networks and the source's name.
     pub client: Live<Client>,

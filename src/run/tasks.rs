@@ -29,7 +29,6 @@ pub struct Tasks {
     watchdog: Watchdog,
     /// What finds work. Stops first: nothing is fetched that nobody sends any more.
     sources: Group,
-    /// What sends and records results.
     senders: Group,
     /// The heartbeat, the proof of life and the traces. Stop last: no endpoint is taken over while its results are being recorded.
     keepers: Group,

@@ -15,7 +15,7 @@ use crate::plan::Plan;
 use crate::process::Process;
 use crate::receiver::{Manner, Receiver};
 use crate::report::{Chart, Curve, Findings, Target};
-use crate::stage::{Scene, Stage};
+use crate::stage::{Fixture, Stage};
 use crate::statistics::{quantile, ratios};
 
 const ORGANIZATIONS: usize = 10;
@@ -30,12 +30,12 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
     let receiver = Receiver::start(Manner::Stamping)?;
     let (mut bare, mut daemon) = (Vec::new(), Vec::new());
     for _ in 0..plan.rounds {
-        let scene = stage.scene(ORGANIZATIONS, receiver.address()).await?;
-        let stream = scene.baseline(baseline::STREAM).await?;
-        bare.push(measure(scene, stream, &receiver, plan.awards).await?);
-        let scene = stage.scene(ORGANIZATIONS, receiver.address()).await?;
-        let process = scene.daemon().await?;
-        daemon.push(measure(scene, process, &receiver, plan.awards).await?);
+        let fixture = stage.fixture(ORGANIZATIONS, receiver.address()).await?;
+        let stream = fixture.baseline(baseline::STREAM).await?;
+        bare.push(measure(fixture, stream, &receiver, plan.awards).await?);
+        let fixture = stage.fixture(ORGANIZATIONS, receiver.address()).await?;
+        let process = fixture.daemon().await?;
+        daemon.push(measure(fixture, process, &receiver, plan.awards).await?);
     }
     for (name, part, most) in [("p50", 0.5, 2.0), ("p99", 0.99, 3.0)] {
         let of = |runs: &[Latencies]| runs.iter().map(|run| quantile(run, part)).collect::<Vec<_>>();
@@ -50,9 +50,9 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
     Ok(())
 }
 
-async fn measure(scene: Scene, process: Process, receiver: &Receiver, awards: usize) -> Result<Latencies> {
+async fn measure(fixture: Fixture, process: Process, receiver: &Receiver, awards: usize) -> Result<Latencies> {
     receiver.reset();
-    let inserted = insert(&scene, awards).await?;
+    let inserted = insert(&fixture, awards).await?;
     receiver.wait_for(awards).await?;
     let mut latencies = Vec::with_capacity(awards);
     for (id, came) in receiver.stamps() {
@@ -61,20 +61,20 @@ async fn measure(scene: Scene, process: Process, receiver: &Receiver, awards: us
     }
     latencies.sort_by(f64::total_cmp);
     process.stop().await?;
-    scene.strike().await?;
+    fixture.drop().await?;
     Ok(latencies)
 }
 
 /// Inserts one every [`EVERY`], whether or not the one before is confirmed; returns when each insert was begun.
-async fn insert(scene: &Scene, awards: usize) -> Result<HashMap<String, Instant>> {
+async fn insert(fixture: &Fixture, awards: usize) -> Result<HashMap<String, Instant>> {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut inserts = JoinSet::new();
     let mut began = HashMap::with_capacity(awards);
     for i in 0..awards {
         ticks.tick().await;
-        let (id, collection) = (ObjectId::new(), scene.badge_users());
-        let document = award(id, scene.organizations()[i % ORGANIZATIONS]);
+        let (id, collection) = (ObjectId::new(), fixture.badge_users());
+        let document = award(id, fixture.organizations()[i % ORGANIZATIONS]);
         began.insert(id.to_hex(), Instant::now());
         inserts.spawn(async move { collection.insert_one(document).await });
     }

@@ -15,16 +15,16 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
     let receiver = Receiver::start(Manner::AtOnce)?;
     let port = receiver.address().port();
     let host = |i: usize| format!("http://127.1.{}.{}:{port}/{i}", i / 256, i % 256);
-    let mut scene = stage.scene_at(plan.endpoints, receiver.address(), host).await?;
+    let mut fixture = stage.fixture_at(plan.endpoints, receiver.address(), host).await?;
     let events = plan.endpoints * EACH;
-    scene.expired(events).await?;
-    let process = scene.daemon().await?;
+    fixture.expired(events).await?;
+    let process = fixture.daemon().await?;
     let at_rest = process.memory("VmRSS")?;
     let began = std::time::Instant::now();
     process.go()?;
     let delivered = async {
         receiver.wait_for(events).await?;
-        scene.recorded().await
+        fixture.recorded().await
     };
     let (files, done) = process.most_files(delivered).await?;
     done?;
@@ -42,5 +42,5 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
         Target::AtMost(1_000.0),
     );
     process.stop().await?;
-    scene.strike().await
+    fixture.drop().await
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::plan::Plan;
 use crate::receiver::{Manner, Receiver};
 use crate::report::{Findings, Target};
-use crate::stage::{Scene, Stage};
+use crate::stage::{Fixture, Stage};
 use crate::statistics::ratios;
 
 const ORGANIZATIONS: usize = 10;
@@ -18,19 +18,19 @@ const TENTH: usize = ORGANIZATIONS - 1;
 pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<()> {
     let nine = Receiver::start(Manner::AtOnce)?;
     let (well, hung) = (Receiver::start(Manner::AtOnce)?, Receiver::start(Manner::Never)?);
-    let mut crowded = scene(stage, &nine, &hung).await?;
+    let mut crowded = fixture(stage, &nine, &hung).await?;
     crowded.backlog(TENTH, plan.hung_backlog).await?;
     let (mut before, mut without, mut with) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..plan.rounds {
         for (tenth, rates) in [(&well, &mut before), (&hung, &mut without)] {
-            let mut scene = scene(stage, &nine, tenth).await?;
-            rates.push(rate(&mut scene, &nine, plan.isolation).await?);
-            scene.strike().await?;
+            let mut fixture = fixture(stage, &nine, tenth).await?;
+            rates.push(rate(&mut fixture, &nine, plan.isolation).await?);
+            fixture.drop().await?;
         }
         crowded.forget_daemons().await?;
         with.push(rate(&mut crowded, &nine, plan.isolation).await?);
     }
-    crowded.strike().await?;
+    crowded.drop().await?;
     let hangs = format!("it hangs, {} waiting", plan.hung_backlog);
     let (ratio, crowded_ratio) = (ratios(&without, &before), ratios(&with, &before));
     findings.note("9 of 10 endpoints, the tenth well", "events/s", before);
@@ -47,18 +47,18 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
     Ok(())
 }
 
-async fn scene(stage: &Stage, nine: &Receiver, tenth: &Receiver) -> Result<Scene> {
+async fn fixture(stage: &Stage, nine: &Receiver, tenth: &Receiver) -> Result<Fixture> {
     let url = |i| {
         let receiver = if i == TENTH { tenth } else { nine };
         format!("http://{}/{i}", receiver.address())
     };
-    stage.scene_at(ORGANIZATIONS, nine.address(), url).await
+    stage.fixture_at(ORGANIZATIONS, nine.address(), url).await
 }
 
 /// Events a second of the nine, from the signal that starts the scan to the last request.
-async fn rate(scene: &mut Scene, nine: &Receiver, events: usize) -> Result<f64> {
-    scene.expired(events).await?;
-    let process = scene.daemon().await?;
+async fn rate(fixture: &mut Fixture, nine: &Receiver, events: usize) -> Result<f64> {
+    fixture.expired(events).await?;
+    let process = fixture.daemon().await?;
     let theirs = events / ORGANIZATIONS * TENTH;
     nine.reset();
     let began = Instant::now();

@@ -10,7 +10,7 @@ use crate::process::Process;
 use crate::profiler;
 use crate::receiver::{Manner, Receiver};
 use crate::report::{Findings, Target};
-use crate::stage::{Scene, Stage};
+use crate::stage::{Fixture, Stage};
 
 const ORGANIZATIONS: usize = 10;
 /// What belongs to a start is over by then.
@@ -19,24 +19,24 @@ const SETTLED: Duration = Duration::from_secs(3);
 /// Start over a warm database, scans that find nothing, and an idle daemon.
 pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<()> {
     let receiver = Receiver::start(Manner::AtOnce)?;
-    let mut scene = stage.scene(ORGANIZATIONS, receiver.address()).await?;
-    scene.alive(plan.alive).await?;
-    scene.daemon().await?.stop().await?;
-    start(&scene, plan, findings).await?;
-    let mut process = scene.daemon().await?;
-    scan(&scene, &mut process, plan, findings).await?;
+    let mut fixture = stage.fixture(ORGANIZATIONS, receiver.address()).await?;
+    fixture.alive(plan.alive).await?;
+    fixture.daemon().await?.stop().await?;
+    start(&fixture, plan, findings).await?;
+    let mut process = fixture.daemon().await?;
+    scan(&fixture, &mut process, plan, findings).await?;
     process.stop().await?;
-    let process = scene.daemon().await?;
-    idle(&scene, &process, plan, findings).await?;
+    let process = fixture.daemon().await?;
+    idle(&fixture, &process, plan, findings).await?;
     process.stop().await?;
-    scene.strike().await
+    fixture.drop().await
 }
 
 /// From the start of the process to READY, which systemd is told and the log too.
-async fn start(scene: &Scene, plan: &Plan, findings: &mut Findings) -> Result<()> {
+async fn start(fixture: &Fixture, plan: &Plan, findings: &mut Findings) -> Result<()> {
     let mut starts = Vec::new();
     for _ in 0..plan.rounds {
-        let process = scene.daemon().await?;
+        let process = fixture.daemon().await?;
         starts.push(process.ready_after.as_secs_f64());
         process.stop().await?;
     }
@@ -45,13 +45,13 @@ async fn start(scene: &Scene, plan: &Plan, findings: &mut Findings) -> Result<()
 }
 
 /// What MongoDB's profiler says of the scan's query.
-async fn scan(scene: &Scene, process: &mut Process, plan: &Plan, findings: &mut Findings) -> Result<()> {
-    profiler::begin(&scene.database).await?;
+async fn scan(fixture: &Fixture, process: &mut Process, plan: &Plan, findings: &mut Findings) -> Result<()> {
+    profiler::begin(&fixture.database).await?;
     for round in 1..=plan.rounds {
         process.go()?;
         process.nth_line("\"scan finished\"", round).await?;
     }
-    let operations = profiler::end(&scene.database).await?;
+    let operations = profiler::end(&fixture.database).await?;
     let scans: Vec<_> = operations.iter().filter(|operation| is_scan(operation)).collect();
     let values = |field: &str| -> Result<Vec<f64>> {
         let value = |operation: &&Document| operation.get(field).and_then(number).context("no scan was profiled");
@@ -84,14 +84,14 @@ fn is_scan(operation: &Document) -> bool {
 }
 
 /// CPU, memory and queries of a daemon that has nothing to do.
-async fn idle(scene: &Scene, process: &Process, plan: &Plan, findings: &mut Findings) -> Result<()> {
+async fn idle(fixture: &Fixture, process: &Process, plan: &Plan, findings: &mut Findings) -> Result<()> {
     tokio::time::sleep(SETTLED).await;
-    profiler::begin(&scene.database).await?;
+    profiler::begin(&fixture.database).await?;
     let (cpu, began) = (process.cpu()?, Instant::now());
     tokio::time::sleep(plan.idle).await;
     let cpu = process.cpu()? - cpu;
     let seconds = began.elapsed().as_secs_f64();
-    let kinds = profiler::kinds(&profiler::end(&scene.database).await?);
+    let kinds = profiler::kinds(&profiler::end(&fixture.database).await?);
     let busiest = kinds
         .iter()
         .max_by_key(|(_, count)| **count)

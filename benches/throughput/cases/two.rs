@@ -9,7 +9,7 @@ use crate::plan::Plan;
 use crate::process::Process;
 use crate::receiver::{Manner, Receiver};
 use crate::report::{Findings, Target};
-use crate::stage::{Scene, Stage};
+use crate::stage::{Fixture, Stage};
 use crate::statistics::ratios;
 
 const ENDPOINTS: usize = 100;
@@ -38,36 +38,33 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
 
 /// Two daemons on one database, before a backlog.
 struct Pair {
-    scene: Scene,
+    fixture: Fixture,
     daemons: [Process; 2],
-    since: Instant,
 }
 
 impl Pair {
     async fn start(stage: &Stage, receiver: &Receiver, events: usize) -> Result<Self> {
-        let mut scene = stage.scene(ENDPOINTS, receiver.address()).await?;
-        scene.expired(events).await?;
+        let mut fixture = stage.fixture(ENDPOINTS, receiver.address()).await?;
+        fixture.expired(events).await?;
         Ok(Self {
-            daemons: [scene.daemon().await?, scene.daemon().await?],
-            scene,
-            since: Instant::now(),
+            daemons: [fixture.daemon().await?, fixture.daemon().await?],
+            fixture,
         })
     }
 
     /// Events a second, and the smaller part of them that one daemon delivered.
     async fn run(self, receiver: &Receiver, events: usize) -> Result<(f64, f64)> {
-        // Until each has taken up its lanes: before, those that move belong to nobody for a while.
-        tokio::time::sleep_until((self.since + certhookd::cluster::BEAT * 5).into()).await;
+        self.fixture.shared(2).await?;
         receiver.reset();
         let began = Instant::now();
         // As their schedule would: one of them scans.
         self.daemons[0].go()?;
         receiver.wait_for(events).await?;
-        self.scene.recorded().await?;
+        self.fixture.recorded().await?;
         let rate = events as f64 / began.elapsed().as_secs_f64();
         let [first, second] = self.daemons;
         let (first, second) = (delivered(first).await?, delivered(second).await?);
-        self.scene.strike().await?;
+        self.fixture.drop().await?;
         Ok((rate, first.min(second) / (first + second)))
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bson::{Document, doc};
-use certhookd::run::{Misconfigured, refuse_first_layout};
 use certhookd::store::{OUTBOX, ensure_outbox};
+use certhookd::{Misconfigured, refuse_first_layout};
 use futures_util::TryStreamExt;
 use mongodb::IndexModel;
 use mongodb::options::IndexOptions;
