@@ -143,6 +143,8 @@ pub struct Delivery {
     pub first_attempt_at: Option<DateTime>,
     /// Whether it is a dead letter that goes out again by itself: it has one attempt.
     pub redriven: bool,
+    /// Attempts that have begun since a result was last recorded: counted of large payloads alone.
+    pub begun: u32,
     /// When it happened.
     pub occurred_at: DateTime,
     /// The BadgeUser's `_id`.
@@ -249,7 +251,8 @@ pub(super) fn decode(document: &RawDocument, skip: u32, limit: usize) -> Result<
         settled: AtomicU64::new(0),
         cancelled: AtomicBool::new(false),
     });
-    let attempts = document.get_i32("attempts").ok().and_then(|n| u32::try_from(n).ok());
+    let count = |field| document.get_i32(field).ok().and_then(|n| u32::try_from(n).ok());
+    let (attempts, begun) = (count("attempts"), count("begun"));
     let (mut deliveries, mut next) = (Vec::new(), skip);
     for entry in entries {
         if deliveries.len() >= limit {
@@ -270,6 +273,7 @@ pub(super) fn decode(document: &RawDocument, skip: u32, limit: usize) -> Result<
             attempt: attempts.unwrap_or(0).saturating_add(1),
             first_attempt_at: document.get_datetime("firstAttemptAt").ok(),
             redriven: document.get_bool("redriven").unwrap_or(false),
+            begun: begun.unwrap_or(0),
             occurred_at,
             certificate,
             batch: Arc::clone(&batch),
@@ -327,7 +331,7 @@ pub(super) fn hint(index: &str) -> mongodb::options::Hint {
 }
 
 /// The fields that a fetch reads of a batch, beside `deliveries`.
-pub(super) const FETCHED_FIELDS: [&str; 9] = [
+pub(super) const FETCHED_FIELDS: [&str; 10] = [
     "version",
     "queue",
     "due",
@@ -336,6 +340,7 @@ pub(super) const FETCHED_FIELDS: [&str; 9] = [
     "attempts",
     "firstAttemptAt",
     "redriven",
+    "begun",
     "state",
 ];
 
@@ -371,6 +376,7 @@ pub(crate) mod testing {
             attempt: 1,
             first_attempt_at: None,
             redriven: false,
+            begun: 0,
             occurred_at: DateTime::from_millis(0),
             certificate: RawBson::Null,
             batch: Arc::clone(&batch),

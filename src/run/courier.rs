@@ -1,15 +1,19 @@
 //! What the workers send with: the endpoint as it is configured at the time of the attempt, and the client.
 
+use std::time::Duration;
+
 use bson::DateTime;
 use http::HeaderValue;
+use tracing::debug;
 
 use crate::dispatch::Deliver;
+use crate::failpoint;
 use crate::mail::Mailer;
-use crate::model::{Clock, Live, Outcome};
-use crate::outbox::Delivery;
+use crate::model::{Clock, Failure, Live, Outcome};
+use crate::outbox::{Delivery, Outbox, UNFINISHED};
 use crate::platform::{Directory, Found};
 use crate::sender::Client;
-use crate::store::Store;
+use crate::store::{Kind, Store};
 use crate::trace::{Attempt, Tracer};
 
 /// Sends deliveries.
@@ -20,12 +24,18 @@ pub struct Courier {
     /// What sends e-mails, if anything does.
     pub mailer: Live<Option<Mailer>>,
     pub store: Store,
+    pub outbox: Outbox,
     pub clock: Clock,
     pub tracer: Tracer,
 }
 
 impl Deliver for Courier {
     async fn attempt(&self, delivery: &Delivery) -> Outcome {
+        if delivery.is_large()
+            && let Some(outcome) = self.begin_large(delivery).await
+        {
+            return outcome;
+        }
         let (message, now) = (&delivery.message, self.clock.now());
         let span = self.tracer.attempt(message, &delivery.endpoint, delivery.attempt, now);
         let trace = span.as_ref().and_then(Attempt::traceparent);
@@ -38,6 +48,36 @@ impl Deliver for Courier {
 }
 
 impl Courier {
+    /// Notes that an attempt begins. Returns what comes instead of it, if it must not begin.
+    async fn begin_large(&self, delivery: &Delivery) -> Option<Outcome> {
+        if delivery.begun >= UNFINISHED {
+            return Some(Outcome::PermanentFailure(Failure {
+                status: None,
+                reason: format!(
+                    "the daemon ended during each of the last {UNFINISHED} attempts, before there was a result"
+                ),
+                retry_after: None,
+                elapsed: Duration::ZERO,
+                timed_out: false,
+            }));
+        }
+        // In a task of its own: the attempt may be cut short, and a future of the driver must not be dropped.
+        let (outbox, noted) = (self.outbox.clone(), delivery.clone());
+        let note = tokio::spawn(async move { outbox.note_begun(&noted).await });
+        match note.await {
+            Ok(Ok(true)) => {
+                failpoint::reach("large-begun");
+                None
+            }
+            Ok(Err(error)) if matches!(error.kind(), Kind::Refused | Kind::Denied) => {
+                debug!(delivery = %delivery.batch.id, %error, "MongoDB refuses the note that an attempt begins");
+                None
+            }
+            // It is read again.
+            _ => Some(Outcome::NotSent),
+        }
+    }
+
     async fn send(&self, delivery: &Delivery, now: DateTime, trace: Option<HeaderValue>) -> Outcome {
         match self.directory.find(&delivery.endpoint) {
             Found::Served(endpoint) => {

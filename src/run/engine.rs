@@ -226,6 +226,7 @@ impl Engine {
             client: self.settings.client.clone(),
             mailer: self.settings.mailer.clone(),
             store: self.store.clone(),
+            outbox: self.outbox.clone(),
             clock: self.clock.clone(),
             tracer: self.settings.tracer.clone(),
         };

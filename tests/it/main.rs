@@ -15,6 +15,7 @@ mod demo;
 mod directory;
 mod email;
 mod events;
+mod large;
 mod layout;
 mod oauth;
 mod pipeline;

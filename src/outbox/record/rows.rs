@@ -95,8 +95,11 @@ fn result(settlement: &Settlement) -> RawDocumentBuf {
 
 /// The only delivery of a document: it becomes its own retry, or ends, in place.
 fn single(settlement: &Settlement, instance_id: &str, now: DateTime) -> RawDocumentBuf {
-    let (mut set, unset) = fields(settlement, now);
+    let (mut set, mut unset) = fields(settlement, now);
     let delivery = &settlement.delivery;
+    if delivery.is_large() {
+        unset.append(cstr!("begun"), 1);
+    }
     if let Next::Delivered { .. } = settlement.next {
         let mut results = RawArrayBuf::new();
         results.push(result(settlement));
