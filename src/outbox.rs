@@ -22,25 +22,35 @@ mod follow;
 mod large;
 mod record;
 mod redrive;
+mod refused;
 mod reject;
 mod replay;
 mod transition;
+mod unreadable;
+mod versions;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::store::Store;
+use bson::Bson;
+use parking_lot::Mutex;
+
+use crate::model::EndpointKey;
+use crate::store::{Pauses, Store};
 use crate::trace::Tracer;
 
 pub use append::Appended;
+pub use cancel::Cancelled;
 pub use document::{BATCH_BYTES, Batch, Class, Delivery, Fetched, NewDelivery, single_id};
-pub use fetch::{Head, Read, Want};
+pub use fetch::{Head, Looked, Read, Want};
 pub use follow::{Change, Follower, Wanted};
 pub use large::UNFINISHED;
 pub use record::{Recorded, Settlement, Unrecorded};
+pub use redrive::Redriven;
 pub use reject::{Rejected, Unmarkable};
 pub use replay::{Replayable, Selection};
 pub use transition::{Next, Tries, transition};
+pub use unreadable::Unreadable;
 
 /// Hears of batches that are committed.
 pub trait Listener: Send + Sync {
@@ -55,6 +65,9 @@ pub struct Outbox {
     instance_id: Arc<str>,
     listener: Arc<dyn Listener>,
     tracer: Tracer,
+    /// Documents that MongoDB refuses to change.
+    refused: Arc<Mutex<Pauses<(EndpointKey, Bson)>>>,
+    taken: append::TakenIds,
     /// How long what has ended is kept: for indexes that must be created again.
     retention: Option<Duration>,
 }
@@ -67,6 +80,8 @@ impl Outbox {
             instance_id,
             listener,
             tracer,
+            refused: Arc::default(),
+            taken: append::TakenIds::default(),
             retention: None,
         }
     }

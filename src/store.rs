@@ -8,6 +8,7 @@ mod indexes;
 mod kind;
 mod options;
 mod outage;
+mod pauses;
 mod persist;
 mod pulse;
 mod reading;
@@ -34,6 +35,7 @@ pub use indexes::{SCAN_INDEX, ensure_outbox, ensure_scan, ensure_statistics, sca
 pub use kind::Kind;
 pub(crate) use outage::Backoff;
 pub use outage::{Outage, Tries};
+pub use pauses::Pauses;
 pub use pulse::with_pulse;
 pub use reading::ReadSession;
 pub use token::loses_token;

@@ -100,9 +100,10 @@ async fn deliver(engine: &Arc<Engine>, config: &Config, give_up: CancellationTok
 
 /// Whether something that was appended since then is still on its way, to endpoints that are served.
 async fn open(engine: &Engine, since: DateTime) -> crate::store::Result<bool> {
-    let heads = engine.outbox.look().await?;
+    let looked = engine.outbox.look().await?;
     let waits = |endpoint: &crate::model::EndpointKey| engine.standing(endpoint) == Standing::Waits;
-    let waiting: Vec<_> = heads
+    let waiting: Vec<_> = looked
+        .heads
         .iter()
         .filter(|head| waits(&head.endpoint))
         .map(|head| head.endpoint.as_str())

@@ -7,18 +7,18 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::time::Duration;
 
-use bson::DateTime;
+use bson::{Bson, DateTime};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, error, warn};
 
 use super::admission::Granted;
 use super::queue::DeliveryQueue;
 use super::waiting::Waiting;
 use crate::failpoint;
 use crate::model::{Clock, EndpointKey};
-use crate::outbox::{BATCH_BYTES, Class, Fetched, Head, Outbox, Read, Want};
-use crate::store::{Stopped, Store};
+use crate::outbox::{BATCH_BYTES, Class, Fetched, Outbox, Unreadable, Want};
+use crate::store::{Kind, Pauses, Stopped, Store};
 
 pub use off::OffEndpoints;
 use starved::Starved;
@@ -58,6 +58,8 @@ pub struct Fetcher {
     starved: Starved,
     /// Endpoints that are only probed, by when.
     probes: BinaryHeap<Reverse<(Instant, EndpointKey)>>,
+    /// Batches that can't be read, and that MongoDB refuses to set aside.
+    refused: Pauses<Bson>,
     next_look: Instant,
 }
 
@@ -82,6 +84,7 @@ impl Fetcher {
             off,
             starved: Starved::default(),
             probes: BinaryHeap::new(),
+            refused: Pauses::default(),
             next_look: Instant::now(),
         }
     }
@@ -138,13 +141,20 @@ impl Fetcher {
             let began = Instant::now();
             Ok((self.outbox.look().await?, began.elapsed()))
         };
-        let (heads, took) = self.store.persist("look for pending deliveries", look).await?;
-        let servable: Vec<Head> = heads
-            .into_iter()
-            .filter(|head| self.may_serve(&head.endpoint))
-            .collect();
-        self.next_look = Instant::now() + LOOK_EVERY.max(took * 2);
-        self.waiting.looked(servable, now);
+        let (mut looked, took) = self.store.persist("look for pending deliveries", look).await?;
+        looked.heads.retain(|head| self.may_serve(&head.endpoint));
+        self.waiting.looked(looked.heads, now);
+        for (endpoint, class) in looked.unreadable.iter().filter_map(|one| one.queue.as_ref()) {
+            if self.may_serve(endpoint) {
+                // What can be read behind it may be due.
+                self.waiting.has_more(endpoint, *class);
+                self.waiting.again(endpoint.clone());
+            }
+        }
+        let is_changed = self.set_aside(&looked.unreadable, now).await;
+        // Others of the kind may follow.
+        let pause = if is_changed { took } else { LOOK_EVERY };
+        self.next_look = Instant::now() + pause.max(took * 2);
         Ok(())
     }
 
@@ -219,7 +229,7 @@ impl Fetcher {
         let fetch = || self.outbox.fetch(&plan.wants, now, budget);
         let read = self.store.persist("fetch deliveries", fetch).await?;
         failpoint::reach("fetched");
-        self.set_aside(&read, now).await;
+        self.set_aside(&read.unreadable, now).await;
         let asked = plan.next_asked();
         let cut = read.cut;
         let mut found: HashMap<EndpointKey, Vec<Fetched>> = HashMap::new();
@@ -284,14 +294,34 @@ impl Fetcher {
         slots - left
     }
 
-    /// What can't be read is not looked at again and again.
-    async fn set_aside(&self, read: &Read, now: DateTime) {
-        for (id, version, reason) in &read.unreadable {
-            warn!(delivery = id, %reason, "a batch of deliveries can't be read: it is set aside as rejected, the others go on");
-            if let Err(error) = self.outbox.set_aside(id, version.clone(), reason, now).await {
-                warn!(delivery = id, %error, "a batch that can't be read could not be set aside: it is found again within a second");
+    /// What can't be read is not looked at again and again. Returns whether something was set aside.
+    async fn set_aside(&mut self, unreadable: &[Unreadable], now: DateTime) -> bool {
+        let mut is_changed = false;
+        for one in unreadable {
+            let (began, delivery) = (std::time::Instant::now(), one.id.to_string());
+            if self.refused.has(&one.id, began) {
+                continue;
+            }
+            match self.outbox.set_aside(one, now).await {
+                Ok(true) => {
+                    is_changed = true;
+                    warn!(delivery, reason = %one.reason, "a batch of deliveries can't be read: it is set aside as rejected, the others go on");
+                }
+                // Somebody else was faster.
+                Ok(false) => {}
+                Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Conflict) => {
+                    debug!(delivery, %error, "a batch that can't be read is found again");
+                }
+                Err(error) => {
+                    let pause = self.refused.refused(one.id.clone(), began);
+                    error!(delivery, reason = %one.reason, %error, "a batch of deliveries can't be read, and MongoDB refuses to set it aside: it is left alone for {} s, the others go on", pause.as_secs());
+                    if let (Some((endpoint, _)), Some(id)) = (&one.queue, one.id.as_str()) {
+                        self.queue.exclude(endpoint, id.into(), pause);
+                    }
+                }
             }
         }
+        is_changed
     }
 }
 

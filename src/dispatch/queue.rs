@@ -154,9 +154,9 @@ impl DeliveryQueue {
         self.0.state.lock().in_memory(endpoint)
     }
 
-    /// Whether deliveries of that batch are in memory.
-    pub(super) fn is_in_memory(&self, batch: &str) -> bool {
-        self.0.state.lock().is_in_memory(batch)
+    /// Whether that batch is not to be read now: deliveries of it are in memory, or its results can't be recorded.
+    pub(super) fn is_passed_over(&self, endpoint: &EndpointKey, batch: &str) -> bool {
+        self.0.state.lock().is_passed_over(endpoint, batch)
     }
 
     /// How many endpoints could be granted a slot now: of those that are not known to answer, and of the others.

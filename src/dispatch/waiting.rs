@@ -114,7 +114,7 @@ impl Waiting {
             endpoint.parts().for_each(|part| part.later = None);
         }
         for head in heads {
-            let in_memory = self.queue.is_in_memory(&head.id);
+            let in_memory = self.queue.is_passed_over(&head.endpoint, &head.id);
             let part = state
                 .endpoints
                 .entry(head.endpoint.clone())

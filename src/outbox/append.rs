@@ -7,11 +7,15 @@ use std::time::Instant;
 use bson::oid::ObjectId;
 use bson::{DateTime, RawDocumentBuf, doc};
 use mongodb::options::FindOptions;
+use parking_lot::Mutex;
 
 use super::document::{BATCH_BYTES, BATCH_DELIVERIES, encode_batch};
 use super::{Class, Head, NewDelivery, Outbox, single_id};
 use crate::model::{EndpointKey, EventId};
 use crate::store::{OUTBOX, Result, Transaction};
+
+/// Ids that are known to be taken, at most: what is forgotten is met again.
+const TAKEN: usize = 1_000;
 
 /// What an append wrote. [`Outbox::announce`] must be told of it when the transaction is committed.
 #[derive(Debug)]
@@ -39,6 +43,24 @@ impl Appended {
             events: Vec::new(),
             found: (now, Instant::now()),
         }
+    }
+}
+
+/// The `_id`s of single deliveries that documents have in which no delivery can be read. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TakenIds(Arc<Mutex<HashSet<Arc<str>>>>);
+
+impl TakenIds {
+    fn note(&self, id: &Arc<str>) {
+        let mut ids = self.0.lock();
+        if ids.len() >= TAKEN {
+            ids.clear();
+        }
+        ids.insert(Arc::clone(id));
+    }
+
+    fn has(&self, id: &Arc<str>) -> bool {
+        self.0.lock().contains(id)
     }
 }
 
@@ -72,7 +94,7 @@ impl Outbox {
         }
         let mut documents = Vec::new();
         for batch in batches(new) {
-            let id = batch_id(&batch);
+            let id = self.batch_id(&batch);
             let (document, due) = encode_batch(&id, &batch, now);
             documents.push(document);
             appended.batches.push(Head {
@@ -82,8 +104,13 @@ impl Outbox {
                 id,
             });
         }
-        transaction.insert(OUTBOX, documents.iter()).await?;
-        Ok(appended)
+        let inserted = transaction.insert(OUTBOX, documents.iter()).await;
+        if let Err(error) = &inserted
+            && let Some(row) = error.row().filter(|_| error.is_duplicate())
+        {
+            self.taken.note(&appended.batches[row.index].id);
+        }
+        inserted.map(|()| appended)
     }
 
     /// The transaction of this append is committed: wakes up whoever sends.
@@ -94,6 +121,18 @@ impl Outbox {
         if !appended.batches.is_empty() {
             self.listener.appended(appended.batches);
         }
+    }
+
+    /// The `_id` begins with the endpoint. One delivery alone is known by its event, so that it can become its own retry in place;
+    /// a larger batch by an ObjectId, which orders those of one instance.
+    fn batch_id(&self, batch: &[NewDelivery]) -> Arc<str> {
+        if let [only] = batch {
+            let id = single_id(&only.message.event_id, &only.endpoint).into();
+            if !self.taken.has(&id) {
+                return id;
+            }
+        }
+        format!("{}/{}", batch[0].endpoint, ObjectId::new()).into()
     }
 
     /// Which of the deliveries the outbox holds, whatever became of them.
@@ -160,15 +199,6 @@ fn batches(deliveries: Vec<NewDelivery>) -> Vec<Vec<NewDelivery>> {
         batches.push(vec![delivery]);
     }
     batches
-}
-
-/// The `_id` begins with the endpoint. One delivery alone is known by its event, so that it can become its own retry in place;
-/// a larger batch by an ObjectId, which orders those of one instance.
-fn batch_id(batch: &[NewDelivery]) -> Arc<str> {
-    match batch {
-        [only] => single_id(&only.message.event_id, &only.endpoint).into(),
-        _ => format!("{}/{}", batch[0].endpoint, ObjectId::new()).into(),
-    }
 }
 
 #[cfg(test)]

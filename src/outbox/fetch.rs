@@ -8,7 +8,7 @@ use mongodb::options::AggregateOptions;
 use tracing::warn;
 
 use super::document::{FETCHED_FIELDS, decode, hint, id_of};
-use super::{Class, Fetched, Outbox};
+use super::{Class, Fetched, Outbox, Unreadable};
 use crate::model::EndpointKey;
 use crate::store::{OUTBOX, Result, ensure_outbox};
 
@@ -59,13 +59,22 @@ pub enum Want {
     },
 }
 
+/// What a look found.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// The first batch of each queue.
+    pub heads: Vec<Head>,
+    /// First batches that can't be read. In the order of the index they come before those that can.
+    pub unreadable: Vec<Unreadable>,
+}
+
 /// What was read.
 #[derive(Debug, Default)]
 pub struct Read {
     /// The batches, in no order.
     pub batches: Vec<Fetched>,
-    /// Batches that can't be read: `_id`, `version` and why.
-    pub unreadable: Vec<(String, Option<Bson>, String)>,
+    /// Batches that can't be read.
+    pub unreadable: Vec<Unreadable>,
     /// Whether reading ended early, because it had brought enough bytes.
     pub cut: bool,
 }
@@ -77,7 +86,7 @@ impl Outbox {
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn look(&self) -> Result<Vec<Head>> {
+    pub async fn look(&self) -> Result<Looked> {
         match (self.look_once().await, self.retention) {
             (Err(error), Some(retention)) if error.code() == Some(NO_SUCH_INDEX) => {
                 warn!(%error, "the outbox has lost its indexes: they are created again");
@@ -88,21 +97,21 @@ impl Outbox {
         }
     }
 
-    async fn look_once(&self) -> Result<Vec<Head>> {
+    async fn look_once(&self) -> Result<Looked> {
         let pipeline = vec![
             doc! { "$sort": { "queue": 1, "due": 1, "_id": 1 } },
             doc! { "$group": { "_id": "$queue", "due": { "$first": "$due" }, "id": { "$first": "$_id" } } },
         ];
-        let mut heads = Vec::new();
+        let mut looked = Looked::default();
         let mut options = AggregateOptions::default();
         options.hint = Some(hint("pending"));
         let (mut session, outbox) = (self.store.read_session().await?, self.store.outbox());
         let look = session.aggregate(&outbox, pipeline, options, |row| {
-            heads.extend(head(&row));
+            looked.add(&row);
             true
         });
         look.await?;
-        Ok(heads)
+        Ok(looked)
     }
 
     /// Reads what is wanted, until it has `budget` bytes of payload or a little more.
@@ -130,6 +139,19 @@ impl Outbox {
     }
 }
 
+impl Looked {
+    fn add(&mut self, row: &RawDocument) {
+        match head(row) {
+            Ok(head) => self.heads.push(head),
+            Err(reason) => {
+                let seen = [("queue", "_id"), ("due", "due")];
+                self.unreadable
+                    .push(Unreadable::new(row, "id", &seen, reason.to_owned()));
+            }
+        }
+    }
+}
+
 impl Read {
     fn add(&mut self, document: &RawDocumentBuf, parts: &HashMap<&str, usize>) {
         let id = id_of(document).unwrap_or_default();
@@ -137,24 +159,22 @@ impl Read {
         let limit = parts.get(id.as_str()).copied().unwrap_or(usize::MAX);
         match decode(document, skip.unwrap_or(0), limit) {
             Ok(batch) => self.batches.push(batch),
-            Err(reason) => self.unreadable.push((id, version_of(document), reason)),
+            Err(reason) => {
+                let seen = [("version", "version")];
+                self.unreadable.push(Unreadable::new(document, "_id", &seen, reason));
+            }
         }
     }
 }
 
-/// The version, of whatever type it is.
-fn version_of(document: &RawDocument) -> Option<Bson> {
-    let version = document.get("version").ok().flatten()?;
-    Bson::try_from(version).ok()
-}
-
-fn head(row: &RawDocument) -> Option<Head> {
-    let (endpoint, class) = Class::parse(row.get_str("_id").ok()?)?;
-    Some(Head {
+fn head(row: &RawDocument) -> std::result::Result<Head, &'static str> {
+    let queue = row.get_str("_id").map_err(|_| "`queue` is not a string")?;
+    let (endpoint, class) = Class::parse(queue).ok_or("`queue` names no endpoint and class")?;
+    Ok(Head {
         endpoint,
         class,
-        due: row.get_datetime("due").ok()?,
-        id: row.get_str("id").ok()?.into(),
+        due: row.get_datetime("due").map_err(|_| "`due` is not a date")?,
+        id: row.get_str("id").map_err(|_| "`_id` is not a string")?.into(),
     })
 }
 
@@ -228,9 +248,10 @@ fn pipeline(want: &Want, now: DateTime) -> Option<Vec<Document>> {
         } => {
             let except: Vec<&str> = except.iter().map(|id| &**id).collect();
             Some(vec![
-                // All but the state is answered by the keys of the index.
+                // All but the state is answered by the keys of the index. What has no date or no text for its id is left to a look.
                 doc! { "$match": {
-                    "state": "pending", "queue": class.queue(endpoint), "due": { "$lte": now }, "_id": { "$nin": except },
+                    "state": "pending", "queue": class.queue(endpoint), "due": { "$lte": now },
+                    "_id": { "$nin": except, "$gte": "" },
                 } },
                 doc! { "$sort": { "due": 1, "_id": 1 } },
                 doc! { "$limit": i64::try_from(*batches).unwrap_or(i64::MAX) },

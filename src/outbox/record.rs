@@ -154,7 +154,11 @@ fn by_batch(settlements: &[Settlement]) -> BTreeMap<&str, Vec<&Settlement>> {
 fn still_counts(document: &RawDocumentBuf, batch: &Arc<Batch>, settlement: &Settlement) -> bool {
     let number = |field| document.get_i32(field).unwrap_or(0);
     let state = document.get_str("state").unwrap_or_default();
-    batch.version.store(number("version"), Ordering::Relaxed);
+    // Nothing can be compared with anything else: it is read again, and set aside then.
+    let Ok(version) = document.get_i32("version") else {
+        return false;
+    };
+    batch.version.store(version, Ordering::Relaxed);
     let open = u32::try_from(number("open")).unwrap_or(0);
     batch.open.store(open, Ordering::Relaxed);
     // Of deliveries that are still in flight, too: their results come later.

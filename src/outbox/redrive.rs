@@ -2,11 +2,22 @@
 
 use bson::{DateTime, doc, rawdoc};
 use futures_util::TryStreamExt;
+use mongodb::options::FindOptions;
 
 use super::document::{hint, id_of};
+use super::versions::{compared_row, tell_of_versions};
 use super::{Class, Head, Outbox};
 use crate::model::EndpointKey;
-use crate::store::{OUTBOX, Result, Writer, update_row};
+use crate::store::{Error, OUTBOX, Result, Writer};
+
+/// What became of dead letters.
+#[derive(Debug)]
+pub enum Redriven {
+    /// These are pending again.
+    Again(Vec<Head>),
+    /// None, because MongoDB refuses to change one of them: it is left alone.
+    Refused(Error),
+}
 
 impl Outbox {
     /// The endpoints of which some delivery died after `since`. Served by a distinct scan of the index on dead letters: its cost
@@ -40,14 +51,14 @@ impl Outbox {
         since: DateTime,
         limit: i64,
         now: DateTime,
-    ) -> Result<Vec<Head>> {
+    ) -> Result<Redriven> {
         // What died first after `since` did not die last before it: the index leaves these out.
         let filter = doc! {
             "state": "dead", "endpoint": endpoint.as_str(), "finishedAt": { "$gt": since },
-            "deadSince": { "$gt": since }, "redrivable": true,
+            "deadSince": { "$gt": since }, "redrivable": true, "_id": { "$nin": self.left_alone(endpoint), "$gte": "" },
         };
         let mut transaction = self.store.begin(Writer::Upkeep).await?;
-        let mut options = mongodb::options::FindOptions::default();
+        let mut options = FindOptions::default();
         options.projection = Some(doc! { "version": 1 });
         options.sort = Some(doc! { "finishedAt": 1 });
         options.hint = Some(hint("dead"));
@@ -55,35 +66,32 @@ impl Outbox {
         let oldest = transaction
             .find(&self.store.outbox(), filter, options, |_| true)
             .await?;
-        let mut heads = Vec::with_capacity(oldest.len());
-        let mut rows = Vec::with_capacity(oldest.len());
-        for document in &oldest {
-            let Some(id) = id_of(document) else { continue };
-            let update = rawdoc! {
-                "$set": { "state": "pending", "queue": Class::Retry.queue(endpoint), "due": now, "redriven": true },
-                "$unset": { "finishedAt": 1, "reason": 1 },
-                "$inc": { "version": 1 },
-            };
-            let version = document.get_i32("version").unwrap_or(0);
-            rows.push(update_row(
-                rawdoc! { "_id": id.as_str(), "version": version },
-                update,
-                false,
-            ));
-            heads.push(Head {
-                endpoint: endpoint.clone(),
-                class: Class::Retry,
-                due: now,
-                id: id.into(),
-            });
-        }
-        if rows.is_empty() {
+        if oldest.is_empty() {
             transaction.abort().await;
-            return Ok(heads);
+            return Ok(Redriven::Again(Vec::new()));
         }
-        transaction.update(OUTBOX, rows.iter()).await?;
+        let set = rawdoc! { "state": "pending", "queue": Class::Retry.queue(endpoint), "due": now, "redriven": true };
+        let row = |document| compared_row(document, set.clone(), rawdoc! { "finishedAt": 1, "reason": 1 });
+        let rows: Vec<_> = oldest.iter().map(|document| row(document)).collect();
+        if let Err(error) = transaction.update(OUTBOX, rows.iter()).await {
+            transaction.abort().await;
+            let is_own = self.leave_alone(endpoint, &oldest, &error);
+            return if is_own {
+                Ok(Redriven::Refused(error))
+            } else {
+                Err(error)
+            };
+        }
         transaction.commit().await?;
-        Ok(heads)
+        tell_of_versions(endpoint, &oldest);
+        let head = |id: String| Head {
+            endpoint: endpoint.clone(),
+            class: Class::Retry,
+            due: now,
+            id: id.into(),
+        };
+        let ids = oldest.iter().filter_map(|document| id_of(document));
+        Ok(Redriven::Again(ids.map(head).collect()))
     }
 
     /// The state of a document of the outbox; `None` if it is gone.

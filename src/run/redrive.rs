@@ -9,12 +9,14 @@ use std::time::Duration;
 use bson::DateTime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, error, info};
 
 use super::Engine;
+use super::upkeep::MOST_REFUSED;
 use crate::model::EndpointKey;
+use crate::outbox::{Head, Redriven};
 use crate::platform::Found;
-use crate::store::{Kind, Result};
+use crate::store::{Kind, Pauses, Result};
 
 /// How often is looked for dead letters that may go out again.
 const LOOK: Duration = Duration::from_secs(5);
@@ -31,9 +33,17 @@ struct Trial {
     id: Option<String>,
 }
 
+/// What was tried.
+#[derive(Default)]
+struct Trials {
+    last: HashMap<EndpointKey, Trial>,
+    /// Endpoints whose dead letters MongoDB refuses to change.
+    refused: Pauses<EndpointKey>,
+}
+
 /// Sends dead letters again until `stop`.
 pub(super) async fn redrive(engine: std::sync::Arc<Engine>, stop: CancellationToken) {
-    let (mut trials, mut tries) = (HashMap::new(), engine.store.outage().tries());
+    let (mut trials, mut tries) = (Trials::default(), engine.store.outage().tries());
     while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
         let began = std::time::Instant::now();
         match look(&engine, &mut trials).await {
@@ -43,12 +53,13 @@ pub(super) async fn redrive(engine: std::sync::Arc<Engine>, stop: CancellationTo
     }
 }
 
-async fn look(engine: &Engine, trials: &mut HashMap<EndpointKey, Trial>) -> Result<()> {
+async fn look(engine: &Engine, trials: &mut Trials) -> Result<()> {
+    let began = std::time::Instant::now();
     let age = i64::try_from(engine.settings.redrive_for.get().as_millis()).unwrap_or(i64::MAX);
     let now = engine.clock.now();
     let since = DateTime::from_millis(now.timestamp_millis().saturating_sub(age));
     let endpoints = engine.outbox.with_dead_letters(since).await?;
-    trials.retain(|endpoint, _| endpoints.contains(endpoint));
+    trials.last.retain(|endpoint, _| endpoints.contains(endpoint));
     let ours = |endpoint: &&EndpointKey| {
         let enabled = match engine.directory.find(endpoint) {
             Found::Served(_) => true,
@@ -58,19 +69,28 @@ async fn look(engine: &Engine, trials: &mut HashMap<EndpointKey, Trial>) -> Resu
         enabled && engine.cluster.is_assigned(endpoint)
     };
     for endpoint in endpoints.iter().filter(ours) {
-        let Some(limit) = allowed(engine, trials.get(endpoint)).await? else {
+        if trials.refused.has(endpoint, began) {
+            continue;
+        }
+        let Some(limit) = allowed(engine, trials.last.get(endpoint)).await? else {
             continue;
         };
-        let redriven = match engine.outbox.redrive(endpoint, since, limit, now).await {
+        let redriven = match redrive_some(engine, endpoint, since, limit).await {
             Ok(redriven) => redriven,
             Err(error) if error.kind() == Kind::Unavailable => return Err(error),
-            Err(error) => {
+            Err(error) if error.kind() == Kind::Conflict => {
                 debug!(%endpoint, %error, "dead letters of this endpoint can't go out again now; those of the others do");
+                continue;
+            }
+            Err(error) => {
+                let pause = trials.refused.refused(endpoint.clone(), began).as_secs();
+                error!(%endpoint, %error, "MongoDB refuses to send dead letters of this endpoint again: tried again in {pause} s, those of the others go out");
                 continue;
             }
         };
         let (count, id) = (redriven.len(), redriven.last().map(|head| head.id.to_string()));
-        trials.insert(endpoint.clone(), Trial { at: Instant::now(), id });
+        trials.refused.accepted(endpoint);
+        trials.last.insert(endpoint.clone(), Trial { at: Instant::now(), id });
         if count == 0 {
             continue;
         }
@@ -83,6 +103,22 @@ async fn look(engine: &Engine, trials: &mut HashMap<EndpointKey, Trial>) -> Resu
         );
     }
     Ok(())
+}
+
+/// Sends the oldest again, but for documents that MongoDB refuses to change, unless these are many.
+async fn redrive_some(engine: &Engine, endpoint: &EndpointKey, since: DateTime, limit: i64) -> Result<Vec<Head>> {
+    let mut refusals = 0;
+    loop {
+        match engine
+            .outbox
+            .redrive(endpoint, since, limit, engine.clock.now())
+            .await?
+        {
+            Redriven::Again(heads) => return Ok(heads),
+            Redriven::Refused(_) if refusals < MOST_REFUSED => refusals += 1,
+            Redriven::Refused(error) => return Err(error),
+        }
+    }
 }
 
 /// How many may go out now: many where the last trial arrived, none while it is on its way, one now and then where it failed.

@@ -1,6 +1,7 @@
 //! Ending what waits for endpoints that are switched off or deleted, in bulk.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
@@ -8,52 +9,73 @@ use tracing::{debug, error, info};
 use super::Engine;
 use crate::dispatch::{OffEndpoints, Standing};
 use crate::model::EndpointKey;
-use crate::store::{Kind, Stopped};
+use crate::outbox::Cancelled;
+use crate::store::{Error, Kind, Pauses, Stopped};
+
+/// Documents of an endpoint that MongoDB may refuse to change before all of them are left alone.
+pub(super) const MOST_REFUSED: usize = 100;
 
 /// Cancels what waits for the endpoints that come out of `off`, until `stop`.
 ///
 /// # Errors
 /// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable.
 pub(super) async fn cancel(engine: Arc<Engine>, off: OffEndpoints, stop: CancellationToken) -> Result<(), Stopped> {
+    let mut refused = Pauses::default();
     while let Some(endpoint) = stop.run_until_cancelled(off.next()).await {
-        cancel_all(&engine, &endpoint, &stop).await?;
+        let began = Instant::now();
+        if refused.has(&endpoint, began) {
+            continue;
+        }
+        match cancel_all(&engine, &endpoint, &stop).await? {
+            None => refused.accepted(&endpoint),
+            Some(error) => {
+                let pause = refused.refused(endpoint.clone(), began).as_secs();
+                error!(%endpoint, %error, "deliveries of an endpoint that is off can't be cancelled: they wait, tried again in {pause} s, the other endpoints go on");
+            }
+        }
     }
     Ok(())
 }
 
-async fn cancel_all(engine: &Engine, endpoint: &EndpointKey, stop: &CancellationToken) -> Result<(), Stopped> {
+/// Returns what MongoDB refuses, if it does.
+async fn cancel_all(
+    engine: &Engine,
+    endpoint: &EndpointKey,
+    stop: &CancellationToken,
+) -> Result<Option<Error>, Stopped> {
     if !endpoint.is_email() {
         // A cancellation can't be taken back by a later look: what is in memory may be old.
         let refresh = engine.refresh();
         let reread = || refresh.reread_organization(endpoint.organization());
         engine.store.persist("read an organization again", reread).await?;
     }
-    let mut cancelled = 0;
-    let mut counted = true;
-    while let Standing::Off(reason) = engine.standing(endpoint)
-        && !stop.is_cancelled()
-    {
+    let (mut cancelled, mut uncounted, mut refusals) = (0, None, 0);
+    let failed = loop {
+        let Standing::Off(reason) = engine.standing(endpoint) else {
+            break None;
+        };
+        if stop.is_cancelled() {
+            break None;
+        }
         let now = engine.clock.now();
-        match engine.outbox.cancel(endpoint, reason, now, counted).await {
-            Ok(0) => break,
-            Ok(deliveries) => {
+        match engine.outbox.cancel(endpoint, reason, now, uncounted.is_none()).await {
+            Ok(Cancelled::All) => break None,
+            Ok(Cancelled::Deliveries(deliveries)) => {
                 cancelled += deliveries;
                 engine.tally.counts.note_cancelled(endpoint, deliveries);
             }
+            Ok(Cancelled::Refused(_)) if refusals < MOST_REFUSED => refusals += 1,
             Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Conflict) => {
                 // The next look finds it again.
                 debug!(%endpoint, %error, "deliveries can't be cancelled now");
-                break;
+                break None;
             }
-            Err(error) if counted => {
-                error!(%endpoint, %error, "deliveries can't be cancelled with their count in webhook_stats: cancelled without it");
-                counted = false;
-            }
-            Err(error) => {
-                error!(%endpoint, %error, "deliveries of an endpoint that is off can't be cancelled: they wait, the other endpoints go on");
-                break;
-            }
+            Err(error) if uncounted.is_none() => uncounted = Some(error),
+            Ok(Cancelled::Refused(error)) | Err(error) => break Some(error),
         }
+    };
+    if let Some(error) = uncounted.filter(|_| cancelled > 0) {
+        error!(%endpoint, deliveries = cancelled, %error, "MongoDB refuses the statistics: these deliveries are cancelled, but not counted in webhook_stats");
     }
     if cancelled > 0 {
         info!(
@@ -63,5 +85,5 @@ async fn cancel_all(engine: &Engine, endpoint: &EndpointKey, stop: &Cancellation
             "deliveries cancelled: the endpoint is switched off or deleted; kept, `certhookd replay` sends them"
         );
     }
-    Ok(())
+    Ok(failed)
 }

@@ -40,6 +40,7 @@ mod endpoint_queues;
 mod failpoints;
 mod isolation;
 mod metrics;
+mod odd_documents;
 mod outage;
 mod outbox;
 mod outbox_v2;

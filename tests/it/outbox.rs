@@ -154,7 +154,7 @@ async fn which_queues_wait_is_asked_at_a_cost_that_grows_with_the_queues_alone()
     let looks = doc! { "ns": format!("{}.webhook_outbox", fixture.database.name()), "op": "command" };
     fixture.profile(&looks).await;
 
-    let mut heads = outbox(&store, "me").look().await.unwrap();
+    let mut heads = outbox(&store, "me").look().await.unwrap().heads;
     store.close().await;
     heads.sort_by_key(|head| head.due);
     let classes = [Class::Live, Class::Retry];

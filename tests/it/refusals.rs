@@ -1,10 +1,14 @@
 //! What MongoDB refuses for one organization, or what somebody takes away, stops no other.
 
+use std::time::Duration;
+
 use bson::doc;
+use certhookd::sandbox::Answer;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::fixture::{Fixture, LIMIT, expired, expired_in_turn, is_scan};
+use crate::fixture::{Fixture, LIMIT, endpoint_key, expired, expired_in_turn, is_scan, pending_batch};
+use crate::layout;
 
 /// More than a scan's page.
 const REFUSED: i64 = 1_200;
@@ -125,14 +129,14 @@ async fn a_batch_that_can_not_be_read_is_set_aside_and_the_others_go_out() {
     let fixture = Fixture::new().await.with("completions.enabled = false");
     let endpoint = fixture.endpoint("/a");
     let organization = fixture.organization(vec![endpoint.clone()]).await;
-    let key = crate::fixture::endpoint_key(organization, &endpoint);
+    let key = endpoint_key(organization, &endpoint);
     let broken = [
         doc! { "deliveries": "none" },
         doc! { "deliveries": [{ "event": 1 }] },
         doc! { "open": "many" },
     ];
     for (n, change) in (0..).zip(&broken) {
-        let mut batch = crate::fixture::pending_batch(&key, &expired_in_turn(organization, 2));
+        let mut batch = pending_batch(&key, &expired_in_turn(organization, 2));
         batch.insert("_id", format!("{key}/broken-{n}"));
         batch.extend(change.clone());
         fixture.outbox().insert_one(batch).await.unwrap();
@@ -144,5 +148,61 @@ async fn a_batch_that_can_not_be_read_is_set_aside_and_the_others_go_out() {
     fixture
         .wait_for_count(&fixture.outbox(), set_aside, broken.len() as u64)
         .await;
+    assert!(daemon.stop().await.success());
+}
+
+/// Documents of the outbox that were there before a validator refuses every change of them.
+#[tokio::test]
+async fn a_document_that_mongodb_refuses_to_change_stops_no_other_and_is_told_of_once() {
+    let fixture = Fixture::new().await.with("completions.enabled = false");
+    // What is done with them, and how the others end.
+    let cases = [
+        ("/cancel", "cancelled"),
+        ("/redrive", "delivered"),
+        ("/set-aside", "rejected"),
+    ];
+    for (case, _) in cases {
+        let mut endpoint = fixture.endpoint(case);
+        endpoint.insert("enabled", case != "/cancel");
+        let organization = fixture.organization(vec![endpoint.clone()]).await;
+        let key = endpoint_key(organization, &endpoint);
+        for n in 0..5 {
+            let mut document = match case {
+                "/redrive" => layout::dead(&key, &layout::expiry(n)),
+                _ => pending_batch(&key, &expired_in_turn(organization, 2)),
+            };
+            if case == "/set-aside" {
+                document.insert("open", "two");
+            }
+            // The oldest come first.
+            if n < 2 {
+                document.insert("frozen", true);
+            }
+            fixture.outbox().insert_one(document).await.unwrap();
+        }
+    }
+    let validator = doc! { "collMod": "webhook_outbox", "validator": { "frozen": { "$exists": false } } };
+    fixture.database.run_command(validator).await.unwrap();
+    // Everything is looked at again and again until this is delivered.
+    let mut slow = fixture.endpoint("/slow");
+    slow.insert("timeout", 30_000);
+    let slow = fixture.organization(vec![slow]).await;
+    fixture
+        .receiver
+        .script("/slow", [Answer::ok().after(Duration::from_secs(15))]);
+    fixture.badge_users().insert_one(expired(slow)).await.unwrap();
+    let mut daemon = fixture.daemon().await;
+    for (_, end) in cases {
+        let others = doc! { "state": end, "frozen": { "$exists": false }, "endpoint": { "$not": { "$regex": format!("^{slow}") } } };
+        fixture.wait_for_count(&fixture.outbox(), others, 3).await;
+    }
+    let delivered = doc! { "state": "delivered", "endpoint": { "$regex": format!("^{slow}") } };
+    fixture.wait_for_count(&fixture.outbox(), delivered, 1).await;
+    let errors: Vec<_> = daemon
+        .lines()
+        .into_iter()
+        .filter(|line| line["level"] == "ERROR")
+        .collect();
+    assert_eq!(errors.len(), 2 * cases.len(), "{errors:#?}");
     assert!(daemon.stop().await.success());
 }

@@ -103,8 +103,9 @@ impl State {
         }
     }
 
-    pub(super) fn is_in_memory(&self, batch: &str) -> bool {
-        self.batches.contains_key(batch)
+    pub(super) fn is_passed_over(&self, endpoint: &EndpointKey, batch: &str) -> bool {
+        let is_excluded = |queue: &EndpointQueue| queue.excluded.contains_key(batch);
+        self.batches.contains_key(batch) || self.endpoints.get(endpoint).is_some_and(is_excluded)
     }
 
     pub(super) fn spare(&self) -> (usize, usize) {

@@ -134,19 +134,17 @@ fn apart(id: &str, settlement: &Settlement, instance_id: &str, now: DateTime) ->
         history.push(attempt(settlement, instance_id));
     }
     let entry = encode_delivery(&delivery.message, &delivery.certificate, delivery.occurred_at);
-    let mut fresh = rawdoc! {
-        "_id": id, "v": LAYOUT, "version": 1, "endpoint": delivery.endpoint.as_str(),
-        "queue": Class::Retry.queue(&delivery.endpoint), "due": now, "open": 1, "createdAt": now,
-        "deliveries": [entry], "results": RawArrayBuf::new(), "history": history.clone(),
+    let fresh = rawdoc! {
+        "v": LAYOUT, "endpoint": delivery.endpoint.as_str(), "queue": Class::Retry.queue(&delivery.endpoint), "due": now,
+        "open": 1, "deliveries": [entry], "results": RawArrayBuf::new(),
     };
-    fresh = merged(&fresh, &set);
-    set.append(cstr!("open"), 1);
-    let appended = rawdoc! { "$slice": [{ "$concatArrays": [{ "$ifNull": ["$history", []] }, { "$literal": history }] }, -HISTORY] };
-    let old = rawdoc! { "$mergeObjects": [
-        "$$ROOT", { "$literal": set }, { "version": { "$add": ["$version", 1] }, "history": appended },
-    ] };
-    let is_new = rawdoc! { "$eq": [{ "$type": "$version" }, "missing"] };
-    let replace = rawdoc! { "$replaceWith": { "$cond": [is_new, { "$literal": fresh }, old] } };
+    let fresh = merged(&fresh, &set);
+    // Whatever stands there in the place of a version or a history.
+    let version = rawdoc! { "$cond": [{ "$eq": [{ "$type": "$version" }, "int"] }, { "$add": ["$version", 1] }, 1] };
+    let before = rawdoc! { "$cond": [{ "$isArray": "$history" }, "$history", []] };
+    let history = rawdoc! { "$slice": [{ "$concatArrays": [before, { "$literal": history }] }, -HISTORY] };
+    let kept = rawdoc! { "version": version, "createdAt": { "$ifNull": ["$createdAt", now] }, "history": history };
+    let replace = rawdoc! { "$replaceWith": { "$mergeObjects": ["$$ROOT", { "$literal": fresh }, kept] } };
     rawdoc! { "q": { "_id": id }, "u": [replace], "upsert": true }
 }
 

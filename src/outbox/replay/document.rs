@@ -4,6 +4,7 @@ use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 
 use super::Replayable;
 use super::selection::{Candidate, Selection};
+use crate::outbox::versions::raw;
 
 /// What is read of it: no payload.
 pub(super) const FIELDS: [&str; 11] = [
@@ -27,7 +28,8 @@ const HISTORY: i32 = 20;
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) id: String,
-    version: i32,
+    /// As it was read, whatever it is.
+    version: Bson,
     endpoint: String,
     finished_at: DateTime,
     attempts: Option<i32>,
@@ -80,7 +82,7 @@ impl Ended {
         (!chosen.is_empty()).then_some(())?;
         Some(Self {
             id: found.get_str("_id").ok()?.to_owned(),
-            version: found.get_i32("version").ok()?,
+            version: Bson::try_from(raw(found, "version")).ok()?,
             endpoint: found.get_str("endpoint").ok()?.to_owned(),
             finished_at: found.get_datetime("finishedAt").ok()?,
             attempts: found.get_i32("attempts").ok(),
@@ -127,11 +129,17 @@ impl Ended {
         let unset = doc! {
             "finishedAt": 1, "reason": 1, "firstAttemptAt": 1, "deadSince": 1, "redrivable": 1, "redriven": 1,
         };
-        let mut update = doc! { "$set": set, "$unset": unset, "$inc": { "version": 1 } };
+        let mut update = doc! { "$unset": unset };
+        if self.version.as_i32().is_some() {
+            update.insert("$inc", doc! { "version": 1 });
+        } else {
+            set.insert("version", 1);
+        }
+        update.insert("$set", set);
         if let Some(attempt) = self.unrecorded() {
             update.insert("$push", doc! { "history": { "$each": [attempt], "$slice": -HISTORY } });
         }
-        (doc! { "_id": &self.id, "version": self.version }, update)
+        (doc! { "_id": &self.id, "version": { "$eq": &self.version } }, update)
     }
 
     /// The results as they are then. What was open and is not chosen is cancelled from now on by itself.
