@@ -26,6 +26,9 @@ use state::State;
 /// Payload bytes in memory, at most; a single larger payload may always enter.
 pub(super) const MAX_BYTES: usize = 16 << 20;
 
+/// Batches of one endpoint whose results can't be recorded, at most: with that many nothing more is read for it.
+const MAX_EXCLUDED: usize = 256;
+
 /// Unsent deliveries of an endpoint that freed no slot for this long give way where others want slots.
 const STUCK: Duration = Duration::from_secs(1);
 

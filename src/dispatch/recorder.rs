@@ -18,7 +18,7 @@ use crate::failpoint;
 use crate::model::{Clock, Live, Outcome};
 use crate::outbox::{Delivery, Next, Outbox, Settlement, Tries, transition};
 use crate::sender::RetryPolicy;
-use crate::store::{Stopped, Store};
+use crate::store::{Pauses, Stopped, Store};
 
 use gathering::Gathering;
 
@@ -62,6 +62,8 @@ pub struct Recorder<O> {
     gathering: Gathering,
     /// When something was last recorded: what MongoDB refuses then is not everybody's.
     succeeded: Option<Instant>,
+    /// Batches whose results MongoDB refuses.
+    refused: Pauses<Arc<str>>,
 }
 
 impl<O: Observer> Recorder<O> {
@@ -73,6 +75,7 @@ impl<O: Observer> Recorder<O> {
             results,
             gathering: Gathering::default(),
             succeeded: None,
+            refused: Pauses::default(),
         };
         (recorder, sender)
     }

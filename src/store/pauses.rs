@@ -51,6 +51,11 @@ impl<K: PartialEq> Pauses<K> {
         FIRST
     }
 
+    /// Whether nothing was refused lately.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// It is not refused any more.
     pub fn accepted(&mut self, key: &K) {
         self.0.retain(|one| one.key != *key);

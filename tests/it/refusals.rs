@@ -206,3 +206,41 @@ async fn a_document_that_mongodb_refuses_to_change_stops_no_other_and_is_told_of
     assert_eq!(errors.len(), 2 * cases.len(), "{errors:#?}");
     assert!(daemon.stop().await.success());
 }
+
+#[tokio::test]
+async fn a_batch_whose_results_are_refused_is_not_read_again_for_a_while_and_the_others_go_out() {
+    // So few slots that batches are read one by one.
+    let fixture = Fixture::new()
+        .await
+        .with("completions.enabled = false\nqueue.capacity = 16\ndelivery.max_in_flight = 16");
+    let endpoint = fixture.endpoint("/a");
+    let organization = fixture.organization(vec![endpoint.clone()]).await;
+    let key = endpoint_key(organization, &endpoint);
+    let batch = || pending_batch(&key, &expired_in_turn(organization, 2));
+    let mut frozen = [batch(), batch(), batch()];
+    for batch in &mut frozen {
+        batch.insert("frozen", true);
+    }
+    fixture.outbox().insert_many(&frozen).await.unwrap();
+    let validator = doc! { "collMod": "webhook_outbox", "validator": { "frozen": { "$exists": false } } };
+    fixture.database.run_command(validator).await.unwrap();
+    let daemon = fixture.daemon().await;
+    let is_refusal = |line: &Value| line["level"] == "ERROR";
+    daemon.wait_for_nth(is_refusal, frozen.len()).await;
+
+    let reads = doc! {
+        "ns": format!("{}.webhook_outbox", fixture.database.name()), "command.aggregate": { "$exists": true },
+        "command.hint": { "$exists": false }, "nreturned": { "$gt": 0 }, "appName": "certhookd",
+    };
+    fixture.profile(&reads).await;
+    fixture
+        .receiver
+        .script("/a", [Answer::ok().after(Duration::from_secs(4))]);
+    fixture.outbox().insert_one(batch()).await.unwrap();
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 2).await;
+    let reads = fixture.profiled(&reads).await;
+    let returned: i32 = reads.iter().map(|read| read.get_i32("nreturned").unwrap()).sum();
+    assert!(returned <= 2, "{reads:#?}");
+    assert_eq!(fixture.receiver.total(), 2 * frozen.len() + 2, "none is sent again");
+    assert_eq!(daemon.count(is_refusal), frozen.len());
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::endpoint::{EndpointQueue, Organization};
-use super::{Changes, Fill, InMemory, Limits, MAX_BYTES};
+use super::{Changes, Fill, InMemory, Limits, MAX_BYTES, MAX_EXCLUDED};
 use crate::dispatch::admission::{Admission, Granted, quarter};
 use crate::dispatch::breaker::Breakers;
 use crate::model::{EndpointKey, Outcome};
@@ -67,6 +67,9 @@ impl State {
             return 0;
         }
         let queue = self.endpoints.get(endpoint);
+        if queue.is_some_and(|queue| queue.excluded.len() >= MAX_EXCLUDED) {
+            return 0;
+        }
         let holding = self.endpoints.len() + usize::from(queue.is_none());
         let name = endpoint.organization();
         let (slots, unknown) = self

@@ -259,3 +259,16 @@ fn what_was_being_read_when_endpoints_moved_is_not_enqueued() {
         assert_eq!(queue.enqueue(fetched("a/1", "y", 1), 5), 1);
     }
 }
+
+#[test]
+fn an_endpoint_with_very_many_batches_whose_results_are_refused_rests() {
+    let queue = queue(LIMITS);
+    for n in 0..MAX_EXCLUDED {
+        assert_eq!(queue.admit(&key("a/1"), 1, &Granted::default()), 1, "{n}");
+        let batch = format!("a/1/{n}");
+        queue.exclude(&key("a/1"), batch.as_str().into(), Duration::from_secs(60));
+        assert!(queue.is_passed_over(&key("a/1"), &batch));
+    }
+    assert_eq!(queue.admit(&key("a/1"), 1, &Granted::default()), 0);
+    assert_eq!(queue.admit(&key("a/2"), 1, &Granted::default()), 1);
+}

@@ -1,5 +1,6 @@
 //! What to do when results can't be recorded: see the kinds of errors in `store`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::error;
@@ -10,9 +11,6 @@ use crate::store::{self, Backoff, Kind, Stopped};
 
 /// MongoDB refused one batch while others were written less than this ago: the refusal is the batch's own.
 const RECENT: Duration = Duration::from_secs(60);
-
-/// A batch whose results MongoDB refuses is not sent again before this has passed.
-const EXCLUDED: Duration = Duration::from_secs(60);
 
 /// Conflicts after which results are written endpoint by endpoint.
 const CONFLICTS: usize = 2;
@@ -40,6 +38,7 @@ impl<O: Observer> Recorder<O> {
                     tries.succeeded();
                     self.succeeded = Some(Instant::now());
                     self.done(&group.settlements);
+                    self.accepted(&group.settlements);
                     self.parts.waiting.add(recorded.retries);
                     continue;
                 }
@@ -126,18 +125,27 @@ impl<O: Observer> Recorder<O> {
         recent || self.parts.outbox.probe().await.is_ok()
     }
 
+    fn accepted(&mut self, settlements: &[Settlement]) {
+        if !self.refused.is_empty() {
+            let batches = settlements.iter().map(|one| &one.delivery.batch.id);
+            batches.for_each(|id| self.refused.accepted(id));
+        }
+    }
+
     /// The results of one batch can't be recorded. It is sent again later, in the hope that it can be written then.
-    fn give_up(&self, group: &Group, why: &store::Error) {
+    fn give_up(&mut self, group: &Group, why: &store::Error) {
         let Some(first) = group.settlements.first() else { return };
         let (batch, endpoint) = (&first.delivery.batch, &first.delivery.endpoint);
-        let results = group.settlements.len();
-        error!(
-            organization = endpoint.organization(), endpoint = endpoint.endpoint(), delivery = %batch.id, results, error = %why,
-            "MongoDB refuses to record results of this batch: the others go on, it is sent again in {} s", EXCLUDED.as_secs()
-        );
-        self.parts
-            .queue
-            .exclude(endpoint, std::sync::Arc::clone(&batch.id), EXCLUDED);
+        let (results, now) = (group.settlements.len(), Instant::now());
+        let is_told = self.refused.has(&batch.id, now);
+        let pause = self.refused.refused(Arc::clone(&batch.id), now);
+        if !is_told {
+            error!(
+                organization = endpoint.organization(), endpoint = endpoint.endpoint(), delivery = %batch.id, results, error = %why,
+                "MongoDB refuses to record results of this batch: the others go on, it is sent again in {} s", pause.as_secs()
+            );
+        }
+        self.parts.queue.exclude(endpoint, Arc::clone(&batch.id), pause);
         self.done(&group.settlements);
     }
 }
@@ -157,7 +165,7 @@ impl Group {
     fn halves(mut self) -> [Self; 2] {
         self.settlements
             .sort_by(|one, other| one.delivery.batch.id.cmp(&other.delivery.batch.id));
-        let id = |one: &Settlement| std::sync::Arc::clone(&one.delivery.batch.id);
+        let id = |one: &Settlement| Arc::clone(&one.delivery.batch.id);
         let middle = id(&self.settlements[self.settlements.len() / 2]);
         let mut cut = self.settlements.partition_point(|one| id(one) < middle);
         if cut == 0 {
