@@ -30,7 +30,6 @@ mod unreadable;
 mod versions;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bson::Bson;
 use parking_lot::Mutex;
@@ -68,8 +67,6 @@ pub struct Outbox {
     /// Documents that MongoDB refuses to change.
     refused: Arc<Mutex<Pauses<(EndpointKey, Bson)>>>,
     taken: append::TakenIds,
-    /// How long what has ended is kept: for indexes that must be created again.
-    retention: Option<Duration>,
 }
 
 impl Outbox {
@@ -82,16 +79,6 @@ impl Outbox {
             tracer,
             refused: Arc::default(),
             taken: append::TakenIds::default(),
-            retention: None,
-        }
-    }
-
-    /// The same, which creates its indexes again where somebody drops them.
-    #[must_use]
-    pub fn keeping(self, retention: Duration) -> Self {
-        Self {
-            retention: Some(retention),
-            ..self
         }
     }
 }

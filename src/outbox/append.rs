@@ -9,7 +9,7 @@ use bson::{DateTime, RawDocumentBuf, doc};
 use mongodb::options::FindOptions;
 use parking_lot::Mutex;
 
-use super::document::{BATCH_BYTES, BATCH_DELIVERIES, encode_batch};
+use super::document::{BATCH_BYTES, BATCH_DELIVERIES, encode_batch, hint};
 use super::{Class, Head, NewDelivery, Outbox, single_id};
 use crate::model::{EndpointKey, EventId};
 use crate::store::{OUTBOX, Result, Transaction};
@@ -149,6 +149,7 @@ impl Outbox {
         events.dedup();
         let mut options = FindOptions::default();
         options.projection = Some(doc! { "_id": 0, "endpoint": 1, "deliveries.event": 1 });
+        options.hint = Some(hint("events"));
         let filter = doc! { "deliveries.event": { "$in": events } };
         let found = transaction
             .find(&self.store.outbox(), filter, options, |_| true)

@@ -5,15 +5,11 @@ use std::sync::Arc;
 
 use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::options::AggregateOptions;
-use tracing::warn;
 
 use super::document::{FETCHED_FIELDS, decode, hint, id_of};
 use super::{Class, Fetched, Outbox, Unreadable};
 use crate::model::EndpointKey;
-use crate::store::{OUTBOX, Result, ensure_outbox};
-
-/// MongoDB's `BadValue`: what it says of a hint that names no index.
-const NO_SUCH_INDEX: i32 = 2;
+use crate::store::{OUTBOX, Result};
 
 /// Parts of one command: one command per part costs MongoDB and us more than reading what the part has. MongoDB allows a
 /// pipeline 1,000 stages.
@@ -87,17 +83,6 @@ impl Outbox {
     /// # Errors
     /// MongoDB refused or is unavailable.
     pub async fn look(&self) -> Result<Looked> {
-        match (self.look_once().await, self.retention) {
-            (Err(error), Some(retention)) if error.code() == Some(NO_SUCH_INDEX) => {
-                warn!(%error, "the outbox has lost its indexes: they are created again");
-                ensure_outbox(&self.store, retention).await?;
-                self.look_once().await
-            }
-            (looked, _) => looked,
-        }
-    }
-
-    async fn look_once(&self) -> Result<Looked> {
         let pipeline = vec![
             doc! { "$sort": { "queue": 1, "due": 1, "_id": 1 } },
             doc! { "$group": { "_id": "$queue", "due": { "$first": "$due" }, "id": { "$first": "$_id" } } },

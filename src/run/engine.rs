@@ -49,7 +49,7 @@ pub struct Engine {
     pub horizon: Horizon,
     /// Notified when results of a drained endpoint are recorded.
     recorded: Arc<Notify>,
-    retention: Duration,
+    pub(super) retention: Duration,
 }
 
 /// Hears of what this instance appends.
@@ -89,7 +89,6 @@ impl Engine {
         };
         let instance_id = Arc::clone(cluster.instance_id());
         let outbox = Outbox::new(store.clone(), instance_id, Arc::new(appended), settings.tracer.clone());
-        let outbox = outbox.keeping(config.delivery.retention);
         Arc::new(Self {
             endpoint_states: EndpointStates::new(store.clone(), clock.clone()),
             tally: Tally::new(clock.clone()),

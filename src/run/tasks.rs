@@ -178,6 +178,8 @@ impl Tasks {
         self.sources.spawn(named("fetcher", alive(pulse, fetcher)));
         let cancel = super::upkeep::cancel(Arc::clone(&self.engine), off, self.stop.clone());
         self.sources.spawn(fallible("cancellations", cancel));
+        let indexes = super::upkeep::keep_indexes(Arc::clone(&self.engine), self.stop.clone());
+        self.sources.spawn(fallible("indexes", indexes));
         let states = self.engine.endpoint_states.clone().run(self.stop.clone());
         self.sources.spawn(fallible("endpoint states", states));
     }

@@ -1,19 +1,43 @@
-//! Ending what waits for endpoints that are switched off or deleted, in bulk.
+//! Ending what waits for endpoints that are switched off or deleted, in bulk; and keeping the indexes of the outbox.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::Engine;
 use crate::dispatch::{OffEndpoints, Standing};
 use crate::model::EndpointKey;
 use crate::outbox::Cancelled;
-use crate::store::{Error, Kind, Pauses, Stopped};
+use crate::store::{Error, Kind, Pauses, Stopped, ensure_outbox, missing_in_outbox};
 
 /// Documents of an endpoint that MongoDB may refuse to change before all of them are left alone.
 pub(super) const MOST_REFUSED: usize = 100;
+
+/// How often is looked whether the outbox has its indexes.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Creates the indexes of the outbox again that somebody drops, alone or with the collection. What needs one waits: the queries
+/// name it, so that none of them walks through the collection meanwhile.
+///
+/// # Errors
+/// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable.
+pub(super) async fn keep_indexes(engine: Arc<Engine>, stop: CancellationToken) -> Result<(), Stopped> {
+    let store = &engine.store;
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        let look = || missing_in_outbox(store);
+        let missing = store.persist("look for the outbox's indexes", look).await?;
+        if missing.is_empty() {
+            continue;
+        }
+        warn!(?missing, "the outbox has lost indexes: they are created again");
+        let create = || ensure_outbox(store, engine.retention);
+        store.persist("create the outbox's indexes again", create).await?;
+        info!("the outbox has all its indexes again");
+    }
+    Ok(())
+}
 
 /// Cancels what waits for the endpoints that come out of `off`, until `stop`.
 ///

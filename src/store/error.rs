@@ -16,6 +16,9 @@ use super::reply::{Reply, plain, reply_of, row_of};
 /// What a connection without a login is told by a mongod that asks for one.
 const LOGIN_GONE: &str = "requires authentication";
 
+/// What is said of a query that names an index that is not there, beside `BadValue`.
+const NO_SUCH_INDEX: &str = "hint provided does not correspond to an existing index";
+
 /// An operation that MongoDB did not do, or did not confirm.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
@@ -190,6 +193,8 @@ fn kind_of_reply(error: &DriverError, reply: &Reply<'_>) -> Kind {
     }
     match Kind::of_code(reply.code) {
         Some(Kind::Denied) if reply.message.contains(LOGIN_GONE) => Kind::Authentication,
+        // Created again, see `indexes`.
+        Some(Kind::Refused) if reply.message.contains(NO_SUCH_INDEX) => Kind::Conflict,
         Some(kind) => kind,
         None if error.contains_label(TRANSIENT_TRANSACTION_ERROR) => Kind::Conflict,
         None if is_labelled_as_passing(error) => Kind::Unavailable,

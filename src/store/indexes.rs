@@ -16,6 +16,9 @@ pub const SCAN_INDEX: &str = "certhookd_scan";
 /// Its keys, both ascending.
 const SCAN_KEYS: [&str; 2] = ["expiryReminderSent", "expires"];
 
+/// The names of the outbox's indexes.
+const OUTBOX_INDEXES: [&str; 4] = ["pending", "dead", "events", "retention"];
+
 /// MongoDB's `NamespaceNotFound`.
 const NAMESPACE_NOT_FOUND: i32 = 26;
 
@@ -69,6 +72,19 @@ fn serves_scan(index: &IndexModel) -> bool {
         !skips && options.hidden != Some(true) && options.collation.is_none()
     };
     index.keys.keys().eq(SCAN_KEYS) && index.keys.values().all(ascending) && index.options.as_ref().is_none_or(whole)
+}
+
+/// Which of the outbox's indexes are missing.
+///
+/// # Errors
+/// MongoDB is unavailable.
+pub async fn missing_in_outbox(store: &Store) -> Result<Vec<&'static str>> {
+    let names = match store.outbox().list_index_names().await.map_err(Error::from) {
+        Err(error) if error.code() == Some(NAMESPACE_NOT_FOUND) => Vec::new(),
+        names => names?,
+    };
+    let is_missing = |name: &&str| !names.iter().any(|known| known == name);
+    Ok(OUTBOX_INDEXES.into_iter().filter(is_missing).collect())
 }
 
 /// Creates the outbox's indexes; `retention` is how long finished documents are kept. A changed retention is applied.

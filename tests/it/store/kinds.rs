@@ -143,11 +143,9 @@ async fn what_mongodb_refuses_for_one_document_is_refused() {
         (Kind::Refused, Some(66)),
         "{immutable}"
     );
-    let hinted = strict
-        .find_one(doc! { "secret": "hunter2" })
-        .hint(Hint::Name("none".into()));
-    let hinted = error(hinted.await.map_err(Error::from));
-    assert_eq!((hinted.kind(), hinted.code()), (Kind::Refused, Some(2)), "{hinted}");
+    let unknown = strict.find_one(doc! { "$secret": "hunter2" });
+    let unknown = error(unknown.await.map_err(Error::from));
+    assert_eq!((unknown.kind(), unknown.code()), (Kind::Refused, Some(2)), "{unknown}");
 
     let mut transaction = store.begin(Writer::Source).await.unwrap();
     let rows = [
@@ -158,6 +156,20 @@ async fn what_mongodb_refuses_for_one_document_is_refused() {
     assert_eq!(refused.kind(), Kind::Refused);
     assert_eq!(refused.row().map(|row| (row.index, row.code)), Some((1, 121)));
     transaction.abort().await;
+}
+
+#[tokio::test]
+async fn a_query_whose_index_was_dropped_is_to_be_repeated() {
+    let fixture = Fixture::new().await;
+    let rows = fixture.of_store("rows");
+    rows.insert_one(rawdoc! { "_id": 1 }).await.unwrap();
+    let hint = Hint::Name("none".into());
+    let hinted = rows.find_one(doc! { "secret": "hunter2" }).hint(hint.clone());
+    let hinted = error(hinted.await.map_err(Error::from));
+    assert_eq!((hinted.kind(), hinted.code()), (Kind::Conflict, Some(2)), "{hinted}");
+    let aggregated = rows.aggregate([doc! { "$match": { "secret": "hunter2" } }]).hint(hint);
+    let aggregated = error(aggregated.await.map_err(Error::from));
+    assert_eq!(aggregated.kind(), Kind::Conflict, "{aggregated}");
 }
 
 #[tokio::test]
