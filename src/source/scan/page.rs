@@ -252,7 +252,7 @@ impl Scan {
                     continue;
                 }
             };
-            if let Some(reason) = self.unstorable.take(&event.message.event_id) {
+            if let Some(reason) = self.unstorable.reason(&event.message.event_id) {
                 page.rejected.push(Rejected {
                     event_type: EventType::CertificateExpired,
                     certificate: event.certificate,

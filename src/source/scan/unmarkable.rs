@@ -84,20 +84,23 @@ impl UnmarkableSet {
     }
 }
 
-/// Certificates whose deliveries MongoDB refuses to store: recorded as rejected.
+/// The certificate whose deliveries MongoDB refuses to store, and why: the next try of its page, which is of it alone, records it
+/// as rejected. There is never more than one such page.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Unstorable(Arc<Mutex<HashMap<EventId, String>>>);
+pub(crate) struct Unstorable(Arc<Mutex<Option<(EventId, String)>>>);
 
 impl Unstorable {
     pub(super) fn note(&self, document: &RawDocument, error: &Error) {
         if let Ok(event) = badge_user::expired(document, DateTime::from_millis(0)) {
             let reason = format!("MongoDB refuses to store its deliveries: {error}");
-            self.0.lock().insert(event.message.event_id, reason);
+            *self.0.lock() = Some((event.message.event_id, reason));
         }
     }
 
-    pub(crate) fn take(&self, event_id: &EventId) -> Option<String> {
-        self.0.lock().get(event_id).cloned()
+    pub(super) fn reason(&self, event_id: &EventId) -> Option<String> {
+        let noted = self.0.lock();
+        let of_event = noted.as_ref().filter(|(noted, _)| noted == event_id);
+        of_event.map(|(_, reason)| reason.clone())
     }
 }
 
