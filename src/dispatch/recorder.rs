@@ -3,13 +3,13 @@
 
 mod errors;
 mod gathering;
+mod lost_counts;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bson::DateTime;
 use tokio::sync::mpsc;
-use tracing::error;
 
 use super::queue::DeliveryQueue;
 use super::waiting::Waiting;
@@ -21,6 +21,7 @@ use crate::sender::RetryPolicy;
 use crate::store::{Pauses, Stopped, Store};
 
 use gathering::Gathering;
+use lost_counts::LostCounts;
 
 /// Told of every result, before it is recorded.
 pub trait Observer: Send + Sync + 'static {
@@ -64,6 +65,7 @@ pub struct Recorder<O> {
     succeeded: Option<Instant>,
     /// Batches whose results MongoDB refuses.
     refused: Pauses<Arc<str>>,
+    lost: LostCounts,
 }
 
 impl<O: Observer> Recorder<O> {
@@ -76,6 +78,7 @@ impl<O: Observer> Recorder<O> {
             gathering: Gathering::default(),
             succeeded: None,
             refused: Pauses::default(),
+            lost: LostCounts::default(),
         };
         (recorder, sender)
     }
@@ -95,6 +98,7 @@ impl<O: Observer> Recorder<O> {
             if !ready.is_empty() {
                 self.record(ready).await?;
             } else if !open {
+                self.lost.tell_all();
                 return Ok(());
             }
         }
@@ -159,17 +163,6 @@ impl<O: Observer> Recorder<O> {
         self.parts
             .queue
             .recorded(settlements.iter().map(|settlement| &settlement.delivery));
-    }
-
-    /// Counts that could not be added to the statistics are at least named.
-    fn name_lost_counts(settlements: &[Settlement], why: &crate::store::Error) {
-        let mut lost: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
-        for settlement in settlements {
-            *lost.entry(settlement.delivery.endpoint.as_str()).or_default() += 1;
-        }
-        for (endpoint, results) in lost {
-            error!(endpoint, results, error = %why, "MongoDB refuses the statistics: these results are recorded, but not counted in webhook_stats");
-        }
     }
 }
 

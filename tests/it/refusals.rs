@@ -50,7 +50,7 @@ async fn marks_that_are_refused_by_the_hundreds_hold_up_no_other_organization() 
 }
 
 #[tokio::test]
-async fn statistics_that_are_refused_keep_no_result_from_being_recorded() {
+async fn statistics_that_are_refused_keep_no_result_from_being_recorded_and_are_named_now_and_then() {
     let fixture = Fixture::new().await.with("completions.enabled = false");
     let organizations = [
         fixture.organization(vec![fixture.endpoint("/a")]).await,
@@ -61,17 +61,21 @@ async fn statistics_that_are_refused_keep_no_result_from_being_recorded() {
     for organization in organizations {
         fixture
             .badge_users()
-            .insert_many(expired_in_turn(organization, 3))
+            .insert_many(expired_in_turn(organization, 300))
             .await
             .unwrap();
     }
-    for _ in 0..2 {
+    for results in [600, 0] {
         let mut daemon = fixture.daemon().await;
         daemon.wait_for(is_scan).await;
-        fixture.wait_for_deliveries(doc! { "state": "delivered" }, 6).await;
+        fixture.wait_for_deliveries(doc! { "state": "delivered" }, 600).await;
         assert!(daemon.stop().await.success());
+        let lost = daemon.lines().into_iter().filter_map(|line| line["results"].as_u64());
+        let lost: Vec<_> = lost.collect();
+        assert!(lost.len() <= 4, "at first and at last, per endpoint: {lost:?}");
+        assert_eq!(lost.iter().sum::<u64>(), results);
     }
-    assert_eq!(fixture.receiver.total(), 6);
+    assert_eq!(fixture.receiver.total(), 600);
 }
 
 #[tokio::test]
@@ -85,7 +89,7 @@ async fn deliveries_that_can_not_be_stored_are_rejected_with_the_reason_and_the_
     fixture.database.run_command(validator).await.unwrap();
     fixture
         .badge_users()
-        .insert_many([expired(refused), expired(other)])
+        .insert_many([expired(refused), expired(refused), expired(other), expired(refused)])
         .await
         .unwrap();
     let mut daemon = fixture.daemon().await;
@@ -96,32 +100,49 @@ async fn deliveries_that_can_not_be_stored_are_rejected_with_the_reason_and_the_
             .as_str()
             .is_some_and(|reason| reason.contains("refuses to store"))
     };
-    daemon.wait_for(rejected).await;
+    daemon.wait_for_nth(rejected, 3).await;
     let note = doc! { "state": "rejected", "reason": { "$regex": "refuses to store" } };
-    assert_eq!(fixture.outbox().count_documents(note).await.unwrap(), 1);
+    assert_eq!(fixture.outbox().count_documents(note).await.unwrap(), 3);
     assert!(daemon.stop().await.success());
 }
 
 #[tokio::test]
-async fn indexes_of_the_outbox_that_somebody_drops_are_created_again() {
+async fn indexes_of_the_outbox_that_somebody_drops_are_created_again_and_nothing_is_walked_meanwhile() {
     let fixture = Fixture::new().await.with("completions.enabled = false");
     let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     let mut daemon = fixture.daemon().await;
     daemon.wait_for(is_scan).await;
-    fixture.outbox().drop_indexes().await.unwrap();
-    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
-    daemon.signal(Signal::SIGUSR1);
-    fixture.receiver.wait_for_total(1, LIMIT).await.unwrap();
-    daemon
-        .wait_for(|line| line["message"] == "the outbox has lost its indexes: they are created again")
-        .await;
-    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 1).await;
+    let walks = doc! {
+        "ns": format!("{}.webhook_outbox", fixture.database.name()), "appName": "certhookd", "planSummary": "COLLSCAN",
+        "command.find": { "$exists": true }, "docsExamined": { "$gt": 0 },
+    };
+    fixture.profile(&walks).await;
+    let dropped = ["events", "retention", "dead", "pending", "*", "the collection"];
+    for (nth, index) in (1..).zip(dropped) {
+        let ended = (0..20).map(|n| layout::delivered(layout::batch("a/b", &[layout::expiry(n)])));
+        fixture.outbox().delete_many(doc! {}).await.unwrap();
+        fixture.outbox().insert_many(ended).await.unwrap();
+        match index {
+            "the collection" => fixture.outbox().drop().await.unwrap(),
+            "*" => fixture.outbox().drop_indexes().await.unwrap(),
+            index => fixture.outbox().drop_index(index).await.unwrap(),
+        }
+        fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+        daemon.signal(Signal::SIGUSR1);
+        fixture.receiver.wait_for_total(nth, LIMIT).await.unwrap();
+        let created = |line: &Value| line["message"] == "the outbox has all its indexes again";
+        daemon.wait_for_nth(created, nth).await;
+        let delivered = doc! { "state": "delivered", "endpoint": { "$ne": "a/b" } };
+        fixture.wait_for_count(&fixture.outbox(), delivered, 1).await;
+        let mut names = fixture.outbox().list_index_names().await.unwrap();
+        names.sort();
+        assert_eq!(names, ["_id_", "dead", "events", "pending", "retention"], "{index}");
+    }
     assert!(daemon.stop().await.success());
-    let names = fixture.outbox().list_index_names().await.unwrap();
-    assert!(
-        names.contains(&"pending".to_owned()) && names.contains(&"events".to_owned()),
-        "{names:?}"
-    );
+    let walked = fixture.profiled(&walks).await;
+    assert!(walked.is_empty(), "{walked:#?}");
+    let lost = |line: &Value| line["level"] == "WARN";
+    assert_eq!(daemon.count(lost), dropped.len(), "{:#?}", daemon.lines());
 }
 
 #[tokio::test]

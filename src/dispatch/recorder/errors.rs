@@ -103,7 +103,7 @@ impl<O: Observer> Recorder<O> {
     }
 
     /// The statistics are refused: for one endpoint they are left out, and the lost counts are named.
-    fn without_statistics(&self, group: Group, why: &store::Error, groups: &mut Vec<Group>) {
+    fn without_statistics(&mut self, group: Group, why: &store::Error, groups: &mut Vec<Group>) {
         let several = group
             .settlements
             .iter()
@@ -112,7 +112,8 @@ impl<O: Observer> Recorder<O> {
             groups.extend(by_endpoint(group));
             return;
         }
-        Self::name_lost_counts(&group.settlements, why);
+        let (endpoint, results) = (&group.settlements[0].delivery.endpoint, group.settlements.len());
+        self.lost.add(endpoint, results, why, Instant::now());
         groups.push(Group {
             counted: false,
             ..group
