@@ -31,7 +31,7 @@ use options::durable;
 pub use command::{WriteReply, insert_if_absent, update_row, upsert_row};
 pub use denied::Denied;
 pub use error::{Error, RowError};
-pub use indexes::{SCAN_INDEX, ensure_outbox, ensure_scan, ensure_statistics, scan_index};
+pub use indexes::{SCAN_INDEX, ensure_outbox, ensure_scan, ensure_statistics, missing_in_outbox, scan_index};
 pub use kind::Kind;
 pub(crate) use outage::Backoff;
 pub use outage::{Outage, Tries};

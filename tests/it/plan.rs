@@ -1,11 +1,13 @@
 //! How MongoDB serves the daemon's queries, as it saw them.
 
+use std::collections::BTreeMap;
+
 use bson::{Bson, DateTime, Document, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::{Answer, Bulk};
 use http::StatusCode;
 
-use crate::fixture::{Fixture, certificate, expired};
+use crate::fixture::{Fixture, certificate, endpoint_key, expired, expired_in_turn};
 use crate::layout::{batch, dead, delivered, expiry, outbox, store};
 use crate::web::{LISTEN, address, get};
 
@@ -181,4 +183,158 @@ async fn status_metrics_and_replay_read_what_they_tell_of_and_no_more() {
         fixture.profile(&asked).await;
     }
     store.close().await;
+}
+
+/// How an operation was done, as the profile notes it.
+fn shape(operation: &Document) -> String {
+    let text = |field| operation.get_str(field).unwrap_or_default();
+    let collection = text("ns").split('.').nth(1).unwrap_or_default();
+    let command = operation.get_document("command").unwrap();
+    let name = command.keys().next().map_or("", String::as_str);
+    format!("{} {name} of {collection}: {}", text("op"), text("planSummary"))
+}
+
+/// A number of what an operation did.
+fn number(operation: &Document, field: &str) -> i32 {
+    operation.get_i32(field).unwrap_or(0)
+}
+
+/// What a daemon does with MongoDB from a scan to the last result, with failures, an endpoint that is switched off, dead letters
+/// that go out again and awards: each query and update is served by an index, and reads what it is about and little more.
+#[tokio::test]
+async fn every_operation_of_a_daemon_is_served_by_an_index() {
+    let fixture = Fixture::new()
+        .await
+        .with("delivery.max_attempts = 2\ndelivery.retry_window = \"1s\"");
+    let endpoints = ["/well", "/sick", "/off"].map(|path| fixture.endpoint(path));
+    let organization = fixture.organization(endpoints.to_vec()).await;
+    let [_, sick, off] = &endpoints;
+    let keys = [sick, off].map(|endpoint| endpoint_key(organization, endpoint));
+    fixture
+        .receiver
+        .script("/sick", Answer::failing(3, StatusCode::BAD_GATEWAY));
+    let store = store(&fixture).await;
+    store.close().await;
+    let ended = (0..1_000).map(|n| delivered(batch("a/b", &[expiry(n)])));
+    let waiting = (0..50).map(|n| batch(&keys[1], &[expiry(n), expiry(n + 1)]));
+    let letters = (0..50).map(|n| dead(&keys[0], &expiry(5_000 + n)));
+    outbox(&fixture)
+        .insert_many(ended.chain(waiting).chain(letters))
+        .await
+        .unwrap();
+    let switch = doc! { "$set": { "webHookConfig.endpoints.2.enabled": false } };
+    fixture.member_configs().update_many(doc! {}, switch).await.unwrap();
+    let mut alive: Vec<_> = (0..1_000).map(|_| certificate(organization, None)).collect();
+    alive.extend(expired_in_turn(organization, 300));
+    fixture.badge_users().insert_many(alive).await.unwrap();
+    let collections = ["webhook_outbox", "badgeusers", "webhook_state", "webhook_stats"];
+    let namespaces = collections.map(|name| format!("{}.{name}", fixture.database.name()));
+    // A change stream reads the oplog.
+    let operations = doc! {
+        "ns": { "$in": &namespaces[..] }, "appName": "certhookd", "command.pipeline.0.$changeStream": { "$exists": false },
+        "originatingCommand.pipeline.0.$changeStream": { "$exists": false },
+    };
+    fixture.profile(&operations).await;
+
+    let mut daemon = fixture.daemon().await;
+    fixture
+        .badge_users()
+        .insert_one(certificate(organization, None))
+        .await
+        .unwrap();
+    fixture
+        .wait_for_count(&outbox(&fixture), doc! { "state": "cancelled" }, 50)
+        .await;
+    let ended = doc! { "endpoint": { "$ne": "a/b" }, "state": "delivered" };
+    fixture.wait_for_deliveries(ended, 652).await;
+    assert!(daemon.stop().await.success());
+
+    let noted = fixture.profiled(&operations).await;
+    let (mut seen, mut faults) = (BTreeMap::new(), Vec::new());
+    for operation in &noted {
+        *seen.entry(shape(operation)).or_insert(0) += 1;
+        let concerned = ["nreturned", "nMatched", "ninserted", "nUpserted", "ndeleted"];
+        let concerned: i32 = concerned.iter().map(|field| number(operation, field)).sum();
+        let is_wasteful = number(operation, "docsExamined") > concerned + 2;
+        if is_wasteful
+            || operation
+                .get_str("planSummary")
+                .is_ok_and(|plan| plan.contains("COLLSCAN"))
+        {
+            faults.push(format!(
+                "{}: {}",
+                shape(operation),
+                operation.get_document("command").unwrap()
+            ));
+        }
+    }
+    println!("{seen:#?}");
+    let (pending, dead) = (
+        "{ queue: 1, due: 1, _id: 1, open: 1 }",
+        "{ endpoint: 1, finishedAt: 1 }",
+    );
+    for (what, expected) in [
+        (
+            "look",
+            format!("command aggregate of webhook_outbox: DISTINCT_SCAN {pending}"),
+        ),
+        (
+            "fetch",
+            format!("command aggregate of webhook_outbox: IXSCAN {pending}"),
+        ),
+        (
+            "fetch what is known",
+            "command aggregate of webhook_outbox: IXSCAN { _id: 1 }".to_owned(),
+        ),
+        (
+            "append",
+            "query find of webhook_outbox: IXSCAN { deliveries.event: 1 }".to_owned(),
+        ),
+        ("cancel", format!("query find of webhook_outbox: IXSCAN {pending}")),
+        (
+            "look for dead letters",
+            format!("command aggregate of webhook_outbox: DISTINCT_SCAN {dead}"),
+        ),
+        ("redrive", format!("query find of webhook_outbox: IXSCAN {dead}")),
+        ("record", "update q of webhook_outbox: IXSCAN { _id: 1 }".to_owned()),
+        ("mark", "update q of badgeusers: IXSCAN { _id: 1 }".to_owned()),
+        (
+            "beat, save the position",
+            "update q of webhook_state: IXSCAN { _id: 1 }".to_owned(),
+        ),
+        ("count", "update q of webhook_stats: IDHACK".to_owned()),
+    ] {
+        assert!(seen.contains_key(&expected), "{what}: {expected}");
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// Writes to the outbox for a delivery that arrives at once: it is appended with 63 others, and their results are recorded together.
+#[tokio::test]
+async fn a_backlog_is_delivered_with_three_writes_per_batch_at_most() {
+    let fixture = Fixture::new().await.with("completions.enabled = false");
+    let organization = fixture
+        .organization(vec![fixture.endpoint("/a"), fixture.endpoint("/b")])
+        .await;
+    let certificates = expired_in_turn(organization, 1_000);
+    fixture.badge_users().insert_many(certificates).await.unwrap();
+    let writes = doc! {
+        "ns": format!("{}.webhook_outbox", fixture.database.name()), "op": { "$in": ["insert", "update", "remove"] },
+    };
+    fixture.profile(&writes).await;
+    let mut daemon = fixture.daemon().await;
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 2_000).await;
+    assert!(daemon.stop().await.success());
+    let noted = fixture.profiled(&writes).await;
+    let sum = |field| noted.iter().map(|write| number(write, field)).sum::<i32>();
+    let [inserted, modified, upserted, deleted] = ["ninserted", "nModified", "nUpserted", "ndeleted"].map(sum);
+    println!(
+        "2000 deliveries: {inserted} inserted, {modified} modified, {upserted} upserted, {deleted} deleted; keys: {} inserted, {} deleted",
+        sum("keysInserted"),
+        sum("keysDeleted")
+    );
+    assert_eq!(fixture.receiver.total(), 2_000);
+    // Beside them: what an endpoint gets before it is known to answer.
+    let writes = inserted + modified + upserted + deleted;
+    assert!(writes <= 2_000 * 3 / 64 + 20, "{writes}");
 }
