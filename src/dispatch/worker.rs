@@ -1,15 +1,20 @@
 //! Workers: each sends one delivery after the other, as long as the queue has one that may go out.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Instant;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::error;
 
 use super::queue::DeliveryQueue;
 use crate::failpoint;
-use crate::model::Outcome;
+use crate::model::{Failure, Outcome};
 use crate::outbox::Delivery;
 
 /// What sends.
@@ -85,10 +90,9 @@ impl<D: Deliver> Workers<D> {
         async move {
             let mut next = Some(first);
             while let Some(delivery) = next {
-                failpoint::reach("to-be-sent");
                 let token = abort.token();
                 let outcome = tokio::select! {
-                    outcome = deliver.attempt(&delivery) => outcome,
+                    outcome = attempt(&*deliver, &delivery) => outcome,
                     () = token.cancelled() => Outcome::NotSent,
                 };
                 failpoint::reach("sent");
@@ -101,4 +105,37 @@ impl<D: Deliver> Workers<D> {
             }
         }
     }
+}
+
+/// One attempt. A panic is a failure of its delivery alone: else its slot, and one of the endpoint's requests, would be lost.
+async fn attempt(deliver: &impl Deliver, delivery: &Delivery) -> Outcome {
+    let began = Instant::now();
+    let attempt = async {
+        failpoint::reach("to-be-sent");
+        deliver.attempt(delivery).await
+    };
+    match AssertUnwindSafe(attempt).catch_unwind().await {
+        Ok(outcome) => outcome,
+        Err(panic) => broke(delivery, &*panic, began),
+    }
+}
+
+fn broke(delivery: &Delivery, panic: &(dyn Any + Send), began: Instant) -> Outcome {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    error!(
+        organization = delivery.endpoint.organization(),
+        endpoint = delivery.endpoint.endpoint(),
+        event_id = delivery.message.event_id.as_str(),
+        attempt = delivery.attempt,
+        panic = text.unwrap_or("without a text"),
+        "a bug in this daemon broke off an attempt: it counts as failed, all others go on; please report it"
+    );
+    Outcome::TransientFailure(Failure {
+        status: None,
+        reason: "a bug in certhookd broke off the attempt".into(),
+        retry_after: None,
+        elapsed: began.elapsed(),
+        timed_out: false,
+    })
 }

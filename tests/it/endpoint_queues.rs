@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use bson::Document;
 use bson::oid::ObjectId;
+use bson::{Document, doc};
 use certhookd::sandbox::Answer;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
-use crate::fixture::{Fixture, LIMIT, expired, expired_id, expired_in_turn, is_scan};
+use crate::fixture::{Daemon, Fixture, LIMIT, expired, expired_id, expired_in_turn, is_scan};
 
 const NO_STREAM: &str = "completions.enabled = false";
 
@@ -214,4 +215,25 @@ async fn one_request_at_a_time_keeps_the_order_of_a_backlog_larger_than_the_queu
     let requests = fixture.receiver.requests();
     let ids: Vec<_> = requests.iter().map(|request| request.header("webhook-id")).collect();
     assert_eq!(ids, in_order);
+}
+
+/// More of them than an endpoint has requests at once, and than the queue has slots for it.
+#[tokio::test]
+async fn attempts_that_panic_are_made_again_and_take_no_slot_with_them() {
+    const PANICS: usize = 7;
+    let settings = format!("{NO_STREAM}\nqueue.capacity = 16\ndelivery.max_in_flight = 16");
+    let fixture = Fixture::new().await.with(&settings);
+    organization(&fixture, "/a", 1, 20).await;
+    organization(&fixture, "/b", 1, 20).await;
+    let mut command = fixture.command(&["run"]);
+    command.env("FAILPOINTS", format!("to-be-sent={PANICS}*panic(no reason)"));
+    let mut daemon = Daemon::spawn(command);
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 40).await;
+    let broke = |line: &Value| line["level"] == "ERROR" && line["panic"] == "no reason";
+    assert_eq!(daemon.count(broke), PANICS, "one line each");
+    let again = doc! { "attempts": { "$gte": 2 }, "history.error": "a bug in certhookd broke off the attempt" };
+    let again = fixture.count_deliveries(again).await;
+    assert!((1..=PANICS as u64).contains(&again), "{again} were attempted again");
+    assert!(daemon.stop().await.success());
+    assert_eq!(fixture.receiver.total(), 40, "each once");
 }
