@@ -16,17 +16,15 @@ impl Cluster {
         let state = self.store.state();
         let held = state.find_one(doc! { "_id": LEASE }).await?;
         if let Some(lease) = &held
+            && lease.get_i64("number").is_ok()
             && let Ok(holder) = lease.get_str("holder")
             && alive.iter().any(|id| id == holder)
         {
             return Ok(self.number(lease));
         }
-        let filter = doc! { "_id": LEASE, "holder": { "$nin": alive } };
-        let update = doc! {
-            "$set": { "holder": &**self.instance_id(), "since": self.now() },
-            "$inc": { "number": 1_i64 },
-        };
-        let take = state.find_one_and_update(filter, update);
+        let broken = doc! { "number": { "$not": { "$type": "long" } } };
+        let filter = doc! { "_id": LEASE, "$or": [{ "holder": { "$nin": alive } }, broken] };
+        let take = state.find_one_and_update(filter, self.taken());
         match take.upsert(true).return_document(ReturnDocument::After).await {
             Ok(lease) => Ok(lease.and_then(|lease| self.number(&lease))),
             Err(error) => {
@@ -35,6 +33,14 @@ impl Cluster {
                 if error.is_duplicate() { Ok(None) } else { Err(error) }
             }
         }
+    }
+
+    /// The lease when this instance has taken it. Its number is no less than the time, so that it is higher than that of any
+    /// holder before, although somebody has deleted the lease since.
+    fn taken(&self) -> Vec<Document> {
+        let next = doc! { "$cond": [{ "$eq": [{ "$type": "$number" }, "long"] }, { "$add": ["$number", 1] }, 0] };
+        let number = doc! { "$max": [next, { "$toLong": "$$NOW" }] };
+        vec![doc! { "$set": { "holder": { "$literal": &**self.instance_id() }, "since": "$$NOW", "number": number } }]
     }
 
     /// Gives the lease up, if this instance holds it.

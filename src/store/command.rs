@@ -22,6 +22,8 @@ pub struct WriteReply {
     pub matched: usize,
     /// Documents that differ from what they were before, and documents that were inserted.
     pub changed: usize,
+    /// Documents that were inserted.
+    pub inserted: usize,
 }
 
 /// What MongoDB replied to a write command.
@@ -31,6 +33,8 @@ pub(crate) struct CommandReply {
     pub(crate) matched: usize,
     /// See [`WriteReply`].
     pub(crate) changed: usize,
+    /// See [`WriteReply`].
+    pub(crate) inserted: usize,
     /// Rows that were refused, by their place in the command.
     pub(crate) errors: Vec<RowError>,
 }
@@ -127,6 +131,7 @@ pub(super) fn parse(reply: &Document) -> Result<CommandReply> {
     Ok(CommandReply {
         matched: number(reply, "n").unwrap_or(0),
         changed: number(reply, "nModified").unwrap_or(0) + inserted,
+        inserted,
         errors: rows.filter_map(Bson::as_document).filter_map(error).collect(),
     })
 }

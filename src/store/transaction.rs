@@ -143,6 +143,7 @@ impl Transaction {
             let reply = self.write(command).await?;
             total.matched += reply.matched;
             total.changed += reply.changed;
+            total.inserted += reply.inserted;
         }
         Ok(total)
     }

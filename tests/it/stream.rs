@@ -1,5 +1,8 @@
 //! The change stream through its accidents: no award is missed, and no accident becomes a loop.
 
+mod position;
+mod post_images;
+
 use std::collections::HashSet;
 
 use bson::oid::ObjectId;

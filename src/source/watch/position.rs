@@ -6,8 +6,9 @@ use bson::{Bson, DateTime, Document, RawDocumentBuf, Timestamp, doc, rawdoc};
 use mongodb::change_stream::event::ResumeToken;
 use tracing::{info, warn};
 
+use crate::model::EventType;
 use crate::source::stream::Start;
-use crate::store::{Error, Result, Stopped, Store, Transaction, update_row, upsert_row};
+use crate::store::{Error, Result, Stopped, Store, Transaction, upsert_row};
 
 /// The `_id` of the position in `webhook_state`.
 const POSITION: &str = "watch";
@@ -89,9 +90,7 @@ impl Position {
         found: Option<&Document>,
         retention: Duration,
     ) -> std::result::Result<Self, Stopped> {
-        let find = || async { Ok(store.state().find_one(doc! { "_id": LEASE }).await?) };
-        let held = store.persist("read the lease", find).await?;
-        let has_watched = held.is_some_and(|held| held.get_bool("watched").unwrap_or(false));
+        let has_watched = store.persist("look for earlier awards", || has_watched(store)).await?;
         let (start, at) = now(store).await?;
         let known = found.and_then(|document| document.get_datetime("at").ok().copied());
         let is_lost = found.is_some() || has_watched;
@@ -108,8 +107,8 @@ impl Position {
     /// Saves the first position; `false` if a later lease has saved one.
     async fn create(&self, store: &Store) -> std::result::Result<bool, Stopped> {
         let create = || async {
-            match self.save(store).await {
-                Ok(()) => {}
+            match self.write(store).await {
+                Ok(_) => {}
                 Err(Unsaved::Superseded) => return Ok(false),
                 Err(Unsaved::Failed(error)) => return Err(error),
             }
@@ -169,10 +168,9 @@ impl Position {
     /// See [`Unsaved`]; the transaction is spoiled.
     pub(super) async fn save_in_transaction(&self, transaction: &mut Transaction) -> std::result::Result<(), Unsaved> {
         let row = upsert_row(raw(&not_later(self.lease))?, raw(&self.update())?);
-        match transaction.update("webhook_state", [row].iter()).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(superseded(error)),
-        }
+        let reply = transaction.update("webhook_state", [row].iter()).await;
+        tell(reply.map_err(superseded)?.inserted > 0);
+        Ok(())
     }
 
     /// Makes sure, as a part of a transaction, that no later lease has moved the position.
@@ -180,18 +178,15 @@ impl Position {
     /// # Errors
     /// See [`Unsaved`]; the transaction is spoiled.
     pub(super) async fn check_in_transaction(&self, transaction: &mut Transaction) -> std::result::Result<(), Unsaved> {
-        // A write, so that whoever moves it at the same time is in conflict with this.
-        let row = update_row(
+        // A write, so that whoever moves it at the same time is in conflict with this. One that was deleted is there again, without
+        // a start, until the stream saves it.
+        let row = upsert_row(
             raw(&not_later(self.lease))?,
-            rawdoc! { "$inc": { "steps": 1_i64 } },
-            false,
+            rawdoc! { "$set": { "step": fastrand::i64(..) } },
         );
-        let reply = transaction.update("webhook_state", [row].iter()).await?;
-        if reply.matched == 0 {
-            Err(Unsaved::Superseded)
-        } else {
-            Ok(())
-        }
+        let reply = transaction.update("webhook_state", [row].iter()).await;
+        tell(reply.map_err(superseded)?.inserted > 0);
+        Ok(())
     }
 
     /// Writes the position by itself.
@@ -199,12 +194,16 @@ impl Position {
     /// # Errors
     /// See [`Unsaved`].
     pub(super) async fn save(&self, store: &Store) -> std::result::Result<(), Unsaved> {
+        tell(self.write(store).await?);
+        Ok(())
+    }
+
+    /// Returns whether there was none.
+    async fn write(&self, store: &Store) -> std::result::Result<bool, Unsaved> {
         let state = store.state();
-        let write = state
-            .update_one(not_later(self.lease), self.update())
-            .upsert(true)
-            .await;
-        write.map(drop).map_err(|error| superseded(error.into()))
+        let write = state.update_one(not_later(self.lease), self.update()).upsert(true);
+        let written = write.await.map_err(|error| superseded(error.into()))?;
+        Ok(written.upserted_id.is_some())
     }
 
     fn update(&self) -> Document {
@@ -230,6 +229,13 @@ impl Position {
 /// A position of a later lease doesn't match, and to insert another meets its `_id`; one that was deleted is written anew.
 fn not_later(lease: i64) -> Document {
     doc! { "_id": POSITION, "lease": { "$not": { "$gt": lease } } }
+}
+
+/// A position that is saved was there before: whoever has none begins by creating one.
+fn tell(is_new: bool) {
+    if is_new {
+        warn!("the stream's position was deleted from webhook_state: it is written anew, no award is lost");
+    }
 }
 
 fn raw(document: &Document) -> Result<RawDocumentBuf> {
@@ -261,6 +267,18 @@ fn parse(document: &Document, lease: i64) -> Option<Position> {
         lease,
         accidents: 0,
     })
+}
+
+/// Whether anybody has watched before: the lease says so, or awards in the outbox do where that was deleted too.
+async fn has_watched(store: &Store) -> Result<bool> {
+    let lease = store.state().find_one(doc! { "_id": LEASE }).await?;
+    if lease.is_some_and(|lease| lease.get_bool("watched").unwrap_or(false)) {
+        return Ok(true);
+    }
+    let is_award = format!("^{}_", EventType::CertificateCompleted.as_str());
+    let outbox = store.outbox();
+    let award = outbox.find_one(doc! { "deliveries.event": { "$regex": is_award } });
+    Ok(award.projection(doc! { "_id": 1 }).await?.is_some())
 }
 
 fn ago(now: DateTime, duration: Duration) -> DateTime {
