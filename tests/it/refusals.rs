@@ -265,3 +265,73 @@ async fn a_batch_whose_results_are_refused_is_not_read_again_for_a_while_and_the
     assert_eq!(fixture.receiver.total(), 2 * frozen.len() + 2, "none is sent again");
     assert_eq!(daemon.count(is_refusal), frozen.len());
 }
+
+/// Refuses to change documents of the outbox that match, but for new ones.
+async fn refuse_to_change(fixture: &Fixture, matching: &bson::Document) {
+    let validator = doc! { "$or": [{ "$nor": [matching] }, { "version": 1 }] };
+    let refuse = doc! { "collMod": "webhook_outbox", "validator": validator };
+    fixture.database.run_command(refuse).await.unwrap();
+}
+
+async fn successes(fixture: &Fixture, endpoint: &str) -> i64 {
+    let of = doc! { "$match": { "_id": { "$regex": format!("^{endpoint}/") } } };
+    let sum = doc! { "$group": { "_id": null, "sum": { "$sum": "$successes" } } };
+    let found = fixture.statistics().aggregate([of, sum]).await.unwrap();
+    let found: Vec<_> = futures_util::TryStreamExt::try_collect(found).await.unwrap();
+    found.first().map_or(0, |found| found.get_i64("sum").unwrap())
+}
+
+/// The results of both organizations are recorded in the same transactions.
+#[tokio::test]
+async fn results_that_are_refused_for_one_endpoint_keep_no_other_from_being_recorded() {
+    const CERTIFICATES: i64 = 30;
+    let fixture = Fixture::new().await.with("completions.enabled = false");
+    let [refused, other] = ["/refused", "/other"].map(|path| fixture.endpoint(path));
+    let first = fixture.organization(vec![refused.clone()]).await;
+    let second = fixture.organization(vec![other.clone()]).await;
+    let [refused, other] = [(first, &refused), (second, &other)].map(|(of, endpoint)| endpoint_key(of, endpoint));
+    let mut daemon = fixture.daemon().await;
+    daemon.wait_for(is_scan).await;
+    refuse_to_change(&fixture, &doc! { "endpoint": &refused }).await;
+    for organization in [first, second] {
+        let certificates = expired_in_turn(organization, CERTIFICATES);
+        fixture.badge_users().insert_many(certificates).await.unwrap();
+    }
+    daemon.signal(Signal::SIGUSR1);
+    let of = |endpoint: &str, state: &str| doc! { "endpoint": endpoint, "state": state };
+    fixture
+        .wait_for_deliveries(of(&other, "delivered"), CERTIFICATES as u64)
+        .await;
+    let is_refused = |line: &Value| {
+        line["level"] == "ERROR"
+            && line["message"]
+                .as_str()
+                .is_some_and(|text| text.starts_with("MongoDB refuses to record results of this batch"))
+    };
+    let line = daemon.wait_for(is_refused).await;
+    assert_eq!(line["organization"], first.to_hex(), "{line}");
+    // Nor does it stop what comes later.
+    fixture.badge_users().insert_one(expired(second)).await.unwrap();
+    daemon.signal(Signal::SIGUSR1);
+    let delivered = CERTIFICATES + 1;
+    fixture
+        .wait_for_deliveries(of(&other, "delivered"), delivered as u64)
+        .await;
+    assert_eq!(fixture.count_deliveries(of(&refused, "pending")).await, CERTIFICATES as u64);
+    assert!(daemon.stop().await.success());
+    assert_eq!(
+        (successes(&fixture, &other).await, successes(&fixture, &refused).await),
+        (delivered, 0),
+        "what is recorded is counted, once"
+    );
+
+    let accept = doc! { "collMod": "webhook_outbox", "validator": {} };
+    fixture.database.run_command(accept).await.unwrap();
+    let mut daemon = fixture.daemon().await;
+    fixture
+        .wait_for_deliveries(of(&refused, "delivered"), CERTIFICATES as u64)
+        .await;
+    assert!(daemon.stop().await.success());
+    assert_eq!(fixture.receiver.count("/other"), delivered as usize, "each once");
+    assert_eq!(successes(&fixture, &refused).await, CERTIFICATES);
+}
