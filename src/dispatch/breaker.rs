@@ -43,9 +43,10 @@ impl Breakers {
         self.0.get(endpoint).is_some_and(|health| health.open.is_some())
     }
 
-    /// How many are open.
-    pub(super) fn open(&self) -> usize {
-        self.0.values().filter(|health| health.open.is_some()).count()
+    /// The endpoints whose breaker is open.
+    pub(super) fn open(&self) -> impl Iterator<Item = &EndpointKey> {
+        let open = self.0.iter().filter(|(_, health)| health.open.is_some());
+        open.map(|(endpoint, _)| endpoint)
     }
 
     /// When an open breaker lets the next probe out.
@@ -138,7 +139,7 @@ mod tests {
     fn one_success_closes_it_and_the_count_begins_anew() {
         let (mut breakers, endpoint, now) = opened();
         assert!(breakers.succeeded(&endpoint));
-        assert!(!breakers.is_open(&endpoint) && breakers.open() == 0);
+        assert!(!breakers.is_open(&endpoint) && breakers.open().count() == 0);
         breakers.failed(&endpoint, false, now);
         assert!(!breakers.is_open(&endpoint));
     }

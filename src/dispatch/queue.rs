@@ -222,6 +222,11 @@ impl DeliveryQueue {
         self.0.state.lock().drop_stuck(Instant::now(), STUCK);
     }
 
+    /// Endpoints that are only probed.
+    pub fn probed(&self) -> Vec<EndpointKey> {
+        self.0.state.lock().breakers.open().cloned().collect()
+    }
+
     /// Drops the unsent deliveries of an endpoint, and what is known of its health.
     pub fn forget(&self, endpoint: &EndpointKey) {
         let mut state = self.0.state.lock();

@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::{Engine, Snapshot};
 use crate::cluster::{BEAT, CUT_SHORT, Deliveries, NO_NEW_REQUESTS, WakeUps};
+use crate::dispatch::Standing;
 use crate::service::Pulse;
 use crate::service::systemd::Manager;
 use crate::source::{Extent, Report, ScanTrigger};
@@ -187,10 +188,16 @@ pub(super) async fn fence(engine: Arc<Engine>, end: CancellationToken) {
     }
 }
 
-/// Has the outbox looked at when endpoints change: one that is served again may have much waiting.
+/// Has the outbox looked at when endpoints change: one that is served again may have much waiting. Of one that is not served any
+/// more no failures are remembered: where nothing waits for it, no look would find it.
 pub(super) async fn changed_endpoints(engine: Arc<Engine>, stop: CancellationToken) {
     let mut changes = engine.directory.subscribe();
     while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
+        for endpoint in engine.queue.probed() {
+            if engine.standing(&endpoint) != Standing::Served {
+                engine.queue.forget(&endpoint);
+            }
+        }
         engine.waiting.look_now();
     }
 }

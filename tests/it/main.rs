@@ -51,6 +51,7 @@ mod retries;
 mod shutdown;
 mod standalone;
 mod store;
+mod switched_off;
 mod takeover;
 mod version_conflicts;
 mod wake_ups;

@@ -317,7 +317,10 @@ async fn results_that_are_refused_for_one_endpoint_keep_no_other_from_being_reco
     fixture
         .wait_for_deliveries(of(&other, "delivered"), delivered as u64)
         .await;
-    assert_eq!(fixture.count_deliveries(of(&refused, "pending")).await, CERTIFICATES as u64);
+    assert_eq!(
+        fixture.count_deliveries(of(&refused, "pending")).await,
+        CERTIFICATES as u64
+    );
     assert!(daemon.stop().await.success());
     assert_eq!(
         (successes(&fixture, &other).await, successes(&fixture, &refused).await),

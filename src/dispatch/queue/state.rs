@@ -56,7 +56,7 @@ impl State {
             taken: self.taken,
             queued: self.endpoints.values().map(|queue| queue.unsent.len()).sum(),
             in_flight: self.in_flight,
-            probed: self.breakers.open(),
+            probed: self.breakers.open().count(),
             capacity: self.limits.capacity,
         }
     }
