@@ -1,7 +1,7 @@
 //! Endpoints that hang, drip, flood or fail harm themselves alone: the others finish, and the daemon stays small.
 
 mod hostile;
-mod process;
+pub mod process;
 
 use std::time::{Duration, Instant};
 

@@ -49,6 +49,7 @@ mod random;
 mod refusals;
 mod retries;
 mod shutdown;
+mod small_cache;
 mod standalone;
 mod store;
 mod switched_off;

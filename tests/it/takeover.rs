@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::{Answer, Options, ReplicaSet};
 use futures_util::TryStreamExt;
 use mongodb::Collection;
 use nix::sys::signal::Signal;
@@ -123,4 +123,47 @@ async fn an_instance_that_was_frozen_sends_nothing_of_what_it_had_in_memory() {
     let all = all + 2 * ENDPOINTS as u64;
     fixture.wait_for_deliveries(doc! { "state": "delivered" }, all).await;
     assert_eq!(fixture.receiver.total(), before + 2 * ENDPOINTS, "nothing twice");
+}
+
+/// Some hosted clusters don't allow to end sessions: what a dead instance had changed is locked until MongoDB ends its transaction.
+#[tokio::test]
+async fn sessions_that_may_not_be_ended_delay_no_start_and_what_was_locked_is_told_later() {
+    let set = ReplicaSet::start(Options::default()).await.unwrap();
+    let fixture = Fixture::on(set.uri(), set.client().await.unwrap());
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let other = fixture.organization(vec![fixture.endpoint("/other")]).await;
+    // From now on awards are watched.
+    assert!(fixture.daemon().await.stop().await.success());
+    let admin = fixture.database.client().database("admin");
+    let lifetime = doc! { "setParameter": 1, "transactionLifetimeLimitSeconds": 20 };
+    admin.run_command(lifetime).await.unwrap();
+    let data = doc! { "errorCode": 13, "failCommands": ["killSessions"], "appName": "certhookd" };
+    let refuse = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
+    let before = admin.run_command(refuse).await.unwrap().get_i32("count").unwrap();
+
+    let certificates = (0..CERTIFICATES).map(|_| expired(organization));
+    fixture.badge_users().insert_many(certificates).await.unwrap();
+    let mut command = fixture.command(&["run"]);
+    command.env("FAILPOINTS", "page-to-be-committed=return");
+    Daemon::spawn(command).ended().await;
+    let mut daemon = fixture.daemon().await;
+    let refused = doc! { "waitForFailPoint": "failCommand", "timesEntered": before + 1, "maxTimeMS": 60_000 };
+    admin.run_command(refused).await.unwrap();
+    fixture.badge_users().insert_one(expired(other)).await.unwrap();
+    let awards = fixture.wait_for(|requests| requests.iter().any(|one| one.path == "/other"));
+    awards.await;
+    let is_locked = doc! { "state": "delivered", "type": "certificate_expired" };
+    assert_eq!(
+        fixture.count_deliveries(is_locked.clone()).await,
+        0,
+        "the page is still locked"
+    );
+    let heartbeat = doc! { "_id": { "$regex": "^instance/" }, "sessions": { "$exists": true } };
+    fixture.wait_for_count(&fixture.state(), heartbeat, 1).await;
+    daemon.signal(Signal::SIGUSR1);
+    fixture.wait_for_deliveries(is_locked, CERTIFICATES as u64 + 1).await;
+    assert!(daemon.stop().await.success());
+    let errors = daemon.count(|line| line["level"] == "ERROR");
+    assert_eq!(errors, 0, "{:#?}", daemon.lines());
+    assert_eq!(fixture.receiver.total(), 2 * CERTIFICATES + 2, "each once");
 }
