@@ -3,6 +3,8 @@
 //! A step is armed by `FAILPOINTS=STEP=return` in the environment (the syntax of the crate `fail`). The crate's feature
 //! `failpoints` is on for tests and benches alone, through `[dev-dependencies]`: elsewhere nothing of this is compiled.
 
+use std::time::Duration;
+
 use fail::FailScenario;
 
 /// Arms the steps that the environment names; they stay armed while the returned value lives.
@@ -11,6 +13,16 @@ use fail::FailScenario;
 /// The environment names them in another syntax, in a build for tests.
 pub(crate) fn arm() -> Option<FailScenario<'static>> {
     fail::has_failpoints().then(FailScenario::setup)
+}
+
+/// `limit`, or the seconds that the environment sets in its place: `FAILPOINTS=STEP=return(SECONDS)`.
+pub(crate) fn limit(step: &str, limit: Duration) -> Duration {
+    let _ = step;
+    fail::fail_point!(step, |seconds| {
+        let seconds = seconds.and_then(|seconds| seconds.parse().ok());
+        seconds.map_or(limit, Duration::from_secs)
+    });
+    limit
 }
 
 /// The protocol has come to `step`: ends the process by SIGKILL if it is armed.

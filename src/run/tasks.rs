@@ -9,6 +9,7 @@ use tracing::{error, warn};
 
 use super::{Engine, loops};
 use crate::config::Config;
+use crate::failpoint;
 use crate::service::systemd::Manager;
 use crate::service::{Pulse, Watchdog};
 use crate::source::{ScanTrigger, Schedule};
@@ -129,7 +130,7 @@ impl Tasks {
     }
 
     fn pulse(&self, name: &'static str) -> Arc<Pulse> {
-        Arc::new(self.watchdog.register(name, ALLOWANCE))
+        Arc::new(self.watchdog.register(name, failpoint::limit("allowance", ALLOWANCE)))
     }
 
     fn spawn_heartbeat(&mut self) {

@@ -38,6 +38,7 @@ mod web;
 mod crash;
 mod endpoint_queues;
 mod failpoints;
+mod health;
 mod isolation;
 mod metrics;
 mod odd_documents;

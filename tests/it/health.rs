@@ -1,0 +1,56 @@
+//! `/healthz` through an outage: loops that wait for MongoDB are alive, however long that takes.
+
+use std::time::{Duration, Instant};
+
+use bson::doc;
+use certhookd::sandbox::{Proxy, shared};
+
+use crate::fixture::{Daemon, Fixture, expired, is_scan};
+use crate::outage::{SOON, is_away, is_back};
+use crate::web::{LISTEN, address, get};
+
+/// How long a loop may go without a sign of life here: more than the longest wait between two tries, 5 s.
+const ALLOWANCE: Duration = Duration::from_secs(10);
+
+const OUTAGE: Duration = Duration::from_secs(25);
+
+async fn endures(away: impl FnOnce(&Proxy)) {
+    let set = shared().await.unwrap();
+    let proxy = Proxy::start(set.port(0)).await.unwrap();
+    let uri = format!("mongodb://{}/?directConnection=true&{SOON}", proxy.address());
+    let fixture = Fixture::on(&uri, set.client().await.unwrap()).with(LISTEN);
+    let mut command = fixture.command(&["run"]);
+    command.env("FAILPOINTS", format!("allowance=return({})", ALLOWANCE.as_secs()));
+    let mut daemon = Daemon::spawn(command);
+    daemon.wait_for(is_scan).await;
+    let address = address(&daemon).await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+
+    away(&proxy);
+    daemon.wait_for(is_away).await;
+    let began = Instant::now();
+    let mut often = tokio::time::interval(Duration::from_millis(100));
+    while began.elapsed() < OUTAGE {
+        often.tick().await;
+        let health = get(address, "/healthz").await;
+        assert_eq!(health.status, 200, "after {:?}: {}", began.elapsed(), health.body);
+    }
+    assert_eq!(daemon.count(is_back), 0, "it was away all the time");
+    proxy.pass();
+    daemon.wait_for(is_back).await;
+    let certificate = expired(organization);
+    fixture.badge_users().insert_one(certificate).await.unwrap();
+    // The award, and the expiry that the stream tells of.
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 2).await;
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn no_loop_counts_as_stalled_while_the_network_is_cut() {
+    endures(Proxy::cut).await;
+}
+
+#[tokio::test]
+async fn no_loop_counts_as_stalled_while_the_network_is_a_black_hole() {
+    endures(Proxy::black_hole).await;
+}
