@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bson::{Document, doc};
+use certhookd::model::Clock;
 use certhookd::sandbox::{Options, ReplicaSet};
 use mongodb::Database;
 use serde_json::Value;
@@ -69,6 +70,18 @@ impl Guarded {
     }
 }
 
+impl Guarded {
+    /// From now on heartbeats are sent, the stream's position and the lease are as they should be, and scans are noted.
+    async fn resumes(&self) {
+        let now = Clock::local();
+        let state = self.fixture.state();
+        for (id, moved) in [("^instance/", "seenAt"), ("^watch$", "at"), ("^scan$", "at")] {
+            let moved = doc! { "_id": { "$regex": id }, moved: { "$gt": now } };
+            self.fixture.wait_for_count(&state, moved, 1).await;
+        }
+    }
+}
+
 fn is_error(line: &Value) -> bool {
     line["level"] == "ERROR"
 }
@@ -105,6 +118,10 @@ fn assert_told(daemon: &Daemon, errors: usize) {
 async fn a_user_dropped_and_created_again_under_a_running_daemon_costs_no_restart() {
     let guarded = Guarded::new(&["readWrite"]).await;
     let organization = guarded.fixture.organization(vec![guarded.fixture.endpoint("/a")]).await;
+    let other = guarded
+        .fixture
+        .organization(vec![guarded.fixture.endpoint("/other")])
+        .await;
     let mut daemon = guarded.fixture.daemon().await;
     guarded.delivers(organization).await;
     for times in 1..=2 {
@@ -112,11 +129,23 @@ async fn a_user_dropped_and_created_again_under_a_running_daemon_costs_no_restar
         guarded.create_user(&["readWrite"]).await;
         daemon.wait_for_nth(is_logged_in_again, times).await;
         guarded.delivers(organization).await;
+        guarded.delivers(other).await;
         daemon.wait_for_nth(is_accepted, times).await;
+        guarded.resumes().await;
         assert_told(&daemon, times);
     }
+    // An endpoint that comes later: the directory follows changes, too.
+    let later = guarded
+        .fixture
+        .organization(vec![guarded.fixture.endpoint("/later")])
+        .await;
+    let is_read = |line: &Value| line["message"] == "endpoints read" && line["organization"] == later.to_hex();
+    daemon.wait_for(is_read).await;
+    guarded.delivers(later).await;
+    let delivered = doc! { "state": "delivered", "attempts": 1 };
+    guarded.fixture.wait_for_deliveries(delivered, 12).await;
     assert!(daemon.stop().await.success());
-    assert_eq!(guarded.fixture.receiver.total(), 6, "each once");
+    assert_eq!(guarded.fixture.receiver.total(), 12, "each once");
 }
 
 #[tokio::test]
