@@ -62,18 +62,18 @@ async fn changes(fixture: &Fixture, [changed, deleted]: &[Document; 2]) -> [Docu
 }
 
 /// What was received of an award: the certificate's `creationDate` and name in it.
-fn content(fixture: &Fixture, award: &Document) -> Option<(String, String)> {
+fn content(fixture: &Fixture, award: &Document) -> Option<(DateTime, String)> {
     let requests = fixture.receiver.requests();
     let id = completed_id(award);
     let request = requests.iter().find(|request| request.header("webhook-id") == id)?;
     let body: Value = serde_json::from_slice(&request.body).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    Some((text(&body["creationDate"]), text(&body["ruleData"]["name"])))
+    let at = DateTime::parse_rfc3339_str(text(&body["creationDate"])).unwrap();
+    Some((at, text(&body["ruleData"]["name"])))
 }
 
-fn then(award: &Document, name: &str) -> Option<(String, String)> {
-    let at = award.get_datetime("creationDate").unwrap();
-    Some((at.try_to_rfc3339_string().unwrap(), name.to_owned()))
+fn then(award: &Document, name: &str) -> Option<(DateTime, String)> {
+    Some((*award.get_datetime("creationDate").unwrap(), name.to_owned()))
 }
 
 /// Starts a daemon, and waits until a later award, and one of another organization, have arrived: so has all before.
