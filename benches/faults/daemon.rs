@@ -108,8 +108,11 @@ impl Daemon {
     }
 
     fn judge(&self, status: ExitStatus, killed_by: Option<Signal>) {
-        let signal = killed_by.map(|signal| signal as i32);
-        if !(status.success() && signal.is_none()) && status.signal() != signal {
+        let is_asked_for = match killed_by {
+            Some(signal) => status.signal() == Some(signal as i32),
+            None => status.success(),
+        };
+        if !is_asked_for {
             self.complain(format!("ended with {status}"));
         }
     }
