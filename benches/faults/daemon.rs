@@ -1,10 +1,12 @@
 //! One of the daemons: a process that is ended and started again, with one log for all these instances.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +16,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::freeze::Freeze;
+use super::login::User;
 use super::skew;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_certhookd");
@@ -22,28 +25,49 @@ const BINARY: &str = env!("CARGO_BIN_EXE_certhookd");
 pub const GRACE: &str = "2s";
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
+/// The exit code for what no new start mends: a refused login among others.
+const MISCONFIGURED: i32 = 78;
+
+/// What its log says once its start has succeeded.
+const READY: &str = r#""message":"ready""#;
+
+/// A process, and where its part of the log begins.
+struct Running {
+    child: Child,
+    spawned: Instant,
+    log_from: u64,
+}
+
 pub struct Daemon {
     config: PathBuf,
     log: PathBuf,
     skew_s: i64,
-    child: Mutex<Option<Child>>,
+    user: Arc<User>,
+    running: Mutex<Option<Running>>,
     complaints: parking_lot::Mutex<Vec<String>>,
 }
 
 impl Daemon {
-    pub fn new(config: PathBuf, skew_s: i64) -> Self {
+    pub fn new(config: PathBuf, skew_s: i64, user: Arc<User>) -> Self {
         Self {
             log: config.with_extension("log"),
             config,
             skew_s,
-            child: Mutex::default(),
+            user,
+            running: Mutex::default(),
             complaints: parking_lot::Mutex::default(),
         }
     }
 
     /// Starts it. `armed`: it kills itself when it comes to that step of the protocol, in one of three cases.
     pub async fn start(&self, armed: Option<&str>) -> Result<()> {
+        *self.running.lock().await = Some(self.spawn(armed)?);
+        Ok(())
+    }
+
+    fn spawn(&self, armed: Option<&str>) -> Result<Running> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let log_from = log.metadata()?.len();
         let mut command = Command::new(BINARY);
         command
             .arg("--config")
@@ -59,28 +83,45 @@ impl Daemon {
             command.env("FAILPOINTS", format!("{step}=33%return"));
         }
         skew::apply(&mut command, self.skew_s);
-        *self.child.lock().await = Some(command.spawn().context("cannot start the daemon")?);
+        Ok(Running {
+            child: command.spawn().context("cannot start the daemon")?,
+            spawned: Instant::now(),
+            log_from,
+        })
+    }
+
+    /// Starts it again if it has given up at its start because the user was missing.
+    pub async fn revive(&self) -> Result<()> {
+        let mut running = self.running.lock().await;
+        let Some(ended) = running.as_mut() else { return Ok(()) };
+        if let Some(status) = ended.child.try_wait()?
+            && self.missed_user(status, ended)?
+        {
+            *ended = self.spawn(None)?;
+        }
         Ok(())
     }
 
     /// SIGKILL, if it still runs.
     pub async fn kill(&self) -> Result<()> {
-        let Some(mut child) = self.child.lock().await.take() else {
+        let Some(mut running) = self.running.lock().await.take() else {
             return Ok(());
         };
-        child.start_kill()?;
-        self.judge(child.wait().await?, Some(Signal::SIGKILL));
-        Ok(())
+        if running.child.try_wait()?.is_none() {
+            running.child.start_kill()?;
+        }
+        let status = running.child.wait().await?;
+        self.judge(status, &running, Some(Signal::SIGKILL))
     }
 
     /// SIGTERM; it must end in time and say that all went well.
     pub async fn terminate(&self) -> Result<()> {
-        let Some(mut child) = self.child.lock().await.take() else {
+        let Some(mut running) = self.running.lock().await.take() else {
             return Ok(());
         };
-        send(&child, Signal::SIGTERM)?;
-        match timeout(STOP_LIMIT, child.wait()).await {
-            Ok(status) => self.judge(status?, None),
+        send(&running.child, Signal::SIGTERM)?;
+        match timeout(STOP_LIMIT, running.child.wait()).await {
+            Ok(status) => self.judge(status?, &running, None)?,
             Err(_) => self.complain(format!("not ended {STOP_LIMIT:?} after SIGTERM")),
         }
         Ok(())
@@ -88,16 +129,23 @@ impl Daemon {
 
     /// SIGSTOP. `receiver` is the port of what it sends to. `None` if it has ended.
     pub async fn freeze(&self, receiver: u16) -> Result<Option<Freeze>> {
-        let child = self.child.lock().await;
-        let pid = child.as_ref().and_then(Child::id);
-        pid.map(|pid| Freeze::begin(Pid::from_raw(i32::try_from(pid)?), receiver))
+        let mut running = self.running.lock().await;
+        let Some(Running { child, .. }) = running.as_mut() else {
+            return Ok(None);
+        };
+        if child.try_wait()?.is_some() {
+            return Ok(None);
+        }
+        child
+            .id()
+            .map(|pid| Freeze::begin(Pid::from_raw(i32::try_from(pid)?), receiver))
             .transpose()
     }
 
     /// SIGCONT.
     pub async fn thaw(&self) -> Result<()> {
-        match self.child.lock().await.as_ref() {
-            Some(child) => send(child, Signal::SIGCONT),
+        match self.running.lock().await.as_ref() {
+            Some(running) => send(&running.child, Signal::SIGCONT),
             None => Ok(()),
         }
     }
@@ -107,14 +155,29 @@ impl Daemon {
         self.complaints.lock().clone()
     }
 
-    fn judge(&self, status: ExitStatus, killed_by: Option<Signal>) {
+    fn judge(&self, status: ExitStatus, running: &Running, killed_by: Option<Signal>) -> Result<()> {
         let is_asked_for = match killed_by {
             Some(signal) => status.signal() == Some(signal as i32),
             None => status.success(),
         };
-        if !is_asked_for {
+        if !is_asked_for && !self.missed_user(status, running)? {
             self.complain(format!("ended with {status}"));
         }
+        Ok(())
+    }
+
+    /// Whether it gave up at its start, while the user was missing. Once it is ready it must wait for the user.
+    fn missed_user(&self, status: ExitStatus, running: &Running) -> Result<bool> {
+        if status.code() != Some(MISCONFIGURED) || !self.user.was_missing_since(running.spawned) {
+            return Ok(false);
+        }
+        let mut log = File::open(&self.log)?;
+        log.seek(SeekFrom::Start(running.log_from))?;
+        let mut lines = BufReader::new(log).lines();
+        let is_ready = lines.try_fold(false, |found, line| {
+            Ok::<_, std::io::Error>(found || line?.contains(READY))
+        })?;
+        Ok(!is_ready)
     }
 
     fn complain(&self, what: String) {

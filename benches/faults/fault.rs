@@ -40,12 +40,18 @@ pub enum Kind {
     Cut(Victims),
     /// The connections stay open, and nothing gets through; afterwards what was held back arrives late.
     BlackHole(Victims),
+    /// The database user is dropped, and created again.
+    DropUser,
     /// An endpoint responds with 503.
     Refuse(&'static str),
     /// An endpoint does not respond.
     Hang(&'static str),
     /// MongoDB refuses something.
     Refused(Rule),
+    /// The indexes are dropped.
+    DropIndexes,
+    /// The change stream's position is deleted.
+    LosePosition,
 }
 
 impl Victims {
@@ -81,7 +87,10 @@ impl fmt::Display for Fault {
             Kind::BlackHole(victims) => write!(f, "black hole around {victims}"),
             Kind::Refuse(path) => write!(f, "503 from {path}"),
             Kind::Hang(path) => write!(f, "silence from {path}"),
+            Kind::DropUser => write!(f, "no user"),
             Kind::Refused(rule) => write!(f, "refused: {rule}"),
+            Kind::DropIndexes => write!(f, "no indexes"),
+            Kind::LosePosition => write!(f, "no position"),
         }?;
         write!(f, " {:.1} s", self.lasts.as_secs_f64())
     }

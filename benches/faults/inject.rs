@@ -3,13 +3,16 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use bson::{Document, doc};
 use certhookd::sandbox::{Answer, Proxy};
 use http::StatusCode;
+use mongodb::Database;
 use tokio::time::sleep;
 
 use super::daemon::Daemon;
 use super::fault::{Fault, Kind, Victims};
 use super::plan::Step;
+use super::rule::{LOCK_LIMIT_MS, persist};
 use super::stage::Stage;
 
 /// How long an instance lives in a crash loop, in turn.
@@ -19,6 +22,9 @@ const LIVES: [Duration; 4] = [
     Duration::from_millis(1600),
     Duration::from_millis(1900),
 ];
+
+/// How long an instance whose login was refused takes to end.
+const TO_END: Duration = Duration::from_secs(1);
 
 /// One fault after the other; each is mended when this returns.
 pub async fn inject(stage: &Stage<'_>, steps: &[Step]) -> Result<()> {
@@ -67,6 +73,7 @@ async fn happen(stage: &Stage<'_>, fault: &Fault) -> Result<()> {
         }
         Kind::Cut(victims) => break_network(stage, victims, Proxy::cut, wait).await,
         Kind::BlackHole(victims) => break_network(stage, victims, Proxy::black_hole, wait).await,
+        Kind::DropUser => drop_user(stage, wait).await?,
         Kind::Refuse(path) => respond(stage, path, Answer::status(StatusCode::SERVICE_UNAVAILABLE), wait).await,
         Kind::Hang(path) => respond(stage, path, Answer::silence(), wait).await,
         Kind::Refused(rule) => {
@@ -74,6 +81,33 @@ async fn happen(stage: &Stage<'_>, fault: &Fault) -> Result<()> {
             wait.await;
             rule.lift(&stage.database).await?;
         }
+        Kind::DropIndexes => {
+            drop_indexes(&stage.database).await?;
+            wait.await;
+        }
+        Kind::LosePosition => {
+            let state = stage.database.collection::<Document>("webhook_state");
+            persist(|| state.delete_one(doc! { "_id": "watch" }).into_future()).await?;
+            wait.await;
+        }
+    }
+    Ok(())
+}
+
+/// An instance that started meanwhile has given up, as it must where its login is refused: it is started again.
+async fn drop_user(stage: &Stage<'_>, wait: impl Future<Output = ()>) -> Result<()> {
+    stage.user.remove().await?;
+    wait.await;
+    stage.user.restore().await?;
+    sleep(TO_END).await;
+    stage.revive().await
+}
+
+/// All but those of `_id`.
+async fn drop_indexes(database: &Database) -> Result<()> {
+    for collection in ["badgeusers", "webhook_outbox", "webhook_stats"] {
+        let drop = doc! { "dropIndexes": collection, "index": "*", "maxTimeMS": LOCK_LIMIT_MS };
+        persist(|| database.run_command(drop.clone()).into_future()).await?;
     }
     Ok(())
 }

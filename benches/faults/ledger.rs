@@ -7,6 +7,9 @@ use bson::oid::ObjectId;
 /// A path of the receiver, and a `webhook-id`.
 pub type Pair = (String, String);
 
+/// The type of an award's event.
+const COMPLETED: &str = "certificate_completed";
+
 /// What happened to a certificate.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
@@ -59,6 +62,13 @@ impl Ledger {
         self.expected.extend(pairs);
     }
 
+    /// Its awards can't be told from the certificate any more: they arrive where the change stream told of them in time.
+    pub fn forget_awards(&mut self, certificate: &Certificate) {
+        let prefix = format!("{COMPLETED}_{}_", certificate.id);
+        let forgotten = self.expected.extract_if(|(_, event)| event.starts_with(&prefix));
+        self.permitted.extend(forgotten);
+    }
+
     /// It no longer expires when it did: renewed or deleted. Whether that expiry must be told depends on whether it was
     /// marked by then; `None`: nobody knows.
     pub fn outdated(&mut self, certificate: &Certificate, marked: Option<bool>) {
@@ -92,7 +102,7 @@ impl Ledger {
     fn pairs(&self, certificate: &Certificate, event: Event, at: i64) -> Vec<Pair> {
         let subscriptions = &self.subscriptions[certificate.organization];
         let (name, paths) = match event {
-            Event::Completed => ("certificate_completed", &subscriptions.completed),
+            Event::Completed => (COMPLETED, &subscriptions.completed),
             Event::Expired => ("certificate_expired", &subscriptions.expired),
         };
         let id = format!("{name}_{}_{at}", certificate.id);

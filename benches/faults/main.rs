@@ -10,8 +10,6 @@
 //! from `--seed`, the next from the one after: a round that failed is repeated by its seed with `--rounds 1` and the same
 //! number of instances. Exits with 1 if a round lost an event, sent one that should not be, had more than five requests open to an
 //! endpoint at once, or left a certificate or a delivery in a wrong state.
-//!
-//! Left out: a database user that is dropped and created again, because the sandbox's mongod asks for no login here.
 #![allow(clippy::print_stdout, reason = "people read it")]
 #![allow(missing_docs, unreachable_pub, reason = "a program, not a library")]
 
@@ -21,6 +19,7 @@ mod fault;
 mod freeze;
 mod inject;
 mod ledger;
+mod login;
 mod outbox;
 mod plan;
 mod platform;
@@ -67,7 +66,11 @@ async fn main() -> Result<ExitCode> {
         seeds.for_each(|seed| print!("seed {seed}\n{}", plan::Plan::new(seed, instances)));
         return Ok(ExitCode::SUCCESS);
     }
-    let set = ReplicaSet::start(Options::default()).await?;
+    let set = ReplicaSet::start(Options {
+        login: true,
+        ..Options::default()
+    })
+    .await?;
     if skew::library().is_none() {
         println!("clock skew is left out: it needs the package libfaketime");
     }

@@ -12,6 +12,9 @@ use super::stage::Stage;
 /// The layout that is expected.
 const LAYOUT: i32 = 2;
 
+/// Created again where they are lost.
+const INDEXES: [&str; 4] = ["pending", "dead", "events", "retention"];
+
 #[derive(Debug, Default)]
 pub struct Outbox {
     /// How many results say that it was delivered.
@@ -34,6 +37,11 @@ impl Outbox {
         let find = collection.find(doc! {}).projection(doc! { "deliveries.payload": 0 });
         let documents: Vec<Document> = find.await?.try_collect().await?;
         let mut outbox = Self::default();
+        let indexes = collection.list_index_names().await?;
+        let missing = INDEXES
+            .iter()
+            .filter(|name| !indexes.iter().any(|index| index == *name));
+        outbox.wrong.extend(missing.map(|name| format!("no index: {name}")));
         for document in &documents {
             let id = document.get_str("_id").unwrap_or_default();
             outbox.ids.insert(id.to_owned());

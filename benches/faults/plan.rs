@@ -42,8 +42,8 @@ pub struct Plan {
     pub instances: Vec<Step>,
     /// What happens around them.
     pub surroundings: Vec<Step>,
-    /// What MongoDB refuses.
-    pub refusals: Vec<Step>,
+    /// What MongoDB refuses or loses.
+    pub losses: Vec<Step>,
     /// By how many seconds each instance's clock is wrong.
     pub skews_s: Vec<i64>,
     /// How long each endpoint takes for a response.
@@ -57,7 +57,7 @@ impl Plan {
         Self {
             instances: series(&mut random, |random| instance_fault(random, instances)),
             surroundings: series(&mut random, |random| surrounding_fault(random, instances)),
-            refusals: series(&mut random, refusal),
+            losses: series(&mut random, loss),
             skews_s: (0..instances).map(|n| skew(&mut random, n)).collect(),
             paces: PATHS.map(|_| Duration::from_millis(pick(&mut random, &PACES_MS))),
         }
@@ -65,7 +65,7 @@ impl Plan {
 
     /// Until all is mended.
     pub fn length(&self) -> Duration {
-        let all = [&self.instances, &self.surroundings, &self.refusals];
+        let all = [&self.instances, &self.surroundings, &self.losses];
         let lengths = all.map(|steps| steps.iter().map(|(pause, fault)| *pause + fault.lasts).sum());
         lengths.into_iter().fold(LENGTH, Duration::max)
     }
@@ -76,13 +76,19 @@ impl Plan {
             Kind::Refused(rule) => Some(rule),
             _ => None,
         };
-        self.refusals.iter().filter_map(rule).collect()
+        self.losses.iter().filter_map(rule).collect()
+    }
+
+    /// Whether the change stream's position is deleted.
+    pub fn loses_position(&self) -> bool {
+        let is_lost = |(_, fault): &Step| matches!(fault.kind, Kind::LosePosition);
+        self.losses.iter().any(is_lost)
     }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for steps in [&self.instances, &self.surroundings, &self.refusals] {
+        for steps in [&self.instances, &self.surroundings, &self.losses] {
             let names: Vec<_> = steps.iter().map(|(_, fault)| fault.to_string()).collect();
             writeln!(f, "  {}", names.join(", "))?;
         }
@@ -119,22 +125,29 @@ fn instance_fault(random: &mut Rng, instances: usize) -> Fault {
 }
 
 fn surrounding_fault(random: &mut Rng, instances: usize) -> Fault {
-    let (kind, lasts) = match random.u8(0..8) {
+    let (kind, lasts) = match random.u8(0..10) {
         0 => (Kind::KillMongod, seconds(random, 0.0, 3.0)),
         1 => (Kind::StepDown, Duration::from_secs(random.u64(1..4))),
         2 => (Kind::Cut(victims(random, instances)), seconds(random, 0.0, 5.0)),
         3 => (Kind::Cut(victims(random, instances)), seconds(random, 9.0, 15.0)),
         4 => (Kind::BlackHole(victims(random, instances)), seconds(random, 1.0, 5.0)),
         5 => (Kind::BlackHole(victims(random, instances)), seconds(random, 9.0, 15.0)),
-        6 => (Kind::Refuse(pick(random, &PATHS)), seconds(random, 0.5, 5.0)),
+        6 => (Kind::DropUser, seconds(random, 0.0, 5.0)),
+        7 => (Kind::DropUser, seconds(random, 0.0, 15.0)),
+        8 => (Kind::Refuse(pick(random, &PATHS)), seconds(random, 0.5, 5.0)),
         _ => (Kind::Hang(pick(random, &PATHS)), seconds(random, 0.5, 5.0)),
     };
     Fault { kind, lasts }
 }
 
-fn refusal(random: &mut Rng) -> Fault {
+fn loss(random: &mut Rng) -> Fault {
+    let kind = match random.u8(0..8) {
+        0 => Kind::DropIndexes,
+        1 => Kind::LosePosition,
+        _ => Kind::Refused(pick(random, &Rule::ALL)),
+    };
     Fault {
-        kind: Kind::Refused(pick(random, &Rule::ALL)),
+        kind,
         lasts: seconds(random, 0.5, 6.0),
     }
 }

@@ -13,6 +13,7 @@ use mongodb::error::Error;
 use tokio::time::{Instant, sleep};
 
 use super::ledger::{Certificate, Ledger, Subscriptions, expiry};
+use super::plan::Plan;
 use super::rule::{Rule, is_refusable, persist};
 use super::stage::Stage;
 
@@ -25,12 +26,14 @@ pub struct Platform {
     random: Rng,
     /// Whether some certificates are not marked although their expiry was sent.
     refuses_marks: bool,
+    /// Whether awards may have to be found by query, which tells nothing of those that are no longer there.
+    forgets_awards: bool,
     pub ledger: Ledger,
 }
 
 impl Platform {
     /// Four organizations: two with endpoints that want all or a part, one with an endpoint that is disabled, one with none.
-    pub async fn create(stage: &Stage<'_>, seed: u64, rules: &[Rule]) -> Result<Self> {
+    pub async fn create(stage: &Stage<'_>, seed: u64, plan: &Plan) -> Result<Self> {
         let organizations: Vec<_> = (0..4).map(|_| ObjectId::new()).collect();
         let (endpoints, paths) = endpoints(stage, &organizations);
         let configs = organizations.iter().zip(endpoints).map(
@@ -42,7 +45,8 @@ impl Platform {
             organizations,
             // Not the numbers that the plan is made of.
             random: Rng::with_seed(!seed),
-            refuses_marks: rules.contains(&Rule::Marks),
+            refuses_marks: plan.rules().contains(&Rule::Marks),
+            forgets_awards: plan.loses_position(),
             ledger: Ledger::new(subscriptions(), paths),
         })
     }
@@ -128,6 +132,7 @@ impl Platform {
                 .await
         })
         .await?;
+        self.forget_awards(&certificate);
         self.ledger.awarded(&certificate, at);
         let awarded_again = Certificate {
             awarded_again: true,
@@ -149,8 +154,15 @@ impl Platform {
         });
         let marked = self.is_marked(&certificate, before.await?);
         self.ledger.outdated(&certificate, marked);
+        self.forget_awards(&certificate);
         self.ledger.certificates.remove(&certificate.id);
         Ok(())
+    }
+
+    fn forget_awards(&mut self, certificate: &Certificate) {
+        if self.forgets_awards {
+            self.ledger.forget_awards(certificate);
+        }
     }
 
     /// Whether it was marked when it was changed, as far as that is known. None came back: a try whose reply was lost has changed

@@ -24,15 +24,15 @@ pub async fn run(set: &ReplicaSet, seed: u64, instances: usize) -> Result<Verdic
     let began = Instant::now();
     let plan = Plan::new(seed, instances);
     let stage = Stage::new(set, seed, &plan).await?;
-    let mut platform = Platform::create(&stage, seed, &plan.rules()).await?;
+    let mut platform = Platform::create(&stage, seed, &plan).await?;
     stage.open().await?;
-    let (worked, instances, surroundings, refusals) = tokio::join!(
+    let (worked, instances, surroundings, losses) = tokio::join!(
         platform.work(plan.length()),
         inject(&stage, &plan.instances),
         inject(&stage, &plan.surroundings),
-        inject(&stage, &plan.refusals)
+        inject(&stage, &plan.losses)
     );
-    worked.and(instances).and(surroundings).and(refusals)?;
+    worked.and(instances).and(surroundings).and(losses)?;
     let verdict = rest(&stage, &mut platform, &plan).await?;
     println!("seed {seed}: {verdict}; {:.0} s", began.elapsed().as_secs_f64());
     print!("{plan}");
@@ -51,6 +51,7 @@ pub async fn run(set: &ReplicaSet, seed: u64, instances: usize) -> Result<Verdic
 async fn rest(stage: &Stage<'_>, platform: &mut Platform, plan: &Plan) -> Result<Verdict> {
     let (ledger, rules) = (&mut platform.ledger, plan.rules());
     stage.respond_at_once();
+    stage.revive().await?;
     // Nothing that a daemon still waits for expires later.
     let last = ledger.certificates.values().filter_map(|one| one.expires);
     let last = last.filter(|expires| *expires < now() + 60_000).max().unwrap_or(0);

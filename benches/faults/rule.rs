@@ -15,8 +15,8 @@ const DIGITS: &str = "[0-3]";
 /// How long MongoDB may be unavailable.
 const UNAVAILABLE_LIMIT: Duration = Duration::from_secs(90);
 
-/// A change of a validator locks its collection. Who waits for that lock makes all others wait.
-const LOCK_LIMIT_MS: i64 = 500;
+/// A change of validators or indexes locks the collection. Who waits for that lock makes all others wait.
+pub const LOCK_LIMIT_MS: i64 = 500;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {

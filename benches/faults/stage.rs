@@ -1,6 +1,7 @@
 //! What a round runs on: a database of its own, a receiver, and instances, each behind a network of its own.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::daemon::{Daemon, GRACE};
 use super::freeze::Freeze;
+use super::login::User;
 use super::plan::Plan;
 use super::platform::PATHS;
 
@@ -25,6 +27,7 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 pub struct Stage<'a> {
     pub set: &'a ReplicaSet,
     pub database: Database,
+    pub user: Arc<User>,
     pub receiver: Receiver,
     pub proxies: Vec<Proxy>,
     pub daemons: Vec<Daemon>,
@@ -38,9 +41,12 @@ pub struct Stage<'a> {
 impl<'a> Stage<'a> {
     /// The plan's instances, not started yet.
     pub async fn new(set: &'a ReplicaSet, seed: u64, plan: &Plan) -> Result<Self> {
+        let database = set.database(&format!("faults_{seed}")).await?;
+        database.drop().await?;
         let mut stage = Self {
             set,
-            database: set.database(&format!("faults_{seed}")).await?,
+            user: Arc::new(User::create(&database).await?),
+            database,
             receiver: Receiver::start()?,
             proxies: Vec::new(),
             daemons: Vec::new(),
@@ -48,13 +54,12 @@ impl<'a> Stage<'a> {
             freezes: Mutex::default(),
             paces: plan.paces,
         };
-        stage.database.drop().await?;
         for (number, skew_s) in plan.skews_s.iter().copied().enumerate() {
             let proxy = Proxy::start(set.port(0)).await?;
             let config = stage.directory.path().join(format!("daemon-{number}.toml"));
-            configure(&config, &proxy, stage.database.name())?;
+            configure(&config, &proxy, &stage)?;
             stage.proxies.push(proxy);
-            stage.daemons.push(Daemon::new(config, skew_s));
+            stage.daemons.push(Daemon::new(config, skew_s, Arc::clone(&stage.user)));
         }
         PATHS.iter().for_each(|path| stage.respond_as_usual(path));
         Ok(stage)
@@ -85,6 +90,14 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Starts instances again that ended because the user was missing when they started.
+    pub async fn revive(&self) -> Result<()> {
+        for daemon in &self.daemons {
+            daemon.revive().await?;
+        }
+        Ok(())
+    }
+
     /// Stops all instances, in order.
     pub async fn close(&self) -> Result<()> {
         for daemon in &self.daemons {
@@ -95,9 +108,10 @@ impl<'a> Stage<'a> {
 }
 
 /// A small queue, so that the outbox has its part; a scan every second, so that no accident is slept through.
-fn configure(path: &Path, proxy: &Proxy, database: &str) -> Result<()> {
+fn configure(path: &Path, proxy: &Proxy, stage: &Stage<'_>) -> Result<()> {
+    let (login, database) = (stage.user.login(), stage.database.name());
     let text = format!(
-        "mongodb.uri = \"mongodb://{}/?directConnection=true&{SOON}\"\nmongodb.database = \"{database}\"\n\
+        "mongodb.uri = \"mongodb://{login}@{}/?directConnection=true&{SOON}\"\nmongodb.database = \"{database}\"\n\
          scan.schedule = \"* * * * * *\"\nqueue.capacity = 64\ndelivery.max_in_flight = 64\n\
          delivery.allow_http = true\ndelivery.allow_networks = [\"127.0.0.0/8\"]\n\
          service.metrics_listen = \"\"\nservice.shutdown_grace = \"{GRACE}\"\n",
