@@ -42,7 +42,8 @@ pub async fn connect(
         stop,
     };
     let prepare = async {
-        refuse_first_layout(&store).await?;
+        wait.until_done("look for an outbox of certhookd 0.1", || refuse_first_layout(&store))
+            .await??;
         wait.for_indexes(&store, config).await
     };
     match prepare.await {
@@ -203,32 +204,31 @@ const FIRST_LAYOUT: &str = "webhook_deliveries";
 /// Refuses to start over an outbox of the first layout in which deliveries still wait: nothing here would send them.
 ///
 /// # Errors
-/// [`Misconfigured`] then; anything else if MongoDB is unavailable.
-pub async fn refuse_first_layout(store: &Store) -> anyhow::Result<()> {
+/// The inner one: it refuses. The outer one: MongoDB is unavailable, or refused the login.
+pub async fn refuse_first_layout(store: &Store) -> Result<std::result::Result<(), Misconfigured>> {
     let list = doc! { "listCollections": 1, "filter": { "name": FIRST_LAYOUT }, "nameOnly": true, "authorizedCollections": true };
-    let reply = store.database().run_command(list).await.map_err(Error::from)?;
+    let reply = store.database().run_command(list).await?;
     let first = reply
         .get_document("cursor")
         .and_then(|cursor| cursor.get_array("firstBatch"));
     if first.is_ok_and(Vec::is_empty) {
-        return Ok(());
+        return Ok(Ok(()));
     }
     for state in ["pending", "claimed"] {
         match waits(store, state).await {
             Ok(false) => {}
             Ok(true) => {
-                return Err(Misconfigured(format!(
+                return Ok(Err(Misconfigured(format!(
                     "{FIRST_LAYOUT} still holds deliveries that are {state}: they are those of certhookd 0.1, which must send or cancel them before this version starts"
-                ))
-                .into());
+                ))));
             }
             // It is not this version's any more.
-            Err(error) if error.kind() == Kind::Denied => return Ok(()),
-            Err(error) => return Err(error.into()),
+            Err(error) if error.kind() == Kind::Denied => return Ok(Ok(())),
+            Err(error) => return Err(error),
         }
     }
     info!("{FIRST_LAYOUT} is the outbox of certhookd 0.1: it is not used any more and can be dropped");
-    Ok(())
+    Ok(Ok(()))
 }
 
 /// Whether something of the first layout is in that state: by the index of the same name, which holds nothing else.

@@ -206,6 +206,25 @@ async fn mongodb_away_at_the_start_is_waited_for() {
     assert_eq!((daemon.count(is_away), daemon.count(is_back)), (1, 1));
 }
 
+/// Once it has replied.
+#[tokio::test]
+async fn mongodb_away_in_the_midst_of_the_start_is_waited_for() {
+    let reached = Reached::new().await;
+    let admin = reached.fixture.database.client().database("admin");
+    let fail = |mode: bson::Bson| {
+        let data = doc! { "failCommands": ["listCollections"], "errorCode": 11600, "appName": "certhookd" };
+        admin
+            .run_command(doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data })
+            .into_future()
+    };
+    fail(doc! { "skip": 1 }.into()).await.unwrap();
+    let mut daemon = reached.fixture.launch();
+    daemon.wait_for(is_away).await;
+    fail("off".into()).await.unwrap();
+    daemon.wait_for(|line| line["message"] == "ready").await;
+    assert!(daemon.stop().await.success());
+}
+
 /// What can't be recorded any more is sent again by the next daemon: at least once.
 async fn stops_in_time(away: impl FnOnce(&Proxy)) {
     // The driver itself would wait for up to 20 s.
