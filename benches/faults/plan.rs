@@ -29,8 +29,9 @@ const STEPS: [&str; 10] = [
 /// By how many seconds an instance's clock is wrong.
 const SKEWS_S: [i64; 7] = [0, 3, -3, 45, -45, 900, -900];
 
-/// How long an endpoint takes for a response, in milliseconds: those that take long have many requests open at once.
-const PACES_MS: [u64; 5] = [0, 0, 20, 100, 300];
+/// How long an endpoint takes for a response, in milliseconds. One that takes longest always has as many requests open as it may: where
+/// another instance takes it over too early, there are more.
+const PACES_MS: [u64; 6] = [0, 0, 20, 100, 300, 2500];
 
 /// A fault, and the pause before it.
 pub type Step = (Duration, Fault);

@@ -216,7 +216,8 @@ fn endpoints(stage: &Stage<'_>, organizations: &[ObjectId]) -> (Vec<Vec<Document
         let id = ObjectId::new();
         paths.insert(format!("{}/{id}", organizations[organization]), path);
         doc! {
-            "_id": id, "name": path, "url": stage.receiver.url(path), "enabled": enabled, "eventTypes": types, "timeout": 1000,
+            "_id": id, "name": path, "url": stage.receiver.url(path), "enabled": enabled, "eventTypes": types,
+            "timeout": timeout_ms(stage.pace(path)),
         }
     };
     let [all, only_expired, all_too, only_completed] = PATHS;
@@ -233,6 +234,11 @@ fn endpoints(stage: &Stage<'_>, organizations: &[ObjectId]) -> (Vec<Vec<Document
         vec![],
     ];
     (endpoints, paths)
+}
+
+/// How long an endpoint has for a response that takes so long.
+fn timeout_ms(pace: Duration) -> i32 {
+    if pace < Duration::from_millis(500) { 1000 } else { 5000 }
 }
 
 fn subscriptions() -> Vec<Subscriptions> {

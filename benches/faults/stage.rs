@@ -67,8 +67,13 @@ impl<'a> Stage<'a> {
 
     /// The endpoint responds with 200, as fast as the plan says.
     pub fn respond_as_usual(&self, path: &str) {
-        let place = PATHS.iter().position(|known| *known == path).unwrap_or(0);
-        self.receiver.script(path, [Answer::ok().after(self.paces[place])]);
+        self.receiver.script(path, [Answer::ok().after(self.pace(path))]);
+    }
+
+    /// How long an endpoint takes for a response.
+    pub fn pace(&self, path: &str) -> Duration {
+        let place = PATHS.iter().position(|known| *known == path);
+        place.map_or(Duration::ZERO, |place| self.paces[place])
     }
 
     /// All endpoints respond at once.
