@@ -24,16 +24,14 @@ pub async fn run(set: &ReplicaSet, seed: u64, instances: usize) -> Result<Verdic
     let began = Instant::now();
     let plan = Plan::new(seed, instances);
     let stage = Stage::new(set, seed, &plan).await?;
-    let mut platform = Platform::create(&stage, seed, &plan).await?;
-    stage.open().await?;
-    let (worked, instances, surroundings, losses) = tokio::join!(
-        platform.work(plan.length()),
-        inject(&stage, &plan.instances),
-        inject(&stage, &plan.surroundings),
-        inject(&stage, &plan.losses)
-    );
-    worked.and(instances).and(surroundings).and(losses)?;
-    let verdict = rest(&stage, &mut platform, &plan).await?;
+    let verdict = match work(&stage, seed, &plan).await {
+        Ok(verdict) => verdict,
+        Err(error) => {
+            print!("seed {seed}: {error}\n{plan}");
+            keep_logs(stage);
+            return Err(error);
+        }
+    };
     println!("seed {seed}: {verdict}; {:.0} s", began.elapsed().as_secs_f64());
     print!("{plan}");
     for wrong in verdict.wrong.iter().take(SHOWN) {
@@ -42,9 +40,27 @@ pub async fn run(set: &ReplicaSet, seed: u64, instances: usize) -> Result<Verdic
     if verdict.holds() {
         stage.database.drop().await?;
     } else {
-        println!("  the daemons' logs stay in {}", stage.directory.keep().display());
+        keep_logs(stage);
     }
     Ok(verdict)
+}
+
+fn keep_logs(stage: Stage<'_>) {
+    println!("  the daemons' logs stay in {}", stage.directory.keep().display());
+}
+
+/// Work and faults side by side, until all is at rest.
+async fn work(stage: &Stage<'_>, seed: u64, plan: &Plan) -> Result<Verdict> {
+    let mut platform = Platform::create(stage, seed, plan).await?;
+    stage.open().await?;
+    let (worked, instances, surroundings, losses) = tokio::join!(
+        platform.work(plan.length()),
+        inject(stage, &plan.instances),
+        inject(stage, &plan.surroundings),
+        inject(stage, &plan.losses)
+    );
+    worked.and(instances).and(surroundings).and(losses)?;
+    rest(stage, &mut platform, plan).await
 }
 
 /// Waits until all that should happen has happened, stops the daemons, and counts.

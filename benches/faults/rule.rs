@@ -12,8 +12,9 @@ use tokio::time::{Instant, sleep};
 /// Validators for documents of some certificates refuse those whose id ends with one of these digits.
 const DIGITS: &str = "[0-3]";
 
-/// How long MongoDB may be unavailable.
-const UNAVAILABLE_LIMIT: Duration = Duration::from_secs(90);
+/// How long MongoDB may be unavailable, or a collection locked: a transaction that nobody ends is looked for every 30 s once it is a
+/// minute old.
+const UNAVAILABLE_LIMIT: Duration = Duration::from_secs(180);
 
 /// A change of validators or indexes locks the collection. Who waits for that lock makes all others wait.
 pub const LOCK_LIMIT_MS: i64 = 500;
