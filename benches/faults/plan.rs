@@ -142,15 +142,13 @@ fn surrounding_fault(random: &mut Rng, instances: usize) -> Fault {
 }
 
 fn loss(random: &mut Rng) -> Fault {
-    let kind = match random.u8(0..8) {
-        0 => Kind::DropIndexes,
-        1 => Kind::LosePosition,
-        _ => Kind::Refused(pick(random, &Rule::ALL)),
+    let (kind, lasts) = match random.u8(0..8) {
+        0 => (Kind::DropIndexes, seconds(random, 0.5, 6.0)),
+        // It is missed only if another instance begins to watch meanwhile.
+        1 => (Kind::LosePosition, seconds(random, 5.0, 15.0)),
+        _ => (Kind::Refused(pick(random, &Rule::ALL)), seconds(random, 0.5, 6.0)),
     };
-    Fault {
-        kind,
-        lasts: seconds(random, 0.5, 6.0),
-    }
+    Fault { kind, lasts }
 }
 
 /// Mostly one.
