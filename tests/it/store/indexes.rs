@@ -5,7 +5,6 @@ use std::time::Duration;
 use bson::{Document, doc};
 use certhookd::refuse_first_layout;
 use certhookd::store::{OUTBOX, ensure_outbox};
-use certhookd::{Misconfigured, refuse_first_layout};
 use futures_util::TryStreamExt;
 use mongodb::IndexModel;
 use mongodb::options::IndexOptions;
