@@ -4,11 +4,11 @@ use bson::{DateTime, doc, rawdoc};
 use mongodb::options::FindOptions;
 
 use super::document::hint;
-use super::versions::{compared_row, tell_of_versions};
+use super::versions::tell_of_versions;
 use super::{Class, Outbox};
 use crate::model::EndpointKey;
 use crate::statistics::Additions;
-use crate::store::{Error, OUTBOX, Result, STATISTICS, Writer};
+use crate::store::{Error, Result, STATISTICS, Writer};
 
 /// Documents per transaction: others get their turn in between.
 const STEP: i64 = 100;
@@ -52,16 +52,11 @@ impl Outbox {
             return Ok(Cancelled::All);
         }
         let set = rawdoc! { "state": "cancelled", "reason": reason, "finishedAt": now };
-        let row = |document| compared_row(document, set.clone(), rawdoc! { "redriven": 1 });
-        let rows: Vec<_> = found.iter().map(|document| row(document)).collect();
-        if let Err(error) = transaction.update(OUTBOX, rows.iter()).await {
+        let change = (set, rawdoc! { "redriven": 1 });
+        let refused = self.change_in_transaction(&mut transaction, endpoint, &found, change);
+        if let Some(error) = refused.await? {
             transaction.abort().await;
-            let is_own = self.leave_alone(endpoint, &found, &error);
-            return if is_own {
-                Ok(Cancelled::Refused(error))
-            } else {
-                Err(error)
-            };
+            return Ok(Cancelled::Refused(error));
         }
         let open = found.iter().filter_map(|document| document.get_i32("open").ok());
         let deliveries = open.map(i64::from).sum();

@@ -5,10 +5,10 @@ use futures_util::TryStreamExt;
 use mongodb::options::FindOptions;
 
 use super::document::{hint, id_of};
-use super::versions::{compared_row, tell_of_versions};
+use super::versions::tell_of_versions;
 use super::{Class, Head, Outbox};
 use crate::model::EndpointKey;
-use crate::store::{Error, OUTBOX, Result, Writer};
+use crate::store::{Error, Result, Writer};
 
 /// What became of dead letters.
 #[derive(Debug)]
@@ -71,16 +71,11 @@ impl Outbox {
             return Ok(Redriven::Again(Vec::new()));
         }
         let set = rawdoc! { "state": "pending", "queue": Class::Retry.queue(endpoint), "due": now, "redriven": true };
-        let row = |document| compared_row(document, set.clone(), rawdoc! { "finishedAt": 1, "reason": 1 });
-        let rows: Vec<_> = oldest.iter().map(|document| row(document)).collect();
-        if let Err(error) = transaction.update(OUTBOX, rows.iter()).await {
+        let change = (set, rawdoc! { "finishedAt": 1, "reason": 1 });
+        let refused = self.change_in_transaction(&mut transaction, endpoint, &oldest, change);
+        if let Some(error) = refused.await? {
             transaction.abort().await;
-            let is_own = self.leave_alone(endpoint, &oldest, &error);
-            return if is_own {
-                Ok(Redriven::Refused(error))
-            } else {
-                Err(error)
-            };
+            return Ok(Redriven::Refused(error));
         }
         transaction.commit().await?;
         tell_of_versions(endpoint, &oldest);

@@ -7,9 +7,9 @@ use bson::{Bson, RawDocumentBuf};
 use tracing::error;
 
 use super::Outbox;
-use super::versions::raw;
+use super::versions::{compared_row, raw};
 use crate::model::EndpointKey;
-use crate::store::{Error, Kind};
+use crate::store::{Error, Kind, OUTBOX, Result, Transaction};
 
 impl Outbox {
     /// The documents of that endpoint that are left alone now.
@@ -19,8 +19,29 @@ impl Outbox {
         of_endpoint.map(|(_, id)| id.clone()).collect()
     }
 
+    /// Changes these documents of an endpoint, as they were read in the transaction. Returns the refusal of a single one: that is
+    /// left alone from now on, and nothing was changed.
+    ///
+    /// # Errors
+    /// The transaction is spoiled.
+    pub(super) async fn change_in_transaction(
+        &self,
+        transaction: &mut Transaction,
+        endpoint: &EndpointKey,
+        documents: &[RawDocumentBuf],
+        (set, unset): (RawDocumentBuf, RawDocumentBuf),
+    ) -> Result<Option<Error>> {
+        let row = |document| compared_row(document, set.clone(), unset.clone());
+        let rows: Vec<_> = documents.iter().map(|document| row(document)).collect();
+        match transaction.update(OUTBOX, rows.iter()).await {
+            Ok(_) => Ok(None),
+            Err(error) if self.leave_alone(endpoint, documents, &error) => Ok(Some(error)),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether that error is a single document's own, of those that were to be changed: then it is left alone from now on.
-    pub(super) fn leave_alone(&self, endpoint: &EndpointKey, changed: &[RawDocumentBuf], error: &Error) -> bool {
+    fn leave_alone(&self, endpoint: &EndpointKey, changed: &[RawDocumentBuf], error: &Error) -> bool {
         let own = matches!(error.kind(), Kind::Refused | Kind::TooLarge);
         let document = error.row().filter(|_| own).and_then(|row| changed.get(row.index));
         let id = document.and_then(|document| Bson::try_from(raw(document, "_id")).ok());

@@ -98,16 +98,20 @@ async fn cancel_all(
             Ok(Cancelled::Refused(error)) | Err(error) => break Some(error),
         }
     };
-    if let Some(error) = uncounted.filter(|_| cancelled > 0) {
-        error!(%endpoint, deliveries = cancelled, %error, "MongoDB refuses the statistics: these deliveries are cancelled, but not counted in webhook_stats");
-    }
     if cancelled > 0 {
-        info!(
-            organization = endpoint.organization(),
-            endpoint = endpoint.endpoint(),
-            deliveries = cancelled,
-            "deliveries cancelled: the endpoint is switched off or deleted; kept, `certhookd replay` sends them"
-        );
+        tell(endpoint, cancelled, uncounted);
     }
     Ok(failed)
+}
+
+fn tell(endpoint: &EndpointKey, cancelled: u64, uncounted: Option<Error>) {
+    if let Some(error) = uncounted {
+        error!(%endpoint, deliveries = cancelled, %error, "MongoDB refuses the statistics: these deliveries are cancelled, but not counted in webhook_stats");
+    }
+    info!(
+        organization = endpoint.organization(),
+        endpoint = endpoint.endpoint(),
+        deliveries = cancelled,
+        "deliveries cancelled: the endpoint is switched off or deleted; kept, `certhookd replay` sends them"
+    );
 }
