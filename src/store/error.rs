@@ -108,6 +108,14 @@ impl Error {
         self.has_label(UNKNOWN_TRANSACTION_COMMIT_RESULT)
     }
 
+    /// Whether a query named an index that is not there.
+    pub fn lacks_index(&self) -> bool {
+        match &self.0.cause {
+            Cause::Driver(error) => reply_of(error).is_some_and(|reply| lacks_index(&reply)),
+            Cause::Row(_) | Cause::Text(_) => false,
+        }
+    }
+
     /// What the missing privilege is for, as far as MongoDB tells.
     pub fn denied(&self) -> Option<Denied> {
         match &self.0.cause {
@@ -187,6 +195,10 @@ fn kind_of(error: &DriverError) -> Kind {
     }
 }
 
+fn lacks_index(reply: &Reply<'_>) -> bool {
+    Kind::of_code(reply.code) == Some(Kind::Refused) && reply.message.contains(NO_SUCH_INDEX)
+}
+
 fn kind_of_reply(error: &DriverError, reply: &Reply<'_>) -> Kind {
     if reply.code == ATLAS_ERROR {
         return kind_of_atlas(reply.message);
@@ -194,7 +206,7 @@ fn kind_of_reply(error: &DriverError, reply: &Reply<'_>) -> Kind {
     match Kind::of_code(reply.code) {
         Some(Kind::Denied) if reply.message.contains(LOGIN_GONE) => Kind::Authentication,
         // Created again, see `indexes`.
-        Some(Kind::Refused) if reply.message.contains(NO_SUCH_INDEX) => Kind::Conflict,
+        _ if lacks_index(reply) => Kind::Conflict,
         Some(kind) => kind,
         None if error.contains_label(TRANSIENT_TRANSACTION_ERROR) => Kind::Conflict,
         None if is_labelled_as_passing(error) => Kind::Unavailable,

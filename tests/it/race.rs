@@ -121,3 +121,37 @@ async fn however_often_a_scan_is_asked_for_while_one_runs_exactly_one_more_follo
     assert_eq!(daemon.count(is_scan), 3);
     drop(hold.set);
 }
+
+/// The index goes between two pages: it is created again, within the scan.
+#[tokio::test]
+async fn a_scan_whose_index_is_dropped_meanwhile_goes_on() {
+    let hold = Hold::new().await;
+    let fixture = Fixture::on(hold.set.uri(), hold.client.clone()).with("scan.batch_size = 1");
+    let nss = format!("{}.badgeusers", fixture.database.name());
+    hold.configure(doc! { "mode": "alwaysOn", "data": { "nss": nss } })
+        .await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let certificates = [expired(organization), expired(organization)];
+    fixture.badge_users().insert_many(certificates).await.unwrap();
+    let daemon = fixture.daemon().await;
+    hold.is_held().await;
+    let badge_users = fixture.badge_users();
+    let drop = tokio::spawn(async move { badge_users.drop_index("certhookd_scan").await });
+    // It waits for the transaction of the first page, and the second waits for it.
+    let waits = doc! { "waitingForLock": true, "command.dropIndexes": "badgeusers" };
+    let operations = vec![doc! { "$currentOp": {} }, doc! { "$match": waits }];
+    let admin = hold.client.database("admin");
+    loop {
+        let mut found = admin.aggregate(operations.clone()).await.unwrap();
+        if found.advance().await.unwrap() {
+            break;
+        }
+    }
+    hold.release().await;
+    drop.await.unwrap().unwrap();
+    fixture.wait_for(|requests| requests.len() == 2).await;
+    let report = daemon.wait_for(is_scan).await;
+    assert_eq!(report["found"], 2, "in one scan: {report}");
+    let names = fixture.badge_users().list_index_names().await.unwrap();
+    assert!(names.contains(&"certhookd_scan".to_owned()), "{names:?}");
+}

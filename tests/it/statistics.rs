@@ -207,12 +207,14 @@ async fn figures_that_mongodb_refuses_hold_up_no_result_and_are_named() {
     let gone = both.gone.get_object_id("_id").unwrap().to_hex();
     let create = doc! { "create": "webhook_stats", "validator": { "endpoint": { "$ne": &gone } } };
     both.fixture.database.run_command(create).await.unwrap();
-    let daemon = both.fixture.daemon().await;
+    let mut daemon = both.fixture.daemon().await;
     daemon.signal(Signal::SIGUSR1);
     for state in ["delivered", "dead"] {
         both.fixture.wait_for_deliveries(doc! { "state": state }, 10).await;
     }
     assert_eq!(figures(&both.fixture, &both.well).await.successes, 10);
+    // What was lost since it was last told is told at the end.
+    assert!(daemon.stop().await.success());
     let lines = daemon.lines().into_iter();
     let named = lines.filter(|line| line["level"] == "ERROR" && line["results"].is_u64());
     let lost: u64 = named

@@ -88,6 +88,10 @@ impl Scan {
                 }
                 Err(Failed::Append(error, _) | Failed::Mark(error, _) | Failed::Elsewhere(error)) => {
                     attempts.failed(&error).await?;
+                    if error.lacks_index() {
+                        let create = self.config.get().ensure_indexes;
+                        query.find_index_again(&self.store, create).await;
+                    }
                 }
             }
         }

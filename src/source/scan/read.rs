@@ -160,6 +160,13 @@ impl Query {
         Ok(find.with_options(self.options()).await?)
     }
 
+    /// Somebody dropped the index since the scan began. While it can't be asked for, the query fails as before and is tried again.
+    pub(super) async fn find_index_again(&mut self, store: &Store, create: bool) {
+        if let Ok(found) = index(store, create).await {
+            self.index = found;
+        }
+    }
+
     /// This document and those before it are done with.
     pub(super) fn advance(&mut self, last: &RawDocumentBuf) {
         if self.sorted
