@@ -1,7 +1,7 @@
 //! Reads that see what this instance has written, also after a failover.
 
 use bson::{Document, RawDocumentBuf};
-use mongodb::options::{AggregateOptions, ReadConcern};
+use mongodb::options::{AggregateOptions, FindOptions, ReadConcern};
 use mongodb::{ClientSession, Collection};
 
 use super::{Result, Store};
@@ -30,7 +30,30 @@ impl Store {
 }
 
 impl ReadSession {
-    /// What the pipeline yields, each document handed to `take` until that says `false`.
+    /// What the filter finds, each document handed to `take` until that says `false`. Returns whether it never did.
+    ///
+    /// # Errors
+    /// MongoDB is unavailable, or refuses.
+    pub async fn find(
+        &mut self,
+        collection: &Collection<RawDocumentBuf>,
+        filter: Document,
+        mut options: FindOptions,
+        mut take: impl FnMut(RawDocumentBuf) -> bool,
+    ) -> Result<bool> {
+        options.read_concern = Some(ReadConcern::majority());
+        let collection = self.scope(collection.name());
+        let find = collection.find(filter).with_options(options);
+        let mut cursor = find.session(&mut self.session).await?;
+        while let Some(document) = cursor.next(&mut self.session).await {
+            if !take(document?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What the pipeline yields, each document handed to `take` until that says `false`. Returns whether it never did.
     ///
     /// # Errors
     /// MongoDB is unavailable, or refuses.
@@ -40,7 +63,7 @@ impl ReadSession {
         pipeline: Vec<Document>,
         mut options: AggregateOptions,
         mut take: impl FnMut(RawDocumentBuf) -> bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         options.read_concern = Some(ReadConcern::majority());
         let collection = self.scope(collection.name());
         let aggregate = collection.aggregate(pipeline).with_options(options);
@@ -48,10 +71,10 @@ impl ReadSession {
         let mut cursor = cursor.with_type::<RawDocumentBuf>();
         while let Some(document) = cursor.next(&mut self.session).await {
             if !take(document?) {
-                break;
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The collection of that name as the session's client knows it: the store may have another client by now.
