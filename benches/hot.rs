@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bson::{DateTime, RawDocumentBuf};
 use certhookd::model::{EventType, Failure, Outcome};
-use certhookd::outbox::{Tries, transition};
+use certhookd::outbox::{PastAttempts, transition};
 use certhookd::platform::{Directory, EndpointPolicy, Event, badge_user, member_config, to_json};
 use certhookd::sandbox::Samples;
 use certhookd::sender::{RetryPolicy, sign};
@@ -76,7 +76,7 @@ fn outcome(criterion: &mut Criterion) {
         elapsed: Duration::from_millis(3),
         timed_out: false,
     });
-    let tries = Tries {
+    let past = PastAttempts {
         attempt: 3,
         first_attempt_at: Some(NOW),
         served_since: None,
@@ -84,7 +84,7 @@ fn outcome(criterion: &mut Criterion) {
     };
     for (name, outcome) in [("transition, delivered", delivered), ("transition, retry", failed)] {
         criterion.bench_function(name, |b| {
-            b.iter(|| transition(&tries, black_box(&outcome), NOW, &policy, 0.5))
+            b.iter(|| transition(&past, black_box(&outcome), NOW, &policy, 0.5))
         });
     }
 }

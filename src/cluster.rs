@@ -5,6 +5,7 @@
 mod assignment;
 mod fence;
 mod ghosts;
+mod heartbeat;
 mod lease;
 mod wakeup;
 
@@ -12,17 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use bson::{Bson, DateTime, Document, doc};
+use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
-use mongodb::options::{ReadConcern, ReturnDocument};
 use tokio::sync::{Notify, watch};
-use tracing::debug;
 
-use crate::failpoint;
 use crate::model::{Clock, EndpointKey, Live};
 use crate::store::{Result, Store};
 
-use assignment::{Heartbeat, View};
+use assignment::View;
 use fence::Fence;
 
 pub use fence::{CUT_SHORT, NO_NEW_REQUESTS};
@@ -170,146 +168,6 @@ impl Cluster {
                 .await?;
         }
         Ok(())
-    }
-
-    /// Sends a heartbeat, corrects the clock by the database's, reads the others' heartbeats, and takes the lease if nobody
-    /// alive holds it. `deliveries` is what this instance has in memory. Returns whether other endpoints may be assigned to this
-    /// instance now.
-    ///
-    /// # Errors
-    /// MongoDB refused or is unavailable.
-    pub async fn beat(&self, deliveries: &impl Deliveries) -> Result<bool> {
-        let before = self.view.get();
-        let age = self.age();
-        let lapsed = age.is_none_or(|age| age >= NO_NEW_REQUESTS);
-        if let Some(age) = age.filter(|_| lapsed) {
-            // Also told of by the loop that watches the age, but a process that was frozen may come here first.
-            deliveries.lapsed(age);
-        }
-        // Whoever comes or goes is taken into account at once, by a second heartbeat.
-        for _ in 0..2 {
-            let view = self.view.get();
-            let me = &**self.instance_id();
-            let moves = view.next != view.members;
-            let draining = deliveries.drain(moves, |endpoint| view.keeps(me, endpoint));
-            let changed = self
-                .write_and_read(view.next.clone(), &draining, lapsed, deliveries)
-                .await?;
-            if !changed {
-                break;
-            }
-        }
-        Ok(lapsed || !before.assigns_as(&self.view.get()))
-    }
-
-    /// One heartbeat with these members, and the others read after it. Returns whether the members should change.
-    async fn write_and_read(
-        &self,
-        members: Vec<String>,
-        draining: &[EndpointKey],
-        lapsed: bool,
-        deliveries: &impl Deliveries,
-    ) -> Result<bool> {
-        let (sent, sent_at) = (Fence::sending(), Clock::local());
-        let mut session = self.store.start_session().await?;
-        let state = self.store.state();
-        let number = self.shared.beats.fetch_add(1, Ordering::AcqRel) + 1;
-        let signs = self.signs(number, &members, draining);
-        // A later one doesn't match, and to insert another meets its `_id`.
-        let earlier = doc! { "_id": self.document_id(), "beat": { "$not": { "$gte": number } } };
-        let write = state
-            .find_one_and_update(earlier, vec![doc! { "$set": signs }])
-            .upsert(true)
-            .return_document(ReturnDocument::After)
-            .session(&mut session);
-        let written = write.await?;
-        let own = written.unwrap_or_default();
-        let Ok(now) = own.get_datetime("seenAt").copied() else {
-            return Ok(false);
-        };
-        failpoint::reach("heartbeat-written");
-        self.clock.correct(sent_at, now);
-        // After its own: of two that want the same endpoint at least one sees the other.
-        let filter = doc! { "_id": { "$gte": "instance/", "$lt": "instance0" } };
-        let find = state.find(filter).read_concern(ReadConcern::majority());
-        let mut cursor = find.session(&mut session).await?;
-        let mut found: Vec<Document> = Vec::new();
-        while let Some(document) = cursor.next(&mut session).await {
-            found.push(document?);
-        }
-        let (others, dead) = self.sort_out(found, now);
-        let age = assignment::read(&own, now).map(|own| own.age).unwrap_or_default();
-        let leaving = self.shared.leaving.load(Ordering::Acquire);
-        let next = assignment::members(self.instance_id(), age, leaving, &others);
-        let changed = next != members;
-        let alive: Vec<String> = others
-            .iter()
-            .filter(|other| !other.leaving)
-            .map(|other| other.instance_id.clone())
-            .chain((!leaving).then(|| self.instance_id().to_string()))
-            .collect();
-        let view = View { members, next, others };
-        if lapsed || !self.view.get().assigns_as(&view) {
-            deliveries.gaining().await?;
-        }
-        self.view.set(view);
-        self.shared.fence.confirmed(sent);
-        for dead in &dead {
-            self.end_sessions(dead).await;
-        }
-        let lease = if leaving { None } else { self.take_lease(&alive).await? };
-        self.shared
-            .lease
-            .send_if_modified(|held| std::mem::replace(held, lease) != lease);
-        Ok(changed)
-    }
-
-    fn signs(&self, number: i64, members: &[String], draining: &[EndpointKey]) -> Document {
-        let draining: Vec<&str> = draining.iter().map(EndpointKey::as_str).collect();
-        doc! {
-            "host": &*self.shared.host,
-            "machine": ghosts::machine(&self.shared.host),
-            "pid": i64::from(std::process::id()),
-            "sessions": self.store.session_ids(),
-            "version": env!("CARGO_PKG_VERSION"),
-            "startedAt": { "$ifNull": ["$startedAt", "$$NOW"] },
-            "seenAt": "$$NOW",
-            "beat": number,
-            "members": { "$literal": members },
-            "draining": { "$literal": draining },
-            "control": self.shared.control.load(Ordering::Acquire),
-            "leaving": self.shared.leaving.load(Ordering::Acquire),
-        }
-    }
-
-    /// The others that are alive, and those that are dead.
-    fn sort_out(&self, found: Vec<Document>, now: DateTime) -> (Vec<Heartbeat>, Vec<Document>) {
-        let (mut others, mut dead) = (Vec::new(), Vec::new());
-        for document in found {
-            match assignment::read(&document, now) {
-                Some(heartbeat) if heartbeat.instance_id == **self.instance_id() => {}
-                Some(heartbeat) => others.push(heartbeat),
-                None => dead.push(document),
-            }
-        }
-        (others, dead)
-    }
-
-    /// Ends the sessions of an instance that died, once: a transaction that was under way locks what it changed for a minute
-    /// (`transactionLifetimeLimitSeconds`). Best effort: some hosted clusters don't allow it.
-    async fn end_sessions(&self, instance: &Document) {
-        let Ok(sessions) = instance.get_array("sessions") else {
-            return;
-        };
-        let sessions: Vec<Document> = sessions.iter().filter_map(Bson::as_document).cloned().collect();
-        if let Err(error) = self.store.end_sessions(&sessions).await {
-            debug!(%error, "the sessions of an instance that died can't be ended: what it was writing is locked for a minute");
-        }
-        let noted = doc! { "_id": instance.get("_id"), "seenAt": instance.get("seenAt") };
-        let update = doc! { "$unset": { "sessions": 1 } };
-        if let Err(error) = self.store.state().update_one(noted, update).await {
-            debug!(error = %crate::store::Error::from(error), "it can't be noted that the sessions of an instance that died are ended");
-        }
     }
 
     /// Says that this instance leaves: from its next heartbeat on the others take over what it does not drain.

@@ -14,8 +14,8 @@ mod recorder;
 mod waiting;
 mod worker;
 
-pub use fetcher::{Fetcher, OffEndpoints, Standing};
+pub use fetcher::{EndpointState, Fetcher, OffEndpoints};
 pub use queue::{DeliveryQueue, Fill, Limits};
-pub use recorder::{Observer, Parts, Recorder};
+pub use recorder::{Observer, Recorder, RecorderParts};
 pub use waiting::Waiting;
 pub use worker::{Abort, Deliver, Workers};

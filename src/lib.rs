@@ -1,6 +1,6 @@
 //! certhookd: durable webhooks for certificates, from the platform's MongoDB to the endpoints that subscribed.
 //!
-//! The modules stand in the order in which an event passes them.
+//! docs/internals.md has the map of the modules and one event's way through them.
 
 mod failpoint;
 pub mod model;

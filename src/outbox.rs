@@ -44,11 +44,11 @@ pub use document::{BATCH_BYTES, Batch, Class, Delivery, Fetched, NewDelivery, si
 pub use fetch::{Head, Looked, Read, Want};
 pub use follow::{Change, Follower, Wanted};
 pub use large::UNFINISHED;
-pub use record::{Recorded, Settlement, Unrecorded};
+pub use record::{Settlement, Unrecorded};
 pub use redrive::Redriven;
 pub use reject::{Rejected, Unmarkable};
 pub use replay::{Replayable, Selection};
-pub use transition::{Next, Tries, transition};
+pub use transition::{Next, PastAttempts, transition};
 pub use unreadable::Unreadable;
 
 /// Hears of batches that are committed.

@@ -44,6 +44,12 @@ pub use transaction::{Transaction, Writer};
 /// The outbox's collection.
 pub const OUTBOX: &str = "webhook_outbox";
 
+/// The collection of heartbeats, the lease, the position and the states of endpoints.
+pub const STATE: &str = "webhook_state";
+
+/// The `_id` of the lease for finding events, in [`STATE`].
+pub const LEASE: &str = "lease/source";
+
 /// The collection of the statistics.
 pub const STATISTICS: &str = "webhook_stats";
 
@@ -115,7 +121,7 @@ impl Store {
 
     /// Our heartbeats, lease, resume token, endpoint states and scan report.
     pub fn state(&self) -> Collection<Document> {
-        self.database().collection("webhook_state")
+        self.database().collection(STATE)
     }
 
     /// The database itself, for commands.

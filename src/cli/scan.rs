@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::table;
 use crate::config::Config;
-use crate::dispatch::Standing;
+use crate::dispatch::EndpointState;
 use crate::run::{Engine, Settings, Tasks, connect, reach};
 use crate::service::signals::Signals;
 use crate::service::systemd::Manager;
@@ -101,7 +101,7 @@ async fn deliver(engine: &Arc<Engine>, config: &Config, give_up: CancellationTok
 /// Whether something that was appended since then is still on its way, to endpoints that are served.
 async fn open(engine: &Engine, since: DateTime) -> crate::store::Result<bool> {
     let looked = engine.outbox.look().await?;
-    let waits = |endpoint: &crate::model::EndpointKey| engine.standing(endpoint) == Standing::Waits;
+    let waits = |endpoint: &crate::model::EndpointKey| engine.endpoint_state(endpoint) == EndpointState::OutOfService;
     let waiting: Vec<_> = looked
         .heads
         .iter()

@@ -4,10 +4,7 @@ use bson::{Document, doc};
 use mongodb::options::ReturnDocument;
 
 use super::Cluster;
-use crate::store::Result;
-
-/// The `_id` of the lease in `webhook_state`.
-const LEASE: &str = "lease/source";
+use crate::store::{LEASE, Result};
 
 impl Cluster {
     /// Takes the lease if nobody alive holds it; whoever is faster has it. Returns its number if this instance holds it: a later

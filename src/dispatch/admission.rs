@@ -34,9 +34,9 @@ pub(super) struct Admission {
     /// Slots of the endpoint with deliveries that are queued or in flight.
     pub taken_by_endpoint: usize,
     /// Slots taken by all endpoints that are not known to answer.
-    pub taken_by_unknown: usize,
+    pub taken_by_unproven: usize,
     /// Of these, those of the endpoint's organization.
-    pub unknown_by_organization: usize,
+    pub unproven_by_organization: usize,
     /// Whether the endpoint is known to answer.
     pub answers: bool,
 }
@@ -47,7 +47,7 @@ impl Admission {
         let free = self.capacity.saturating_sub(self.taken);
         if !self.answers {
             let quarter = quarter(self.max_in_flight);
-            let may = self.taken_by_unknown < quarter && self.unknown_by_organization < half(quarter);
+            let may = self.taken_by_unproven < quarter && self.unproven_by_organization < half(quarter);
             return usize::from(may && self.taken_by_endpoint == 0).min(free);
         }
         let share = (self.capacity / (self.contenders + 1)).max(1);
@@ -63,22 +63,22 @@ impl Admission {
 #[derive(Debug, Default)]
 pub(super) struct Granted {
     pub(super) all: usize,
-    pub(super) unknown: usize,
+    pub(super) unproven: usize,
     organizations: HashMap<String, (usize, usize)>,
 }
 
 impl Granted {
     /// This many go to that endpoint.
     pub(super) fn add(&mut self, endpoint: &EndpointKey, slots: usize, answers: bool) {
-        let unknown = if answers { 0 } else { slots };
+        let unproven = if answers { 0 } else { slots };
         let organization = self
             .organizations
             .entry(endpoint.organization().to_owned())
             .or_default();
         organization.0 += slots;
-        organization.1 += unknown;
+        organization.1 += unproven;
         self.all += slots;
-        self.unknown += unknown;
+        self.unproven += unproven;
     }
 
     /// Those of an organization, and of these those of endpoints that are not known to answer.
@@ -109,14 +109,14 @@ mod tests {
         taken: 0,
         taken_by_organization: 0,
         taken_by_endpoint: 0,
-        taken_by_unknown: 0,
-        unknown_by_organization: 0,
+        taken_by_unproven: 0,
+        unproven_by_organization: 0,
         answers: true,
     };
 
     #[test]
     fn the_examples() {
-        let unknown = Admission {
+        let unproven = Admission {
             answers: false,
             ..FRESH
         };
@@ -172,64 +172,71 @@ mod tests {
                 },
                 1,
             ),
-            ("not known to answer", unknown, 1),
+            ("not known to answer", unproven, 1),
             (
                 "not known to answer, one under way",
                 Admission {
                     taken_by_endpoint: 1,
-                    ..unknown
+                    ..unproven
                 },
                 0,
             ),
             (
                 "63 others not known to answer",
                 Admission {
-                    taken_by_unknown: 63,
-                    ..unknown
+                    taken_by_unproven: 63,
+                    ..unproven
                 },
                 1,
             ),
             (
                 "64 others not known to answer",
                 Admission {
-                    taken_by_unknown: 64,
-                    ..unknown
+                    taken_by_unproven: 64,
+                    ..unproven
                 },
                 0,
             ),
             (
                 "31 others of its organization not known to answer",
                 Admission {
-                    taken_by_unknown: 31,
-                    unknown_by_organization: 31,
-                    ..unknown
+                    taken_by_unproven: 31,
+                    unproven_by_organization: 31,
+                    ..unproven
                 },
                 1,
             ),
             (
                 "32 others of its organization not known to answer",
                 Admission {
-                    taken_by_unknown: 32,
-                    unknown_by_organization: 32,
-                    ..unknown
+                    taken_by_unproven: 32,
+                    unproven_by_organization: 32,
+                    ..unproven
                 },
                 0,
             ),
             (
                 "one that answers beside 64 that don't",
                 Admission {
-                    taken_by_unknown: 64,
+                    taken_by_unproven: 64,
                     taken: 64,
                     ..FRESH
                 },
                 93,
             ),
-            ("a single slot", Admission { capacity: 1, ..unknown }, 1),
+            (
+                "a single slot",
+                Admission {
+                    capacity: 1,
+                    ..unproven
+                },
+                1,
+            ),
             (
                 "a single request in flight",
                 Admission {
                     max_in_flight: 1,
-                    ..unknown
+                    ..unproven
                 },
                 1,
             ),

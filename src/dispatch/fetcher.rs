@@ -29,21 +29,20 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often slots are asked for again that were wanted in vain, although none was freed.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
-/// What this instance does for an endpoint now.
+/// What is done with the deliveries of an endpoint now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It delivers.
+pub enum EndpointState {
+    /// This instance sends them.
     Served,
-    /// Its deliveries wait, because it is out of service or held.
-    Waits,
-    /// It is switched off or deleted, for this reason: its deliveries are cancelled.
+    /// They wait.
+    OutOfService,
+    /// It is switched off or deleted, for this reason: they are cancelled.
     Off(&'static str),
-    /// It is another instance's.
-    Elsewhere,
+    /// They are another instance's.
+    NotAssigned,
 }
 
-/// Says what this instance does for an endpoint now.
-pub type Stands = dyn Fn(&EndpointKey) -> Standing + Send + Sync;
+pub type StateOf = dyn Fn(&EndpointKey) -> EndpointState + Send + Sync;
 
 /// Reads deliveries into the queue.
 pub struct Fetcher {
@@ -52,7 +51,7 @@ pub struct Fetcher {
     queue: DeliveryQueue,
     waiting: Waiting,
     clock: Clock,
-    stands: Box<Stands>,
+    state_of: Box<StateOf>,
     /// Endpoints that are off, for which something waits.
     off: OffEndpoints,
     starved: Starved,
@@ -71,7 +70,7 @@ impl Fetcher {
         queue: DeliveryQueue,
         waiting: Waiting,
         clock: Clock,
-        stands: Box<Stands>,
+        state_of: Box<StateOf>,
         off: OffEndpoints,
     ) -> Self {
         Self {
@@ -80,7 +79,7 @@ impl Fetcher {
             queue,
             waiting,
             clock,
-            stands,
+            state_of,
             off,
             starved: Starved::default(),
             probes: BinaryHeap::new(),
@@ -142,10 +141,10 @@ impl Fetcher {
             Ok((self.outbox.look().await?, began.elapsed()))
         };
         let (mut looked, took) = self.store.persist("look for pending deliveries", look).await?;
-        looked.heads.retain(|head| self.may_serve(&head.endpoint));
+        looked.heads.retain(|head| self.serve_or_forget(&head.endpoint));
         self.waiting.looked(looked.heads, now);
         for (endpoint, class) in looked.unreadable.iter().filter_map(|one| one.queue.as_ref()) {
-            if self.may_serve(endpoint) {
+            if self.serve_or_forget(endpoint) {
                 // What can be read behind it may be due.
                 self.waiting.has_more(endpoint, *class);
                 self.waiting.again(endpoint.clone());
@@ -159,16 +158,16 @@ impl Fetcher {
     }
 
     /// Whether deliveries of that endpoint may be read. Those of one that is off are to be cancelled.
-    fn may_serve(&self, endpoint: &EndpointKey) -> bool {
-        let standing = (self.stands)(endpoint);
-        if let Standing::Off(_) = standing {
+    fn serve_or_forget(&self, endpoint: &EndpointKey) -> bool {
+        let standing = (self.state_of)(endpoint);
+        if let EndpointState::Off(_) = standing {
             self.queue.forget(endpoint);
             self.off.add(endpoint.clone());
         }
-        if standing != Standing::Served {
+        if standing != EndpointState::Served {
             self.waiting.forget(endpoint);
         }
-        standing == Standing::Served
+        standing == EndpointState::Served
     }
 
     /// What to read: per endpoint, how many deliveries it may have, and where they are.
@@ -181,7 +180,7 @@ impl Fetcher {
             self.queue.make_room();
         }
         for endpoint in endpoints {
-            if plan.granted.contains_key(&endpoint) || !self.may_serve(&endpoint) {
+            if plan.granted.contains_key(&endpoint) || !self.serve_or_forget(&endpoint) {
                 continue;
             }
             let answers = self.queue.answers(&endpoint);

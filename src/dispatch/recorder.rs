@@ -1,9 +1,9 @@
 //! Results, recorded in groups: those of a batch that is not at its end wait for it or for half a second; failures, single
 //! deliveries and what is drained go at once.
 
-mod errors;
 mod gathering;
 mod lost_counts;
+mod write;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use super::waiting::Waiting;
 use super::worker::Attempted;
 use crate::failpoint;
 use crate::model::{Clock, Live, Outcome};
-use crate::outbox::{Delivery, Next, Outbox, Settlement, Tries, transition};
+use crate::outbox::{Delivery, Next, Outbox, PastAttempts, Settlement, transition};
 use crate::sender::RetryPolicy;
 use crate::store::{Pauses, Stopped, Store};
 
@@ -36,7 +36,7 @@ pub type ServedSince = dyn Fn(&crate::model::EndpointKey) -> Option<DateTime> + 
 pub type Drained = dyn Fn(&crate::model::EndpointKey) -> bool + Send + Sync;
 
 /// What the recorder needs.
-pub struct Parts<O> {
+pub struct RecorderParts<O> {
     pub outbox: Outbox,
     /// How to wait for MongoDB.
     pub store: Store,
@@ -58,7 +58,7 @@ pub struct Parts<O> {
 
 /// Records results.
 pub struct Recorder<O> {
-    parts: Parts<O>,
+    parts: RecorderParts<O>,
     results: mpsc::UnboundedReceiver<Attempted>,
     gathering: Gathering,
     /// When something was last recorded: what MongoDB refuses then is not everybody's.
@@ -70,7 +70,7 @@ pub struct Recorder<O> {
 
 impl<O: Observer> Recorder<O> {
     /// A recorder, and where to send results.
-    pub fn new(parts: Parts<O>) -> (Self, mpsc::UnboundedSender<Attempted>) {
+    pub fn new(parts: RecorderParts<O>) -> (Self, mpsc::UnboundedSender<Attempted>) {
         let (sender, results) = mpsc::unbounded_channel();
         let recorder = Self {
             parts,
@@ -125,13 +125,13 @@ impl<O: Observer> Recorder<O> {
     fn judge(&mut self, attempted: impl Iterator<Item = Attempted>) {
         let (now, policy) = (self.parts.clock.now(), self.parts.policy.get());
         for (delivery, outcome) in attempted {
-            let tries = Tries {
+            let past = PastAttempts {
                 attempt: delivery.attempt,
                 first_attempt_at: delivery.first_attempt_at,
                 served_since: (self.parts.served_since)(&delivery.endpoint),
                 redriven: delivery.redriven,
             };
-            let Some(next) = transition(&tries, &outcome, now, &policy, fastrand::f64()) else {
+            let Some(next) = transition(&past, &outcome, now, &policy, fastrand::f64()) else {
                 continue;
             };
             self.parts.observer.attempted(&delivery, &outcome, &next);
@@ -158,7 +158,7 @@ impl<O: Observer> Recorder<O> {
         Ok(())
     }
 
-    /// These results left memory: they are recorded, or nobody needs them.
+    /// The deliveries of these results leave memory: the results are recorded, or nobody needs them.
     fn done(&self, settlements: &[Settlement]) {
         self.parts
             .queue

@@ -38,9 +38,9 @@ struct State {
 /// What waits for one endpoint.
 #[derive(Debug, Default)]
 struct Endpoint {
-    live: Part,
-    retry: Part,
-    background: Part,
+    live: ClassQueue,
+    retry: ClassQueue,
+    background: ClassQueue,
     /// Whether a retry comes first the next time, where both wait.
     retry_first: bool,
     /// Whether only the first deliveries of a batch were read.
@@ -49,7 +49,7 @@ struct Endpoint {
 
 /// What waits in one queue.
 #[derive(Debug, Default)]
-struct Part {
+struct ClassQueue {
     /// The first batches, in order, as far as they are known and not read.
     known: VecDeque<(DateTime, Arc<str>)>,
     /// Others may follow, or come before.
@@ -77,7 +77,7 @@ impl Waiting {
                 .endpoints
                 .entry(head.endpoint.clone())
                 .or_default()
-                .part(head.class);
+                .queue_of(head.class);
             part.add(head.due, head.id);
             state.changed.insert(head.endpoint);
         }
@@ -119,7 +119,7 @@ impl Waiting {
                 .endpoints
                 .entry(head.endpoint.clone())
                 .or_default()
-                .part(head.class);
+                .queue_of(head.class);
             part.found(head.due, head.id, in_memory, now);
             state.changed.insert(head.endpoint);
         }
@@ -130,7 +130,7 @@ impl Waiting {
         let mut state = self.state.lock();
         let waiting = state.endpoints.entry(endpoint.clone()).or_default();
         for class in Class::ALL {
-            let part = waiting.part(class);
+            let part = waiting.queue_of(class);
             part.known.clear();
             part.more = true;
         }
@@ -197,7 +197,7 @@ impl Waiting {
         let partly_read = std::mem::take(&mut waiting.partly_read);
         if let Some((id, skip)) = &memory.partial {
             waiting.partly_read = true;
-            return vec![Want::Part {
+            return vec![Want::Slice {
                 id: Arc::clone(id),
                 skip: Some(*skip),
                 limit: slots,
@@ -205,33 +205,7 @@ impl Waiting {
         }
         // What was in memory of it is recorded or dropped: its rest waits as any batch does.
         waiting.live.more |= partly_read;
-        let (live, retry) = (waiting.live.waits(now), waiting.retry.waits(now));
-        let wants =
-            match (live, retry) {
-                (true, true) if alone || slots == 1 => {
-                    waiting.retry_first = !waiting.retry_first;
-                    let class = if waiting.retry_first { Class::Live } else { Class::Retry };
-                    waiting.part(class).choose(endpoint, class, slots, alone, memory, now)
-                }
-                (true, true) => {
-                    let retries = slots / 2;
-                    let mut wants = waiting
-                        .live
-                        .choose(endpoint, Class::Live, slots - retries, false, memory, now);
-                    wants.extend(
-                        waiting
-                            .retry
-                            .choose(endpoint, Class::Retry, retries, false, memory, now),
-                    );
-                    wants
-                }
-                (true, false) => waiting.live.choose(endpoint, Class::Live, slots, alone, memory, now),
-                (false, true) => waiting.retry.choose(endpoint, Class::Retry, slots, alone, memory, now),
-                (false, false) if waiting.background.waits(now) && memory.batches.is_empty() => waiting
-                    .background
-                    .choose(endpoint, Class::Background, slots, alone, memory, now),
-                (false, false) => Vec::new(),
-            };
+        let wants = waiting.choose(endpoint, slots, alone, memory, now);
         if waiting.is_empty() {
             state.endpoints.remove(endpoint);
         }
@@ -242,7 +216,7 @@ impl Waiting {
     pub(super) fn exhausted(&self, endpoint: &EndpointKey, class: Class) {
         let mut state = self.state.lock();
         if let Some(waiting) = state.endpoints.get_mut(endpoint) {
-            let part = waiting.part(class);
+            let part = waiting.queue_of(class);
             part.more = std::mem::take(&mut part.added);
             if waiting.is_empty() {
                 state.endpoints.remove(endpoint);
@@ -259,14 +233,42 @@ impl Waiting {
     /// Batches of that queue may still wait: not all that was asked for was read or kept.
     pub(super) fn has_more(&self, endpoint: &EndpointKey, class: Class) {
         let mut state = self.state.lock();
-        let part = state.endpoints.entry(endpoint.clone()).or_default().part(class);
+        let part = state.endpoints.entry(endpoint.clone()).or_default().queue_of(class);
         part.known.clear();
         part.more = true;
     }
 }
 
 impl Endpoint {
-    fn part(&mut self, class: Class) -> &mut Part {
+    /// Where both wait, live deliveries and retries get half of the slots each, or one of them in turn.
+    fn choose(
+        &mut self,
+        endpoint: &EndpointKey,
+        slots: usize,
+        alone: bool,
+        memory: &InMemory,
+        now: DateTime,
+    ) -> Vec<Want> {
+        let (live, retry) = (self.live.waits(now), self.retry.waits(now));
+        let shares = match (live, retry) {
+            (true, true) if alone || slots == 1 => {
+                let first = if self.retry_first { Class::Retry } else { Class::Live };
+                self.retry_first = !self.retry_first;
+                vec![(first, slots)]
+            }
+            (true, true) => vec![(Class::Live, slots - slots / 2), (Class::Retry, slots / 2)],
+            (true, false) => vec![(Class::Live, slots)],
+            (false, true) => vec![(Class::Retry, slots)],
+            (false, false) if self.background.waits(now) && memory.batches.is_empty() => {
+                vec![(Class::Background, slots)]
+            }
+            (false, false) => Vec::new(),
+        };
+        let of = |(class, slots)| self.queue_of(class).choose(endpoint, class, slots, alone, memory, now);
+        shares.into_iter().flat_map(of).collect()
+    }
+
+    fn queue_of(&mut self, class: Class) -> &mut ClassQueue {
         match class {
             Class::Live => &mut self.live,
             Class::Retry => &mut self.retry,
@@ -274,7 +276,7 @@ impl Endpoint {
         }
     }
 
-    fn parts(&mut self) -> impl Iterator<Item = &mut Part> {
+    fn parts(&mut self) -> impl Iterator<Item = &mut ClassQueue> {
         [&mut self.live, &mut self.retry, &mut self.background].into_iter()
     }
 
@@ -286,7 +288,7 @@ impl Endpoint {
     }
 }
 
-impl Part {
+impl ClassQueue {
     fn add(&mut self, due: DateTime, id: Arc<str>) {
         if self.more {
             self.added = true;
@@ -371,7 +373,7 @@ impl Part {
         }
         let ids = self.known.drain(..known).map(|(_, id)| id);
         if is_partial {
-            let part = |id| Want::Part {
+            let part = |id| Want::Slice {
                 id,
                 skip: None,
                 limit: slots,

@@ -12,6 +12,9 @@ use bytes::Bytes;
 
 use crate::model::{EndpointKey, EventId, EventType, Message};
 
+/// A delivery that failed keeps this many of its last attempts.
+pub(super) const HISTORY: i32 = 20;
+
 /// The layout that this version writes.
 pub(super) const LAYOUT: i32 = 2;
 
@@ -222,37 +225,15 @@ pub(super) fn encode_batch(id: &str, deliveries: &[NewDelivery], now: DateTime) 
 /// # Errors
 /// The field that is missing or of another type.
 pub(super) fn decode(document: &RawDocument, skip: u32, limit: usize) -> Result<Fetched, String> {
-    let text = |field| {
-        let value = document.get_str(field);
-        value.map_err(|_| format!("`{field}` is not a string"))
-    };
-    let number = |field| {
-        let value = document.get_i32(field);
-        value.map_err(|_| format!("`{field}` is not an Int32"))
-    };
-    let (endpoint, class) = Class::parse(text("queue")?).ok_or("`queue` names no endpoint and class")?;
+    let queue = text(document, "queue")?;
+    let (endpoint, class) = Class::parse(queue).ok_or("`queue` names no endpoint and class")?;
     let results = document.get_array("results").map_err(|_| "`results` is not an array")?;
     let settled = settled(results);
     let entries = document
         .get_array("deliveries")
         .map_err(|_| "`deliveries` is not an array")?;
-    // Where only a part of the deliveries was read, `size` was asked for too.
-    let size = match document.get_i32("size") {
-        Ok(size) => u32::try_from(size).unwrap_or(0),
-        Err(_) => skip.saturating_add(u32::try_from(entries.into_iter().count()).unwrap_or(u32::MAX)),
-    };
-    let batch = Arc::new(Batch {
-        id: text("_id")?.into(),
-        endpoint: endpoint.clone(),
-        size,
-        version: AtomicI32::new(number("version")?),
-        open: AtomicU32::new(u32::try_from(number("open")?).map_err(|_| "`open` is negative")?),
-        in_memory: AtomicU32::new(0),
-        settled: AtomicU64::new(0),
-        cancelled: AtomicBool::new(false),
-    });
-    let count = |field| document.get_i32(field).ok().and_then(|n| u32::try_from(n).ok());
-    let (attempts, begun) = (count("attempts"), count("begun"));
+    let batch = Arc::new(decode_batch(document, endpoint, entries, skip)?);
+    let attempts = decode_attempts(document);
     let (mut deliveries, mut next) = (Vec::new(), skip);
     for entry in entries {
         if deliveries.len() >= limit {
@@ -265,20 +246,8 @@ pub(super) fn decode(document: &RawDocument, skip: u32, limit: usize) -> Result<
         }
         let entry = entry.ok().and_then(|entry| entry.as_document());
         let entry = entry.ok_or_else(|| format!("`deliveries.{index}` is not a document"))?;
-        let (message, certificate, occurred_at) =
-            decode_delivery(entry).map_err(|what| format!("`deliveries.{index}`: {what}"))?;
-        deliveries.push(Delivery {
-            message,
-            endpoint: endpoint.clone(),
-            attempt: attempts.unwrap_or(0).saturating_add(1),
-            first_attempt_at: document.get_datetime("firstAttemptAt").ok(),
-            redriven: document.get_bool("redriven").unwrap_or(false),
-            begun: begun.unwrap_or(0),
-            occurred_at,
-            certificate,
-            batch: Arc::clone(&batch),
-            index,
-        });
+        let delivery = decode_delivery(entry, &attempts, &batch, index);
+        deliveries.push(delivery.map_err(|what| format!("`deliveries.{index}`: {what}"))?);
     }
     let rest = (next < batch.size).then_some(next);
     Ok(Fetched {
@@ -290,28 +259,86 @@ pub(super) fn decode(document: &RawDocument, skip: u32, limit: usize) -> Result<
     })
 }
 
-fn decode_delivery(entry: &RawDocument) -> Result<(Message, RawBson, DateTime), &'static str> {
-    let event = entry.get_str("event").map_err(|_| "`event` is not a string")?;
-    let event_type = entry
-        .get_str("type")
-        .ok()
-        .and_then(EventType::parse)
-        .ok_or("`type` is unknown")?;
-    let payload = entry.get_str("payload").map_err(|_| "`payload` is not a string")?;
-    let certificate = entry
-        .get("certificate")
-        .ok()
-        .flatten()
-        .map_or(RawBson::Null, RawBson::from);
-    let occurred_at = entry
-        .get_datetime("occurredAt")
-        .map_err(|_| "`occurredAt` is not a date")?;
-    let message = Message {
-        event_id: EventId::from_stored(event),
-        event_type,
-        body: Bytes::copy_from_slice(payload.as_bytes()),
+fn decode_batch(document: &RawDocument, endpoint: EndpointKey, entries: &RawArray, skip: u32) -> Result<Batch, String> {
+    // Where only a part of the deliveries was read, `size` was asked for too.
+    let size = match document.get_i32("size") {
+        Ok(size) => u32::try_from(size).unwrap_or(0),
+        Err(_) => skip.saturating_add(u32::try_from(entries.into_iter().count()).unwrap_or(u32::MAX)),
     };
-    Ok((message, certificate, occurred_at))
+    let open = number(document, "open")?;
+    Ok(Batch {
+        id: text(document, "_id")?.into(),
+        endpoint,
+        size,
+        version: AtomicI32::new(number(document, "version")?),
+        open: AtomicU32::new(u32::try_from(open).map_err(|_| "`open` is negative")?),
+        in_memory: AtomicU32::new(0),
+        settled: AtomicU64::new(0),
+        cancelled: AtomicBool::new(false),
+    })
+}
+
+/// What a document says of the attempts of its only delivery so far.
+struct Attempts {
+    made: u32,
+    first_at: Option<DateTime>,
+    redriven: bool,
+    begun: u32,
+}
+
+fn decode_attempts(document: &RawDocument) -> Attempts {
+    let count = |field| document.get_i32(field).ok().and_then(|n| u32::try_from(n).ok());
+    Attempts {
+        made: count("attempts").unwrap_or(0),
+        first_at: document.get_datetime("firstAttemptAt").ok(),
+        redriven: document.get_bool("redriven").unwrap_or(false),
+        begun: count("begun").unwrap_or(0),
+    }
+}
+
+fn decode_delivery(
+    entry: &RawDocument,
+    attempts: &Attempts,
+    batch: &Arc<Batch>,
+    index: u32,
+) -> Result<Delivery, &'static str> {
+    let certificate = entry.get("certificate").ok().flatten();
+    let occurred_at = entry.get_datetime("occurredAt");
+    Ok(Delivery {
+        message: decode_message(entry)?,
+        endpoint: batch.endpoint.clone(),
+        attempt: attempts.made.saturating_add(1),
+        first_attempt_at: attempts.first_at,
+        redriven: attempts.redriven,
+        begun: attempts.begun,
+        occurred_at: occurred_at.map_err(|_| "`occurredAt` is not a date")?,
+        certificate: certificate.map_or(RawBson::Null, RawBson::from),
+        batch: Arc::clone(batch),
+        index,
+    })
+}
+
+fn decode_message(entry: &RawDocument) -> Result<Message, &'static str> {
+    let event = entry.get_str("event").map_err(|_| "`event` is not a string")?;
+    let event_type = entry.get_str("type").ok().and_then(EventType::parse);
+    let payload = entry.get_str("payload").map_err(|_| "`payload` is not a string")?;
+    Ok(Message {
+        event_id: EventId::from_stored(event),
+        event_type: event_type.ok_or("`type` is unknown")?,
+        body: Bytes::copy_from_slice(payload.as_bytes()),
+    })
+}
+
+fn text<'a>(document: &'a RawDocument, field: &str) -> Result<&'a str, String> {
+    document
+        .get_str(field)
+        .map_err(|_| format!("`{field}` is not a string"))
+}
+
+fn number(document: &RawDocument, field: &str) -> Result<i32, String> {
+    document
+        .get_i32(field)
+        .map_err(|_| format!("`{field}` is not an Int32"))
 }
 
 /// Which places are settled.
@@ -350,44 +377,4 @@ pub(super) fn result_field(index: u32) -> bson::raw::CString {
 }
 
 #[cfg(test)]
-pub(crate) mod testing {
-    use super::*;
-
-    /// A batch of `size` small deliveries for an endpoint, read whole.
-    pub(crate) fn fetched(endpoint: &str, name: &str, size: u32) -> Fetched {
-        let endpoint = EndpointKey::from_stored(endpoint);
-        let batch = Arc::new(Batch {
-            id: format!("{endpoint}/{name}").into(),
-            endpoint: endpoint.clone(),
-            size,
-            version: AtomicI32::new(1),
-            open: AtomicU32::new(size),
-            in_memory: AtomicU32::new(0),
-            settled: AtomicU64::new(0),
-            cancelled: AtomicBool::new(false),
-        });
-        let delivery = |index| Delivery {
-            message: Message {
-                event_id: EventId::from_stored(&format!("certificate_expired_{name}-{index}_0")),
-                event_type: EventType::CertificateExpired,
-                body: Bytes::from_static(b"{}"),
-            },
-            endpoint: endpoint.clone(),
-            attempt: 1,
-            first_attempt_at: None,
-            redriven: false,
-            begun: 0,
-            occurred_at: DateTime::from_millis(0),
-            certificate: RawBson::Null,
-            batch: Arc::clone(&batch),
-            index,
-        };
-        Fetched {
-            deliveries: (0..size).map(delivery).collect(),
-            batch,
-            class: Class::Live,
-            due: DateTime::from_millis(0),
-            rest: None,
-        }
-    }
-}
+pub(crate) mod testing;

@@ -13,7 +13,7 @@ use crate::store::{OUTBOX, Result};
 
 /// Parts of one command: one command per part costs MongoDB and us more than reading what the part has. MongoDB allows a
 /// pipeline 1,000 stages.
-const PARTS: usize = 100;
+const WANTS_PER_COMMAND: usize = 100;
 
 /// The first batch of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +33,8 @@ pub struct Head {
 pub enum Want {
     /// A batch that is known, whole.
     Batch(Arc<str>),
-    /// A part of a known batch.
-    Part {
+    /// A slice of a known batch.
+    Slice {
         /// Its `_id`.
         id: Arc<str>,
         /// The place to begin at; `None`: the first place that is not settled.
@@ -183,7 +183,7 @@ fn head(row: &RawDocument) -> std::result::Result<Head, &'static str> {
 
 fn part(want: &Want) -> Option<(&str, usize)> {
     match want {
-        Want::Part { id, limit, .. } => Some((id, *limit)),
+        Want::Slice { id, limit, .. } => Some((id, *limit)),
         _ => None,
     }
 }
@@ -200,13 +200,13 @@ fn pipelines(wants: &[Want], now: DateTime) -> Vec<Vec<Document>> {
         );
         pipeline
     };
-    parts.chunks(PARTS).map(command).collect()
+    parts.chunks(WANTS_PER_COMMAND).map(command).collect()
 }
 
 fn pipeline(want: &Want, now: DateTime) -> Option<Vec<Document>> {
     match want {
         Want::Batch(_) => None,
-        Want::Part { id, skip, limit } => {
+        Want::Slice { id, skip, limit } => {
             let skip = skip.map_or_else(first_open, |skip| Bson::Int32(i32::try_from(skip).unwrap_or(i32::MAX)));
             let limit = i32::try_from(*limit).unwrap_or(i32::MAX);
             let mut fields: Document = FETCHED_FIELDS

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use bson::{Bson, DateTime, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 
-use super::document::{Batch, settled};
+use super::document::{Batch, LAYOUT, settled};
 use super::{Class, Delivery, Head, Next, Outbox};
 use crate::failpoint;
 use crate::statistics::Additions;
@@ -39,15 +39,9 @@ pub enum Unrecorded {
     Statistics(store::Error),
 }
 
-/// What was recorded.
-#[derive(Debug, Default)]
-pub struct Recorded {
-    /// Retries, with when they are due.
-    pub retries: Vec<Head>,
-}
-
 impl Outbox {
-    /// Records these results, and adds them to the statistics unless `counted` is false.
+    /// Records these results, and adds them to the statistics unless `counted` is false. Returns the retries, with when they are
+    /// due.
     ///
     /// # Errors
     /// See [`Unrecorded`].
@@ -56,7 +50,7 @@ impl Outbox {
         settlements: &[Settlement],
         counted: bool,
         now: DateTime,
-    ) -> Result<Recorded, Unrecorded> {
+    ) -> Result<Vec<Head>, Unrecorded> {
         // Seen when earlier results of the batch were recorded: somebody else settled or cancelled these.
         let is_outdated = |one: &Settlement| {
             let batch = &one.delivery.batch;
@@ -93,9 +87,7 @@ impl Outbox {
                 .open
                 .fetch_sub(count.min(batch.open.load(Ordering::Relaxed)), Ordering::Relaxed);
         }
-        Ok(Recorded {
-            retries: written.retries,
-        })
+        Ok(written.retries)
     }
 
     /// Reads the batches of these results again, because somebody else wrote to one of them, and keeps the results that still
@@ -132,7 +124,7 @@ impl Outbox {
     pub async fn probe(&self) -> store::Result<()> {
         let id = format!("probe/{}", self.instance_id);
         let outbox = self.store.outbox();
-        let write = outbox.update_one(doc! { "_id": &id }, doc! { "$set": { "v": 2, "state": "probe" } });
+        let write = outbox.update_one(doc! { "_id": &id }, doc! { "$set": { "v": LAYOUT, "state": "probe" } });
         write.upsert(true).await?;
         outbox.delete_one(doc! { "_id": &id }).await?;
         Ok(())

@@ -1,5 +1,4 @@
-//! What becomes of a delivery after an attempt: a pure function, so that every rule of the contract's section 4 is a row in
-//! a test.
+//! What becomes of a delivery after an attempt: a pure function. The rules are those of docs/receivers.md.
 
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use crate::sender::RetryPolicy;
 
 /// The attempts of a delivery so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tries {
+pub struct PastAttempts {
     /// The number of the attempt that has just ended, from 1.
     pub attempt: u32,
     /// When the first attempt that failed began.
@@ -56,7 +55,13 @@ pub enum Next {
 
 /// Says what becomes of a delivery whose attempt ended at `now` in `outcome`; `None` if nothing was attempted. `jitter` is
 /// between 0 and 1.
-pub fn transition(tries: &Tries, outcome: &Outcome, now: DateTime, policy: &RetryPolicy, jitter: f64) -> Option<Next> {
+pub fn transition(
+    past: &PastAttempts,
+    outcome: &Outcome,
+    now: DateTime,
+    policy: &RetryPolicy,
+    jitter: f64,
+) -> Option<Next> {
     let dead = |verdict: &str, failure: &Failure| Next::Dead {
         verdict: verdict.into(),
         failure: failure.clone(),
@@ -68,32 +73,32 @@ pub fn transition(tries: &Tries, outcome: &Outcome, now: DateTime, policy: &Retr
         Outcome::NotSent => return None,
         Outcome::Gone(failure) => dead("410 Gone: not retried", failure),
         Outcome::PermanentFailure(failure) => dead("permanent failure: not retried", failure),
-        Outcome::TransientFailure(failure) => after_failure(tries, failure, now, policy, jitter),
+        Outcome::TransientFailure(failure) => after_failure(past, failure, now, policy, jitter),
     })
 }
 
-fn after_failure(tries: &Tries, failure: &Failure, now: DateTime, policy: &RetryPolicy, jitter: f64) -> Next {
+fn after_failure(past: &PastAttempts, failure: &Failure, now: DateTime, policy: &RetryPolicy, jitter: f64) -> Next {
     let began = later(now, failure.elapsed, -1);
-    let first_attempt_at = tries.first_attempt_at.unwrap_or(began);
+    let first_attempt_at = past.first_attempt_at.unwrap_or(began);
     let dead = |verdict: String| Next::Dead {
         verdict,
         failure: failure.clone(),
         redrivable: true,
     };
-    if tries.redriven {
+    if past.redriven {
         return dead("it failed again after it was a dead letter".into());
     }
-    if tries.attempt >= policy.max_attempts {
-        return dead(format!("{} attempts failed", tries.attempt));
+    if past.attempt >= policy.max_attempts {
+        return dead(format!("{} attempts failed", past.attempt));
     }
-    let backoff = policy.delay(tries.attempt, jitter);
+    let backoff = policy.delay(past.attempt, jitter);
     let due = later(now, backoff.max(failure.retry_after.unwrap_or_default()), 1);
-    let start = tries
+    let start = past
         .served_since
         .map_or(first_attempt_at, |since| since.max(first_attempt_at));
     let deadline = later(start, policy.period, 1);
     if now >= deadline {
-        return dead(format!("the retry period ended after {} attempts", tries.attempt));
+        return dead(format!("the retry period ended after {} attempts", past.attempt));
     }
     // What would be due after the retry period is attempted once more at its end.
     Next::Retry {

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::dispatch::EndpointState;
 use crate::model::{Clock, EndpointKey};
 use crate::store::{Result, Stopped, Store};
 
@@ -78,21 +79,16 @@ impl EndpointStates {
         Ok(())
     }
 
-    /// Deliveries of that endpoint wait, because it is out of service.
-    pub fn waits(&self, endpoint: &EndpointKey) {
-        self.set(endpoint, Is::Waiting);
-    }
-
-    /// The endpoint is served. If its deliveries had to wait, their retry period begins now.
-    pub fn is_served(&self, endpoint: &EndpointKey) {
-        let waited = self
-            .shared
-            .states
-            .lock()
-            .get(endpoint)
-            .is_some_and(|state| state.is == Is::Waiting);
-        if waited {
-            self.set(endpoint, Is::ServedSince(self.clock.now()));
+    /// Notes that deliveries of that endpoint wait, or, if they had to, that their retry period begins now.
+    pub fn note(&self, endpoint: &EndpointKey, state: &EndpointState) {
+        let waited = || {
+            let states = self.shared.states.lock();
+            states.get(endpoint).is_some_and(|state| state.is == Is::Waiting)
+        };
+        match state {
+            EndpointState::OutOfService => self.set(endpoint, Is::Waiting),
+            EndpointState::Served if waited() => self.set(endpoint, Is::ServedSince(self.clock.now())),
+            EndpointState::Served | EndpointState::Off(_) | EndpointState::NotAssigned => {}
         }
     }
 

@@ -14,7 +14,7 @@ use super::{Courier, Settings, Tally};
 use crate::cluster::{CUT_SHORT, Cluster, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::config::Config;
 use crate::dispatch::{
-    Abort, DeliveryQueue, Fetcher, Limits, OffEndpoints, Parts, Recorder, Standing, Waiting, Workers,
+    Abort, DeliveryQueue, EndpointState, Fetcher, Limits, OffEndpoints, Recorder, RecorderParts, Waiting, Workers,
 };
 use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Live};
@@ -134,23 +134,16 @@ impl Engine {
         Ok(())
     }
 
-    /// What this instance does for an endpoint now.
-    pub fn standing(&self, endpoint: &EndpointKey) -> Standing {
+    pub fn endpoint_state(&self, endpoint: &EndpointKey) -> EndpointState {
         let is_silent = self.cluster.age().is_none_or(|age| age >= NO_NEW_REQUESTS);
         if is_silent || !self.cluster.is_assigned(endpoint) {
-            return Standing::Elsewhere;
+            return EndpointState::NotAssigned;
         }
         match self.directory.find(endpoint) {
-            Found::Served(_) | Found::Email { enabled: true } => {
-                self.endpoint_states.is_served(endpoint);
-                Standing::Served
-            }
-            Found::Email { enabled: false } => Standing::Off("e-mails are switched off"),
-            Found::OutOfService { .. } => {
-                self.endpoint_states.waits(endpoint);
-                Standing::Waits
-            }
-            Found::Off { reason } => Standing::Off(reason),
+            Found::Served(_) | Found::Email { enabled: true } => EndpointState::Served,
+            Found::Email { enabled: false } => EndpointState::Off("e-mails are switched off"),
+            Found::OutOfService { .. } => EndpointState::OutOfService,
+            Found::Off { reason } => EndpointState::Off(reason),
         }
     }
 
@@ -212,7 +205,11 @@ impl Engine {
             self.queue.clone(),
             self.waiting.clone(),
             self.clock.clone(),
-            Box::new(move |endpoint| engine.standing(endpoint)),
+            Box::new(move |endpoint| {
+                let state = engine.endpoint_state(endpoint);
+                engine.endpoint_states.note(endpoint, &state);
+                state
+            }),
             off.clone(),
         );
         (fetcher, off)
@@ -230,7 +227,7 @@ impl Engine {
             tracer: self.settings.tracer.clone(),
         };
         let (states, cluster) = (self.endpoint_states.clone(), self.cluster.clone());
-        let (recorder, results) = Recorder::new(Parts {
+        let (recorder, results) = Recorder::new(RecorderParts {
             outbox: self.outbox.clone(),
             store: self.store.clone(),
             queue: self.queue.clone(),

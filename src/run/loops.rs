@@ -1,4 +1,4 @@
-//! The daemon's own loops: a ticker and a line each; what they do is where it belongs.
+//! The daemon's loops: when something is done. What is done is in the modules that they call.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::{Engine, Snapshot};
 use crate::cluster::{BEAT, CUT_SHORT, Deliveries, NO_NEW_REQUESTS, WakeUps};
-use crate::dispatch::Standing;
+use crate::dispatch::EndpointState;
 use crate::service::Pulse;
 use crate::service::systemd::Manager;
 use crate::source::{Extent, Report, ScanTrigger};
@@ -194,7 +194,7 @@ pub(super) async fn changed_endpoints(engine: Arc<Engine>, stop: CancellationTok
     let mut changes = engine.directory.subscribe();
     while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
         for endpoint in engine.queue.probed() {
-            if engine.standing(&endpoint) != Standing::Served {
+            if engine.endpoint_state(&endpoint) != EndpointState::Served {
                 engine.queue.forget(&endpoint);
             }
         }

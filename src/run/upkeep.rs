@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::Engine;
-use crate::dispatch::{OffEndpoints, Standing};
+use crate::dispatch::{EndpointState, OffEndpoints};
 use crate::model::EndpointKey;
 use crate::outbox::Cancelled;
 use crate::store::{Error, Kind, Pauses, Stopped, ensure_outbox, missing_in_outbox};
@@ -75,7 +75,7 @@ async fn cancel_all(
     }
     let (mut cancelled, mut uncounted, mut refusals) = (0, None, 0);
     let failed = loop {
-        let Standing::Off(reason) = engine.standing(endpoint) else {
+        let EndpointState::Off(reason) = engine.endpoint_state(endpoint) else {
             break None;
         };
         if stop.is_cancelled() {

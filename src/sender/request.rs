@@ -1,4 +1,4 @@
-//! The request, in the contract's words.
+//! The request, as docs/receivers.md describes it.
 
 use bson::DateTime;
 use bytes::Bytes;

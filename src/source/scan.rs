@@ -109,7 +109,7 @@ impl Scan {
             while !self.stop.is_cancelled() && self.take_page(&mut query, &mut report).await? {
                 // A full page is seldom the last.
                 if report.found - before >= config.batch_size as usize {
-                    self.take_pages_beside(&query, &mut report).await;
+                    self.take_pages_in_pairs(&query, &mut report).await;
                 }
             }
         }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{instant, number, rfc3339, text};
 use crate::cluster::ALIVE;
-use crate::store::{Result, Store};
+use crate::store::{LEASE, Result, Store};
 
 /// One run of the daemon.
 #[derive(Clone, Debug, Serialize)]
@@ -37,7 +37,7 @@ pub(super) async fn instances(store: &Store, now: DateTime) -> Result<Vec<Instan
     let state = store.state();
     let found = state.find(filter).sort(doc! { "seenAt": -1 }).await?;
     let found: Vec<Document> = found.try_collect().await?;
-    let lease = found.iter().find(|document| text(document, "_id") == "lease/source");
+    let lease = found.iter().find(|document| text(document, "_id") == LEASE);
     let holder = lease.map(|lease| text(lease, "holder"));
     let read = |document| instance(document, holder.as_deref(), now);
     Ok(found.iter().filter_map(read).collect())

@@ -19,7 +19,7 @@ pub enum Writer {
     /// The scan, page after page.
     Scan,
     /// The scan's other page, where two are under way.
-    ScanBeside,
+    ScanSecond,
     /// The recorder.
     Recorder,
     /// Operations, cancellations, redrive.

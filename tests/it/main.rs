@@ -46,6 +46,7 @@ mod outage;
 mod outbox;
 mod outbox_v2;
 mod page;
+mod promises;
 mod random;
 mod refusals;
 mod retries;

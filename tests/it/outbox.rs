@@ -288,7 +288,7 @@ async fn the_first_open_delivery_of_a_batch_is_fetched_without_the_others() {
         doc! { "ns": format!("{}.webhook_outbox", fixture.database.name()), "command.aggregate": { "$exists": true } };
     fixture.profile(&reads).await;
 
-    let want = |skip, limit| Want::Part {
+    let want = |skip, limit| Want::Slice {
         id: Arc::clone(&batch[0].batch.id),
         skip,
         limit,

@@ -7,7 +7,7 @@ use crate::model::EndpointKey;
 #[derive(Default)]
 pub(super) struct Starved {
     /// Not known to answer: they wait for one of the few slots that such endpoints get.
-    unknown: Line,
+    unproven: Line,
     /// Known to answer: they wait for any slot.
     answering: Line,
 }
@@ -24,20 +24,20 @@ impl Starved {
         let line = if answers {
             &mut self.answering
         } else {
-            &mut self.unknown
+            &mut self.unproven
         };
         line.add(endpoint);
     }
 
     /// Those that may ask again, where there are slots for that many of either kind.
-    pub(super) fn take(&mut self, (unknown, answering): (usize, usize)) -> Vec<EndpointKey> {
-        let mut taken = self.unknown.take(unknown);
+    pub(super) fn take(&mut self, (unproven, answering): (usize, usize)) -> Vec<EndpointKey> {
+        let mut taken = self.unproven.take(unproven);
         taken.extend(self.answering.take(answering));
         taken
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.unknown.turn.is_empty() && self.answering.turn.is_empty()
+        self.unproven.turn.is_empty() && self.answering.turn.is_empty()
     }
 
     /// Whether somebody waits who would use slots well.

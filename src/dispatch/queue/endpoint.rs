@@ -19,11 +19,11 @@ pub(super) struct EndpointQueue {
     /// Whether it stands in its organization's turn.
     pub(super) in_turn: bool,
     /// When a request last ended.
-    pub(super) moved: Option<Instant>,
+    pub(super) last_progress: Option<Instant>,
     /// It wants to be refilled when it has this many deliveries queued or in flight.
     pub(super) low: usize,
     /// Of its slots, those that count as taken by an endpoint that is not known to answer.
-    pub(super) counted_unknown: usize,
+    pub(super) counted_unproven: usize,
     /// Its batches in memory.
     pub(super) batches: HashSet<Arc<str>>,
     /// Batches whose results can't be recorded, and until when they are left alone.
@@ -54,5 +54,5 @@ pub(super) struct Organization {
     /// Slots taken.
     pub(super) taken: usize,
     /// Of these, those with deliveries that are queued or in flight, of endpoints that are not known to answer.
-    pub(super) unknown: usize,
+    pub(super) unproven: usize,
 }

@@ -28,7 +28,7 @@ pub(super) struct State {
     taken: usize,
     pub(super) in_flight: usize,
     /// Slots taken by endpoints that are not known to answer.
-    taken_by_unknown: usize,
+    taken_by_unproven: usize,
     changes: Changes,
 }
 
@@ -46,7 +46,7 @@ impl State {
             batches: HashMap::new(),
             taken: 0,
             in_flight: 0,
-            taken_by_unknown: 0,
+            taken_by_unproven: 0,
             changes: Changes::default(),
         }
     }
@@ -72,11 +72,11 @@ impl State {
         }
         let holding = self.endpoints.len() + usize::from(queue.is_none());
         let name = endpoint.organization();
-        let (slots, unknown) = self
+        let (slots, unproven) = self
             .organizations
             .get(name)
-            .map_or((0, 0), |one| (one.taken, one.unknown));
-        let (more_slots, more_unknown) = granted.of(name);
+            .map_or((0, 0), |one| (one.taken, one.unproven));
+        let (more_slots, more_unproven) = granted.of(name);
         let admission = Admission {
             capacity: self.limits.capacity,
             max_in_flight: self.limits.max_in_flight,
@@ -84,8 +84,8 @@ impl State {
             taken: self.taken + granted.all,
             taken_by_organization: slots + more_slots,
             taken_by_endpoint: queue.map_or(0, EndpointQueue::active),
-            taken_by_unknown: self.taken_by_unknown + granted.unknown,
-            unknown_by_organization: unknown + more_unknown,
+            taken_by_unproven: self.taken_by_unproven + granted.unproven,
+            unproven_by_organization: unproven + more_unproven,
             answers: self.breakers.answers(endpoint),
         };
         let granted = if self.bytes >= MAX_BYTES { 0 } else { admission.grant() };
@@ -113,8 +113,8 @@ impl State {
 
     pub(super) fn spare(&self) -> (usize, usize) {
         let free = self.limits.capacity.saturating_sub(self.taken);
-        let unknown = quarter(self.limits.max_in_flight).saturating_sub(self.taken_by_unknown);
-        (unknown.min(free), free)
+        let unproven = quarter(self.limits.max_in_flight).saturating_sub(self.taken_by_unproven);
+        (unproven.min(free), free)
     }
 
     pub(super) fn enqueue(&mut self, mut fetched: Fetched, limit: usize, now: Instant) -> usize {
@@ -131,6 +131,7 @@ impl State {
             || queue.excluded.contains_key(&id)
             || (known.is_some() && continued.is_none())
         {
+            self.forget_idle(&endpoint);
             return 0;
         }
         let mut rest = fetched.rest;
@@ -149,9 +150,9 @@ impl State {
             queue.partial = Some((Arc::clone(&id), rest));
         }
         queue.batches.insert(Arc::clone(&id));
-        queue.moved.get_or_insert(now);
+        queue.last_progress.get_or_insert(now);
         if queue.unsent.is_empty() {
-            queue.moved = Some(now);
+            queue.last_progress = Some(now);
         }
         for mut delivery in fetched.deliveries {
             self.bytes += delivery.message.body.len();
@@ -182,7 +183,7 @@ impl State {
         if let Some(queue) = self.endpoints.get_mut(endpoint) {
             queue.in_flight -= 1;
             queue.unrecorded += 1;
-            queue.moved = Some(now);
+            queue.last_progress = Some(now);
         }
         self.note_health(endpoint, outcome, now);
         if matches!(outcome, Outcome::NotSent) {
@@ -268,7 +269,10 @@ impl State {
 
     pub(super) fn drop_stuck(&mut self, now: Instant, after: Duration) {
         let is_stuck = |queue: &EndpointQueue| {
-            !queue.unsent.is_empty() && queue.moved.is_some_and(|moved| now.duration_since(moved) >= after)
+            !queue.unsent.is_empty()
+                && queue
+                    .last_progress
+                    .is_some_and(|moved| now.duration_since(moved) >= after)
         };
         let stuck: Vec<_> = self
             .endpoints
@@ -327,11 +331,11 @@ impl State {
         let Some(queue) = self.endpoints.get_mut(endpoint) else {
             return;
         };
-        let unknown = if answers { 0 } else { queue.active() };
-        let before = std::mem::replace(&mut queue.counted_unknown, unknown);
-        self.taken_by_unknown = self.taken_by_unknown + unknown - before;
+        let unproven = if answers { 0 } else { queue.active() };
+        let before = std::mem::replace(&mut queue.counted_unproven, unproven);
+        self.taken_by_unproven = self.taken_by_unproven + unproven - before;
         if let Some(organization) = self.organizations.get_mut(endpoint.organization()) {
-            organization.unknown = organization.unknown + unknown - before;
+            organization.unproven = organization.unproven + unproven - before;
         }
     }
 

@@ -42,12 +42,12 @@ impl Gathering {
         self.count += 1;
     }
 
-    /// When the first results are to be recorded at the latest.
+    /// When results have waited long enough.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.batches.values().map(|results| results.since + LINGER).min()
     }
 
-    /// Takes out what is to be recorded now: `all`, or if more than `most` wait, everything.
+    /// Takes out what must be recorded now: everything if `all` is wanted, or more than `most` results wait.
     pub(super) fn take(&mut self, all: bool, most: usize, drained: &Drained) -> Vec<Settlement> {
         let (now, all) = (Instant::now(), all || self.count > most);
         let mut ready: Vec<(Instant, Arc<str>)> = self

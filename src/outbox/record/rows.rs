@@ -7,13 +7,10 @@ use bson::{DateTime, RawArrayBuf, RawBson, RawDocumentBuf, cstr, rawdoc};
 
 use super::{Settlement, count, retry};
 use crate::model::Failure;
-use crate::outbox::document::{Batch, LAYOUT, encode_delivery, result_field, single_id};
+use crate::outbox::document::{Batch, HISTORY, LAYOUT, encode_delivery, result_field, single_id};
 use crate::outbox::{Class, Head, Next};
 use crate::statistics::Additions;
 use crate::store::update_row;
-
-/// A delivery that failed keeps this many of its last attempts.
-const HISTORY: i32 = 20;
 
 /// What one transaction writes.
 #[derive(Default)]

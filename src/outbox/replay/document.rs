@@ -4,6 +4,7 @@ use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 
 use super::Replayable;
 use super::selection::{Candidate, Selection};
+use crate::outbox::document::{HISTORY, LAYOUT};
 use crate::outbox::versions::raw;
 
 /// What is read of it: no payload.
@@ -20,9 +21,6 @@ pub(super) const FIELDS: [&str; 11] = [
     "deliveries.type",
     "deliveries.occurredAt",
 ];
-
-/// A delivery that failed keeps this many of its last attempts.
-const HISTORY: i32 = 20;
 
 /// A document of which something is chosen.
 #[derive(Debug)]
@@ -172,7 +170,7 @@ impl Ended {
             let history = RawDocumentBuf::try_from(&attempt(delivery.result.as_ref()?, 1)).ok()?;
             Some(rawdoc! {
                 "_id": format!("{}/{}", self.endpoint, delivery.event),
-                "v": 2,
+                "v": LAYOUT,
                 "version": 1,
                 "state": "pending",
                 "endpoint": &*self.endpoint,

@@ -1,4 +1,4 @@
-//! The contract's section 4, a row a rule.
+//! The rules for attempts that docs/receivers.md tells, a row for each.
 
 use super::*;
 const NOW: i64 = 1_000_000_000;
@@ -10,8 +10,8 @@ const POLICY: RetryPolicy = RetryPolicy {
 };
 
 /// After that attempt; the first one failed this many milliseconds ago.
-fn at(attempt: u32, first_failed_ago: Option<i64>) -> Tries {
-    Tries {
+fn at(attempt: u32, first_failed_ago: Option<i64>) -> PastAttempts {
+    PastAttempts {
         attempt,
         first_attempt_at: first_failed_ago.map(|ago| DateTime::from_millis(NOW - ago)),
         served_since: None,
@@ -30,38 +30,38 @@ fn failure(retry_after: Option<u64>) -> Failure {
     }
 }
 
-fn next(tries: &Tries, outcome: &Outcome) -> Next {
-    transition(tries, outcome, DateTime::from_millis(NOW), &POLICY, 0.5).expect("something was attempted")
+fn next(past: &PastAttempts, outcome: &Outcome) -> Next {
+    transition(past, outcome, DateTime::from_millis(NOW), &POLICY, 0.5).expect("something was attempted")
 }
 
 /// Expects another attempt in `due_in` milliseconds, the first one having begun `first_ago` milliseconds ago.
-fn retried(tries: Tries, retry_after: Option<u64>, due_in: i64, first_ago: i64) {
+fn retried(past: PastAttempts, retry_after: Option<u64>, due_in: i64, first_ago: i64) {
     let failure = failure(retry_after);
     let expected = Next::Retry {
         due: DateTime::from_millis(NOW + due_in),
         first_attempt_at: DateTime::from_millis(NOW - first_ago),
         failure: failure.clone(),
     };
-    assert_eq!(next(&tries, &Outcome::TransientFailure(failure)), expected);
+    assert_eq!(next(&past, &Outcome::TransientFailure(failure)), expected);
 }
 
 /// Expects a dead letter.
-fn dead(tries: Tries, retry_after: Option<u64>, verdict: &str) {
+fn dead(past: PastAttempts, retry_after: Option<u64>, verdict: &str) {
     let failure = failure(retry_after);
     let expected = Next::Dead {
         verdict: verdict.into(),
         failure: failure.clone(),
         redrivable: true,
     };
-    assert_eq!(next(&tries, &Outcome::TransientFailure(failure)), expected);
+    assert_eq!(next(&past, &Outcome::TransientFailure(failure)), expected);
 }
 
 #[test]
 fn any_success_delivers_at_any_attempt() {
-    for tries in [at(1, None), at(100, Some(599_000)), at(7, Some(3_600_000))] {
+    for past in [at(1, None), at(100, Some(599_000)), at(7, Some(3_600_000))] {
         let (status, elapsed) = (204, Duration::ZERO);
         assert_eq!(
-            next(&tries, &Outcome::Delivered { status, elapsed }),
+            next(&past, &Outcome::Delivered { status, elapsed }),
             Next::Delivered { status }
         );
     }
@@ -124,11 +124,11 @@ fn a_permanent_failure_is_final_at_the_first_attempt_and_never_redriven() {
 
 #[test]
 fn a_dead_letter_that_was_tried_once_more_is_dead_again() {
-    let tries = Tries {
+    let past = PastAttempts {
         redriven: true,
         ..at(1, None)
     };
-    dead(tries, None, "it failed again after it was a dead letter");
+    dead(past, None, "it failed again after it was a dead letter");
 }
 
 #[test]
@@ -148,16 +148,16 @@ fn a_cancelled_delivery_ends_and_one_that_was_not_sent_changes_nothing() {
 
 #[test]
 fn the_retry_period_begins_anew_when_its_endpoint_is_served_again() {
-    let waited = |served_ago: i64| Tries {
+    let waited = |served_ago: i64| PastAttempts {
         served_since: Some(DateTime::from_millis(NOW - served_ago)),
         ..at(50, Some(86_400_000))
     };
     let cap = i64::try_from(POLICY.delay(50, 0.5).as_millis()).unwrap();
     retried(waited(1_000), None, cap, 86_400_000);
     dead(waited(600_000), None, "the retry period ended after 50 attempts");
-    let tries = Tries {
+    let past = PastAttempts {
         served_since: Some(DateTime::from_millis(NOW - 700_000)),
         ..at(50, Some(1_000))
     };
-    retried(tries, None, cap, 1_000);
+    retried(past, None, cap, 1_000);
 }

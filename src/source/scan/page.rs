@@ -37,7 +37,7 @@ struct Written {
 }
 
 /// Pages that are taken two at a time.
-struct Beside {
+struct Pairs {
     /// What is read next, and its place in the order.
     reading: tokio::sync::Mutex<(Query, usize)>,
     /// How many pages are announced, or given up.
@@ -117,26 +117,26 @@ impl Scan {
 
     /// Takes pages as long as all goes well, two at a time: one is read while the other is being written, or both are written.
     /// They are announced in order. What goes wrong is left to [`Scan::take_page`].
-    pub(super) async fn take_pages_beside(&self, query: &Query, report: &mut Report) {
-        let Some(query) = query.pages_beside() else { return };
-        let beside = Beside {
+    pub(super) async fn take_pages_in_pairs(&self, query: &Query, report: &mut Report) {
+        let Some(query) = query.for_pairs() else { return };
+        let pairs = Pairs {
             reading: tokio::sync::Mutex::new((query, 0)),
             announced: watch::Sender::new(0),
             report: parking_lot::Mutex::new(std::mem::take(report)),
         };
-        let (one, other) = (Writer::Scan, Writer::ScanBeside);
-        tokio::join!(self.take_pages(one, &beside), self.take_pages(other, &beside));
-        *report = beside.report.into_inner();
+        let (one, other) = (Writer::Scan, Writer::ScanSecond);
+        tokio::join!(self.take_pages(one, &pairs), self.take_pages(other, &pairs));
+        *report = pairs.report.into_inner();
     }
 
-    async fn take_pages(&self, writer: Writer, beside: &Beside) {
+    async fn take_pages(&self, writer: Writer, pairs: &Pairs) {
         let most = self.config.get().batch_size as usize;
         while !self.stop.is_cancelled() {
             let (size, budget) = (self.pace.share_of(most), self.pace.budget());
             let Ok(mut transaction) = self.store.begin(writer).await else {
                 return;
             };
-            let mut reading = beside.reading.lock().await;
+            let mut reading = pairs.reading.lock().await;
             let read = self.read(&mut transaction, &reading.0, size, budget).await;
             let Ok(Some((page, marked_at))) = read else {
                 transaction.abort().await;
@@ -148,25 +148,25 @@ impl Scan {
             let turn = reading.1;
             reading.1 += 1;
             drop(reading);
-            let written = self.write_beside(transaction, page, budget, marked_at).await;
+            let written = self.write_of_pair(transaction, page, budget, marked_at).await;
             // Fails only once the sender is gone, and that is here.
-            let _ = beside
+            let _ = pairs
                 .announced
                 .subscribe()
                 .wait_for(|announced| *announced == turn)
                 .await;
-            let goes_on = written.is_some();
+            let is_written = written.is_some();
             if let Some(written) = written {
-                self.finish(written, &mut beside.report.lock());
+                self.finish(written, &mut pairs.report.lock());
             }
-            beside.announced.send_modify(|announced| *announced += 1);
-            if !goes_on {
+            pairs.announced.send_modify(|announced| *announced += 1);
+            if !is_written {
                 return;
             }
         }
     }
 
-    async fn write_beside(
+    async fn write_of_pair(
         &self,
         mut transaction: Transaction,
         page: Page,

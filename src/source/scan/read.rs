@@ -79,7 +79,7 @@ pub(super) struct Query {
     /// The latest `expires` that was read: what comes before it is marked, or can't be.
     reached: Option<DateTime>,
     /// What expired at `reached` may be in a page that is not marked yet: it is left to a later query.
-    beside: bool,
+    of_pair: bool,
 }
 
 impl Query {
@@ -90,7 +90,7 @@ impl Query {
             sorted,
             index: index.map(str::to_owned),
             reached: None,
-            beside: false,
+            of_pair: false,
         };
         vec![
             query(expired_filter(now, config.not_before), true),
@@ -106,18 +106,18 @@ impl Query {
             sorted: true,
             index: index.map(str::to_owned),
             reached: None,
-            beside: false,
+            of_pair: false,
         }]
     }
 
     /// The same from its beginning, for pages that are read while those before them are being written.
-    pub(super) fn pages_beside(&self) -> Option<Self> {
+    pub(super) fn for_pairs(&self) -> Option<Self> {
         self.sorted.then(|| Self {
             filter: self.filter.clone(),
             sorted: true,
             index: self.index.clone(),
             reached: self.reached,
-            beside: true,
+            of_pair: true,
         })
     }
 
@@ -187,7 +187,7 @@ impl Query {
     fn remaining(&self) -> Document {
         let mut filter = self.filter.clone();
         if let (Some(reached), Ok(expires)) = (self.reached, filter.get_document_mut("expires")) {
-            expires.insert(if self.beside { "$gt" } else { "$gte" }, reached);
+            expires.insert(if self.of_pair { "$gt" } else { "$gte" }, reached);
         }
         filter
     }

@@ -8,13 +8,10 @@ use tracing::{info, warn};
 
 use crate::model::EventType;
 use crate::source::stream::Start;
-use crate::store::{Error, Result, Stopped, Store, Transaction, upsert_row};
+use crate::store::{Error, LEASE, Result, STATE, Stopped, Store, Transaction, upsert_row};
 
 /// The `_id` of the position in `webhook_state`.
 const POSITION: &str = "watch";
-
-/// The `_id` of the lease, which says whether anybody has watched before.
-const LEASE: &str = "lease/source";
 
 /// Where to go on.
 #[derive(Clone, Debug)]
@@ -168,7 +165,7 @@ impl Position {
     /// See [`Unsaved`]; the transaction is spoiled.
     pub(super) async fn save_in_transaction(&self, transaction: &mut Transaction) -> std::result::Result<(), Unsaved> {
         let row = upsert_row(raw(&not_later(self.lease))?, raw(&self.update())?);
-        let reply = transaction.update("webhook_state", [row].iter()).await;
+        let reply = transaction.update(STATE, [row].iter()).await;
         tell(reply.map_err(superseded)?.inserted > 0);
         Ok(())
     }
@@ -184,7 +181,7 @@ impl Position {
             raw(&not_later(self.lease))?,
             rawdoc! { "$set": { "step": fastrand::i64(..) } },
         );
-        let reply = transaction.update("webhook_state", [row].iter()).await;
+        let reply = transaction.update(STATE, [row].iter()).await;
         tell(reply.map_err(superseded)?.inserted > 0);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What to do when results can't be recorded: see the kinds of errors in `store`.
+//! Writing results, and what to do when they can't be written: see the kinds of errors in `store`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tracing::error;
 
 use super::{Observer, Recorder};
-use crate::outbox::{Settlement, Unrecorded};
+use crate::outbox::{Head, Settlement, Unrecorded};
 use crate::store::{self, Backoff, Kind, Stopped};
 
 /// MongoDB refused one batch while others were written less than this ago: the refusal is the batch's own.
@@ -22,58 +22,48 @@ struct Group {
     conflicts: usize,
 }
 
+/// What is tried again after an error.
+enum Again {
+    AtOnce(Vec<Group>),
+    AfterPause(Vec<Group>),
+    WhenAvailable(Group),
+}
+
 impl<O: Observer> Recorder<O> {
     /// Writes results until they are written or refused. What is written with others is never held up by them for good.
     pub(super) async fn write(&mut self, settlements: Vec<Settlement>) -> Result<(), Stopped> {
-        let (mut backoff, mut tries) = (Backoff::default(), self.parts.store.outage().tries());
+        let mut backoff = Backoff::default();
+        let mut tries = self.parts.store.outage().tries();
         let mut groups = vec![Group {
             settlements,
             counted: true,
             conflicts: 0,
         }];
-        while let Some(mut group) = groups.pop() {
+        while let Some(group) = groups.pop() {
             let (began, now) = (Instant::now(), self.parts.clock.now());
             let error = match self.parts.outbox.record(&group.settlements, group.counted, now).await {
-                Ok(recorded) => {
+                Ok(retries) => {
                     tries.succeeded();
-                    self.succeeded = Some(Instant::now());
-                    self.done(&group.settlements);
-                    self.accepted(&group.settlements);
-                    self.parts.waiting.add(recorded.retries);
+                    self.written(&group, retries);
                     continue;
                 }
                 Err(Unrecorded::Outdated) => {
-                    group = self.reconcile(group).await?;
-                    if !group.settlements.is_empty() {
-                        groups.push(group);
-                    }
+                    groups.extend(self.reconcile(group).await?);
                     continue;
                 }
                 Err(Unrecorded::Statistics(error)) if is_own(&error) => {
-                    self.without_statistics(group, &error, &mut groups);
+                    groups.extend(self.without_statistics(group, &error));
                     continue;
                 }
                 Err(Unrecorded::Results(error) | Unrecorded::Statistics(error)) => error,
             };
-            match error.kind() {
-                Kind::Conflict => {
-                    group.conflicts += 1;
-                    let split = group.conflicts > CONFLICTS;
-                    if split {
-                        groups.extend(by_endpoint(group))
-                    } else {
-                        groups.push(group)
-                    }
-                }
-                Kind::TooLarge | Kind::Refused if group.has_several_batches() => {
-                    groups.extend(group.halves());
+            match self.after_error(group, &error).await {
+                Again::AtOnce(again) => {
+                    groups.extend(again);
                     continue;
                 }
-                Kind::TooLarge | Kind::Refused if self.is_refusal_its_own().await => {
-                    self.give_up(&group, &error);
-                    continue;
-                }
-                _ => {
+                Again::AfterPause(again) => groups.extend(again),
+                Again::WhenAvailable(group) => {
                     tries.failed("record results", &error, began);
                     groups.push(group);
                 }
@@ -86,8 +76,34 @@ impl<O: Observer> Recorder<O> {
         Ok(())
     }
 
+    fn written(&mut self, group: &Group, retries: Vec<Head>) {
+        self.succeeded = Some(Instant::now());
+        self.done(&group.settlements);
+        self.parts.waiting.add(retries);
+        if !self.refused.is_empty() {
+            let batches = group.settlements.iter().map(|one| &one.delivery.batch.id);
+            batches.for_each(|id| self.refused.accepted(id));
+        }
+    }
+
+    async fn after_error(&mut self, mut group: Group, error: &store::Error) -> Again {
+        match error.kind() {
+            Kind::Conflict if group.conflicts >= CONFLICTS => Again::AfterPause(by_endpoint(group)),
+            Kind::Conflict => {
+                group.conflicts += 1;
+                Again::AfterPause(vec![group])
+            }
+            Kind::TooLarge | Kind::Refused if group.has_several_batches() => Again::AtOnce(group.halves().into()),
+            Kind::TooLarge | Kind::Refused if self.is_refusal_its_own().await => {
+                self.give_up(&group, error);
+                Again::AtOnce(Vec::new())
+            }
+            _ => Again::WhenAvailable(group),
+        }
+    }
+
     /// Somebody else wrote to one of the batches: only what still counts is kept.
-    async fn reconcile(&self, mut group: Group) -> Result<Group, Stopped> {
+    async fn reconcile(&self, mut group: Group) -> Result<Option<Group>, Stopped> {
         let settlements = std::mem::take(&mut group.settlements);
         let reread = || self.parts.outbox.reconcile(settlements.clone());
         let kept = self.parts.store.persist("read batches again", reread).await?;
@@ -99,38 +115,26 @@ impl<O: Observer> Recorder<O> {
         let dropped: Vec<_> = settlements.iter().filter(|one| !is_kept(one)).cloned().collect();
         self.done(&dropped);
         group.settlements = kept;
-        Ok(group)
+        Ok((!group.settlements.is_empty()).then_some(group))
     }
 
     /// The statistics are refused: for one endpoint they are left out, and the lost counts are named.
-    fn without_statistics(&mut self, group: Group, why: &store::Error, groups: &mut Vec<Group>) {
-        let several = group
-            .settlements
-            .iter()
-            .any(|one| one.delivery.endpoint != group.settlements[0].delivery.endpoint);
-        if several {
-            groups.extend(by_endpoint(group));
-            return;
+    fn without_statistics(&mut self, group: Group, why: &store::Error) -> Vec<Group> {
+        let endpoint = &group.settlements[0].delivery.endpoint;
+        if group.settlements.iter().any(|one| one.delivery.endpoint != *endpoint) {
+            return by_endpoint(group);
         }
-        let (endpoint, results) = (&group.settlements[0].delivery.endpoint, group.settlements.len());
-        self.lost.add(endpoint, results, why, Instant::now());
-        groups.push(Group {
+        self.lost.add(endpoint, group.settlements.len(), why, Instant::now());
+        vec![Group {
             counted: false,
             ..group
-        });
+        }]
     }
 
     /// Whether MongoDB writes other documents of the outbox: then what it refuses is refused for its own sake.
     async fn is_refusal_its_own(&self) -> bool {
         let recent = self.succeeded.is_some_and(|at| at.elapsed() < RECENT);
         recent || self.parts.outbox.probe().await.is_ok()
-    }
-
-    fn accepted(&mut self, settlements: &[Settlement]) {
-        if !self.refused.is_empty() {
-            let batches = settlements.iter().map(|one| &one.delivery.batch.id);
-            batches.for_each(|id| self.refused.accepted(id));
-        }
     }
 
     /// The results of one batch can't be recorded. It is sent again later, in the hope that it can be written then.

@@ -1,0 +1,189 @@
+//! Sending a heartbeat, and reading the others'.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bson::{Bson, DateTime, Document, doc};
+use mongodb::ClientSession;
+use mongodb::options::{ReadConcern, ReturnDocument};
+use tracing::debug;
+
+use super::assignment::{self, Heartbeat, View};
+use super::fence::Fence;
+use super::{Cluster, Deliveries, NO_NEW_REQUESTS, ghosts};
+use crate::failpoint;
+use crate::model::{Clock, EndpointKey};
+use crate::store::Result;
+
+/// This instance's heartbeat as MongoDB noted it.
+struct Own {
+    /// The database's time then.
+    now: DateTime,
+    /// Since the first one.
+    age: Duration,
+}
+
+impl Cluster {
+    /// Sends a heartbeat, corrects the clock by the database's, reads the others' heartbeats, and takes the lease if nobody
+    /// alive holds it. `deliveries` is what this instance has in memory. Returns whether other endpoints may be assigned to this
+    /// instance now.
+    ///
+    /// # Errors
+    /// MongoDB refused or is unavailable.
+    pub async fn beat(&self, deliveries: &impl Deliveries) -> Result<bool> {
+        let before = self.view.get();
+        let age = self.age();
+        let lapsed = age.is_none_or(|age| age >= NO_NEW_REQUESTS);
+        if let Some(age) = age.filter(|_| lapsed) {
+            // Also told of by the loop that watches the age, but a process that was frozen may come here first.
+            deliveries.lapsed(age);
+        }
+        // Whoever comes or goes is taken into account at once, by a second heartbeat.
+        for _ in 0..2 {
+            let view = self.view.get();
+            let me = &**self.instance_id();
+            let moves = view.next != view.members;
+            let draining = deliveries.drain(moves, |endpoint| view.keeps(me, endpoint));
+            let changed = self
+                .write_and_read(view.next.clone(), &draining, lapsed, deliveries)
+                .await?;
+            if !changed {
+                break;
+            }
+        }
+        Ok(lapsed || !before.assigns_as(&self.view.get()))
+    }
+
+    /// One heartbeat with these members, and the others read after it. Returns whether the members should change.
+    async fn write_and_read(
+        &self,
+        members: Vec<String>,
+        draining: &[EndpointKey],
+        lapsed: bool,
+        deliveries: &impl Deliveries,
+    ) -> Result<bool> {
+        let sent = Fence::sending();
+        let mut session = self.store.start_session().await?;
+        let Some(own) = self.write_own(&mut session, &members, draining).await? else {
+            return Ok(false);
+        };
+        failpoint::reach("heartbeat-written");
+        // After its own: of two that want the same endpoint at least one sees the other.
+        let found = self.read_all(&mut session).await?;
+        let (others, dead) = self.sort_out(found, own.now);
+        let leaving = self.shared.leaving.load(Ordering::Acquire);
+        let next = assignment::members(self.instance_id(), own.age, leaving, &others);
+        let changed = next != members;
+        let mut alive: Vec<String> = others
+            .iter()
+            .filter(|other| !other.leaving)
+            .map(|other| other.instance_id.clone())
+            .collect();
+        let view = View { members, next, others };
+        if lapsed || !self.view.get().assigns_as(&view) {
+            deliveries.gaining().await?;
+        }
+        self.view.set(view);
+        self.shared.fence.confirmed(sent);
+        for dead in &dead {
+            self.end_sessions(dead).await;
+        }
+        let lease = if leaving {
+            None
+        } else {
+            alive.push(self.instance_id().to_string());
+            self.take_lease(&alive).await?
+        };
+        self.shared
+            .lease
+            .send_if_modified(|held| std::mem::replace(held, lease) != lease);
+        Ok(changed)
+    }
+
+    /// Writes this instance's heartbeat, and corrects the clock; `None` if it can't be read as it was written.
+    async fn write_own(
+        &self,
+        session: &mut ClientSession,
+        members: &[String],
+        draining: &[EndpointKey],
+    ) -> Result<Option<Own>> {
+        let sent_at = Clock::local();
+        let number = self.shared.beats.fetch_add(1, Ordering::AcqRel) + 1;
+        let signs = self.signs(number, members, draining);
+        // A later one doesn't match, and to insert another meets its `_id`.
+        let earlier = doc! { "_id": self.document_id(), "beat": { "$not": { "$gte": number } } };
+        let state = self.store.state();
+        let write = state
+            .find_one_and_update(earlier, vec![doc! { "$set": signs }])
+            .upsert(true)
+            .return_document(ReturnDocument::After)
+            .session(session);
+        let Some(written) = write.await? else { return Ok(None) };
+        let Ok(now) = written.get_datetime("seenAt").copied() else {
+            return Ok(None);
+        };
+        self.clock.correct(sent_at, now);
+        let age = assignment::read(&written, now).map(|own| own.age).unwrap_or_default();
+        Ok(Some(Own { now, age }))
+    }
+
+    async fn read_all(&self, session: &mut ClientSession) -> Result<Vec<Document>> {
+        let filter = doc! { "_id": { "$gte": "instance/", "$lt": "instance0" } };
+        let state = self.store.state();
+        let find = state.find(filter).read_concern(ReadConcern::majority());
+        let mut cursor = find.session(&mut *session).await?;
+        let mut found = Vec::new();
+        while let Some(document) = cursor.next(&mut *session).await {
+            found.push(document?);
+        }
+        Ok(found)
+    }
+
+    fn signs(&self, number: i64, members: &[String], draining: &[EndpointKey]) -> Document {
+        let draining: Vec<&str> = draining.iter().map(EndpointKey::as_str).collect();
+        doc! {
+            "host": &*self.shared.host,
+            "machine": ghosts::machine(&self.shared.host),
+            "pid": i64::from(std::process::id()),
+            "sessions": self.store.session_ids(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "startedAt": { "$ifNull": ["$startedAt", "$$NOW"] },
+            "seenAt": "$$NOW",
+            "beat": number,
+            "members": { "$literal": members },
+            "draining": { "$literal": draining },
+            "control": self.shared.control.load(Ordering::Acquire),
+            "leaving": self.shared.leaving.load(Ordering::Acquire),
+        }
+    }
+
+    /// The others that are alive, and those that are dead.
+    fn sort_out(&self, found: Vec<Document>, now: DateTime) -> (Vec<Heartbeat>, Vec<Document>) {
+        let (mut others, mut dead) = (Vec::new(), Vec::new());
+        for document in found {
+            match assignment::read(&document, now) {
+                Some(heartbeat) if heartbeat.instance_id == **self.instance_id() => {}
+                Some(heartbeat) => others.push(heartbeat),
+                None => dead.push(document),
+            }
+        }
+        (others, dead)
+    }
+
+    /// Ends the sessions of an instance that died, once: a transaction that was under way locks what it changed for a minute
+    /// (`transactionLifetimeLimitSeconds`). Best effort: some hosted clusters don't allow it.
+    pub(super) async fn end_sessions(&self, instance: &Document) {
+        let Ok(sessions) = instance.get_array("sessions") else {
+            return;
+        };
+        let sessions: Vec<Document> = sessions.iter().filter_map(Bson::as_document).cloned().collect();
+        if let Err(error) = self.store.end_sessions(&sessions).await {
+            debug!(%error, "the sessions of an instance that died can't be ended: what it was writing is locked for a minute");
+        }
+        let noted = doc! { "_id": instance.get("_id"), "seenAt": instance.get("seenAt") };
+        let update = doc! { "$unset": { "sessions": 1 } };
+        if let Err(error) = self.store.state().update_one(noted, update).await {
+            debug!(error = %crate::store::Error::from(error), "it can't be noted that the sessions of an instance that died are ended");
+        }
+    }
+}
