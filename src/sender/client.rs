@@ -16,9 +16,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connection::History;
 use super::connector::{self, Http};
+use super::lookup::system_lookup;
 use super::oauth::Tokens;
 use super::request::{self, Unsendable};
-use super::resolve::{Lookup, Resolver, system_lookup};
+use super::resolve::{Lookup, Resolver};
 use super::{Policy, answer, guard, reason};
 use crate::model::{Failure, Message, Outcome};
 use crate::platform::{Auth, ClientCredentials, Endpoint};

@@ -17,21 +17,8 @@ use reqwest::dns::{Addrs, Resolving};
 use super::Policy;
 use super::guard::{self, Refused};
 
-/// Looks a name up: the system's way in production, a table in tests.
+/// Looks a name up: see `lookup` in production, a table in tests.
 pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
-
-/// The system's own lookup (`getaddrinfo`), with its hosts file and search rules.
-pub fn system_lookup() -> Lookup {
-    Arc::new(|name| {
-        async move {
-            Ok(tokio::net::lookup_host((name, 0))
-                .await?
-                .map(|found| found.ip())
-                .collect())
-        }
-        .boxed()
-    })
-}
 
 /// Why a name gives no address to connect to.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -67,11 +54,8 @@ impl Resolver {
         }
     }
 
-    /// Joins the lookup of `name` that is under way, or starts one.
-    ///
-    /// A system lookup can't be called off: each holds one of the runtime's blocking threads until the name server answers
-    /// or the system gives up, long after the attempt has timed out. One for each name at a time keeps a name whose server
-    /// hangs from taking all threads, and with them everyone's deliveries.
+    /// Joins the lookup of `name` that is under way, or starts one. A name whose server hangs so has one lookup at a time, however
+    /// many endpoints it has.
     fn find(&self, name: &str) -> Flight {
         let mut in_flight = self.in_flight.lock();
         if let Some(flight) = in_flight.get(name) {
