@@ -101,7 +101,7 @@ impl Stage {
             .watched
             .as_ref()
             .and_then(|watched| watched.engine.store.outage().lasts());
-        let outage = || outage.map(|lasts| format!("MongoDB has been away for {} s", lasts.as_secs()));
+        let outage = || outage.map(|lasts| format!("MongoDB has been unavailable for {} s", lasts.as_secs()));
         phase.unready.map(str::to_owned).or_else(outage)
     }
 }
