@@ -184,7 +184,7 @@ async fn a_certificate_that_mongodb_refuses_to_mark_is_sent_once_and_told() {
 }
 
 fn out_of_service(line: &Value) -> bool {
-    let told = "an endpoint is out of service until its configuration is mended; the others go on";
+    let told = "an endpoint is out of service until its configuration is corrected; the others go on";
     line["level"] == "WARN" && line["message"] == told
 }
 

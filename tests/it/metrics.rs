@@ -178,7 +178,11 @@ async fn while_mongodb_is_away_it_is_alive_and_not_ready_and_no_scrape_waits() {
     daemon.wait_for(is_away).await;
     let ready = get(address, "/readyz").await;
     assert_eq!(ready.status, 503);
-    assert!(ready.body.starts_with("MongoDB has been away for"), "{}", ready.body);
+    assert!(
+        ready.body.starts_with("MongoDB has been unavailable for"),
+        "{}",
+        ready.body
+    );
     assert_eq!(get(address, "/healthz").await.status, 200);
     let began = Instant::now();
     let metrics = scrape(address).await;

@@ -120,14 +120,14 @@ impl Refresh {
             if refused.key.is_none() && refused.position.is_none() {
                 warn!(
                     organization, document = %id, %reason,
-                    "endpoints that can't be read are out of service until that is mended; nothing is cancelled"
+                    "endpoints that can't be read are out of service until that is corrected; nothing is cancelled"
                 );
                 continue;
             }
             let endpoint = refused.key.as_ref().map_or("(unknown)", |key| key.endpoint());
             warn!(
                 organization, endpoint, %reason,
-                "an endpoint is out of service until its configuration is mended; the others go on"
+                "an endpoint is out of service until its configuration is corrected; the others go on"
             );
         }
         let told: HashSet<_> = known.warnings.iter().collect();
