@@ -17,7 +17,7 @@ use super::queue::DeliveryQueue;
 use super::waiting::Waiting;
 use crate::failpoint;
 use crate::model::{Clock, EndpointKey};
-use crate::outbox::{BATCH_BYTES, Class, Fetched, Outbox, Unreadable, Want};
+use crate::outbox::{Class, Fetched, Outbox, Unreadable, Want};
 use crate::store::{Kind, Pauses, Stopped, Store};
 
 pub use off::OffEndpoints;
@@ -176,7 +176,9 @@ impl Fetcher {
         let mut granted = Granted::default();
         // Before it is asked which endpoints are this instance's.
         self.queue.begin_read();
-        if self.starved.is_pressing() && self.queue.spare().1 == 0 {
+        let no_slot = self.starved.is_pressing() && self.queue.spare().1 == 0;
+        let no_byte = !self.starved.is_empty() && self.queue.spare_bytes() == 0;
+        if no_slot || no_byte {
             self.queue.make_room();
         }
         for endpoint in endpoints {
@@ -267,19 +269,9 @@ impl Fetcher {
         let mut left = slots;
         for batch in batches {
             let class = batch.class;
-            let large = batch
-                .deliveries
-                .first()
-                .is_some_and(|one| one.message.body.len() > BATCH_BYTES);
-            // A large payload may always enter alone.
-            let spare = self.queue.spare_bytes();
-            let bytes = batch.deliveries.first().map_or(0, |one| one.message.body.len());
-            let is_too_much = large && bytes > spare && spare < super::queue::MAX_BYTES;
-            if left == 0 || is_too_much {
+            let first = batch.deliveries.first().map(|one| one.message.body.len());
+            if left == 0 || first.is_some_and(|payload| !self.queue.has_room(endpoint, payload)) {
                 self.waiting.has_more(endpoint, class);
-                if large && left == slots {
-                    self.waiting.again(endpoint.clone());
-                }
                 continue;
             }
             // A batch that is read in parts is recorded in parts: it is better read whole, if half of it has slots.

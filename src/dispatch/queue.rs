@@ -5,6 +5,7 @@
 //!
 //! Organizations take turns, and within one its endpoints do. See `admission` for how many slots an endpoint gets.
 
+mod bytes;
 mod endpoint;
 mod state;
 mod turns;
@@ -23,8 +24,8 @@ use crate::outbox::{Delivery, Fetched};
 
 use state::State;
 
-/// Payload bytes in memory, at most; a single larger payload may always enter.
-pub(super) const MAX_BYTES: usize = 16 << 20;
+/// Payload bytes in memory, at most, of small payloads and of large ones: see `bytes`.
+const MAX_BYTES: usize = 16 << 20;
 
 /// Batches of one endpoint whose results can't be recorded, at most: with that many nothing more is read for it.
 const MAX_EXCLUDED: usize = 256;
@@ -147,9 +148,14 @@ impl DeliveryQueue {
         self.0.state.lock().breakers.next_probe(endpoint)
     }
 
-    /// Bytes of payload that may still come into memory.
+    /// Bytes of small payloads that may still come into memory.
     pub(super) fn spare_bytes(&self) -> usize {
-        MAX_BYTES.saturating_sub(self.0.state.lock().bytes)
+        MAX_BYTES.saturating_sub(self.0.state.lock().bytes.small)
+    }
+
+    /// Whether a payload of that size may come into memory now.
+    pub(super) fn has_room(&self, endpoint: &EndpointKey, payload: usize) -> bool {
+        self.0.state.lock().has_room(endpoint, payload)
     }
 
     /// What of that endpoint's is in memory.
@@ -232,6 +238,7 @@ impl DeliveryQueue {
         let mut state = self.0.state.lock();
         state.drop_unsent(endpoint);
         state.breakers.forget(endpoint);
+        state.too_large.remove(endpoint);
     }
 
     /// Drops the unsent deliveries of endpoints that are not assigned to this instance any more. Returns those of them with

@@ -1,13 +1,15 @@
 //! Payloads that are larger than a batch may be.
 
 use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
 
+use bson::oid::ObjectId;
 use bson::{Document, doc};
 use certhookd::sandbox::Answer;
 use http::StatusCode;
 use nix::sys::signal::Signal;
 
-use crate::fixture::{Daemon, Fixture, expired};
+use crate::fixture::{Daemon, Fixture, LIMIT, expired, is_scan};
 
 /// An organization with one endpoint at `/large`, and an expired certificate of 2 MB.
 async fn large() -> Fixture {
@@ -63,4 +65,57 @@ async fn a_result_erases_the_note_that_an_attempt_has_begun() {
     // One version each: appended, three times begun, three results.
     assert_eq!(delivered.get_i32("version").unwrap(), 7);
     assert!(!delivered.contains_key("begun"));
+}
+
+/// An organization with that many endpoints that hang.
+async fn hung(fixture: &Fixture, endpoints: usize) -> ObjectId {
+    fixture.receiver.script("/hung", [Answer::silence()]);
+    let endpoint = |_| {
+        let mut endpoint = fixture.endpoint("/hung");
+        endpoint.insert("timeout", 30_000);
+        endpoint
+    };
+    fixture.organization((0..endpoints).map(endpoint).collect()).await
+}
+
+/// A certificate with that many bytes expires.
+async fn expire(fixture: &Fixture, daemon: &Daemon, organization: ObjectId, bytes: usize) {
+    let mut certificate = expired(organization);
+    certificate.insert("ruleData", doc! { "description": "x".repeat(bytes) });
+    fixture.badge_users().insert_one(certificate).await.unwrap();
+    let scans = daemon.count(is_scan);
+    daemon.signal(Signal::SIGUSR1);
+    daemon.wait_for_nth(is_scan, scans + 1).await;
+}
+
+/// Whether what is sent to endpoints that hang for 30 s, `bytes` each, leaves room for a payload of another organization.
+async fn leaves_room(endpoints: usize, bytes: usize, others: usize) {
+    let fixture = Fixture::new().await.with("completions.enabled = false");
+    let other = fixture.organization(vec![fixture.endpoint("/other")]).await;
+    let hung = hung(&fixture, endpoints).await;
+    let daemon = fixture.daemon().await;
+    daemon.wait_for(is_scan).await;
+    expire(&fixture, &daemon, hung, bytes).await;
+    fixture.receiver.wait_for_total(1, LIMIT).await.unwrap();
+    expire(&fixture, &daemon, other, others).await;
+    let began = Instant::now();
+    fixture
+        .wait_for(|requests| requests.iter().any(|one| one.path == "/other"))
+        .await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn payloads_in_flight_to_hung_endpoints_leave_room_for_those_of_another_organization() {
+    leaves_room(40, 700_000, 1).await;
+}
+
+#[tokio::test]
+async fn large_payloads_in_flight_to_hung_endpoints_leave_room_for_those_of_another_organization() {
+    leaves_room(40, 4_000_000, 1).await;
+}
+
+#[tokio::test]
+async fn the_largest_payload_goes_out_beside_large_ones_that_hang() {
+    leaves_room(3, 4_000_000, 14_000_000).await;
 }

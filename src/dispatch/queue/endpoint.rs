@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::bytes::Bytes;
 use crate::model::EndpointKey;
 use crate::outbox::Delivery;
 
@@ -24,6 +25,8 @@ pub(super) struct EndpointQueue {
     pub(super) low: usize,
     /// Of its slots, those that count as taken by an endpoint that is not known to answer.
     pub(super) counted_unproven: usize,
+    /// Bytes of its small payloads in memory, and how many of them count as of an endpoint that is not known to answer.
+    pub(super) bytes: Bytes,
     /// Its batches in memory.
     pub(super) batches: HashSet<Arc<str>>,
     /// Batches whose results can't be recorded, and until when they are left alone.
@@ -55,4 +58,5 @@ pub(super) struct Organization {
     pub(super) taken: usize,
     /// Of these, those with deliveries that are queued or in flight, of endpoints that are not known to answer.
     pub(super) unproven: usize,
+    pub(super) bytes: Bytes,
 }

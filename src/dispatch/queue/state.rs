@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::bytes::Bytes;
 use super::endpoint::{EndpointQueue, Organization};
-use super::{Changes, Fill, InMemory, Limits, MAX_BYTES, MAX_EXCLUDED};
+use super::{Changes, Fill, InMemory, Limits, MAX_EXCLUDED};
 use crate::dispatch::admission::{Admission, Granted, quarter};
 use crate::dispatch::breaker::Breakers;
 use crate::model::{EndpointKey, Outcome};
@@ -16,7 +17,9 @@ use crate::outbox::{Batch, Delivery, Fetched};
 pub(super) struct State {
     pub(super) limits: Limits,
     pub(super) breakers: Breakers,
-    pub(super) bytes: usize,
+    pub(super) bytes: Bytes,
+    /// Large payloads for which there was no room.
+    pub(super) too_large: HashMap<EndpointKey, usize>,
     pub(super) closed: bool,
     /// Whether endpoints may have been another instance's since the fetcher began to read.
     pub(super) refuses_read: bool,
@@ -37,7 +40,8 @@ impl State {
         Self {
             limits,
             breakers: Breakers::default(),
-            bytes: 0,
+            bytes: Bytes::default(),
+            too_large: HashMap::new(),
             closed: false,
             refuses_read: false,
             endpoints: HashMap::new(),
@@ -63,7 +67,7 @@ impl State {
 
     pub(super) fn admit(&mut self, endpoint: &EndpointKey, waiting: usize, granted: &Granted, now: Instant) -> usize {
         let probe_is_due = self.breakers.next_probe(endpoint).is_none_or(|next| next <= now);
-        if self.closed || !probe_is_due {
+        if self.closed || !probe_is_due || !self.may_read(endpoint) {
             return 0;
         }
         let queue = self.endpoints.get(endpoint);
@@ -88,7 +92,7 @@ impl State {
             unproven_by_organization: unproven + more_unproven,
             answers: self.breakers.answers(endpoint),
         };
-        let granted = if self.bytes >= MAX_BYTES { 0 } else { admission.grant() };
+        let granted = admission.grant();
         if let Some(queue) = self.endpoints.get_mut(endpoint) {
             let share = self.limits.capacity / (admission.contenders + 1);
             queue.low = if admission.answers { share / 2 } else { 0 };
@@ -154,18 +158,21 @@ impl State {
         if queue.unsent.is_empty() {
             queue.last_progress = Some(now);
         }
-        for mut delivery in fetched.deliveries {
-            self.bytes += delivery.message.body.len();
-            delivery.batch = Arc::clone(&batch);
-            queue.unsent.push_back(delivery);
-        }
-        self.batches.insert(id, batch);
-        self.taken += count;
         let organization = self
             .organizations
             .entry(endpoint.organization().to_owned())
             .or_default();
         organization.taken += count;
+        for mut delivery in fetched.deliveries {
+            let payload = delivery.message.body.len();
+            for bytes in [&mut self.bytes, &mut organization.bytes, &mut queue.bytes] {
+                bytes.add(payload);
+            }
+            delivery.batch = Arc::clone(&batch);
+            queue.unsent.push_back(delivery);
+        }
+        self.batches.insert(id, batch);
+        self.taken += count;
         if self.breakers.is_open(&endpoint) {
             self.breakers.probed(&endpoint, now);
         }
@@ -231,9 +238,14 @@ impl State {
     fn leave(&mut self, delivery: &Delivery) {
         let (batch, endpoint) = (&delivery.batch, &delivery.endpoint);
         self.taken -= 1;
-        self.bytes -= delivery.message.body.len();
+        let payload = delivery.message.body.len();
+        self.bytes.remove(payload);
+        if let Some(queue) = self.endpoints.get_mut(endpoint) {
+            queue.bytes.remove(payload);
+        }
         if let Some(organization) = self.organizations.get_mut(endpoint.organization()) {
             organization.taken -= 1;
+            organization.bytes.remove(payload);
         }
         if batch.remove(1) == 0 {
             self.batches.remove(&batch.id);
@@ -292,6 +304,7 @@ impl State {
             .collect();
         lost.iter().for_each(|endpoint| self.drop_unsent(endpoint));
         self.breakers.retain(&assigned);
+        self.too_large.retain(|endpoint, _| assigned(endpoint));
         lost.into_iter()
             .filter(|endpoint| {
                 self.endpoints
@@ -334,8 +347,12 @@ impl State {
         let unproven = if answers { 0 } else { queue.active() };
         let before = std::mem::replace(&mut queue.counted_unproven, unproven);
         self.taken_by_unproven = self.taken_by_unproven + unproven - before;
+        let unproven_bytes = if answers { 0 } else { queue.bytes.small };
+        let bytes_before = std::mem::replace(&mut queue.bytes.unproven, unproven_bytes);
+        self.bytes.unproven = self.bytes.unproven + unproven_bytes - bytes_before;
         if let Some(organization) = self.organizations.get_mut(endpoint.organization()) {
             organization.unproven = organization.unproven + unproven - before;
+            organization.bytes.unproven = organization.bytes.unproven + unproven_bytes - bytes_before;
         }
     }
 
