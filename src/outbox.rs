@@ -25,6 +25,7 @@ mod redrive;
 mod refused;
 mod reject;
 mod replay;
+mod settled;
 mod transition;
 mod unreadable;
 mod versions;

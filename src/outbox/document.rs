@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use bson::{DateTime, RawArray, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, cstr, rawdoc};
+use bson::{DateTime, RawArray, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, cstr, rawdoc};
 use bytes::Bytes;
 
+use super::settled::{open, settled};
 use crate::model::{EndpointKey, EventId, EventType, Message};
 
 /// A delivery that failed keeps this many of its last attempts.
@@ -232,7 +233,7 @@ pub(super) fn decode(document: &RawDocument, skip: u32, limit: usize) -> Result<
     let entries = document
         .get_array("deliveries")
         .map_err(|_| "`deliveries` is not an array")?;
-    let batch = Arc::new(decode_batch(document, endpoint, entries, skip)?);
+    let batch = Arc::new(decode_batch(document, endpoint, entries, skip, &settled)?);
     let attempts = decode_attempts(document);
     let (mut deliveries, mut next) = (Vec::new(), skip);
     for entry in entries {
@@ -259,19 +260,29 @@ pub(super) fn decode(document: &RawDocument, skip: u32, limit: usize) -> Result<
     })
 }
 
-fn decode_batch(document: &RawDocument, endpoint: EndpointKey, entries: &RawArray, skip: u32) -> Result<Batch, String> {
+fn decode_batch(
+    document: &RawDocument,
+    endpoint: EndpointKey,
+    entries: &RawArray,
+    skip: u32,
+    settled: &[bool],
+) -> Result<Batch, String> {
     // Where only a part of the deliveries was read, `size` was asked for too.
     let size = match document.get_i32("size") {
         Ok(size) => u32::try_from(size).unwrap_or(0),
         Err(_) => skip.saturating_add(u32::try_from(entries.into_iter().count()).unwrap_or(u32::MAX)),
     };
-    let open = number(document, "open")?;
+    number(document, "open")?;
+    let open = open(settled, size);
+    if open == 0 {
+        return Err("every delivery has its result, and yet it is pending".into());
+    }
     Ok(Batch {
         id: text(document, "_id")?.into(),
         endpoint,
         size,
         version: AtomicI32::new(number(document, "version")?),
-        open: AtomicU32::new(u32::try_from(open).map_err(|_| "`open` is negative")?),
+        open: AtomicU32::new(open),
         in_memory: AtomicU32::new(0),
         settled: AtomicU64::new(0),
         cancelled: AtomicBool::new(false),
@@ -339,12 +350,6 @@ fn number(document: &RawDocument, field: &str) -> Result<i32, String> {
     document
         .get_i32(field)
         .map_err(|_| format!("`{field}` is not an Int32"))
-}
-
-/// Which places are settled.
-pub(super) fn settled(results: &RawArray) -> Vec<bool> {
-    let is_settled = |value: bson::error::Result<RawBsonRef<'_>>| !matches!(value, Ok(RawBsonRef::Null));
-    results.into_iter().map(is_settled).collect()
 }
 
 /// The `_id` of a document of the outbox.

@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering;
 use bson::{Bson, DateTime, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 
-use super::document::{Batch, LAYOUT, settled};
+use super::document::{Batch, LAYOUT};
+use super::settled::{open, settled};
 use super::{Class, Delivery, Head, Next, Outbox};
 use crate::failpoint;
 use crate::statistics::Additions;
@@ -104,7 +105,7 @@ impl Outbox {
         let outbox = self.store.outbox();
         let find = outbox
             .find(doc! { "_id": { "$in": ids } })
-            .projection(doc! { "version": 1, "state": 1, "open": 1, "results": 1, "attempts": 1 });
+            .projection(doc! { "version": 1, "state": 1, "results": 1, "attempts": 1 });
         let found: Vec<RawDocumentBuf> = find.await?.try_collect().await?;
         let now: HashMap<&str, &RawDocumentBuf> = found
             .iter()
@@ -151,11 +152,11 @@ fn still_counts(document: &RawDocumentBuf, batch: &Arc<Batch>, settlement: &Sett
         return false;
     };
     batch.version.store(version, Ordering::Relaxed);
-    let open = u32::try_from(number("open")).unwrap_or(0);
-    batch.open.store(open, Ordering::Relaxed);
     // Of deliveries that are still in flight, too: their results come later.
     if let Ok(results) = document.get_array("results") {
-        let places = (0_u32..).zip(settled(results));
+        let settled = settled(results);
+        batch.open.store(open(&settled, batch.size), Ordering::Relaxed);
+        let places = (0_u32..).zip(settled);
         batch.set_settled(places.filter_map(|(place, settled)| settled.then_some(place)));
     }
     batch.cancelled.store(state == "cancelled", Ordering::Relaxed);

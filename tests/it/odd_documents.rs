@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
+use certhookd::model::Clock;
 use certhookd::sandbox::Answer;
 use http::StatusCode;
 use serde_json::Value;
@@ -196,4 +197,25 @@ async fn a_certificate_is_told_of_although_an_odd_document_has_the_id_of_its_del
         assert!(daemon.stop().await.success());
     }
     assert_eq!(fixture.receiver.total(), 3);
+}
+
+#[tokio::test]
+async fn a_batch_whose_open_deliveries_are_miscounted_is_delivered_and_holds_up_nothing() {
+    let fixture = Fixture::new().await.with(ALONE);
+    let (organization, key) = organization(&fixture, true).await;
+    let result = doc! { "at": Clock::local(), "status": 200, "ms": 1 };
+    for (results, open) in [(2, 2), (0, 9), (1, 0), (0, 1)] {
+        let mut batch = pending_batch(&key, &expired_in_turn(organization, 2));
+        batch.extend(doc! { "open": open, "results": vec![result.clone(); results] });
+        fixture.outbox().insert_one(batch).await.unwrap();
+    }
+    let mut daemon = fixture.daemon().await;
+    fixture.receiver.wait_for_total(5, LIMIT).await.unwrap();
+    for (state, count) in [("delivered", 3), ("rejected", 1), ("pending", 0)] {
+        fixture
+            .wait_for_count(&fixture.outbox(), doc! { "state": state }, count)
+            .await;
+    }
+    assert!(daemon.stop().await.success());
+    assert_eq!(fixture.receiver.total(), 5, "what was open, each once");
 }
