@@ -6,7 +6,7 @@
 //! one organization leave room for others that are not known yet.
 //!
 //! An endpoint that answers gets its share of the slots: `capacity / (contenders + 1)`, where contenders are the endpoints
-//! that hold slots or wait for some. n greedy endpoints so leave one part in n + 1 to the next. It is refilled when half of its
+//! that hold slots or wait for some, but of those that are not known to answer no more than get a slot. n greedy endpoints so leave one part in n + 1 to the next. It is refilled when half of its
 //! share is used up: a read per freed slot would be a command per delivery. One organization gets at most half of the slots,
 //! as it gets at most half of the requests in flight.
 //!

@@ -20,7 +20,11 @@ pub(super) const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// The health of the endpoints that are assigned to this instance, as far as it has tried them.
 #[derive(Debug, Default)]
-pub(super) struct Breakers(HashMap<EndpointKey, Health>);
+pub(super) struct Breakers {
+    health: HashMap<EndpointKey, Health>,
+    /// How many of them are known to answer.
+    answering: usize,
+}
 
 #[derive(Debug, Default)]
 struct Health {
@@ -33,38 +37,41 @@ struct Health {
 impl Breakers {
     /// Whether the endpoint is known to answer: it did since it was assigned, and its last attempt did not time out.
     pub(super) fn answers(&self, endpoint: &EndpointKey) -> bool {
-        self.0
-            .get(endpoint)
-            .is_some_and(|health| health.answers && health.open.is_none())
+        self.health.get(endpoint).is_some_and(Health::is_known_to_answer)
+    }
+
+    /// How many endpoints are known to answer.
+    pub(super) fn answering(&self) -> usize {
+        self.answering
     }
 
     /// Whether the endpoint is only probed.
     pub(super) fn is_open(&self, endpoint: &EndpointKey) -> bool {
-        self.0.get(endpoint).is_some_and(|health| health.open.is_some())
+        self.health.get(endpoint).is_some_and(|health| health.open.is_some())
     }
 
     /// The endpoints whose breaker is open.
     pub(super) fn open(&self) -> impl Iterator<Item = &EndpointKey> {
-        let open = self.0.iter().filter(|(_, health)| health.open.is_some());
+        let open = self.health.iter().filter(|(_, health)| health.open.is_some());
         open.map(|(endpoint, _)| endpoint)
     }
 
     /// When an open breaker lets the next probe out.
     pub(super) fn next_probe(&self, endpoint: &EndpointKey) -> Option<Instant> {
-        let (_, next) = self.0.get(endpoint)?.open?;
+        let (_, next) = self.health.get(endpoint)?.open?;
         Some(next)
     }
 
     /// A probe of an endpoint whose breaker is open goes out.
     pub(super) fn probed(&mut self, endpoint: &EndpointKey, now: Instant) {
-        if let Some((_, next)) = self.0.get_mut(endpoint).and_then(|health| health.open.as_mut()) {
+        if let Some((_, next)) = self.health.get_mut(endpoint).and_then(|health| health.open.as_mut()) {
             *next = now + PROBE_EVERY;
         }
     }
 
     /// The endpoint answered. Returns whether that was not known.
     pub(super) fn succeeded(&mut self, endpoint: &EndpointKey) -> bool {
-        let before = self.0.insert(
+        let before = self.health.insert(
             endpoint.clone(),
             Health {
                 answers: true,
@@ -81,13 +88,15 @@ impl Breakers {
                 "the endpoint answers again"
             );
         }
-        !before.answers || before.open.is_some()
+        let is_news = !before.is_known_to_answer();
+        self.answering += usize::from(is_news);
+        is_news
     }
 
     /// An attempt failed. Returns whether the endpoint is not known to answer any more.
     pub(super) fn failed(&mut self, endpoint: &EndpointKey, timed_out: bool, now: Instant) -> bool {
-        let health = self.0.entry(endpoint.clone()).or_default();
-        let before = health.answers && health.open.is_none();
+        let health = self.health.entry(endpoint.clone()).or_default();
+        let before = health.is_known_to_answer();
         health.failures += 1;
         health.answers &= !timed_out;
         if health.failures >= THRESHOLD && health.open.is_none() {
@@ -98,17 +107,31 @@ impl Breakers {
                 "the endpoint failed {THRESHOLD} times in a row: from now on it is probed once a second, its deliveries wait in the outbox"
             );
         }
-        before && !(health.answers && health.open.is_none())
+        let is_lost = before && !health.is_known_to_answer();
+        self.answering -= usize::from(is_lost);
+        is_lost
     }
 
     /// The endpoint is not this instance's any more, or is switched off.
     pub(super) fn forget(&mut self, endpoint: &EndpointKey) {
-        self.0.remove(endpoint);
+        let before = self.health.remove(endpoint);
+        self.answering -= usize::from(before.is_some_and(|health| health.is_known_to_answer()));
     }
 
     /// Forgets all but these.
     pub(super) fn retain(&mut self, keep: impl Fn(&EndpointKey) -> bool) {
-        self.0.retain(|endpoint, _| keep(endpoint));
+        self.health.retain(|endpoint, _| keep(endpoint));
+        self.answering = self
+            .health
+            .values()
+            .filter(|health| health.is_known_to_answer())
+            .count();
+    }
+}
+
+impl Health {
+    fn is_known_to_answer(&self) -> bool {
+        self.answers && self.open.is_none()
     }
 }
 

@@ -84,7 +84,10 @@ impl State {
         let admission = Admission {
             capacity: self.limits.capacity,
             max_in_flight: self.limits.max_in_flight,
-            contenders: holding.max(waiting),
+            // Of those that are not known to answer no more contend than get a slot.
+            contenders: holding
+                .max(waiting)
+                .min(self.breakers.answering() + quarter(self.limits.max_in_flight)),
             taken: self.taken + granted.all,
             taken_by_organization: slots + more_slots,
             taken_by_endpoint: queue.map_or(0, EndpointQueue::active),

@@ -272,3 +272,11 @@ fn an_endpoint_with_very_many_batches_whose_results_are_refused_rests() {
     assert_eq!(queue.admit(&key("a/1"), 1, &Granted::default()), 0);
     assert_eq!(queue.admit(&key("a/2"), 1, &Granted::default()), 1);
 }
+
+#[test]
+fn thousands_that_are_not_known_to_answer_take_no_share_from_one_that_does() {
+    let queue = queue(LIMITS);
+    prove(&queue, "a/1");
+    let slots = queue.admit(&key("a/1"), 4_000, &Granted::default());
+    assert_eq!(slots, 10, "64 / (1 + a quarter of 16 + 1)");
+}
