@@ -5,10 +5,10 @@
 //! that. So endpoints that hang, however many, leave three quarters of the requests in flight to those that answer, and those of
 //! one organization leave room for others that are not known yet.
 //!
-//! An endpoint that answers gets its share of the slots: `capacity / (contenders + 1)`, where contenders are the endpoints
-//! that hold slots or wait for some, but of those that are not known to answer no more than get a slot. n greedy endpoints so leave one part in n + 1 to the next. It is refilled when half of its
-//! share is used up: a read per freed slot would be a command per delivery. One organization gets at most half of the slots,
-//! as it gets at most half of the requests in flight.
+//! An endpoint that answers gets its share of the slots: `capacity / (contenders + 1)`. Contenders are the endpoints that hold
+//! slots or wait for some; those that are not known to answer count only as many as can get a slot. n greedy endpoints so leave
+//! one part in n + 1 to the next. An endpoint is refilled when half of its share is used up: a read per freed slot would be a
+//! command per delivery. One organization gets at most half of the slots, as it gets at most half of the requests in flight.
 //!
 //! Example: capacity 1024, 9 contenders, 20 slots held by the endpoint, 300 by its organization, 500 in all. Its share is
 //! 1024 / 10 = 102, half of that is 51, it holds less, so it may have 82 more; its organization may have 212 more, and 524 are
