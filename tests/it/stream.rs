@@ -257,3 +257,19 @@ async fn an_award_too_large_for_an_event_is_found_by_query_and_rejected_and_the_
     fixture.wait_for_deliveries(rejected, 1).await;
     goes_on(&fixture, organization, &daemon, 1).await;
 }
+
+#[tokio::test]
+async fn a_position_that_bears_the_number_of_no_lease_is_watched_on() {
+    let (fixture, organization, mut daemon) = watching().await;
+    for number in [Bson::from(i64::MAX), Bson::from(9e18)] {
+        let update = doc! { "$set": { "lease": number } };
+        fixture
+            .state()
+            .update_one(doc! { "_id": "watch" }, update)
+            .await
+            .unwrap();
+        let awards = award(&fixture.badge_users(), organization, 1).await;
+        received(&fixture, &awards).await;
+    }
+    assert!(daemon.stop().await.success());
+}

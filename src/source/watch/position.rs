@@ -62,6 +62,10 @@ impl Position {
             let update = doc! { "$set": { "lease": lease } };
             Ok(store.state().find_one_and_update(not_later(lease), update).await?)
         };
+        let mend = || mend_lease(store, lease);
+        store
+            .persist("compare the stream's position with the lease", mend)
+            .await?;
         let found = store.persist("read the stream's position", take).await?;
         if let Some(position) = found.as_ref().and_then(|document| parse(document, lease)) {
             return Ok(Some(position));
@@ -226,6 +230,25 @@ impl Position {
 /// A position of a later lease doesn't match, and to insert another meets its `_id`; one that was deleted is written anew.
 fn not_later(lease: i64) -> Document {
     doc! { "_id": POSITION, "lease": { "$not": { "$gt": lease } } }
+}
+
+/// Takes a number from the position that no lease has had yet: nobody could move it any more.
+async fn mend_lease(store: &Store, lease: i64) -> Result<()> {
+    let state = store.state();
+    let later = doc! { "_id": POSITION, "lease": { "$gt": lease } };
+    let Some(position) = state.find_one(later).await? else {
+        return Ok(());
+    };
+    // Read after it: whoever wrote the number on the position had taken the lease before.
+    let held = state.find_one(doc! { "_id": LEASE, "number": lease }).await?;
+    if held.is_some() {
+        let written = doc! { "_id": POSITION, "lease": position.get("lease") };
+        state.update_one(written, doc! { "$set": { "lease": lease } }).await?;
+        warn!(
+            "somebody else writes to webhook_state: the stream's position bore the number of no lease, it is watched on"
+        );
+    }
+    Ok(())
 }
 
 /// A position that is saved was there before: whoever has none begins by creating one.
