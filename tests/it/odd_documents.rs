@@ -219,3 +219,31 @@ async fn a_batch_whose_open_deliveries_are_miscounted_is_delivered_and_holds_up_
     assert!(daemon.stop().await.success());
     assert_eq!(fixture.receiver.total(), 5, "what was open, each once");
 }
+
+/// What has ended is removed after the retention; what waits must not be.
+#[tokio::test]
+async fn a_retry_that_meets_an_older_copy_that_had_ended_waits_like_any_other() {
+    let fixture = Fixture::new().await.with(ALONE);
+    let (_, key) = organization(&fixture, true).await;
+    let [first, second] = [layout::expiry(1), layout::expiry(2)];
+    let mut copy = layout::dead(&key, &first);
+    copy.insert("redrivable", false);
+    let batch = layout::batch(&key, &[first, second]);
+    fixture.outbox().insert_many([copy, batch]).await.unwrap();
+    let busy = Answer::status(StatusCode::SERVICE_UNAVAILABLE)
+        .header(http::header::RETRY_AFTER, http::HeaderValue::from_static("300"));
+    fixture.receiver.script("/a", [busy]);
+    let mut daemon = fixture.daemon().await;
+    let waits = doc! { "state": "pending", "attempts": { "$gte": 1 }, "queue": format!("{key}/retry") };
+    fixture.wait_for_count(&fixture.outbox(), waits.clone(), 2).await;
+    let mut ended = waits;
+    ended.insert(
+        "$or",
+        [
+            doc! { "finishedAt": { "$exists": true } },
+            doc! { "reason": { "$exists": true } },
+        ],
+    );
+    assert_eq!(fixture.outbox().count_documents(ended).await.unwrap(), 0);
+    assert!(daemon.stop().await.success());
+}

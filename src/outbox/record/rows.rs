@@ -122,7 +122,7 @@ fn single(settlement: &Settlement, instance_id: &str, now: DateTime) -> RawDocum
 /// A document of its own for a delivery that leaves its batch. Where an older copy is there, its attempts are kept.
 fn apart(id: &str, settlement: &Settlement, instance_id: &str, now: DateTime) -> RawDocumentBuf {
     let delivery = &settlement.delivery;
-    let (mut set, _) = fields(settlement, now);
+    let (mut set, unset) = fields(settlement, now);
     if matches!(settlement.next, Next::Dead { .. }) {
         set.append(cstr!("deadSince"), now);
     }
@@ -142,7 +142,13 @@ fn apart(id: &str, settlement: &Settlement, instance_id: &str, now: DateTime) ->
     let history = rawdoc! { "$slice": [{ "$concatArrays": [before, { "$literal": history }] }, -HISTORY] };
     let kept = rawdoc! { "version": version, "createdAt": { "$ifNull": ["$createdAt", now] }, "history": history };
     let replace = rawdoc! { "$replaceWith": { "$mergeObjects": ["$$ROOT", { "$literal": fresh }, kept] } };
-    rawdoc! { "q": { "_id": id }, "u": [replace], "upsert": true }
+    let mut update = RawArrayBuf::new();
+    update.push(replace);
+    if !unset.is_empty() {
+        let names: RawArrayBuf = unset.iter().flatten().map(|(name, _)| name.as_str()).collect();
+        update.push(rawdoc! { "$unset": names });
+    }
+    rawdoc! { "q": { "_id": id }, "u": update, "upsert": true }
 }
 
 /// `document` with the fields of `set`.
@@ -182,7 +188,17 @@ fn fields(settlement: &Settlement, now: DateTime) -> (RawDocumentBuf, RawDocumen
                 "attempts": attempts, "firstAttemptAt": *first_attempt_at,
             };
             failed(&mut set, failure, at);
-            (set, without_status(failure))
+            // An older copy may have ended: what waits must not be removed after the retention.
+            let mut unset = without_status(failure);
+            for name in [
+                cstr!("finishedAt"),
+                cstr!("reason"),
+                cstr!("redrivable"),
+                cstr!("redriven"),
+            ] {
+                unset.append(name, 1);
+            }
+            (set, unset)
         }
         Next::Dead {
             verdict,
