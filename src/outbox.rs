@@ -32,7 +32,7 @@ mod versions;
 
 use std::sync::Arc;
 
-use bson::Bson;
+use bson::{Bson, RawDocumentBuf};
 use parking_lot::Mutex;
 
 use crate::model::EndpointKey;
@@ -54,8 +54,8 @@ pub use unreadable::Unreadable;
 
 /// Hears of batches that are committed.
 pub trait Listener: Send + Sync {
-    /// These batches wait in the outbox now.
-    fn appended(&self, batches: Vec<Head>);
+    /// These batches wait in the outbox now, as these documents.
+    fn appended(&self, batches: Vec<(Head, RawDocumentBuf)>);
 }
 
 /// The delivery documents, as one instance writes them.

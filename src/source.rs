@@ -16,4 +16,4 @@ pub use next_expiry::{Horizon, Lookahead};
 pub use rejections::Rejections;
 pub use scan::{Extent, Report, Scan, ScanTrigger, deliveries};
 pub use schedule::Schedule;
-pub use watch::{Watch, WatchStatus};
+pub use watch::Watch;

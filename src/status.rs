@@ -85,7 +85,7 @@ async fn now(store: &Store) -> Result<DateTime> {
 /// What the directory knows of an endpoint, if it knows it. Of others it would say that they are out of service, because their
 /// documents may be on their way.
 fn find(directory: &Directory, endpoint: &EndpointKey) -> Option<Found> {
-    let is_known = endpoint.is_email() || directory.generation(endpoint) > 0;
+    let is_known = endpoint.is_email() || directory.knows(endpoint);
     is_known.then(|| directory.find(endpoint))
 }
 

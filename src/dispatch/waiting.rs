@@ -1,21 +1,19 @@
 //! What is known to wait in the outbox, per endpoint and class. Bounded: beyond a few batches per queue it only says that there
 //! are more.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod class_queue;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use bson::DateTime;
+use bson::{DateTime, RawDocumentBuf};
 use parking_lot::Mutex;
 
 use super::queue::{DeliveryQueue, InMemory};
 use crate::model::EndpointKey;
 use crate::outbox::{Class, Head, Want};
 
-/// Known batches per queue, at most.
-const KNOWN: usize = 64;
-
-/// Deliveries that a batch is expected to hold, for a read of batches that are not known.
-const EXPECTED: usize = 64;
+use class_queue::{ClassQueue, DocumentBytes, Known};
 
 /// What waits. Clones are the same.
 #[derive(Clone)]
@@ -33,6 +31,8 @@ struct State {
     checked: Option<DateTime>,
     /// Whether all queues must be looked at now.
     look: bool,
+    /// Bytes of batches that need not be read.
+    document_bytes: DocumentBytes,
 }
 
 /// What waits for one endpoint.
@@ -47,19 +47,6 @@ struct Endpoint {
     partly_read: bool,
 }
 
-/// What waits in one queue.
-#[derive(Debug, Default)]
-struct ClassQueue {
-    /// The first batches, in order, as far as they are known and not read.
-    known: VecDeque<(DateTime, Arc<str>)>,
-    /// Others may follow, or come before.
-    more: bool,
-    /// Some were added while it was known that there are more.
-    added: bool,
-    /// When the first batch that is not due yet will be.
-    later: Option<DateTime>,
-}
-
 impl Waiting {
     /// Nothing is known to wait.
     pub fn new(queue: DeliveryQueue) -> Self {
@@ -69,16 +56,39 @@ impl Waiting {
         }
     }
 
+    /// This instance has appended these batches.
+    pub fn appended(&self, batches: Vec<(Head, RawDocumentBuf)>) {
+        self.add_known(batches.into_iter().map(|(head, document)| (head, Some(document))));
+    }
+
     /// These batches wait since just now, after those that are known.
     pub fn add(&self, batches: Vec<Head>) {
+        self.add_known(batches.into_iter().map(|head| (head, None)));
+    }
+
+    /// Batches may have been changed by another instance: those that are known must be read.
+    pub fn forget_documents(&self) {
         let mut state = self.state.lock();
-        for head in batches {
+        let queues = state.endpoints.values_mut().flat_map(Endpoint::parts);
+        queues
+            .flat_map(|queue| &mut queue.known)
+            .for_each(|known| known.document = None);
+    }
+
+    fn add_known(&self, batches: impl Iterator<Item = (Head, Option<RawDocumentBuf>)>) {
+        let mut state = self.state.lock();
+        for (head, document) in batches {
+            let document = document.and_then(|document| state.document_bytes.keep(document));
             let part = state
                 .endpoints
                 .entry(head.endpoint.clone())
                 .or_default()
                 .queue_of(head.class);
-            part.add(head.due, head.id);
+            part.add(Known {
+                due: head.due,
+                id: head.id,
+                document,
+            });
             state.changed.insert(head.endpoint);
         }
         drop(state);
@@ -288,98 +298,64 @@ impl Endpoint {
     }
 }
 
-impl ClassQueue {
-    fn add(&mut self, due: DateTime, id: Arc<str>) {
-        if self.more {
-            self.added = true;
-            return;
-        }
-        if self.known.iter().any(|(_, known)| *known == id) {
-            return;
-        }
-        if self.known.len() >= KNOWN {
-            self.more = true;
-            return;
-        }
-        let place = self.known.partition_point(|(known, _)| *known <= due);
-        self.known.insert(place, (due, id));
-    }
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
 
-    /// A look found this batch to be the first.
-    fn found(&mut self, due: DateTime, id: Arc<str>, in_memory: bool, now: DateTime) {
-        if due > now {
-            self.later = Some(due);
-            return;
-        }
-        if in_memory {
-            self.more = true;
-        } else if self.known.front().is_none_or(|(_, known)| *known != id) {
-            self.known.clear();
-            self.known.push_back((due, id));
-            self.more = true;
-        }
-    }
+    use super::*;
+    use crate::dispatch::Limits;
 
-    fn waits(&self, now: DateTime) -> bool {
-        self.more || self.known.front().is_some_and(|(due, _)| *due <= now)
-    }
+    const NOW: DateTime = DateTime::from_millis(1_000);
 
-    /// Whether a batch that was not due at `since` is at `now`.
-    fn came_due(&mut self, since: DateTime, now: DateTime) -> bool {
-        if self.later.take_if(|due| *due <= now).is_some() {
-            self.more = true;
-            return true;
-        }
-        self.known.front().is_some_and(|(due, _)| *due > since && *due <= now)
-    }
-
-    /// When a batch that is not due at `now` will be.
-    fn next_due(&self, now: DateTime) -> Option<DateTime> {
-        let known = self.known.iter().map(|(due, _)| *due).find(|due| *due > now);
-        [known, self.later].into_iter().flatten().min()
-    }
-
-    fn choose(
-        &mut self,
-        endpoint: &EndpointKey,
-        class: Class,
-        slots: usize,
-        alone: bool,
-        memory: &InMemory,
-        now: DateTime,
-    ) -> Vec<Want> {
-        // A live batch is read whole where half of it or more has slots.
-        let is_partial = class == Class::Live && (alone || slots < EXPECTED / 2);
-        let batches = match class {
-            Class::Live => ((slots + EXPECTED / 2) / EXPECTED).max(1),
-            Class::Retry | Class::Background => slots,
+    fn appended(waiting: &Waiting, name: &str, bytes: usize) {
+        let head = Head {
+            endpoint: EndpointKey::from_stored("a/1"),
+            class: Class::Live,
+            due: NOW,
+            id: name.into(),
         };
-        let known = self
-            .known
-            .iter()
-            .take_while(|(due, _)| *due <= now)
-            .take(batches)
-            .count();
-        if known == 0 || (self.more && known < batches && !alone) {
-            self.known.clear();
-            self.added = false;
-            let want = Want::Next {
-                endpoint: endpoint.clone(),
-                class,
-                except: memory.batches.clone(),
-                batches,
-            };
-            return if self.more { vec![want] } else { Vec::new() };
+        waiting.appended(vec![(head, rawdoc! { "_id": name, "payload": "x".repeat(bytes) })]);
+    }
+
+    /// What is to be read of the endpoint, and from where.
+    fn choose(waiting: &Waiting) -> Vec<&'static str> {
+        let endpoint = EndpointKey::from_stored("a/1");
+        let wants = waiting.choose(&endpoint, 64 * 8, false, &InMemory::default(), NOW);
+        let from = wants.iter().map(|want| match want {
+            Want::Appended { .. } => "memory",
+            Want::Batch(_) => "by id",
+            Want::Slice { .. } | Want::Next { .. } => "otherwise",
+        });
+        from.collect()
+    }
+
+    fn waiting() -> Waiting {
+        let limits = Limits {
+            capacity: 1024,
+            max_in_flight: 256,
+            concurrency: 5,
+        };
+        Waiting::new(DeliveryQueue::new(limits, Box::new(|_| true)))
+    }
+
+    #[test]
+    fn what_was_just_appended_is_not_read_again_unless_somebody_may_have_changed_it() {
+        let waiting = waiting();
+        appended(&waiting, "x", 10);
+        assert_eq!(choose(&waiting), ["memory"]);
+        appended(&waiting, "y", 10);
+        waiting.forget_documents();
+        assert_eq!(choose(&waiting), ["by id"]);
+    }
+
+    #[test]
+    fn batches_that_need_not_be_read_are_bounded_in_bytes() {
+        let waiting = waiting();
+        for name in ["x", "y", "z"] {
+            appended(&waiting, name, 3 << 20);
         }
-        let ids = self.known.drain(..known).map(|(_, id)| id);
-        if is_partial {
-            let part = |id| Want::Slice {
-                id,
-                skip: None,
-                limit: slots,
-            };
-            return ids.map(part).collect();
-        }
-        ids.map(Want::Batch).collect()
+        assert_eq!(choose(&waiting), ["memory", "memory", "by id"]);
+        appended(&waiting, "w", 3 << 20);
+        assert_eq!(choose(&waiting), ["memory"], "there is room again");
     }
 }

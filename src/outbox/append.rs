@@ -27,7 +27,7 @@ pub struct Appended {
     pub known: usize,
     /// Deliveries that are still to be appended, by another transaction.
     pub left: usize,
-    batches: Vec<Head>,
+    batches: Vec<(Head, RawDocumentBuf)>,
     events: Vec<(crate::model::Message, EndpointKey)>,
     found: (DateTime, Instant),
 }
@@ -92,23 +92,23 @@ impl Outbox {
             let event = |delivery: &NewDelivery| (delivery.message.clone(), delivery.endpoint.clone());
             appended.events = new.iter().map(event).collect();
         }
-        let mut documents = Vec::new();
         for batch in batches(new) {
             let id = self.batch_id(&batch);
             let (document, due) = encode_batch(&id, &batch, now);
-            documents.push(document);
-            appended.batches.push(Head {
+            let head = Head {
                 endpoint: batch[0].endpoint.clone(),
                 class: Class::Live,
                 due,
                 id,
-            });
+            };
+            appended.batches.push((head, document));
         }
-        let inserted = transaction.insert(OUTBOX, documents.iter()).await;
+        let documents: Vec<&RawDocumentBuf> = appended.batches.iter().map(|(_, document)| document).collect();
+        let inserted = transaction.insert(OUTBOX, documents.into_iter()).await;
         if let Err(error) = &inserted
             && let Some(row) = error.row().filter(|_| error.is_duplicate())
         {
-            self.taken.note(&appended.batches[row.index].id);
+            self.taken.note(&appended.batches[row.index].0.id);
         }
         inserted.map(|()| appended)
     }

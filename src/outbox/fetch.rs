@@ -33,6 +33,13 @@ pub struct Head {
 pub enum Want {
     /// A batch that is known, whole.
     Batch(Arc<str>),
+    /// A batch that this instance has just appended, as it appended it: it is not read again.
+    Appended {
+        /// The batch.
+        document: Arc<RawDocumentBuf>,
+        /// Deliveries at most.
+        limit: usize,
+    },
     /// A slice of a known batch.
     Slice {
         /// Its `_id`.
@@ -105,6 +112,12 @@ impl Outbox {
     /// MongoDB refused or is unavailable.
     pub async fn fetch(&self, wants: &[Want], now: DateTime, budget: usize) -> Result<Read> {
         let (mut read, mut bytes) = (Read::default(), 0);
+        for want in wants {
+            if let Want::Appended { document, limit } = want {
+                bytes += document.as_bytes().len();
+                read.add_slice(document, 0, *limit);
+            }
+        }
         let parts: HashMap<&str, usize> = wants.iter().filter_map(part).collect();
         let mut take = |document: RawDocumentBuf| {
             bytes += document.as_bytes().len();
@@ -160,7 +173,11 @@ impl Read {
         let id = id_of(document).unwrap_or_default();
         let skip = document.get_i32("skip").ok().and_then(|skip| u32::try_from(skip).ok());
         let limit = parts.get(id.as_str()).copied().unwrap_or(usize::MAX);
-        match decode(document, skip.unwrap_or(0), limit) {
+        self.add_slice(document, skip.unwrap_or(0), limit);
+    }
+
+    fn add_slice(&mut self, document: &RawDocumentBuf, skip: u32, limit: usize) {
+        match decode(document, skip, limit) {
             Ok(batch) => self.batches.push(batch),
             Err(reason) => {
                 let seen = [("version", "version")];
@@ -205,7 +222,7 @@ fn pipelines(wants: &[Want], now: DateTime) -> Vec<Vec<Document>> {
 
 fn pipeline(want: &Want, now: DateTime) -> Option<Vec<Document>> {
     match want {
-        Want::Batch(_) => None,
+        Want::Batch(_) | Want::Appended { .. } => None,
         Want::Slice { id, skip, limit } => {
             let skip = skip.map_or_else(first_open, |skip| Bson::Int32(i32::try_from(skip).unwrap_or(i32::MAX)));
             let limit = i32::try_from(*limit).unwrap_or(i32::MAX);

@@ -98,10 +98,9 @@ impl Directory {
         index.find(key, now).unwrap_or(Found::Off { reason: slot::DELETED })
     }
 
-    /// Another number whenever the endpoint's configuration has changed, or when it is served again after it was out of service.
-    /// 0 if the endpoint is not known.
-    pub fn generation(&self, key: &EndpointKey) -> u64 {
-        self.index().slot(key).map_or(0, |slot| slot.generation)
+    /// Whether some document has or had the endpoint.
+    pub fn knows(&self, key: &EndpointKey) -> bool {
+        self.index().slot(key).is_some()
     }
 
     /// Tells whenever anything has changed.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::DateTime;
+use bson::{DateTime, RawDocumentBuf};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +20,7 @@ use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Live};
 use crate::outbox::{Head, Listener, Outbox};
 use crate::platform::{Directory, Found, Refresh};
-use crate::source::{Horizon, Lookahead, Rejections, Report, Scan, Watch, WatchStatus};
+use crate::source::{Horizon, Lookahead, Rejections, Report, Scan, Watch};
 use crate::store::{Stopped, Store};
 
 /// The parts, wired, not running yet.
@@ -41,7 +41,7 @@ pub struct Engine {
     pub tally: Tally,
     pub history: History,
     pub settings: Settings,
-    pub watch_status: Live<WatchStatus>,
+    pub stream_moved_at: Live<Option<DateTime>>,
     /// The last scan: when it ended, and what it did.
     pub last_scan: Live<Option<(DateTime, Report)>>,
     pub rejections: Rejections,
@@ -60,14 +60,14 @@ struct Appended {
 }
 
 impl Listener for Appended {
-    fn appended(&self, batches: Vec<Head>) {
+    fn appended(&self, batches: Vec<(Head, RawDocumentBuf)>) {
         let (mine, others): (Vec<_>, Vec<_>) = batches
             .into_iter()
-            .partition(|head| self.cluster.is_assigned(&head.endpoint));
+            .partition(|(head, _)| self.cluster.is_assigned(&head.endpoint));
         if !others.is_empty() {
-            self.wake_ups.note(others.into_iter().map(|head| head.endpoint));
+            self.wake_ups.note(others.into_iter().map(|(head, _)| head.endpoint));
         }
-        self.waiting.add(mine);
+        self.waiting.appended(mine);
     }
 }
 
@@ -94,7 +94,7 @@ impl Engine {
             tally: Tally::new(clock.clone()),
             history: History::default(),
             rejections: Rejections::default(),
-            watch_status: Live::new(WatchStatus::default()),
+            stream_moved_at: Live::new(None),
             horizon: Horizon::default(),
             last_scan: Live::new(None),
             recorded: Arc::default(),
@@ -189,7 +189,7 @@ impl Engine {
             self.directory.clone(),
             self.clock.clone(),
             self.retention,
-            self.watch_status.clone(),
+            self.stream_moved_at.clone(),
             self.rejections.clone(),
             self.horizon.clone(),
         )
@@ -252,6 +252,7 @@ impl Engine {
 impl Deliveries for Engine {
     fn lapsed(&self, age: Duration) {
         // By now their endpoints may be another instance's.
+        self.waiting.forget_documents();
         self.queue.drop_all_unsent();
         if age >= CUT_SHORT {
             self.abort.abort();
@@ -260,6 +261,7 @@ impl Deliveries for Engine {
 
     fn drain(&self, moves: bool, keeps: impl Fn(&EndpointKey) -> bool) -> Vec<EndpointKey> {
         if moves {
+            self.waiting.forget_documents();
             self.queue.refuse_reads();
         }
         self.queue.drain(keeps)

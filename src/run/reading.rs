@@ -80,7 +80,7 @@ pub(super) async fn own(watched: &Watched) -> Own {
 }
 
 fn stream_age(engine: &Engine) -> Option<Duration> {
-    let moved = engine.watch_status.get().moved_at?;
+    let moved = (*engine.stream_moved_at.get())?;
     let millis = engine.clock.now().timestamp_millis() - moved.timestamp_millis();
     Some(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
 }

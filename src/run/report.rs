@@ -29,7 +29,7 @@ impl Snapshot {
     pub fn take(engine: &Engine) -> Self {
         let fill = engine.queue.fill();
         let (endpoints, _, refused) = engine.directory.count();
-        let moved = engine.watch_status.get().moved_at;
+        let moved = *engine.stream_moved_at.get();
         Self {
             taken: fill.taken,
             queued: fill.queued,

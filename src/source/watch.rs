@@ -8,6 +8,7 @@ mod process;
 
 use std::time::Duration;
 
+use bson::DateTime;
 use mongodb::change_stream::event::ResumeToken;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -44,23 +45,14 @@ pub struct Watch {
     pub clock: Clock,
     /// How long the outbox remembers.
     pub retention: Duration,
-    /// What the watch tells of itself.
-    pub status: Live<WatchStatus>,
+    /// When the stream last moved: an event, or the word that there is none.
+    pub moved_at: Live<Option<DateTime>>,
     /// Counts what can't be an event.
     pub rejections: Rejections,
     /// Who wants to hear of expiries.
     pub horizon: Horizon,
     /// How much goes into a transaction.
     pub(crate) pace: Pace,
-}
-
-/// The state of the watch, for status lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WatchStatus {
-    /// When the stream last moved: an event, or the word that there is none.
-    pub moved_at: Option<bson::DateTime>,
-    /// Events found since the start.
-    pub events: u64,
 }
 
 /// A walk that finds missed awards, under way; `false` if a later lease has moved the position.
@@ -75,7 +67,7 @@ impl Watch {
         directory: Directory,
         clock: Clock,
         retention: Duration,
-        status: Live<WatchStatus>,
+        moved_at: Live<Option<DateTime>>,
         rejections: Rejections,
         horizon: Horizon,
     ) -> Self {
@@ -85,7 +77,7 @@ impl Watch {
             directory,
             clock,
             retention,
-            status,
+            moved_at,
             rejections,
             horizon,
             pace: Pace::default(),
@@ -111,7 +103,7 @@ impl Watch {
         let Some(mut position) = Position::load(&self.store, lease, self.retention).await? else {
             return Ok(());
         };
-        self.moved(position.at(), 0);
+        self.moved_at.set(Some(position.at()));
         let (mut backoff, mut tries) = (Backoff::default(), self.store.outage().tries());
         let mut catching_up = None;
         while !stop.is_cancelled() {
@@ -170,12 +162,12 @@ impl Watch {
             if catching_up.as_ref().is_some_and(|(_, walk)| walk.is_finished()) {
                 self.caught_up(position, catching_up).await?;
             }
-            let Some(events) = self.process(&group, position).await? else {
+            if !self.process(&group, position).await? {
                 return Ok(None);
-            };
+            }
             if group.idle.is_some() || !group.changes.is_empty() {
                 tries.succeeded();
-                self.moved(self.clock.now(), events);
+                self.moved_at.set(Some(self.clock.now()));
             }
             beat();
             if group.ending.is_some() || saved.is_none_or(|saved| saved.elapsed() >= SAVE_EVERY) {
@@ -240,14 +232,6 @@ impl Watch {
         // After another accident meanwhile it is walked again.
         self.catch_up(position, catching_up);
         Ok(())
-    }
-
-    fn moved(&self, at: bson::DateTime, events: usize) {
-        let before = self.status.get();
-        self.status.set(WatchStatus {
-            moved_at: Some(at),
-            events: before.events + events as u64,
-        });
     }
 }
 

@@ -28,8 +28,6 @@ pub(super) struct Index {
     absent: HashMap<String, Instant>,
     /// What was found missing, the earliest first; may have come back since.
     missing: VecDeque<Missing>,
-    /// The last generation that was given out.
-    generation: u64,
     /// Endpoints by [`Kind`]; that can't be named.
     counts: [usize; 3],
     nameless: usize,
@@ -307,13 +305,11 @@ impl Index {
         let after = slot.effect();
         if after.is_none() {
             self.slots.remove(key);
-        } else if before == after {
-            return;
-        } else if after.as_ref().is_some_and(|after| after.renews(before.as_ref())) {
-            self.generation += 1;
-            slot.generation = self.generation;
         }
-        self.changed |= before != after;
+        if before == after {
+            return;
+        }
+        self.changed = true;
         self.count_effects(before.as_ref(), after.as_ref());
         self.subscribe(key, after.as_ref());
     }

@@ -41,8 +41,6 @@ pub(super) enum Standing {
 pub(super) struct Slot {
     /// The first one counts. More than one: several documents have the endpoint.
     claims: Vec<Claim>,
-    /// See [`Directory::generation`](super::Directory::generation).
-    pub(super) generation: u64,
 }
 
 /// What the claims come to; another one if something has changed that somebody may have to act upon.
@@ -142,14 +140,5 @@ impl Slot {
     pub(super) fn is_read_from(&self, document: &DocumentId) -> bool {
         let is_read = |claim: &Claim| claim.document == *document && matches!(claim.standing, Standing::Read);
         self.claims.iter().any(is_read)
-    }
-}
-
-impl Effect {
-    /// Whether an endpoint that changed so begins a new generation.
-    pub(super) fn renews(&self, before: Option<&Self>) -> bool {
-        let Some(before) = before else { return true };
-        let is_mended = before.kind == Kind::OutOfService && self.kind == Kind::Served;
-        is_mended || before.fingerprint != self.fingerprint
     }
 }

@@ -81,18 +81,15 @@ impl Change {
 }
 
 impl Watch {
-    /// Writes the events of these changes to the outbox and moves the position behind them. Returns how many deliveries are
-    /// new; `None` if a later lease has moved the position.
-    pub(super) async fn process(&self, group: &Group, position: &mut Position) -> Result<Option<usize>, Stopped> {
+    /// Writes the events of these changes to the outbox and moves the position after them; `false` if a later lease has moved it.
+    pub(super) async fn process(&self, group: &Group, position: &mut Position) -> Result<bool, Stopped> {
         let expiries = group.changes.iter().filter_map(|change| expires(&change.raw));
         expiries.for_each(|expires| self.horizon.tell(expires));
-        let mut fresh = 0;
         if group.changes.iter().any(Change::is_award) {
             let found = self.find(&group.changes).await?;
             let moves: Vec<_> = group.changes.iter().map(Change::moves).collect();
-            match self.append_all(found, position, Some(&moves)).await? {
-                Some(appended) => fresh = appended,
-                None => return Ok(None),
+            if !self.append_all(found, position, Some(&moves)).await? {
+                return Ok(false);
             }
         } else if let Some(last) = group.changes.last() {
             *position = position.moved(&last.moves());
@@ -103,25 +100,24 @@ impl Watch {
                 at: Some(*at),
             });
         }
-        Ok(Some(fresh))
+        Ok(true)
     }
 
     /// Writes awards found by query to the outbox; `false` if a later lease has moved the position.
     pub(super) async fn take(&self, documents: Vec<RawDocumentBuf>, position: &Position) -> Result<bool, Stopped> {
         let found = documents.iter().map(|document| self.found(document)).collect();
-        let appended = self.append_all(found, &mut position.clone(), None).await?;
-        Ok(appended.is_some())
+        self.append_all(found, &mut position.clone(), None).await
     }
 
     /// Appends what was found, part by part, each with the position after it; `moves` says where the stream stood after each.
-    /// Without, the position stays where it is.
+    /// Without, the position stays where it is. `false` if a later lease has moved it.
     async fn append_all(
         &self,
         mut found: Vec<Found>,
         position: &mut Position,
         moves: Option<&[Move]>,
-    ) -> Result<Option<usize>, Stopped> {
-        let (mut done, mut fresh) = (0, 0);
+    ) -> Result<bool, Stopped> {
+        let mut done = 0;
         let mut attempts = Attempts::new(&self.store, &self.pace, "append completions");
         while done < found.len() {
             let (size, budget) = (attempts.share_of(found.len() - done), attempts.budget());
@@ -134,7 +130,6 @@ impl Watch {
                 Ok(appended) => {
                     attempts.succeeded();
                     failpoint::reach("completions-committed");
-                    fresh += appended.fresh;
                     let whole = appended.left == 0;
                     self.outbox.announce(appended);
                     if whole {
@@ -146,7 +141,7 @@ impl Watch {
                         done += part;
                     }
                 }
-                Err(Unsaved::Superseded) => return Ok(None),
+                Err(Unsaved::Superseded) => return Ok(false),
                 Err(Unsaved::Failed(error)) if error.kind() == Kind::Refused && part == 1 => {
                     if attempts.is_refusal_its_own(&error).await? {
                         found[done].reject(&error);
@@ -155,7 +150,7 @@ impl Watch {
                 Err(Unsaved::Failed(error)) => attempts.failed(&error).await?,
             }
         }
-        Ok(Some(fresh))
+        Ok(true)
     }
 
     async fn append_part(

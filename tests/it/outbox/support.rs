@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bson::oid::ObjectId;
-use bson::{DateTime, RawBson};
+use bson::{DateTime, RawBson, RawDocumentBuf};
 use certhookd::model::{Clock, EndpointKey, EventId, EventType, Message};
 use certhookd::outbox::{Class, Delivery, Fetched, Head, Listener, NewDelivery, Next, Outbox, Settlement, Want};
 use certhookd::store::{Store, Writer};
@@ -16,7 +16,7 @@ const ANY_BUDGET: usize = usize::MAX;
 struct Nobody;
 
 impl Listener for Nobody {
-    fn appended(&self, _: Vec<Head>) {}
+    fn appended(&self, _: Vec<(Head, RawDocumentBuf)>) {}
 }
 
 /// The outbox as that instance writes it.

@@ -1,0 +1,178 @@
+//! What is known to wait in one queue: an endpoint's batches of one class.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bson::{DateTime, RawDocumentBuf};
+
+use crate::dispatch::queue::InMemory;
+use crate::model::EndpointKey;
+use crate::outbox::{Class, Want};
+
+/// Known batches per queue, at most.
+const KNOWN: usize = 64;
+
+/// Bytes of batches that need not be read, at most.
+const DOCUMENT_BYTES: usize = 8 << 20;
+
+/// Deliveries that a batch is expected to hold, for a read of batches that are not known.
+const EXPECTED: usize = 64;
+
+/// A batch that is known.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) due: DateTime,
+    pub(super) id: Arc<str>,
+    pub(super) document: Option<Document>,
+}
+
+/// A batch that this instance has appended and still has, so that it need not be read.
+#[derive(Debug)]
+pub(super) struct Document {
+    batch: Arc<RawDocumentBuf>,
+    bytes: DocumentBytes,
+}
+
+impl Drop for Document {
+    fn drop(&mut self) {
+        self.bytes.0.fetch_sub(self.batch.as_bytes().len(), Ordering::Relaxed);
+    }
+}
+
+/// How many bytes such batches have.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DocumentBytes(Arc<AtomicUsize>);
+
+impl DocumentBytes {
+    /// Keeps a batch, where there is room.
+    pub(super) fn keep(&self, batch: RawDocumentBuf) -> Option<Document> {
+        let bytes = batch.as_bytes().len();
+        if self.0.fetch_add(bytes, Ordering::Relaxed) + bytes > DOCUMENT_BYTES {
+            self.0.fetch_sub(bytes, Ordering::Relaxed);
+            return None;
+        }
+        Some(Document {
+            batch: Arc::new(batch),
+            bytes: self.clone(),
+        })
+    }
+}
+
+/// What waits in one queue.
+#[derive(Debug, Default)]
+pub(super) struct ClassQueue {
+    /// The first batches, in order, as far as they are known and not read.
+    pub(super) known: VecDeque<Known>,
+    /// Others may follow, or come before.
+    pub(super) more: bool,
+    /// Some were added while it was known that there are more.
+    pub(super) added: bool,
+    /// When the first batch that is not due yet will be.
+    pub(super) later: Option<DateTime>,
+}
+
+impl ClassQueue {
+    pub(super) fn add(&mut self, batch: Known) {
+        if self.more {
+            self.added = true;
+            return;
+        }
+        if self.known.iter().any(|known| known.id == batch.id) {
+            return;
+        }
+        if self.known.len() >= KNOWN {
+            self.more = true;
+            return;
+        }
+        let place = self.known.partition_point(|known| known.due <= batch.due);
+        self.known.insert(place, batch);
+    }
+
+    /// A look found this batch to be the first.
+    pub(super) fn found(&mut self, due: DateTime, id: Arc<str>, in_memory: bool, now: DateTime) {
+        if due > now {
+            self.later = Some(due);
+            return;
+        }
+        if in_memory {
+            self.more = true;
+        } else if self.known.front().is_none_or(|known| known.id != id) {
+            self.known.clear();
+            self.known.push_back(Known {
+                due,
+                id,
+                document: None,
+            });
+            self.more = true;
+        }
+    }
+
+    pub(super) fn waits(&self, now: DateTime) -> bool {
+        self.more || self.known.front().is_some_and(|known| known.due <= now)
+    }
+
+    /// Whether a batch that was not due at `since` is at `now`.
+    pub(super) fn came_due(&mut self, since: DateTime, now: DateTime) -> bool {
+        if self.later.take_if(|due| *due <= now).is_some() {
+            self.more = true;
+            return true;
+        }
+        self.known
+            .front()
+            .is_some_and(|known| known.due > since && known.due <= now)
+    }
+
+    /// When a batch that is not due at `now` will be.
+    pub(super) fn next_due(&self, now: DateTime) -> Option<DateTime> {
+        let known = self.known.iter().map(|known| known.due).find(|due| *due > now);
+        [known, self.later].into_iter().flatten().min()
+    }
+
+    pub(super) fn choose(
+        &mut self,
+        endpoint: &EndpointKey,
+        class: Class,
+        slots: usize,
+        alone: bool,
+        memory: &InMemory,
+        now: DateTime,
+    ) -> Vec<Want> {
+        // A live batch is read whole where half of it or more has slots.
+        let is_partial = class == Class::Live && (alone || slots < EXPECTED / 2);
+        let batches = match class {
+            Class::Live => ((slots + EXPECTED / 2) / EXPECTED).max(1),
+            Class::Retry | Class::Background => slots,
+        };
+        let known = self
+            .known
+            .iter()
+            .take_while(|known| known.due <= now)
+            .take(batches)
+            .count();
+        if known == 0 || (self.more && known < batches && !alone) {
+            self.known.clear();
+            self.added = false;
+            let want = Want::Next {
+                endpoint: endpoint.clone(),
+                class,
+                except: memory.batches.clone(),
+                batches,
+            };
+            return if self.more { vec![want] } else { Vec::new() };
+        }
+        let want = |known: Known| match (&known.document, is_partial) {
+            (Some(document), _) => Want::Appended {
+                document: Arc::clone(&document.batch),
+                limit: if is_partial { slots } else { usize::MAX },
+            },
+            (None, true) => Want::Slice {
+                id: known.id,
+                skip: None,
+                limit: slots,
+            },
+            (None, false) => Want::Batch(known.id),
+        };
+        self.known.drain(..known).map(want).collect()
+    }
+}
