@@ -170,6 +170,10 @@ impl Watch {
                 self.moved_at.set(Some(self.clock.now()));
             }
             beat();
+            if group.has_awards() {
+                // In the transaction that appended them.
+                saved = Some(Instant::now());
+            }
             if group.ending.is_some() || saved.is_none_or(|saved| saved.elapsed() >= SAVE_EVERY) {
                 saved = Some(Instant::now());
                 if !self.save(position).await? {

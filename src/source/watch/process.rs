@@ -49,6 +49,10 @@ impl Group {
             Item::Ended(ending) => self.ending = Some(ending),
         }
     }
+
+    pub(super) fn has_awards(&self) -> bool {
+        self.changes.iter().any(Change::is_award)
+    }
 }
 
 impl Change {
@@ -85,7 +89,7 @@ impl Watch {
     pub(super) async fn process(&self, group: &Group, position: &mut Position) -> Result<bool, Stopped> {
         let expiries = group.changes.iter().filter_map(|change| expires(&change.raw));
         expiries.for_each(|expires| self.horizon.tell(expires));
-        if group.changes.iter().any(Change::is_award) {
+        if group.has_awards() {
             let found = self.find(&group.changes).await?;
             let moves: Vec<_> = group.changes.iter().map(Change::moves).collect();
             if !self.append_all(found, position, Some(&moves)).await? {
