@@ -30,7 +30,7 @@ use position::{Position, Unsaved};
 const GROUP: usize = 500;
 
 /// The shortest time between two writes of the position by itself.
-const SAVE_EVERY: Duration = Duration::from_secs(1);
+const SAVE_EVERY: Duration = Duration::from_secs(5);
 
 /// What the watch needs.
 #[derive(Clone)]
