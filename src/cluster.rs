@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::model::{Clock, EndpointKey, Live};
@@ -22,6 +23,7 @@ use crate::store::{Result, Store};
 
 use assignment::View;
 use fence::Fence;
+use heartbeat::Beats;
 
 pub use fence::{CUT_SHORT, NO_NEW_REQUESTS};
 pub use wakeup::WakeUps;
@@ -66,6 +68,7 @@ struct Shared {
     leaving: AtomicBool,
     /// Heartbeats that were sent: one that arrives after a later one changes nothing.
     beats: AtomicI64,
+    others: Mutex<Beats>,
     /// The control number that this instance has acted on.
     control: AtomicI64,
     /// The number of the lease for finding events, if this instance holds it.
@@ -83,6 +86,7 @@ impl Cluster {
             fence: Fence::default(),
             leaving: AtomicBool::new(false),
             beats: AtomicI64::new(0),
+            others: Mutex::default(),
             control: AtomicI64::new(0),
             lease: watch::Sender::default(),
             beat_now: Notify::new(),

@@ -1,7 +1,8 @@
 //! Sending a heartbeat, and reading the others'.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bson::{Bson, DateTime, Document, doc};
 use mongodb::ClientSession;
@@ -10,7 +11,7 @@ use tracing::debug;
 
 use super::assignment::{self, Heartbeat, View};
 use super::fence::Fence;
-use super::{Cluster, Deliveries, NO_NEW_REQUESTS, ghosts};
+use super::{ALIVE, Cluster, Deliveries, NO_NEW_REQUESTS, ghosts};
 use crate::failpoint;
 use crate::model::{Clock, EndpointKey};
 use crate::store::Result;
@@ -21,6 +22,30 @@ struct Own {
     now: DateTime,
     /// Since the first one.
     age: Duration,
+}
+
+/// The others' heartbeats as they were seen last, and since when. After a failover to a member whose clock is behind, a dead
+/// instance's heartbeat is in the future: that it has not changed for ten seconds shows that nobody sends it.
+#[derive(Debug, Default)]
+pub(super) struct Beats(HashMap<String, (Option<DateTime>, Instant)>);
+
+impl Beats {
+    fn see(&mut self, found: &[Document]) {
+        let now = Instant::now();
+        let mut seen = HashMap::with_capacity(found.len());
+        for document in found {
+            let id = document.get_str("_id").unwrap_or_default().to_owned();
+            let at = document.get_datetime("seenAt").ok().copied();
+            let before = self.0.remove(&id).filter(|(before, _)| *before == at);
+            seen.insert(id, before.unwrap_or((at, now)));
+        }
+        self.0 = seen;
+    }
+
+    fn is_silent(&self, document: &Document) -> bool {
+        let seen = document.get_str("_id").ok().and_then(|id| self.0.get(id));
+        seen.is_some_and(|(_, since)| since.elapsed() >= ALIVE)
+    }
 }
 
 impl Cluster {
@@ -160,8 +185,10 @@ impl Cluster {
     /// The others that are alive, and those that are dead.
     fn sort_out(&self, found: Vec<Document>, now: DateTime) -> (Vec<Heartbeat>, Vec<Document>) {
         let (mut others, mut dead) = (Vec::new(), Vec::new());
+        let mut beats = self.shared.others.lock();
+        beats.see(&found);
         for document in found {
-            match assignment::read(&document, now) {
+            match assignment::read(&document, now).filter(|_| !beats.is_silent(&document)) {
                 Some(heartbeat) if heartbeat.instance_id == **self.instance_id() => {}
                 Some(heartbeat) => others.push(heartbeat),
                 None => dead.push(document),

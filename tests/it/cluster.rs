@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use bson::doc;
+use certhookd::model::Clock;
 use certhookd::sandbox::Answer;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::fixture::{Daemon, Fixture, LIMIT, certificate, expired, is_scan};
+use crate::layout;
 
 /// It scans and watches from now on.
 pub fn has_lease(line: &Value) -> bool {
@@ -121,4 +123,21 @@ async fn an_instance_that_stops_hands_over_at_once_and_any_instance_scans_on_a_s
     assert!(first.stop().await.success());
     second.wait_for(has_lease).await;
     assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+}
+
+/// As after a failover to a member whose clock is behind.
+#[tokio::test]
+async fn a_dead_instance_whose_heartbeat_is_in_the_future_is_replaced_too() {
+    let fixture = Fixture::new().await;
+    let mut dead = layout::instance("dead", 0);
+    let future = layout::after(Clock::local(), Duration::from_secs(600));
+    dead.insert("seenAt", future);
+    let state = fixture.state();
+    state.insert_many([dead, layout::lease("dead")]).await.unwrap();
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let daemon = fixture.daemon().await;
+    daemon.wait_for(has_lease).await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    daemon.signal(Signal::SIGUSR1);
+    fixture.wait_for(|requests| requests.len() == 2).await;
 }
