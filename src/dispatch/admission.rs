@@ -3,7 +3,7 @@
 //! An endpoint that is **not known to answer** (no success since it was assigned to this instance, or its last attempt timed
 //! out) gets one slot, and all such endpoints together at most a quarter of `max_in_flight`, those of one organization half of
 //! that. So endpoints that hang, however many, leave three quarters of the requests in flight to those that answer, and those of
-//! one organization leave room for others that are not known yet.
+//! one organization leave slots to others that are not known yet.
 //!
 //! An endpoint that answers gets its share of the slots: `capacity / (contenders + 1)`. Contenders are the endpoints that hold
 //! slots or wait for some; those that are not known to answer count only as many as can get a slot. n greedy endpoints so leave

@@ -270,7 +270,7 @@ impl Fetcher {
         for batch in batches {
             let class = batch.class;
             let first = batch.deliveries.first().map(|one| one.message.body.len());
-            if left == 0 || first.is_some_and(|payload| !self.queue.has_room(endpoint, payload)) {
+            if left == 0 || first.is_some_and(|payload| !self.queue.has_space(endpoint, payload)) {
                 self.waiting.has_more(endpoint, class);
                 continue;
             }

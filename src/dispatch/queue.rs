@@ -154,8 +154,8 @@ impl DeliveryQueue {
     }
 
     /// Whether a payload of that size may come into memory now.
-    pub(super) fn has_room(&self, endpoint: &EndpointKey, payload: usize) -> bool {
-        self.0.state.lock().has_room(endpoint, payload)
+    pub(super) fn has_space(&self, endpoint: &EndpointKey, payload: usize) -> bool {
+        self.0.state.lock().has_space(endpoint, payload)
     }
 
     /// What of that endpoint's is in memory.

@@ -356,6 +356,6 @@ mod tests {
         }
         assert_eq!(choose(&waiting), ["memory", "memory", "by id"]);
         appended(&waiting, "w", 3 << 20);
-        assert_eq!(choose(&waiting), ["memory"], "there is room again");
+        assert_eq!(choose(&waiting), ["memory"], "there is space again");
     }
 }

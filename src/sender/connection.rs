@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 
-/// A connection that is made while so many are open, in the whole process, serves one request and is not kept. The pool itself
+/// A connection that is made while this many are open, in the whole process, serves one request and is not kept. The pool itself
 /// could only bound what it keeps for one host: there may be as many hosts as endpoints, and many endpoints at one.
 const MAX_KEPT: usize = 512;
 

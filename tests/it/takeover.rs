@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bson::oid::ObjectId;
 use bson::{Document, doc};
 use certhookd::sandbox::{Answer, Options, ReplicaSet};
 use futures_util::TryStreamExt;
@@ -18,15 +19,21 @@ const DELIVERIES: usize = ENDPOINTS * CERTIFICATES;
 /// Two instances amid requests that take a while: one to each endpoint, or more.
 struct Pair {
     fixture: Fixture,
+    organization: ObjectId,
     first: Daemon,
     second: Daemon,
 }
 
 impl Pair {
     async fn new() -> Self {
-        let fixture = Fixture::new().await.with("completions.enabled = false");
+        Self::amid("completions.enabled = false", Duration::from_millis(700)).await
+    }
+
+    /// With these settings, and requests that take this long.
+    async fn amid(settings: &str, takes: Duration) -> Self {
+        let fixture = Fixture::new().await.with(settings);
         let paths: Vec<_> = (0..ENDPOINTS).map(|n| format!("/{n}")).collect();
-        let slow = || [Answer::ok().after(Duration::from_millis(700))];
+        let slow = || [Answer::ok().after(takes)];
         paths.iter().for_each(|path| fixture.receiver.script(path, slow()));
         let endpoints = paths.iter().map(|path| fixture.endpoint(path)).collect();
         let organization = fixture.organization(endpoints).await;
@@ -37,7 +44,12 @@ impl Pair {
         second.signal(Signal::SIGUSR1);
         // The first requests have ended, the next are under way.
         fixture.receiver.wait_for_total(ENDPOINTS + 5, LIMIT).await.unwrap();
-        Self { fixture, first, second }
+        Self {
+            fixture,
+            organization,
+            first,
+            second,
+        }
     }
 
     async fn all_delivered(&self) {
@@ -97,27 +109,21 @@ async fn late_results_of_an_instance_that_was_frozen_change_nothing() {
 /// What it had in memory is another's by then.
 #[tokio::test]
 async fn an_instance_that_was_frozen_sends_nothing_of_what_it_had_in_memory() {
-    let fixture = Fixture::new().await.with("delivery.concurrency = 1");
-    let slow = || [Answer::ok().after(Duration::from_millis(300))];
-    let paths: Vec<_> = (0..ENDPOINTS).map(|n| format!("/{n}")).collect();
-    paths.iter().for_each(|path| fixture.receiver.script(path, slow()));
-    let endpoints = paths.iter().map(|path| fixture.endpoint(path)).collect();
-    let organization = fixture.organization(endpoints).await;
-    let (first, second) = (fixture.daemon().await, fixture.daemon().await);
-    settle(&fixture, 2).await;
-    let certificates = (0..CERTIFICATES).map(|_| expired(organization));
-    fixture.badge_users().insert_many(certificates).await.unwrap();
-    second.signal(Signal::SIGUSR1);
     // An expiry and an award of each certificate. All are in memory, and few are sent.
-    fixture.receiver.wait_for_total(ENDPOINTS + 5, LIMIT).await.unwrap();
-
+    let pair = Pair::amid("delivery.concurrency = 1", Duration::from_millis(300)).await;
+    let Pair {
+        fixture,
+        organization,
+        first,
+        second,
+    } = &pair;
     first.signal(Signal::SIGSTOP);
     let all = 2 * DELIVERIES as u64;
     fixture.wait_for_deliveries(doc! { "state": "delivered" }, all).await;
     let before = fixture.receiver.total();
     first.signal(Signal::SIGCONT);
-    settle(&fixture, 2).await;
-    let certificate = expired(organization);
+    settle(fixture, 2).await;
+    let certificate = expired(*organization);
     fixture.badge_users().insert_one(certificate).await.unwrap();
     second.signal(Signal::SIGUSR1);
     let all = all + 2 * ENDPOINTS as u64;

@@ -1,8 +1,10 @@
 //! Payload bytes in memory: who may bring more. Small and large payloads are counted apart, so that neither keeps the other out.
 //!
 //! Of the small ones, endpoints that are not known to answer get a quarter together, those of one organization half of that, and
-//! one organization half of all: what hangs so leaves room, as it does with slots. Whoever holds less than its part may bring one
-//! more batch. Of the large ones each organization may always bring its first, while there is room at all.
+//! one organization half of all: what hangs so leaves bytes to others, as it does with slots. Whoever holds less than its part may
+//! bring one more batch. Of the large ones each organization may always bring its first, while there is space at all.
+//!
+//! Example: of 16 MB, endpoints that are not known to answer get 4 MB together and 2 MB per organization; an organization gets 8 MB.
 
 use super::MAX_BYTES;
 use super::state::State;
@@ -38,29 +40,29 @@ impl Bytes {
 
 impl State {
     /// Whether a payload of that size may come into memory. A large one that may not is remembered: it is not read again in vain.
-    pub(super) fn has_room(&mut self, endpoint: &EndpointKey, payload: usize) -> bool {
+    pub(super) fn has_space(&mut self, endpoint: &EndpointKey, payload: usize) -> bool {
         if payload <= BATCH_BYTES {
-            return self.has_room_for_small(endpoint);
+            return self.has_space_for_small(endpoint);
         }
-        let has_room = self.has_room_for_large(endpoint, payload);
-        if !has_room {
+        let has_space = self.has_space_for_large(endpoint, payload);
+        if !has_space {
             self.too_large.insert(endpoint.clone(), payload);
         }
-        has_room
+        has_space
     }
 
     /// Whether anything of that endpoint may be read.
     pub(super) fn may_read(&mut self, endpoint: &EndpointKey) -> bool {
         if let Some(payload) = self.too_large.get(endpoint).copied() {
-            if !self.has_room_for_large(endpoint, payload) {
+            if !self.has_space_for_large(endpoint, payload) {
                 return false;
             }
             self.too_large.remove(endpoint);
         }
-        self.has_room_for_small(endpoint)
+        self.has_space_for_small(endpoint)
     }
 
-    fn has_room_for_small(&self, endpoint: &EndpointKey) -> bool {
+    fn has_space_for_small(&self, endpoint: &EndpointKey) -> bool {
         let own = self.bytes_of(endpoint);
         let is_full = self.bytes.small >= MAX_BYTES || own.small >= half(MAX_BYTES);
         let unproven = quarter(MAX_BYTES);
@@ -68,7 +70,7 @@ impl State {
         may && !is_full
     }
 
-    fn has_room_for_large(&self, endpoint: &EndpointKey, payload: usize) -> bool {
+    fn has_space_for_large(&self, endpoint: &EndpointKey, payload: usize) -> bool {
         let own = self.bytes_of(endpoint).large;
         self.bytes.large < MAX_BYTES && (own == 0 || own + payload <= half(MAX_BYTES))
     }

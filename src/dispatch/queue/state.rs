@@ -18,7 +18,7 @@ pub(super) struct State {
     pub(super) limits: Limits,
     pub(super) breakers: Breakers,
     pub(super) bytes: Bytes,
-    /// Large payloads for which there was no room.
+    /// Large payloads for which there was no space.
     pub(super) too_large: HashMap<EndpointKey, usize>,
     pub(super) closed: bool,
     /// Whether endpoints may have been another instance's since the fetcher began to read.

@@ -45,7 +45,7 @@ impl Drop for Document {
 pub(super) struct DocumentBytes(Arc<AtomicUsize>);
 
 impl DocumentBytes {
-    /// Keeps a batch, where there is room.
+    /// Keeps a batch, where there is space.
     pub(super) fn keep(&self, batch: RawDocumentBuf) -> Option<Document> {
         let bytes = batch.as_bytes().len();
         if self.0.fetch_add(bytes, Ordering::Relaxed) + bytes > DOCUMENT_BYTES {

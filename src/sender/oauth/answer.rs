@@ -120,7 +120,7 @@ fn given(body: &[u8]) -> Result<Grant, &'static str> {
     })
 }
 
-/// How long a token is used that expires in so many seconds. Some servers write the number as a string.
+/// How long a token is used that expires in this many seconds. Some servers write the number as a string.
 fn usable(expires_in: Option<&Value>) -> Duration {
     let seconds = match expires_in {
         Some(Value::String(text)) => text.parse().ok(),
