@@ -31,6 +31,7 @@ mod unreadable;
 mod versions;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bson::{Bson, RawDocumentBuf};
 use parking_lot::Mutex;
@@ -54,8 +55,8 @@ pub use unreadable::Unreadable;
 
 /// Hears of batches that are committed.
 pub trait Listener: Send + Sync {
-    /// These batches wait in the outbox now, as these documents.
-    fn appended(&self, batches: Vec<(Head, RawDocumentBuf)>);
+    /// These batches wait in the outbox now, as these documents; none was there before `began`.
+    fn appended(&self, batches: Vec<(Head, RawDocumentBuf)>, began: Instant);
 }
 
 /// The delivery documents, as one instance writes them.

@@ -5,6 +5,7 @@ mod class_queue;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bson::{DateTime, RawDocumentBuf};
 use parking_lot::Mutex;
@@ -33,6 +34,8 @@ struct State {
     look: bool,
     /// Bytes of batches that need not be read.
     document_bytes: DocumentBytes,
+    /// When a queue was last read to its end or forgotten. What was being appended then may be settled by now.
+    read_to_end: Option<Instant>,
 }
 
 /// What waits for one endpoint.
@@ -56,8 +59,12 @@ impl Waiting {
         }
     }
 
-    /// This instance has appended these batches.
-    pub fn appended(&self, batches: Vec<(Head, RawDocumentBuf)>) {
+    /// This instance has appended these batches, since `began`. Where the reply to the commit came late, a read may have found
+    /// them before: then they are read again, because they may be sent and recorded already.
+    pub fn appended(&self, batches: Vec<(Head, RawDocumentBuf)>, began: Instant) {
+        if self.state.lock().read_to_end.is_some_and(|read| read >= began) {
+            return self.may_wait(batches.into_iter().map(|(head, _)| head.endpoint));
+        }
         self.add_known(batches.into_iter().map(|(head, document)| (head, Some(document))));
     }
 
@@ -69,6 +76,7 @@ impl Waiting {
     /// Batches may have been changed by another instance: those that are known must be read.
     pub fn forget_documents(&self) {
         let mut state = self.state.lock();
+        state.read_to_end = Some(Instant::now());
         let queues = state.endpoints.values_mut().flat_map(Endpoint::parts);
         queues
             .flat_map(|queue| &mut queue.known)
@@ -165,7 +173,10 @@ impl Waiting {
 
     /// Nothing is known of this endpoint any more.
     pub(super) fn forget(&self, endpoint: &EndpointKey) {
-        self.state.lock().endpoints.remove(endpoint);
+        let mut state = self.state.lock();
+        if state.endpoints.remove(endpoint).is_some() {
+            state.read_to_end = Some(Instant::now());
+        }
     }
 
     /// Notes which batches have come to be due by `now`, and says when the next will be.
@@ -225,6 +236,7 @@ impl Waiting {
     /// A read of the next batches of a queue brought fewer than were asked for: no more are due there.
     pub(super) fn exhausted(&self, endpoint: &EndpointKey, class: Class) {
         let mut state = self.state.lock();
+        state.read_to_end = Some(Instant::now());
         if let Some(waiting) = state.endpoints.get_mut(endpoint) {
             let part = waiting.queue_of(class);
             part.more = std::mem::take(&mut part.added);
@@ -308,13 +320,20 @@ mod tests {
     const NOW: DateTime = DateTime::from_millis(1_000);
 
     fn appended(waiting: &Waiting, name: &str, bytes: usize) {
+        appended_since(waiting, Instant::now(), name, bytes);
+    }
+
+    fn appended_since(waiting: &Waiting, began: Instant, name: &str, bytes: usize) {
         let head = Head {
             endpoint: EndpointKey::from_stored("a/1"),
             class: Class::Live,
             due: NOW,
             id: name.into(),
         };
-        waiting.appended(vec![(head, rawdoc! { "_id": name, "payload": "x".repeat(bytes) })]);
+        waiting.appended(
+            vec![(head, rawdoc! { "_id": name, "payload": "x".repeat(bytes) })],
+            began,
+        );
     }
 
     /// What is to be read of the endpoint, and from where.
@@ -346,6 +365,15 @@ mod tests {
         appended(&waiting, "y", 10);
         waiting.forget_documents();
         assert_eq!(choose(&waiting), ["by id"]);
+    }
+
+    #[test]
+    fn what_a_read_may_have_found_before_the_commit_was_confirmed_is_read_again() {
+        let waiting = waiting();
+        let began = Instant::now();
+        waiting.exhausted(&EndpointKey::from_stored("a/1"), Class::Live);
+        appended_since(&waiting, began, "x", 10);
+        assert_eq!(choose(&waiting), ["otherwise"]);
     }
 
     #[test]

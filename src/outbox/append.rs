@@ -119,7 +119,7 @@ impl Outbox {
         let events = appended.events.iter().map(|(message, endpoint)| (message, endpoint));
         self.tracer.found(events, now, began.elapsed());
         if !appended.batches.is_empty() {
-            self.listener.appended(appended.batches);
+            self.listener.appended(appended.batches, began);
         }
     }
 

@@ -3,7 +3,7 @@
 //! `run`, `scan` and `demo` use the same engine; they differ in what they let run.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bson::{DateTime, RawDocumentBuf};
 use tokio::sync::Notify;
@@ -60,14 +60,14 @@ struct Appended {
 }
 
 impl Listener for Appended {
-    fn appended(&self, batches: Vec<(Head, RawDocumentBuf)>) {
+    fn appended(&self, batches: Vec<(Head, RawDocumentBuf)>, began: Instant) {
         let (mine, others): (Vec<_>, Vec<_>) = batches
             .into_iter()
             .partition(|(head, _)| self.cluster.is_assigned(&head.endpoint));
         if !others.is_empty() {
             self.wake_ups.note(others.into_iter().map(|(head, _)| head.endpoint));
         }
-        self.waiting.appended(mine);
+        self.waiting.appended(mine, began);
     }
 }
 

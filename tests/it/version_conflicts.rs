@@ -154,3 +154,45 @@ async fn commits_of_which_the_reply_is_lost_are_made_once() {
         assert_eq!(counted(&fixture).await, (EVENTS as i64 * 2, 0), "{lost}");
     }
 }
+
+/// The commit takes effect, and its reply comes so late that the fetcher finds the batches first, which are sent and recorded
+/// meanwhile.
+#[tokio::test]
+async fn what_is_recorded_before_its_append_is_confirmed_is_sent_once() {
+    const EVENTS: usize = 4;
+    let set = ReplicaSet::start(Options::default()).await.unwrap();
+    let fixture = Fixture::on(set.uri(), set.client().await.unwrap());
+    let organization: ObjectId = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let mut daemon = fixture.daemon().await;
+    for n in 1..=EVENTS {
+        // The source asks after 0, 0.1, 0.3, 0.7, 1.5 s; the recorder, later, twice.
+        let unconfirmed = doc! { "code": 64, "errmsg": "waiting for replication timed out" };
+        let fail = doc! {
+            "configureFailPoint": "failCommand",
+            "mode": { "times": 6 },
+            "data": { "failCommands": ["commitTransaction"], "appName": "certhookd", "writeConcernError": unconfirmed },
+        };
+        fixture
+            .database
+            .client()
+            .database("admin")
+            .run_command(fail)
+            .await
+            .unwrap();
+        let awarded = certificate(organization, None);
+        fixture.badge_users().insert_one(awarded).await.unwrap();
+        fixture
+            .wait_for_deliveries(doc! { "state": "delivered" }, n as u64)
+            .await;
+    }
+    fixture
+        .badge_users()
+        .insert_one(certificate(organization, None))
+        .await
+        .unwrap();
+    fixture
+        .wait_for_deliveries(doc! { "state": "delivered" }, EVENTS as u64 + 1)
+        .await;
+    assert!(daemon.stop().await.success());
+    assert_eq!(fixture.receiver.total(), EVENTS + 1, "nothing twice");
+}

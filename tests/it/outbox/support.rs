@@ -1,6 +1,7 @@
 //! The outbox as an instance uses it, step by step.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bson::oid::ObjectId;
 use bson::{DateTime, RawBson, RawDocumentBuf};
@@ -16,7 +17,7 @@ const ANY_BUDGET: usize = usize::MAX;
 struct Nobody;
 
 impl Listener for Nobody {
-    fn appended(&self, _: Vec<(Head, RawDocumentBuf)>) {}
+    fn appended(&self, _: Vec<(Head, RawDocumentBuf)>, _: Instant) {}
 }
 
 /// The outbox as that instance writes it.
