@@ -9,13 +9,15 @@
 mod admission;
 mod breaker;
 mod fetcher;
+mod pace;
 mod queue;
 mod recorder;
 mod waiting;
 mod worker;
 
 pub use fetcher::{EndpointState, Fetcher, OffEndpoints};
-pub use queue::{DeliveryQueue, Fill, Limits};
+pub use pace::Configured;
+pub use queue::{DeliveryQueue, Fill, Gate, Limits};
 pub use recorder::{Observer, Recorder, RecorderParts};
 pub use waiting::Waiting;
 pub use worker::{Abort, Deliver, Workers};

@@ -26,6 +26,7 @@ mod refused;
 mod reject;
 mod replay;
 mod settled;
+mod slowed;
 mod transition;
 mod unreadable;
 mod versions;
@@ -50,7 +51,8 @@ pub use record::{Settlement, Unrecorded};
 pub use redrive::Redriven;
 pub use reject::{Rejected, Unmarkable};
 pub use replay::{Replayable, Selection};
-pub use transition::{Next, PastAttempts, transition};
+pub use slowed::state_id;
+pub use transition::{Next, PastAttempts, later, retry_deadline, transition};
 pub use unreadable::Unreadable;
 
 /// Hears of batches that are committed.

@@ -10,6 +10,8 @@
 //! one part in n + 1 to the next. An endpoint is refilled when half of its share is used up: a read per freed slot would be a
 //! command per delivery. One organization gets at most half of the slots, as it gets at most half of the requests in flight.
 //!
+//! An endpoint with a rate gets no more than it can use in two seconds.
+//!
 //! Example: capacity 1024, 9 contenders, 20 slots held by the endpoint, 300 by its organization, 500 in all. Its share is
 //! 1024 / 10 = 102, half of that is 51, it holds less, so it may have 82 more; its organization may have 212 more, and 524 are
 //! free: it gets 82.
@@ -39,9 +41,16 @@ pub(super) struct Admission {
     pub unproven_by_organization: usize,
     /// Whether the endpoint is known to answer.
     pub answers: bool,
+    /// Slots that the endpoint can use: see [`usable`].
+    pub usable: usize,
 }
 
 impl Admission {
+    /// How many slots are the endpoint's part.
+    pub(super) fn share(&self) -> usize {
+        (self.capacity / (self.contenders + 1)).min(self.usable).max(1)
+    }
+
     /// How many more slots the endpoint gets.
     pub(super) fn grant(&self) -> usize {
         let free = self.capacity.saturating_sub(self.taken);
@@ -50,7 +59,7 @@ impl Admission {
             let may = self.taken_by_unproven < quarter && self.unproven_by_organization < half(quarter);
             return usize::from(may && self.taken_by_endpoint == 0).min(free);
         }
-        let share = (self.capacity / (self.contenders + 1)).max(1);
+        let share = self.share();
         if self.taken_by_endpoint > share / 2 {
             return 0;
         }
@@ -87,6 +96,11 @@ impl Granted {
     }
 }
 
+/// Slots that an endpoint with this rate, in requests per second, can use in two seconds.
+pub(super) fn usable(rate: Option<f64>) -> usize {
+    rate.map_or(usize::MAX, |rate| (rate * 2.0).ceil() as usize)
+}
+
 /// What one organization gets at most, of slots and of requests in flight.
 pub(super) fn half(all: usize) -> usize {
     all.div_ceil(2)
@@ -112,6 +126,7 @@ mod tests {
         taken_by_unproven: 0,
         unproven_by_organization: 0,
         answers: true,
+        usable: usize::MAX,
     };
 
     #[test]

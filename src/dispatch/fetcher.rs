@@ -55,8 +55,8 @@ pub struct Fetcher {
     /// Endpoints that are off, for which something waits.
     off: OffEndpoints,
     starved: Starved,
-    /// Endpoints that are only probed, by when.
-    probes: BinaryHeap<Reverse<(Instant, EndpointKey)>>,
+    /// Endpoints that are only probed or paused, by when.
+    closed: BinaryHeap<Reverse<(Instant, EndpointKey)>>,
     /// Batches that can't be read, and that MongoDB refuses to set aside.
     refused: Pauses<Bson>,
     next_look: Instant,
@@ -82,7 +82,7 @@ impl Fetcher {
             state_of,
             off,
             starved: Starved::default(),
-            probes: BinaryHeap::new(),
+            closed: BinaryHeap::new(),
             refused: Pauses::default(),
             next_look: Instant::now(),
         }
@@ -123,13 +123,13 @@ impl Fetcher {
         // Who has waited longest comes first: an endpoint that has just freed a slot would else take it again and again.
         let mut endpoints = self.starved.take(self.queue.spare());
         endpoints.extend(changed);
-        endpoints.extend(self.due_probes());
+        endpoints.extend(self.opened());
         let wants = self.plan(endpoints, waiting, now);
         self.fetch(wants, now).await?;
         let due = next_due.map(|due| Instant::now() + until(due, self.clock.now()));
-        let probe = self.probes.peek().map(|Reverse((at, _))| *at);
+        let opens = self.closed.peek().map(|Reverse((at, _))| *at);
         let again = (!self.starved.is_empty()).then(|| Instant::now() + ASK_AGAIN);
-        let next = [due, probe, again].into_iter().flatten().min();
+        let next = [due, opens, again].into_iter().flatten().min();
         Ok(next.map_or(self.next_look, |next| next.min(self.next_look)))
     }
 
@@ -202,22 +202,22 @@ impl Fetcher {
         plan
     }
 
-    /// An endpoint gets nothing now: until its next probe, or until slots are freed. One that has something in memory is asked
+    /// An endpoint gets nothing now: until its next probe or the end of its pause, or until slots are freed. One that has something in memory is asked
     /// again when it has used that up.
     fn postpone(&mut self, endpoint: EndpointKey, has_nothing: bool) {
-        if let Some(at) = self.queue.next_probe(&endpoint).filter(|at| *at > Instant::now()) {
-            self.probes.push(Reverse((at, endpoint)));
+        if let Some(at) = self.queue.opens_at(&endpoint).filter(|at| *at > Instant::now()) {
+            self.closed.push(Reverse((at, endpoint)));
         } else if has_nothing {
             let answers = self.queue.answers(&endpoint);
             self.starved.add(endpoint, answers);
         }
     }
 
-    fn due_probes(&mut self) -> Vec<EndpointKey> {
+    fn opened(&mut self) -> Vec<EndpointKey> {
         let now = Instant::now();
         let mut due = Vec::new();
-        while self.probes.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            due.extend(self.probes.pop().map(|Reverse((_, endpoint))| endpoint));
+        while self.closed.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            due.extend(self.closed.pop().map(|Reverse((_, endpoint))| endpoint));
         }
         due
     }

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::admission::Granted;
+use super::pace::Configured;
 use crate::model::{EndpointKey, Outcome};
 use crate::outbox::{Delivery, Fetched};
 
@@ -33,8 +34,14 @@ const MAX_EXCLUDED: usize = 256;
 /// Unsent deliveries of an endpoint that freed no slot for this long give way where others want slots.
 const STUCK: Duration = Duration::from_secs(1);
 
-/// Whether this instance may begin a request to an endpoint now.
-pub type MayBegin = dyn Fn(&EndpointKey) -> bool + Send + Sync;
+/// Says of an endpoint what is not the queue's to know.
+pub trait Gate: Send + Sync {
+    /// Whether this instance may begin a request to the endpoint now.
+    fn may_begin(&self, endpoint: &EndpointKey) -> bool;
+
+    /// What its document says of its pace.
+    fn configured(&self, endpoint: &EndpointKey) -> Configured;
+}
 
 /// The sizes of the queue, from `[queue]` and `[delivery]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +60,7 @@ pub struct DeliveryQueue(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    may_begin: Box<MayBegin>,
+    gate: Box<dyn Gate>,
     /// Notified when the fetcher may find something to do.
     fetch: Notify,
     /// Notified when a request may begin.
@@ -97,10 +104,10 @@ pub(super) struct InMemory {
 
 impl DeliveryQueue {
     /// An empty queue.
-    pub fn new(limits: Limits, may_begin: Box<MayBegin>) -> Self {
+    pub fn new(limits: Limits, gate: impl Gate + 'static) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(State::new(limits)),
-            may_begin,
+            gate: Box::new(gate),
             fetch: Notify::new(),
             send: Notify::new(),
         }))
@@ -132,10 +139,16 @@ impl DeliveryQueue {
     }
 
     /// How many more deliveries of that endpoint may come into memory, beside `waiting` endpoints that want some too and what was
-    /// `granted` to others just now. `0` for an endpoint whose next probe is not due yet.
+    /// `granted` to others just now. `0` for one that gets nothing yet: see [`DeliveryQueue::opens_at`].
     pub(super) fn admit(&self, endpoint: &EndpointKey, waiting: usize, granted: &Granted) -> usize {
         let mut state = self.0.state.lock();
-        state.admit(endpoint, waiting, granted, Instant::now())
+        state.admit(
+            endpoint,
+            self.0.gate.configured(endpoint),
+            waiting,
+            granted,
+            Instant::now(),
+        )
     }
 
     /// Whether the endpoint is known to answer.
@@ -143,9 +156,21 @@ impl DeliveryQueue {
         self.0.state.lock().breakers.answers(endpoint)
     }
 
-    /// When the next probe of that endpoint may go out, if it is only probed.
-    pub(super) fn next_probe(&self, endpoint: &EndpointKey) -> Option<Instant> {
-        self.0.state.lock().breakers.next_probe(endpoint)
+    /// When the endpoint may get something again, if it is only probed or paused.
+    pub(super) fn opens_at(&self, endpoint: &EndpointKey) -> Option<Instant> {
+        self.0.state.lock().opens_at(endpoint)
+    }
+
+    /// When the next request may begin that has to wait for its time.
+    pub(super) fn wakes_at(&self) -> Option<Instant> {
+        self.0.state.lock().wakes_at()
+    }
+
+    /// Nothing is sent to that endpoint for this long.
+    pub fn pause(&self, endpoint: &EndpointKey, pause: Duration) {
+        if let Some(until) = Instant::now().checked_add(pause) {
+            self.0.state.lock().paces.pause(endpoint, until);
+        }
     }
 
     /// Bytes of small payloads that may still come into memory.
@@ -185,7 +210,11 @@ impl DeliveryQueue {
     /// The next delivery to send; its request counts as in flight from now on.
     pub(super) fn next(&self) -> Option<Delivery> {
         let mut state = self.0.state.lock();
-        let next = state.next(&*self.0.may_begin);
+        let woke_at = state.wakes_at();
+        let next = state.next(&*self.0.gate, Instant::now());
+        if state.wakes_at() != woke_at {
+            self.0.send.notify_one();
+        }
         if next.is_none() && state.has_changes() {
             self.0.fetch.notify_one();
         }
@@ -193,15 +222,17 @@ impl DeliveryQueue {
     }
 
     /// The request of a delivery has ended. One that was not sent leaves memory; of all others the result is to be recorded.
-    pub(super) fn ended(&self, delivery: &Delivery, outcome: &Outcome) {
+    /// Returns for how long the endpoint is paused, if it asked for that.
+    pub(super) fn ended(&self, delivery: &Delivery, outcome: &Outcome) -> Option<Duration> {
         let mut state = self.0.state.lock();
-        state.ended(delivery, outcome, Instant::now());
+        let pause = state.ended(delivery, outcome, Instant::now());
         if state.may_send_more() {
             self.0.send.notify_one();
         }
         if state.has_changes() {
             self.0.fetch.notify_one();
         }
+        pause
     }
 
     /// The results of these deliveries are recorded, or given up: they leave memory.
@@ -267,6 +298,24 @@ impl DeliveryQueue {
     /// From now on nothing begins and nothing is enqueued.
     pub(super) fn close(&self) {
         self.0.state.lock().closed = true;
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use super::{Configured, EndpointKey, Gate};
+
+    /// A gate that is open where this says so.
+    pub(in crate::dispatch) struct Open(pub(in crate::dispatch) fn(&EndpointKey) -> bool);
+
+    impl Gate for Open {
+        fn may_begin(&self, endpoint: &EndpointKey) -> bool {
+            self.0(endpoint)
+        }
+
+        fn configured(&self, _: &EndpointKey) -> Configured {
+            Configured::default()
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use super::waiting::Waiting;
 use super::worker::Attempted;
 use crate::failpoint;
 use crate::model::{Clock, Live, Outcome};
-use crate::outbox::{Delivery, Next, Outbox, PastAttempts, Settlement, transition};
+use crate::outbox::{Delivery, Next, Outbox, PastAttempts, Settlement, later, transition};
 use crate::sender::RetryPolicy;
 use crate::store::{Pauses, Stopped, Store};
 
@@ -124,7 +124,12 @@ impl<O: Observer> Recorder<O> {
     /// Decides what becomes of deliveries.
     fn judge(&mut self, attempted: impl Iterator<Item = Attempted>) {
         let (now, policy) = (self.parts.clock.now(), self.parts.policy.get());
-        for (delivery, outcome) in attempted {
+        for Attempted {
+            delivery,
+            outcome,
+            pause,
+        } in attempted
+        {
             let past = PastAttempts {
                 attempt: delivery.attempt,
                 first_attempt_at: delivery.first_attempt_at,
@@ -141,6 +146,7 @@ impl<O: Observer> Recorder<O> {
                 at: now,
                 ms: u64::try_from(ms.as_millis()).unwrap_or(u64::MAX),
                 next,
+                paused_until: pause.map(|pause| later(now, pause)),
             });
         }
     }

@@ -316,6 +316,7 @@ mod tests {
 
     use super::*;
     use crate::dispatch::Limits;
+    use crate::dispatch::queue::testing::Open;
 
     const NOW: DateTime = DateTime::from_millis(1_000);
 
@@ -354,7 +355,7 @@ mod tests {
             max_in_flight: 256,
             concurrency: 5,
         };
-        Waiting::new(DeliveryQueue::new(limits, Box::new(|_| true)))
+        Waiting::new(DeliveryQueue::new(limits, Open(|_| true)))
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
@@ -24,7 +24,12 @@ pub trait Deliver: Send + Sync + 'static {
 }
 
 /// A delivery whose attempt has ended.
-pub type Attempted = (Delivery, Outcome);
+pub struct Attempted {
+    pub delivery: Delivery,
+    pub outcome: Outcome,
+    /// For how long its endpoint is paused from now on.
+    pub pause: Option<Duration>,
+}
 
 /// Cuts requests in flight short. Clones cut the same requests.
 #[derive(Clone, Debug, Default)]
@@ -70,9 +75,11 @@ impl<D: Deliver> Workers<D> {
             while let Some(delivery) = self.queue.next() {
                 self.running.spawn(self.worker(delivery));
             }
+            let wakes_at = self.queue.wakes_at();
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.queue.send_wanted().notified() => {}
+                () = sleep_until(wakes_at) => {}
             }
         }
         self.queue.close();
@@ -96,14 +103,26 @@ impl<D: Deliver> Workers<D> {
                     () = token.cancelled() => Outcome::NotSent,
                 };
                 failpoint::reach("sent");
-                queue.ended(&delivery, &outcome);
+                let pause = queue.ended(&delivery, &outcome);
                 if outcome != Outcome::NotSent {
+                    let attempted = Attempted {
+                        delivery,
+                        outcome,
+                        pause,
+                    };
                     // The recorder lives as long as there are workers.
-                    let _ = results.send((delivery, outcome));
+                    let _ = results.send(attempted);
                 }
                 next = queue.next();
             }
         }
+    }
+}
+
+async fn sleep_until(instant: Option<tokio::time::Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -11,10 +11,10 @@ use futures_util::TryStreamExt;
 
 use super::document::{Batch, LAYOUT};
 use super::settled::{open, settled};
-use super::{Class, Delivery, Head, Next, Outbox};
+use super::{Class, Delivery, Head, Next, Outbox, slowed};
 use crate::failpoint;
 use crate::statistics::Additions;
-use crate::store::{self, OUTBOX, STATISTICS, Writer};
+use crate::store::{self, OUTBOX, STATE, STATISTICS, Writer};
 
 /// A delivery whose attempt has ended, and what becomes of it.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct Settlement {
     pub ms: u64,
     /// What is to be written.
     pub next: Next,
+    /// Until when its endpoint is paused, if its response asked for that.
+    pub paused_until: Option<DateTime>,
 }
 
 /// Why results were not recorded. Nothing of them was written.
@@ -38,6 +40,8 @@ pub enum Unrecorded {
     Results(store::Error),
     /// MongoDB did not write the statistics.
     Statistics(store::Error),
+    /// MongoDB did not write the pauses of endpoints.
+    Pauses(store::Error),
 }
 
 impl Outbox {
@@ -72,6 +76,11 @@ impl Outbox {
         if reply.matched != written.updates.len() {
             transaction.abort().await;
             return Err(Unrecorded::Outdated);
+        }
+        let pauses = slowed::rows(settlements);
+        if !pauses.is_empty() {
+            let done = transaction.update(STATE, pauses.iter()).await;
+            done.map_err(Unrecorded::Pauses)?;
         }
         if counted {
             let rows = written.statistics.rows(now);

@@ -78,7 +78,7 @@ pub fn transition(
 }
 
 fn after_failure(past: &PastAttempts, failure: &Failure, now: DateTime, policy: &RetryPolicy, jitter: f64) -> Next {
-    let began = later(now, failure.elapsed, -1);
+    let began = earlier(now, failure.elapsed);
     let first_attempt_at = past.first_attempt_at.unwrap_or(began);
     let dead = |verdict: String| Next::Dead {
         verdict,
@@ -92,11 +92,8 @@ fn after_failure(past: &PastAttempts, failure: &Failure, now: DateTime, policy: 
         return dead(format!("{} attempts failed", past.attempt));
     }
     let backoff = policy.delay(past.attempt, jitter);
-    let due = later(now, backoff.max(failure.retry_after.unwrap_or_default()), 1);
-    let start = past
-        .served_since
-        .map_or(first_attempt_at, |since| since.max(first_attempt_at));
-    let deadline = later(start, policy.period, 1);
+    let due = later(now, backoff.max(failure.retry_after.unwrap_or_default()));
+    let deadline = retry_deadline(first_attempt_at, past.served_since, policy);
     if now >= deadline {
         return dead(format!("the retry period ended after {} attempts", past.attempt));
     }
@@ -108,9 +105,22 @@ fn after_failure(past: &PastAttempts, failure: &Failure, now: DateTime, policy: 
     }
 }
 
-fn later(instant: DateTime, by: Duration, sign: i64) -> DateTime {
+/// When the retry period of a delivery ends that was first attempted then: it counts from when its endpoint was served again,
+/// if that was later.
+pub fn retry_deadline(first_attempt_at: DateTime, served_since: Option<DateTime>, policy: &RetryPolicy) -> DateTime {
+    let start = served_since.map_or(first_attempt_at, |since| since.max(first_attempt_at));
+    later(start, policy.period)
+}
+
+/// `by` after `instant`.
+pub fn later(instant: DateTime, by: Duration) -> DateTime {
     let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-    DateTime::from_millis(instant.timestamp_millis().saturating_add(by.saturating_mul(sign)))
+    DateTime::from_millis(instant.timestamp_millis().saturating_add(by))
+}
+
+fn earlier(instant: DateTime, by: Duration) -> DateTime {
+    let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+    DateTime::from_millis(instant.timestamp_millis().saturating_sub(by))
 }
 
 #[cfg(test)]

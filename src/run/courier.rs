@@ -6,13 +6,14 @@ use bson::DateTime;
 use http::HeaderValue;
 use tracing::debug;
 
+use super::endpoint_states::EndpointStates;
 use crate::dispatch::Deliver;
 use crate::failpoint;
 use crate::mail::Mailer;
 use crate::model::{Clock, Failure, Live, Outcome};
-use crate::outbox::{Delivery, Outbox, UNFINISHED};
+use crate::outbox::{Delivery, Outbox, UNFINISHED, retry_deadline};
 use crate::platform::{Directory, Found};
-use crate::sender::Client;
+use crate::sender::{Client, RetryPolicy};
 use crate::store::{Kind, Store};
 use crate::trace::{Attempt, Tracer};
 
@@ -27,6 +28,9 @@ pub struct Courier {
     pub outbox: Outbox,
     pub clock: Clock,
     pub tracer: Tracer,
+    /// Attempts and retry period.
+    pub policy: Live<RetryPolicy>,
+    pub states: EndpointStates,
 }
 
 impl Deliver for Courier {
@@ -39,7 +43,10 @@ impl Deliver for Courier {
         let (message, now) = (&delivery.message, self.clock.now());
         let span = self.tracer.attempt(message, &delivery.endpoint, delivery.attempt, now);
         let trace = span.as_ref().and_then(Attempt::traceparent);
-        let outcome = self.send(delivery, now, trace).await;
+        let mut outcome = self.send(delivery, now, trace).await;
+        if let Outcome::TransientFailure(failure) = &mut outcome {
+            failure.retry_after = failure.retry_after.map(|wait| self.bounded(wait, delivery, now));
+        }
         if let Some(span) = span {
             span.end(&outcome);
         }
@@ -76,6 +83,16 @@ impl Courier {
             // It is read again.
             _ => Some(Outcome::NotSent),
         }
+    }
+
+    /// A `Retry-After` holds to the end of the delivery's retry period at most, or for one retry period if that has ended.
+    fn bounded(&self, wait: Duration, delivery: &Delivery, began: DateTime) -> Duration {
+        let policy = self.policy.get();
+        let first = delivery.first_attempt_at.unwrap_or(began);
+        let deadline = retry_deadline(first, self.states.served_since(&delivery.endpoint), &policy);
+        let left = deadline.timestamp_millis() - self.clock.now().timestamp_millis();
+        let most = u64::try_from(left).ok().filter(|left| *left > 0);
+        wait.min(most.map_or(policy.period, Duration::from_millis))
     }
 
     async fn send(&self, delivery: &Delivery, now: DateTime, trace: Option<HeaderValue>) -> Outcome {

@@ -1,10 +1,11 @@
 //! What is remembered of endpoints that are not plainly well, in `webhook_state` as `endpoint/KEY`: that their deliveries wait,
-//! and since when they are served again.
+//! since when they are served again, and until when they are paused.
 //!
 //! The retry period of what waited begins anew when the endpoint is served again, whichever instance serves it then.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::EndpointState;
 use crate::model::{Clock, EndpointKey};
+use crate::outbox::state_id;
 use crate::store::{Result, Stopped, Store};
 
 /// The states of endpoints, as far as this instance knows. Clones are the same.
@@ -55,28 +57,44 @@ impl EndpointStates {
         }
     }
 
-    /// Reads all states.
+    /// Reads all states. Returns which endpoints are paused, and for how long.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn load(&self) -> Result<()> {
+    pub async fn load(&self) -> Result<Vec<(EndpointKey, Duration)>> {
+        let now = self.clock.now();
         let filter = doc! { "_id": { "$gte": "endpoint/", "$lt": "endpoint0" } };
+        let mut over = filter.clone();
+        over.extend(doc! {
+            "slowedUntil": { "$lt": now }, "waitingSince": { "$exists": false }, "servedSince": { "$exists": false },
+        });
+        // Only tidies up.
+        let _ = self.store.state().delete_many(over).await;
         let found: Vec<Document> = self.store.state().find(filter).await?.try_collect().await?;
-        let mut states = self.shared.states.lock();
+        let (mut states, mut paused) = (self.shared.states.lock(), Vec::new());
         for document in &found {
             let Some(key) = document.get_str("_id").ok().and_then(|id| id.strip_prefix("endpoint/")) else {
                 continue;
             };
-            let is = document
-                .get_datetime("servedSince")
-                .map_or(Is::Waiting, |at| Is::ServedSince(*at));
             let endpoint = EndpointKey::from_stored(key);
+            if let Some(pause) = document
+                .get_datetime("slowedUntil")
+                .ok()
+                .and_then(|until| left(now, *until))
+            {
+                paused.push((endpoint.clone(), pause));
+            }
+            let is = match document.get_datetime("servedSince") {
+                Ok(at) => Is::ServedSince(*at),
+                Err(_) if document.contains_key("waitingSince") => Is::Waiting,
+                Err(_) => continue,
+            };
             // What this instance has not saved yet is news.
             if states.get(&endpoint).is_none_or(|state| state.saved) {
                 states.insert(endpoint, State { is, saved: true });
             }
         }
-        Ok(())
+        Ok(paused)
     }
 
     /// Notes that deliveries of that endpoint wait, or, if they had to, that their retry period begins now.
@@ -138,8 +156,17 @@ impl EndpointStates {
             Is::ServedSince(at) => doc! { "$set": { "servedSince": at }, "$unset": { "waitingSince": 1 } },
         };
         let state = self.store.state();
-        let save = state.update_one(doc! { "_id": format!("endpoint/{endpoint}") }, update);
+        let save = state.update_one(doc! { "_id": state_id(endpoint) }, update);
         save.upsert(true).await?;
         Ok(())
     }
+}
+
+/// How long it is until then.
+fn left(now: DateTime, until: DateTime) -> Option<Duration> {
+    let millis = until.timestamp_millis().saturating_sub(now.timestamp_millis());
+    u64::try_from(millis)
+        .ok()
+        .filter(|millis| *millis > 0)
+        .map(Duration::from_millis)
 }

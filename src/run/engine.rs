@@ -14,7 +14,8 @@ use super::{Courier, Settings, Tally};
 use crate::cluster::{CUT_SHORT, Cluster, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::config::Config;
 use crate::dispatch::{
-    Abort, DeliveryQueue, EndpointState, Fetcher, Limits, OffEndpoints, Recorder, RecorderParts, Waiting, Workers,
+    Abort, Configured, DeliveryQueue, EndpointState, Fetcher, Gate, Limits, OffEndpoints, Recorder, RecorderParts,
+    Waiting, Workers,
 };
 use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Live};
@@ -71,16 +72,39 @@ impl Listener for Appended {
     }
 }
 
+/// Says which endpoints this instance may send to, and how fast they want to be sent to.
+struct EndpointGate {
+    cluster: Cluster,
+    directory: Directory,
+}
+
+impl Gate for EndpointGate {
+    fn may_begin(&self, endpoint: &EndpointKey) -> bool {
+        self.cluster.may_begin(endpoint)
+    }
+
+    fn configured(&self, endpoint: &EndpointKey) -> Configured {
+        let endpoint = self.directory.endpoint(endpoint);
+        endpoint.map_or_else(Configured::default, |endpoint| Configured {
+            concurrency: endpoint.concurrency.map(|n| n as usize),
+            rate: endpoint.rate_limit,
+        })
+    }
+}
+
 impl Engine {
     /// Wires the parts for one instance on `host`.
     pub fn new(store: Store, config: &Config, settings: Settings, host: &str) -> Arc<Self> {
         let clock = Clock::default();
         let cluster = Cluster::new(store.clone(), clock.clone(), host);
-        let gate = cluster.clone();
-        let queue = DeliveryQueue::new(limits(config), Box::new(move |endpoint| gate.may_begin(endpoint)));
+        let directory = Directory::default();
+        let gate = EndpointGate {
+            cluster: cluster.clone(),
+            directory: directory.clone(),
+        };
+        let queue = DeliveryQueue::new(limits(config), gate);
         let waiting = Waiting::new(queue.clone());
         let wake_ups = WakeUps::default();
-        let directory = Directory::default();
         directory.switch_email(settings.mailer.get().is_some());
         let appended = Appended {
             waiting: waiting.clone(),
@@ -225,6 +249,8 @@ impl Engine {
             outbox: self.outbox.clone(),
             clock: self.clock.clone(),
             tracer: self.settings.tracer.clone(),
+            policy: self.settings.retry.clone(),
+            states: self.endpoint_states.clone(),
         };
         let (states, cluster) = (self.endpoint_states.clone(), self.cluster.clone());
         let (recorder, results) = Recorder::new(RecorderParts {
@@ -268,7 +294,10 @@ impl Deliveries for Engine {
     }
 
     async fn gaining(&self) -> crate::store::Result<()> {
-        self.endpoint_states.load().await
+        for (endpoint, pause) in self.endpoint_states.load().await? {
+            self.queue.pause(&endpoint, pause);
+        }
+        Ok(())
     }
 }
 

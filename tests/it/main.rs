@@ -45,6 +45,7 @@ mod odd_documents;
 mod outage;
 mod outbox;
 mod outbox_v2;
+mod pace;
 mod page;
 mod promises;
 mod random;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::bytes::Bytes;
+use crate::dispatch::pace::Configured;
 use crate::model::EndpointKey;
 use crate::outbox::Delivery;
 
@@ -15,9 +16,11 @@ pub(super) struct EndpointQueue {
     /// Deliveries that are not sent yet, in order.
     pub(super) unsent: VecDeque<Delivery>,
     pub(super) in_flight: usize,
+    /// What its document said when it was last asked.
+    pub(super) configured: Configured,
     /// Deliveries with a result that is not recorded yet.
     pub(super) unrecorded: usize,
-    /// Whether it stands in its organization's turn.
+    /// Whether it stands in its organization's turn, or waits for its time to.
     pub(super) in_turn: bool,
     /// When a request last ended.
     pub(super) last_progress: Option<Instant>,

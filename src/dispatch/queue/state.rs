@@ -1,6 +1,7 @@
 //! The queue's state, and every change of it.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +9,17 @@ use tokio::time::Instant;
 
 use super::bytes::Bytes;
 use super::endpoint::{EndpointQueue, Organization};
-use super::{Changes, Fill, InMemory, Limits, MAX_EXCLUDED};
-use crate::dispatch::admission::{Admission, Granted, quarter};
+use super::{Changes, Fill, InMemory, Limits, MAX_EXCLUDED, STUCK};
+use crate::dispatch::admission::{Admission, Granted, quarter, usable};
 use crate::dispatch::breaker::Breakers;
+use crate::dispatch::pace::{Configured, Paces, Response};
 use crate::model::{EndpointKey, Outcome};
 use crate::outbox::{Batch, Delivery, Fetched};
 
 pub(super) struct State {
     pub(super) limits: Limits,
     pub(super) breakers: Breakers,
+    pub(super) paces: Paces,
     pub(super) bytes: Bytes,
     /// Large payloads for which there was no space.
     pub(super) too_large: HashMap<EndpointKey, usize>,
@@ -27,6 +30,8 @@ pub(super) struct State {
     pub(super) organizations: HashMap<String, Organization>,
     /// Organizations that have something to send, in turn.
     pub(super) turn: VecDeque<String>,
+    /// Endpoints that have something to send, and when they may.
+    pub(super) timed: BinaryHeap<Reverse<(Instant, EndpointKey)>>,
     batches: HashMap<Arc<str>, Arc<Batch>>,
     taken: usize,
     pub(super) in_flight: usize,
@@ -40,6 +45,7 @@ impl State {
         Self {
             limits,
             breakers: Breakers::default(),
+            paces: Paces::default(),
             bytes: Bytes::default(),
             too_large: HashMap::new(),
             closed: false,
@@ -47,6 +53,7 @@ impl State {
             endpoints: HashMap::new(),
             organizations: HashMap::new(),
             turn: VecDeque::new(),
+            timed: BinaryHeap::new(),
             batches: HashMap::new(),
             taken: 0,
             in_flight: 0,
@@ -65,9 +72,23 @@ impl State {
         }
     }
 
-    pub(super) fn admit(&mut self, endpoint: &EndpointKey, waiting: usize, granted: &Granted, now: Instant) -> usize {
-        let probe_is_due = self.breakers.next_probe(endpoint).is_none_or(|next| next <= now);
-        if self.closed || !probe_is_due || !self.may_read(endpoint) {
+    /// When the endpoint may get something again, if it is only probed or paused.
+    pub(super) fn opens_at(&self, endpoint: &EndpointKey) -> Option<Instant> {
+        self.breakers
+            .next_probe(endpoint)
+            .max(self.paces.paused_until(endpoint))
+    }
+
+    pub(super) fn admit(
+        &mut self,
+        endpoint: &EndpointKey,
+        configured: Configured,
+        waiting: usize,
+        granted: &Granted,
+        now: Instant,
+    ) -> usize {
+        let is_open = self.opens_at(endpoint).is_none_or(|at| at <= now);
+        if self.closed || !is_open || !self.may_read(endpoint) {
             return 0;
         }
         let queue = self.endpoints.get(endpoint);
@@ -84,21 +105,22 @@ impl State {
         let admission = Admission {
             capacity: self.limits.capacity,
             max_in_flight: self.limits.max_in_flight,
-            // Of those that are not known to answer no more contend than get a slot.
-            contenders: holding
-                .max(waiting)
-                .min(self.breakers.answering() + quarter(self.limits.max_in_flight)),
+            // Of those that are not known to answer no more contend than get a slot, and of those that are paused none.
+            contenders: holding.max(waiting).min(
+                self.breakers.answering().saturating_sub(self.paces.paused(now)) + quarter(self.limits.max_in_flight),
+            ),
             taken: self.taken + granted.all,
             taken_by_organization: slots + more_slots,
             taken_by_endpoint: queue.map_or(0, EndpointQueue::active),
             taken_by_unproven: self.taken_by_unproven + granted.unproven,
             unproven_by_organization: unproven + more_unproven,
             answers: self.breakers.answers(endpoint),
+            usable: usable(configured.rate),
         };
         let granted = admission.grant();
         if let Some(queue) = self.endpoints.get_mut(endpoint) {
-            let share = self.limits.capacity / (admission.contenders + 1);
-            queue.low = if admission.answers { share / 2 } else { 0 };
+            queue.configured = configured;
+            queue.low = if admission.answers { admission.share() / 2 } else { 0 };
         }
         granted
     }
@@ -184,7 +206,7 @@ impl State {
         count
     }
 
-    pub(super) fn ended(&mut self, delivery: &Delivery, outcome: &Outcome, now: Instant) {
+    pub(super) fn ended(&mut self, delivery: &Delivery, outcome: &Outcome, now: Instant) -> Option<Duration> {
         let endpoint = &delivery.endpoint;
         self.in_flight -= 1;
         if let Some(organization) = self.organizations.get_mut(endpoint.organization()) {
@@ -195,32 +217,47 @@ impl State {
             queue.unrecorded += 1;
             queue.last_progress = Some(now);
         }
-        self.note_health(endpoint, outcome, now);
+        let pause = self.note_health(delivery, outcome, now);
         if matches!(outcome, Outcome::NotSent) {
             self.changes.dropped.insert(endpoint.clone());
             self.recorded(delivery);
-            return;
+            return None;
         }
         self.recount(endpoint);
         self.want_refill(endpoint);
         self.take_turn(endpoint);
         self.organization_takes_turn(endpoint.organization());
+        pause
     }
 
-    fn note_health(&mut self, endpoint: &EndpointKey, outcome: &Outcome, now: Instant) {
+    /// Returns for how long the endpoint is paused from now on.
+    fn note_health(&mut self, delivery: &Delivery, outcome: &Outcome, now: Instant) -> Option<Duration> {
+        let endpoint = &delivery.endpoint;
+        let configured = self.configured_concurrency(endpoint);
         match outcome {
             Outcome::Delivered { .. } | Outcome::Gone(_) => {
+                self.paces.succeeded(endpoint, configured);
                 if self.breakers.succeeded(endpoint) {
                     self.changes.refill.insert(endpoint.clone());
                 }
+                None
             }
             Outcome::TransientFailure(failure) => {
-                if self.breakers.failed(endpoint, failure.timed_out, now) {
+                let response = failure.status.map(|status| Response {
+                    status,
+                    retry_after: failure.retry_after,
+                    is_retry: delivery.attempt > 1,
+                });
+                let pause = response.and_then(|response| self.paces.failed(endpoint, configured, response, now));
+                let is_lost = self.breakers.failed(endpoint, failure.timed_out, now);
+                // What can't be sent for a while gives its slots to others.
+                if is_lost || pause.is_some_and(|pause| pause > STUCK) {
                     self.drop_unsent(endpoint);
                 }
+                pause
             }
             // Says nothing of the endpoint.
-            Outcome::PermanentFailure(_) | Outcome::Cancelled { .. } | Outcome::NotSent => {}
+            Outcome::PermanentFailure(_) | Outcome::Cancelled { .. } | Outcome::NotSent => None,
         }
     }
 
@@ -307,6 +344,7 @@ impl State {
             .collect();
         lost.iter().for_each(|endpoint| self.drop_unsent(endpoint));
         self.breakers.retain(&assigned);
+        self.paces.retain(&assigned, Instant::now());
         self.too_large.retain(|endpoint, _| assigned(endpoint));
         lost.into_iter()
             .filter(|endpoint| {

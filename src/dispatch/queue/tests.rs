@@ -1,3 +1,4 @@
+use super::testing::Open;
 use super::*;
 use crate::model::Failure;
 use crate::outbox::document::testing::fetched;
@@ -9,7 +10,7 @@ const LIMITS: Limits = Limits {
 };
 
 fn queue(limits: Limits) -> DeliveryQueue {
-    DeliveryQueue::new(limits, Box::new(|_| true))
+    DeliveryQueue::new(limits, Open(|_| true))
 }
 
 fn key(endpoint: &str) -> EndpointKey {
@@ -160,7 +161,9 @@ fn a_part_of_a_batch_is_continued_where_it_ended() {
     let memory = queue.in_memory(&key("a/1"));
     assert_eq!(memory.partial, Some(("a/1/x".into(), 8)));
     let sent = send_all(&queue);
-    sent.iter().for_each(|one| queue.ended(one, &delivered()));
+    for one in &sent {
+        queue.ended(one, &delivered());
+    }
     let mut rest = fetched("a/1", "x", 20);
     rest.deliveries.drain(..8);
     assert_eq!(queue.enqueue(rest, 4), 4);
@@ -181,7 +184,9 @@ fn what_is_lost_is_dropped_and_what_is_open_is_drained_until_it_is_recorded() {
     let sent = send_all(&queue);
     assert_eq!(queue.drain(|_| false), [key("a/1")]);
     assert_eq!(queue.fill().queued, 0);
-    sent.iter().for_each(|one| queue.ended(one, &delivered()));
+    for one in &sent {
+        queue.ended(one, &delivered());
+    }
     assert_eq!(queue.drain(|_| false), [key("a/1")], "results are not recorded yet");
     queue.recorded(sent.iter());
     assert_eq!(queue.drain(|_| false), []);
@@ -196,7 +201,7 @@ fn what_is_lost_is_dropped_and_what_is_open_is_drained_until_it_is_recorded() {
 
 #[test]
 fn what_may_not_begin_leaves_memory() {
-    let queue = DeliveryQueue::new(LIMITS, Box::new(|endpoint| endpoint.organization() != "elsewhere"));
+    let queue = DeliveryQueue::new(LIMITS, Open(|endpoint| endpoint.organization() != "elsewhere"));
     fetch(&queue, "elsewhere/1", "x", 1);
     assert!(queue.next().is_none());
     assert_eq!(queue.fill().taken, 0);

@@ -1,13 +1,18 @@
 //! Whose delivery is sent next: organizations take turns, and within one its endpoints do.
 
-use super::MayBegin;
+use std::cmp::Reverse;
+
+use tokio::time::Instant;
+
+use super::Gate;
 use super::state::State;
 use crate::dispatch::admission::half;
 use crate::model::EndpointKey;
 use crate::outbox::Delivery;
 
 impl State {
-    pub(super) fn next(&mut self, may_begin: &MayBegin) -> Option<Delivery> {
+    pub(super) fn next(&mut self, gate: &dyn Gate, now: Instant) -> Option<Delivery> {
+        self.end_waits(now);
         if self.closed || self.in_flight >= self.limits.max_in_flight {
             return None;
         }
@@ -21,7 +26,7 @@ impl State {
             if organization.in_flight >= half(self.limits.max_in_flight) {
                 continue;
             }
-            let next = self.next_of(&name, may_begin);
+            let next = self.next_of(&name, gate, now);
             self.organization_takes_turn(&name);
             if next.is_some() {
                 return next;
@@ -31,27 +36,36 @@ impl State {
     }
 
     /// The next delivery of an organization that has a request to spare.
-    fn next_of(&mut self, name: &str, may_begin: &MayBegin) -> Option<Delivery> {
+    fn next_of(&mut self, name: &str, gate: &dyn Gate, now: Instant) -> Option<Delivery> {
         loop {
             let endpoint = self.organizations.get_mut(name)?.turn.pop_front()?;
-            let limit = self.concurrency(&endpoint);
+            let configured = gate.configured(&endpoint);
             let Some(queue) = self.endpoints.get_mut(&endpoint) else {
                 continue;
             };
             queue.in_turn = false;
+            queue.configured = configured;
+            let in_flight = queue.in_flight;
             // It comes back when one of its requests ends.
-            if queue.in_flight >= limit {
+            if in_flight >= self.concurrency(&endpoint) {
                 continue;
             }
-            if !may_begin(&endpoint) {
+            if !gate.may_begin(&endpoint) {
                 self.drop_unsent(&endpoint);
                 continue;
             }
+            if self.wait(&endpoint, now) {
+                continue;
+            }
+            let Some(queue) = self.endpoints.get_mut(&endpoint) else {
+                continue;
+            };
             let Some(delivery) = queue.unsent.pop_front() else {
                 continue;
             };
             queue.in_flight += 1;
             self.in_flight += 1;
+            self.paces.began(&endpoint, configured, now);
             if let Some(organization) = self.organizations.get_mut(name) {
                 organization.in_flight += 1;
             }
@@ -63,9 +77,47 @@ impl State {
     /// Requests in flight to that endpoint, at most.
     fn concurrency(&self, endpoint: &EndpointKey) -> usize {
         match self.breakers.answers(endpoint) {
-            true => self.limits.concurrency,
+            true => self.paces.parallel(endpoint, self.configured_concurrency(endpoint)),
             false => 1,
         }
+    }
+
+    /// Requests in flight to that endpoint, at most, if it is well.
+    pub(super) fn configured_concurrency(&self, endpoint: &EndpointKey) -> usize {
+        let configured = self
+            .endpoints
+            .get(endpoint)
+            .and_then(|queue| queue.configured.concurrency);
+        configured.map_or(self.limits.concurrency, |own| own.min(self.limits.concurrency))
+    }
+
+    /// Whether the endpoint has to wait until its next request may begin. It comes back then.
+    fn wait(&mut self, endpoint: &EndpointKey, now: Instant) -> bool {
+        let Some(until) = self.paces.waits_until(endpoint, now) else {
+            return false;
+        };
+        if let Some(queue) = self.endpoints.get_mut(endpoint) {
+            queue.in_turn = true;
+            self.timed.push(Reverse((until, endpoint.clone())));
+        }
+        true
+    }
+
+    fn end_waits(&mut self, now: Instant) {
+        while self.wakes_at().is_some_and(|until| until <= now) {
+            let Some(Reverse((_, endpoint))) = self.timed.pop() else {
+                return;
+            };
+            if let Some(queue) = self.endpoints.get_mut(&endpoint) {
+                queue.in_turn = false;
+            }
+            self.take_turn(&endpoint);
+        }
+    }
+
+    /// When the first of those that wait for their time may send.
+    pub(super) fn wakes_at(&self) -> Option<Instant> {
+        self.timed.peek().map(|Reverse((until, _))| *until)
     }
 
     /// Whether another request could begin.

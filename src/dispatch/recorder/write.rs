@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{Observer, Recorder};
 use crate::outbox::{Head, Settlement, Unrecorded};
@@ -55,7 +55,11 @@ impl<O: Observer> Recorder<O> {
                     groups.extend(self.without_statistics(group, &error));
                     continue;
                 }
-                Err(Unrecorded::Results(error) | Unrecorded::Statistics(error)) => error,
+                Err(Unrecorded::Pauses(error)) if is_own(&error) => {
+                    groups.push(without_pauses(group, &error));
+                    continue;
+                }
+                Err(Unrecorded::Results(error) | Unrecorded::Statistics(error) | Unrecorded::Pauses(error)) => error,
             };
             match self.after_error(group, &error).await {
                 Again::AtOnce(again) => {
@@ -155,7 +159,21 @@ impl<O: Observer> Recorder<O> {
     }
 }
 
-/// Whether the error concerns the statistics alone, and not MongoDB as a whole.
+/// The pauses of endpoints are refused: this instance keeps them, others and its next start don't know of them.
+fn without_pauses(mut group: Group, why: &store::Error) -> Group {
+    for settlement in &mut group.settlements {
+        if settlement.paused_until.take().is_some() {
+            let endpoint = &settlement.delivery.endpoint;
+            warn!(
+                organization = endpoint.organization(), endpoint = endpoint.endpoint(), error = %why,
+                "MongoDB refuses to note the Retry-After of an endpoint: it is kept, but neither by other instances nor after a restart"
+            );
+        }
+    }
+    group
+}
+
+/// Whether the error concerns these rows alone, and not MongoDB as a whole.
 fn is_own(error: &store::Error) -> bool {
     matches!(error.kind(), Kind::Refused | Kind::Denied | Kind::TooLarge)
 }

@@ -79,6 +79,7 @@ pub async fn only_batch(outbox: &Outbox, endpoint: &EndpointKey) -> Vec<Delivery
 
 pub fn settlement(delivery: &Delivery, next: Next) -> Settlement {
     Settlement {
+        paused_until: None,
         delivery: delivery.clone(),
         at: Clock::local(),
         ms: 3,
