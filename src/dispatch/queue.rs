@@ -7,6 +7,7 @@
 
 mod bytes;
 mod endpoint;
+mod health;
 mod state;
 mod turns;
 
