@@ -1,0 +1,69 @@
+//! What the queue learns of endpoints from their responses.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::STUCK;
+use super::state::State;
+use crate::dispatch::pace::Response;
+use crate::model::{EndpointKey, Outcome};
+use crate::outbox::Delivery;
+
+impl State {
+    /// When the endpoint may get something again, if it is only probed or paused.
+    pub(super) fn opens_at(&self, endpoint: &EndpointKey) -> Option<Instant> {
+        self.breakers
+            .next_probe(endpoint)
+            .max(self.paces.paused_until(endpoint))
+    }
+
+    /// Returns for how long the endpoint is paused from now on.
+    pub(super) fn note_health(&mut self, delivery: &Delivery, outcome: &Outcome, now: Instant) -> Option<Duration> {
+        let endpoint = &delivery.endpoint;
+        let configured = self.configured_concurrency(endpoint);
+        match outcome {
+            Outcome::Delivered { .. } | Outcome::Gone(_) => {
+                self.paces.succeeded(endpoint, configured);
+                if self.breakers.succeeded(endpoint) {
+                    self.changes.refill.insert(endpoint.clone());
+                }
+                None
+            }
+            Outcome::TransientFailure(failure) => {
+                let response = failure.status.map(|status| Response {
+                    status,
+                    retry_after: failure.retry_after,
+                    is_retry: delivery.attempt > 1,
+                });
+                let pause = response.and_then(|response| self.paces.failed(endpoint, configured, response, now));
+                let is_lost = self.breakers.failed(endpoint, failure.timed_out, now);
+                // What can't be sent for a while gives its slots to others.
+                if is_lost || pause.is_some_and(|pause| pause > STUCK) {
+                    self.drop_unsent(endpoint);
+                }
+                pause
+            }
+            // Says nothing of the endpoint.
+            Outcome::PermanentFailure(_) | Outcome::Cancelled { .. } | Outcome::NotSent => None,
+        }
+    }
+
+    /// Brings up to date how many of the endpoint's slots count as taken by one that is not known to answer.
+    pub(super) fn recount(&mut self, endpoint: &EndpointKey) {
+        let answers = self.breakers.answers(endpoint);
+        let Some(queue) = self.endpoints.get_mut(endpoint) else {
+            return;
+        };
+        let unproven = if answers { 0 } else { queue.active() };
+        let before = std::mem::replace(&mut queue.counted_unproven, unproven);
+        self.taken_by_unproven = self.taken_by_unproven + unproven - before;
+        let unproven_bytes = if answers { 0 } else { queue.bytes.small };
+        let bytes_before = std::mem::replace(&mut queue.bytes.unproven, unproven_bytes);
+        self.bytes.unproven = self.bytes.unproven + unproven_bytes - bytes_before;
+        if let Some(organization) = self.organizations.get_mut(endpoint.organization()) {
+            organization.unproven = organization.unproven + unproven - before;
+            organization.bytes.unproven = organization.bytes.unproven + unproven_bytes - bytes_before;
+        }
+    }
+}
