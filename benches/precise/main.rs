@@ -36,14 +36,14 @@ use clap::Parser;
 
 use arrivals::Arrivals;
 use report::Findings;
-use stage::Stage;
+use stage::{DAEMON, Stage};
 use timeline::{Plan, Timeline};
 
 const ORGANIZATIONS: usize = 10;
 const HOURLY: &str = "0 0 * * * *";
 
 /// From the writing of the timeline to its beginning: the daemon starts meanwhile.
-const PROLOGUE: Duration = Duration::from_secs(5);
+const PROLOGUE: Duration = Duration::from_secs(15);
 
 /// How much longer than the timeline the last request may take, and how long is listened for one too many.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -55,6 +55,9 @@ struct Args {
     /// 100 certificates over 6 seconds instead of 1,000 over a minute.
     #[arg(long)]
     quick: bool,
+    /// Daemons that share the endpoints.
+    #[arg(long, default_value_t = 1)]
+    instances: usize,
     /// Where the results are written.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -73,7 +76,7 @@ async fn main() -> Result<()> {
         form: if args.quick { "quick" } else { "full" },
         ..Findings::default()
     };
-    play(&stage, plan).await?.report(plan, &mut findings);
+    play(&stage, plan, args.instances).await?.report(plan, &mut findings);
     println!("\n{}", findings.table());
     std::fs::create_dir_all(&args.out)?;
     std::fs::write(args.out.join("precise.json"), serde_json::to_string_pretty(&findings)?)?;
@@ -81,19 +84,25 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn play(stage: &Stage, plan: Plan) -> Result<Arrivals> {
+async fn play(stage: &Stage, plan: Plan, instances: usize) -> Result<Arrivals> {
     let receiver = Receiver::start()?;
     let mut fixture = stage.fixture(ORGANIZATIONS, receiver.address()).await?;
     let start = Clock::local().saturating_add_duration(PROLOGUE);
     let timeline = Timeline::new(plan, start, &mut fixture.bulk)?;
     fixture.badge_users().insert_many(timeline.before()).await?;
-    let daemon = fixture.scheduled(HOURLY).await?;
+    let mut daemons = Vec::new();
+    for _ in 0..instances {
+        daemons.push(fixture.start(DAEMON, HOURLY).await?);
+    }
+    fixture.shared(instances as u64).await?;
     timeline.play(&fixture.badge_users()).await?;
     timeline.ended().await;
     let complete = receiver.wait_for(|requests| timeline.is_complete(requests), LIMIT);
     complete.await.context("not every expiry was told of")?;
     tokio::time::sleep(EPILOGUE).await;
-    daemon.stop().await?;
+    for daemon in daemons {
+        daemon.stop().await?;
+    }
     fixture.drop().await?;
     Ok(Arrivals::new(&timeline, &receiver.requests()))
 }

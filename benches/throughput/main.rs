@@ -21,7 +21,7 @@ mod report;
 mod stage;
 mod statistics;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
@@ -39,6 +39,9 @@ struct Args {
     /// Only these cases; without it all that belong to the form.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Case>,
+    /// Another binary of certhookd, for the case `shapes`.
+    #[arg(long)]
+    other: Option<PathBuf>,
     /// Where the results are written.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -57,6 +60,10 @@ enum Case {
     Completions,
     /// Start, empty scans and idling among certificates that are alive.
     Quiet,
+    /// 2,000 organizations, and one alone, against another binary. Long.
+    Shapes,
+    /// Endpoints for which something waits that must not be sent: idle CPU. Long.
+    Waiting,
     /// Two daemons against one. Long.
     Two,
     /// Nine endpoints while the tenth is hung, without and with a million deliveries that wait for it. Long.
@@ -71,7 +78,10 @@ enum Case {
 
 impl Args {
     fn cases(&self) -> Vec<Case> {
-        let is_long = |case: &Case| matches!(case, Case::Two | Case::Isolation | Case::Endpoints | Case::Growth);
+        let is_long = |case: &Case| {
+            use Case::{Endpoints, Growth, Isolation, Shapes, Two, Waiting};
+            matches!(case, Two | Isolation | Endpoints | Growth | Shapes | Waiting)
+        };
         let all = Case::value_variants().iter().copied();
         match self.only.as_slice() {
             [] => all.filter(|case| !(self.quick && is_long(case))).collect(),
@@ -99,7 +109,7 @@ async fn measure(args: Args) -> Result<()> {
     };
     for case in args.cases() {
         let name = case.to_possible_value().map(|value| value.get_name().to_owned());
-        run(case, &stage, &plan, &mut findings)
+        run(case, &stage, &plan, args.other.as_deref(), &mut findings)
             .await
             .with_context(|| format!("the case {}", name.unwrap_or_default()))?;
     }
@@ -114,12 +124,14 @@ async fn measure(args: Args) -> Result<()> {
     Ok(())
 }
 
-async fn run(case: Case, stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<()> {
+async fn run(case: Case, stage: &Stage, plan: &Plan, other: Option<&Path>, findings: &mut Findings) -> Result<()> {
     match case {
         Case::Backlog => cases::backlog::fast(stage, plan, findings).await,
         Case::Slow => cases::backlog::slow(stage, plan, findings).await,
         Case::Completions => cases::completions::run(stage, plan, findings).await,
         Case::Quiet => cases::quiet::run(stage, plan, findings).await,
+        Case::Shapes => cases::shapes::run(stage, plan, other, findings).await,
+        Case::Waiting => cases::waiting::run(stage, plan, findings).await,
         Case::Two => cases::two::run(stage, plan, findings).await,
         Case::Isolation => cases::isolation::run(stage, plan, findings).await,
         Case::Endpoints => cases::endpoints::run(stage, plan, findings).await,

@@ -25,6 +25,8 @@ pub struct Plan {
     pub hung_backlog: usize,
     /// Endpoints at a host each.
     pub endpoints: usize,
+    /// Organizations with ten certificates each.
+    pub organizations: usize,
     /// A small and a large backlog, whose cost per event is compared.
     pub growth: Option<(usize, usize)>,
 }
@@ -42,6 +44,7 @@ impl Plan {
         isolation: 20_000,
         hung_backlog: 1_000_000,
         endpoints: 10_000,
+        organizations: 2_000,
         growth: Some((10_000, 1_000_000)),
     };
 
@@ -57,6 +60,7 @@ impl Plan {
         isolation: 10_000,
         hung_backlog: 50_000,
         endpoints: 2_000,
+        organizations: 500,
         growth: None,
     };
 }

@@ -81,14 +81,7 @@ impl Process {
 
     /// CPU seconds used so far, all threads together.
     pub fn cpu(&self) -> Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        // The name, in parentheses, may hold spaces.
-        let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat has no name")?;
-        let ticks = |place: usize| -> Result<f64> {
-            let field = fields.split_whitespace().nth(place);
-            Ok(field.context("/proc/PID/stat is too short")?.parse()?)
-        };
-        Ok((ticks(11)? + ticks(12)?) / TICKS)
+        cpu(self.pid)
     }
 
     /// Resident memory now (`VmRSS`) or at its highest (`VmHWM`), in MB.
@@ -142,6 +135,18 @@ impl Log {
             grown.await;
         }
     }
+}
+
+/// CPU seconds that a process used so far, all threads together.
+pub fn cpu(pid: Pid) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in parentheses, may hold spaces.
+    let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat has no name")?;
+    let ticks = |place: usize| -> Result<f64> {
+        let field = fields.split_whitespace().nth(place);
+        Ok(field.context("/proc/PID/stat is too short")?.parse()?)
+    };
+    Ok((ticks(11)? + ticks(12)?) / TICKS)
 }
 
 /// The size of the binary, in MB.

@@ -1,6 +1,7 @@
 //! Where the cases play: one throwaway MongoDB, and for each measurement a database of its own.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,10 +12,11 @@ use certhookd::sandbox::{Bulk, Options, ReplicaSet};
 use certhookd::store::{OUTBOX, SCAN_INDEX};
 use mongodb::options::{Hint, IndexOptions};
 use mongodb::{Client, Collection, Database, IndexModel};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::process::Process;
+use crate::process::{self, Process};
 
 /// The release binary.
 pub const DAEMON: &str = env!("CARGO_BIN_EXE_certhookd");
@@ -32,6 +34,7 @@ const BATCHES: usize = 200;
 pub struct Stage {
     set: ReplicaSet,
     client: Client,
+    mongod: Pid,
 }
 
 /// One database: organizations with an endpoint each, and their certificates.
@@ -53,7 +56,14 @@ impl Stage {
         };
         let set = ReplicaSet::start(options).await?;
         let client = set.client().await?;
-        Ok(Self { set, client })
+        let status = client.database("admin").run_command(doc! { "serverStatus": 1 }).await?;
+        let mongod = Pid::from_raw(i32::try_from(status.get_i64("pid")?)?);
+        Ok(Self { set, client, mongod })
+    }
+
+    /// CPU seconds that MongoDB used so far.
+    pub fn mongod_cpu(&self) -> Result<f64> {
+        process::cpu(self.mongod)
     }
 
     /// What all figures depend on.
@@ -151,6 +161,35 @@ impl Fixture {
         Ok(())
     }
 
+    /// Gives the organization at `place` that many endpoints instead of its own, at `url`, with this timeout in ms.
+    pub async fn endpoints(&self, place: usize, count: usize, url: &str, timeout: i32) -> Result<()> {
+        let endpoint = |i: usize| {
+            doc! {
+                "_id": ObjectId::new(), "name": format!("{i}"), "url": format!("{url}{i}"), "enabled": true, "timeout": timeout,
+                "eventTypes": ["certificate_expired", "certificate_completed"],
+            }
+        };
+        let endpoints: Vec<_> = (0..count).map(endpoint).collect();
+        let configs: Collection<Document> = self.database.collection("memberconfigs");
+        let of = doc! { "_ownerId": self.organizations()[place] };
+        configs
+            .update_one(of, doc! { "$set": { "webHookConfig.endpoints": endpoints } })
+            .await?;
+        Ok(())
+    }
+
+    /// Adds certificates of the organizations at `places`, in turn, that expired a minute ago and before, a millisecond apart.
+    pub async fn expired_of(&mut self, places: Range<usize>, n: usize) -> Result<()> {
+        let now = Clock::local().timestamp_millis() - 60_000;
+        let certificate = |i: usize| {
+            let at = DateTime::from_millis(now - i as i64);
+            self.bulk.certificate(places.start + i % places.len(), Some(at))
+        };
+        let certificates: Vec<_> = (0..n).map(certificate).collect();
+        self.badge_users().insert_many(certificates).await?;
+        Ok(())
+    }
+
     /// As if no daemon had run here before: the next one's change stream begins at its start, as in a new fixture.
     pub async fn forget_daemons(&self) -> Result<()> {
         let state: Collection<Document> = self.database.collection("webhook_state");
@@ -166,11 +205,16 @@ impl Fixture {
 
     /// The daemon as an operator runs it, but that it scans only when asked to.
     pub async fn daemon(&self) -> Result<Process> {
-        self.scheduled("0 0 0 1 1 *").await
+        self.daemon_of(DAEMON).await
     }
 
-    /// The daemon as an operator runs it, but that it scans on this schedule and not at its start.
-    pub async fn scheduled(&self, schedule: &str) -> Result<Process> {
+    /// The same with another binary.
+    pub async fn daemon_of(&self, binary: &str) -> Result<Process> {
+        self.start(binary, "0 0 0 1 1 *").await
+    }
+
+    /// The daemon of that binary as an operator runs it, but that it scans on this schedule and not at its start.
+    pub async fn start(&self, binary: &str, schedule: &str) -> Result<Process> {
         let config = self.directory.path().join("config.toml");
         let text = format!(
             "mongodb.uri = \"{}\"\nmongodb.database = \"{}\"\nscan.schedule = \"{schedule}\"\nscan.on_start = false\n\
@@ -179,7 +223,7 @@ impl Fixture {
             self.database.name()
         );
         std::fs::write(&config, text)?;
-        let mut command = Command::new(DAEMON);
+        let mut command = Command::new(binary);
         command
             .arg("--config")
             .arg(config)

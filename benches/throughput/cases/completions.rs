@@ -23,21 +23,25 @@ const ORGANIZATIONS: usize = 10;
 const EVERY: Duration = Duration::from_millis(5);
 
 /// Latencies in ms, sorted.
-type Latencies = Vec<f64>;
+pub type Latencies = Vec<f64>;
 
 /// Against the bare stream.
 pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<()> {
     let receiver = Receiver::start(Manner::Stamping)?;
-    let (mut bare, mut daemon) = (Vec::new(), Vec::new());
+    let (mut bare, mut daemon, mut two) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..plan.rounds {
         let fixture = stage.fixture(ORGANIZATIONS, receiver.address()).await?;
         let stream = fixture.baseline(baseline::STREAM).await?;
-        bare.push(measure(fixture, stream, &receiver, plan.awards).await?);
+        bare.push(measure(fixture, vec![stream], &receiver, plan.awards).await?);
         let fixture = stage.fixture(ORGANIZATIONS, receiver.address()).await?;
         let process = fixture.daemon().await?;
-        daemon.push(measure(fixture, process, &receiver, plan.awards).await?);
+        daemon.push(measure(fixture, vec![process], &receiver, plan.awards).await?);
+        let fixture = stage.fixture(ORGANIZATIONS, receiver.address()).await?;
+        let pair = vec![fixture.daemon().await?, fixture.daemon().await?];
+        fixture.shared(2).await?;
+        two.push(measure(fixture, pair, &receiver, plan.awards).await?);
     }
-    for (name, part, most) in [("p50", 0.5, 2.0), ("p99", 0.99, 3.0)] {
+    for (name, part, most) in [("p50", 0.5, 1.8), ("p99", 0.99, 2.0)] {
         let of = |runs: &[Latencies]| runs.iter().map(|run| quantile(run, part)).collect::<Vec<_>>();
         findings.note(&format!("completions {name}: bare stream"), "ms", of(&bare));
         findings.note(&format!("completions {name}: certhookd"), "ms", of(&daemon));
@@ -45,14 +49,35 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
         let what = format!("completions {name} against the bare stream");
         findings.judge(&what, "×", ratio, Target::AtMost(most));
     }
+    findings.judge(
+        "completions p99: two instances",
+        "ms",
+        two.iter().map(|run| quantile(run, 0.99)).collect(),
+        Target::AtMost(250.0),
+    );
     findings.curves.push(curve("bare stream", bare));
     findings.curves.push(curve("certhookd", daemon));
     Ok(())
 }
 
-async fn measure(fixture: Fixture, process: Process, receiver: &Receiver, awards: usize) -> Result<Latencies> {
+async fn measure(fixture: Fixture, processes: Vec<Process>, receiver: &Receiver, awards: usize) -> Result<Latencies> {
+    let latencies = latencies(&fixture, receiver, awards, ORGANIZATIONS).await?;
+    for process in processes {
+        process.stop().await?;
+    }
+    fixture.drop().await?;
+    Ok(latencies)
+}
+
+/// Of awards to the first `organizations` of the fixture.
+pub async fn latencies(
+    fixture: &Fixture,
+    receiver: &Receiver,
+    awards: usize,
+    organizations: usize,
+) -> Result<Latencies> {
     receiver.reset();
-    let inserted = insert(&fixture, awards).await?;
+    let inserted = insert(fixture, awards, organizations).await?;
     receiver.wait_for(awards).await?;
     let mut latencies = Vec::with_capacity(awards);
     for (id, came) in receiver.stamps() {
@@ -60,13 +85,11 @@ async fn measure(fixture: Fixture, process: Process, receiver: &Receiver, awards
         latencies.push(came.duration_since(*began).as_secs_f64() * 1e3);
     }
     latencies.sort_by(f64::total_cmp);
-    process.stop().await?;
-    fixture.drop().await?;
     Ok(latencies)
 }
 
 /// Inserts one every [`EVERY`], whether or not the one before is confirmed; returns when each insert was begun.
-async fn insert(fixture: &Fixture, awards: usize) -> Result<HashMap<String, Instant>> {
+async fn insert(fixture: &Fixture, awards: usize, organizations: usize) -> Result<HashMap<String, Instant>> {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut inserts = JoinSet::new();
@@ -74,7 +97,7 @@ async fn insert(fixture: &Fixture, awards: usize) -> Result<HashMap<String, Inst
     for i in 0..awards {
         ticks.tick().await;
         let (id, collection) = (ObjectId::new(), fixture.badge_users());
-        let document = award(id, fixture.organizations()[i % ORGANIZATIONS]);
+        let document = award(id, fixture.organizations()[i % organizations]);
         began.insert(id.to_hex(), Instant::now());
         inserts.spawn(async move { collection.insert_one(document).await });
     }

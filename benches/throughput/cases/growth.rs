@@ -35,12 +35,12 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
         "s",
         vec![each(&run, large)],
     );
-    findings.judge("growth: the second against the first", "×", ratio, Target::AtMost(1.1));
+    findings.judge("growth: the second against the first", "×", ratio, Target::AtMost(1.05));
     findings.judge(
         "peak RSS at the large backlog",
         "MB",
         vec![run.peak],
-        Target::AtMost(64.0),
+        Target::AtMost(48.0),
     );
     findings.curves.push(Curve {
         chart: Chart::Growth,

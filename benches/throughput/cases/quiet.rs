@@ -101,9 +101,9 @@ async fn idle(fixture: &Fixture, process: &Process, plan: &Plan, findings: &mut 
         "idle: part of a core",
         "%",
         vec![cpu / seconds * 100.0],
-        Target::AtMost(0.3),
+        Target::AtMost(0.2),
     );
-    findings.judge("idle: RSS", "MB", vec![process.memory("VmRSS")?], Target::AtMost(25.0));
+    findings.judge("idle: RSS", "MB", vec![process.memory("VmRSS")?], Target::AtMost(16.0));
     // Between n queries lie n - 1 intervals.
     let rate = (busiest.1 - 1) as f64 / seconds;
     findings.judge(

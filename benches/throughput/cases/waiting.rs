@@ -1,0 +1,51 @@
+//! Endpoints for which something waits that must not be sent: what they cost while nothing happens.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::plan::Plan;
+use crate::receiver::{Manner, Receiver};
+use crate::report::{Findings, Target};
+use crate::stage::Stage;
+
+/// What belongs to a start is over by then.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// Deliveries for each of them.
+const EACH: usize = 3;
+
+/// CPU of the daemon and of MongoDB, above what MongoDB needs by itself.
+pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<()> {
+    let receiver = Receiver::start(Manner::AtOnce)?;
+    // No URL that anything is sent to: out of service.
+    let fixture = stage
+        .fixture_at(plan.endpoints, receiver.address(), |i| format!("ftp://h/{i}"))
+        .await?;
+    for place in 0..plan.endpoints {
+        fixture.backlog(place, EACH).await?;
+    }
+    let alone = idle(plan, || stage.mongod_cpu()).await?;
+    let process = fixture.daemon().await?;
+    tokio::time::sleep(SETTLED).await;
+    let together = idle(plan, || Ok(process.cpu()? + stage.mongod_cpu()?)).await?;
+    process.stop().await?;
+    fixture.drop().await?;
+    let what = format!("{} endpoints out of service with deliveries", plan.endpoints);
+    findings.note(&format!("{what}: MongoDB without the daemon"), "%", vec![alone]);
+    let more = vec![(together - alone).max(0.0)];
+    findings.judge(
+        &format!("{what}: the daemon, and MongoDB for it"),
+        "%",
+        more,
+        Target::AtMost(0.5),
+    );
+    Ok(())
+}
+
+/// The part of a core that is used.
+async fn idle(plan: &Plan, cpu: impl Fn() -> Result<f64>) -> Result<f64> {
+    let (before, began) = (cpu()?, Instant::now());
+    tokio::time::sleep(plan.idle).await;
+    Ok((cpu()? - before) / began.elapsed().as_secs_f64() * 100.0)
+}
