@@ -26,6 +26,10 @@ use starved::Starved;
 /// How often all queues are looked at: what other instances appended and left is found so at the latest.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How rarely, where all that is found may not be sent: each look waits twice as long as the one before. What makes it sendable
+/// has the queues looked at.
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(16);
+
 /// How often slots are asked for again that were wanted in vain, although none was freed.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -60,6 +64,7 @@ pub struct Fetcher {
     /// Batches that can't be read, and that MongoDB refuses to set aside.
     refused: Pauses<Bson>,
     next_look: Instant,
+    look_every: Duration,
 }
 
 impl Fetcher {
@@ -85,6 +90,7 @@ impl Fetcher {
             closed: BinaryHeap::new(),
             refused: Pauses::default(),
             next_look: Instant::now(),
+            look_every: LOOK_EVERY,
         }
     }
 
@@ -141,10 +147,19 @@ impl Fetcher {
             Ok((self.outbox.look().await?, began.elapsed()))
         };
         let (mut looked, took) = self.store.persist("look for pending deliveries", look).await?;
-        looked.heads.retain(|head| self.serve_or_forget(&head.endpoint));
+        let mut is_vain = !looked.heads.is_empty();
+        looked.heads.retain(|head| {
+            let state = self.serve_or_forget(&head.endpoint);
+            is_vain &= matches!(state, EndpointState::OutOfService | EndpointState::NotAssigned);
+            state == EndpointState::Served
+        });
+        self.look_every = match is_vain {
+            true => (self.look_every * 2).min(LOOK_AT_LEAST_EVERY),
+            false => LOOK_EVERY,
+        };
         self.waiting.looked(looked.heads, now);
         for (endpoint, class) in looked.unreadable.iter().filter_map(|one| one.queue.as_ref()) {
-            if self.serve_or_forget(endpoint) {
+            if self.serve_or_forget(endpoint) == EndpointState::Served {
                 // What can be read behind it may be due.
                 self.waiting.has_more(endpoint, *class);
                 self.waiting.again(endpoint.clone());
@@ -152,22 +167,22 @@ impl Fetcher {
         }
         let is_changed = self.set_aside(&looked.unreadable, now).await;
         // Others of the kind may follow.
-        let pause = if is_changed { took } else { LOOK_EVERY };
+        let pause = if is_changed { took } else { self.look_every };
         self.next_look = Instant::now() + pause.max(took * 2);
         Ok(())
     }
 
-    /// Whether deliveries of that endpoint may be read. Those of one that is off are to be cancelled.
-    fn serve_or_forget(&self, endpoint: &EndpointKey) -> bool {
-        let standing = (self.state_of)(endpoint);
-        if let EndpointState::Off(_) = standing {
+    /// What may be done with deliveries of that endpoint. Those of one that is off are to be cancelled.
+    fn serve_or_forget(&self, endpoint: &EndpointKey) -> EndpointState {
+        let state = (self.state_of)(endpoint);
+        if let EndpointState::Off(_) = state {
             self.queue.forget(endpoint);
             self.off.add(endpoint.clone());
         }
-        if standing != EndpointState::Served {
+        if state != EndpointState::Served {
             self.waiting.forget(endpoint);
         }
-        standing == EndpointState::Served
+        state
     }
 
     /// What to read: per endpoint, how many deliveries it may have, and where they are.
@@ -182,7 +197,7 @@ impl Fetcher {
             self.queue.make_room();
         }
         for endpoint in endpoints {
-            if plan.granted.contains_key(&endpoint) || !self.serve_or_forget(&endpoint) {
+            if plan.granted.contains_key(&endpoint) || self.serve_or_forget(&endpoint) != EndpointState::Served {
                 continue;
             }
             let answers = self.queue.answers(&endpoint);
