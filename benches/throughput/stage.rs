@@ -133,7 +133,10 @@ impl Fixture {
     /// Adds deliveries that have waited for the endpoint of the organization at `place` since an hour ago, as the outbox keeps them.
     pub async fn backlog(&self, place: usize, n: usize) -> Result<()> {
         let organization = self.organizations()[place];
-        let endpoint = format!("{organization}/{organization}");
+        self.backlog_of(&format!("{organization}/{organization}"), n).await
+    }
+
+    async fn backlog_of(&self, endpoint: &str, n: usize) -> Result<()> {
         let due = DateTime::from_millis(Clock::local().timestamp_millis() - 3_600_000);
         let delivery = |i: usize| {
             let id = ObjectId::new();
@@ -146,7 +149,7 @@ impl Fixture {
             let deliveries: Vec<_> = (first..n.min(first + BATCH)).map(delivery).collect();
             doc! {
                 "_id": format!("{endpoint}/{}", ObjectId::new()), "v": 2, "version": 1, "state": "pending",
-                "endpoint": &endpoint, "queue": format!("{endpoint}/live"), "due": due,
+                "endpoint": endpoint, "queue": format!("{endpoint}/live"), "due": due,
                 "open": i32::try_from(deliveries.len()).unwrap_or(0), "createdAt": due, "deliveries": deliveries, "results": [],
             }
         };
@@ -161,8 +164,9 @@ impl Fixture {
         Ok(())
     }
 
-    /// Gives the organization at `place` that many endpoints instead of its own, at `url`, with this timeout in ms.
-    pub async fn endpoints(&self, place: usize, count: usize, url: &str, timeout: i32) -> Result<()> {
+    /// Gives the organization at `place` that many endpoints instead of its own, at `url`, with this timeout in ms; for each of
+    /// them, `n` deliveries wait.
+    pub async fn endpoints(&self, place: usize, count: usize, url: &str, timeout: i32, n: usize) -> Result<()> {
         let endpoint = |i: usize| {
             doc! {
                 "_id": ObjectId::new(), "name": format!("{i}"), "url": format!("{url}{i}"), "enabled": true, "timeout": timeout,
@@ -171,6 +175,10 @@ impl Fixture {
         };
         let endpoints: Vec<_> = (0..count).map(endpoint).collect();
         let configs: Collection<Document> = self.database.collection("memberconfigs");
+        for endpoint in &endpoints {
+            let key = format!("{}/{}", self.organizations()[place], endpoint.get_object_id("_id")?);
+            self.backlog_of(&key, n).await?;
+        }
         let of = doc! { "_ownerId": self.organizations()[place] };
         configs
             .update_one(of, doc! { "$set": { "webHookConfig.endpoints": endpoints } })

@@ -5,16 +5,16 @@
 //! that. So endpoints that hang, however many, leave three quarters of the requests in flight to those that answer, and those of
 //! one organization leave slots to others that are not known yet.
 //!
-//! An endpoint that answers gets its share of the slots: `capacity / (contenders + 1)`. Contenders are the endpoints that hold
-//! slots or wait for some; those that are not known to answer count only as many as can get a slot. n greedy endpoints so leave
-//! one part in n + 1 to the next. An endpoint is refilled when half of its share is used up: a read per freed slot would be a
+//! An endpoint that answers gets its share of what those leave: `(capacity - max_in_flight / 4) / (contenders + 1)`. Contenders
+//! are the endpoints that are known to answer and hold slots or ask for some. n greedy endpoints so leave one part in n + 1 to
+//! the next. An endpoint is refilled when half of its share is used up: a read per freed slot would be a
 //! command per delivery. One organization gets at most half of the slots, as it gets at most half of the requests in flight.
 //!
 //! An endpoint with a rate gets no more than it can use in two seconds.
 //!
-//! Example: capacity 1024, 9 contenders, 20 slots held by the endpoint, 300 by its organization, 500 in all. Its share is
-//! 1024 / 10 = 102, half of that is 51, it holds less, so it may have 82 more; its organization may have 212 more, and 524 are
-//! free: it gets 82.
+//! Example: capacity 1024, max_in_flight 256, 9 contenders, 20 slots held by the endpoint, 300 by its organization, 500 in all. Its
+//! share is (1024 - 64) / 10 = 96, half of that is 48, it holds less, so it may have 76 more; its organization may have 212 more,
+//! and 524 are free: it gets 76.
 
 use std::collections::HashMap;
 
@@ -27,7 +27,7 @@ pub(super) struct Admission {
     pub capacity: usize,
     /// Requests in flight at most: `delivery.max_in_flight`.
     pub max_in_flight: usize,
-    /// Endpoints that hold slots or wait for some.
+    /// Endpoints that are known to answer and hold slots or ask for some.
     pub contenders: usize,
     /// Slots taken by all endpoints.
     pub taken: usize,
@@ -48,7 +48,8 @@ pub(super) struct Admission {
 impl Admission {
     /// How many slots are the endpoint's part.
     pub(super) fn share(&self) -> usize {
-        (self.capacity / (self.contenders + 1)).min(self.usable).max(1)
+        let shared = self.capacity.saturating_sub(quarter(self.max_in_flight));
+        (shared / (self.contenders + 1)).min(self.usable).max(1)
     }
 
     /// How many more slots the endpoint gets.
@@ -136,16 +137,16 @@ mod tests {
             ..FRESH
         };
         let table = [
-            ("its share", FRESH, 93),
+            ("its share", FRESH, 87),
             (
-                "alone, what an organization gets",
+                "alone, half of what is shared",
                 Admission { contenders: 1, ..FRESH },
-                512,
+                480,
             ),
             (
                 "more than half of its share left",
                 Admission {
-                    taken_by_endpoint: 47,
+                    taken_by_endpoint: 44,
                     ..FRESH
                 },
                 0,
@@ -153,10 +154,10 @@ mod tests {
             (
                 "half of its share left",
                 Admission {
-                    taken_by_endpoint: 46,
+                    taken_by_endpoint: 43,
                     ..FRESH
                 },
-                47,
+                44,
             ),
             ("nearly all taken", Admission { taken: 1020, ..FRESH }, 4),
             ("all taken", Admission { taken: 1024, ..FRESH }, 0),
@@ -237,7 +238,7 @@ mod tests {
                     taken: 64,
                     ..FRESH
                 },
-                93,
+                87,
             ),
             (
                 "a single slot",
@@ -264,7 +265,7 @@ mod tests {
                     taken_by_endpoint: 20,
                     ..FRESH
                 },
-                82,
+                76,
             ),
         ];
         for (what, admission, slots) in table {

@@ -22,8 +22,6 @@ pub(super) const PROBE_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Breakers {
     health: HashMap<EndpointKey, Health>,
-    /// How many of them are known to answer.
-    answering: usize,
 }
 
 #[derive(Debug, Default)]
@@ -38,11 +36,6 @@ impl Breakers {
     /// Whether the endpoint is known to answer: it did since it was assigned, and its last attempt did not time out.
     pub(super) fn answers(&self, endpoint: &EndpointKey) -> bool {
         self.health.get(endpoint).is_some_and(Health::is_known_to_answer)
-    }
-
-    /// How many endpoints are known to answer.
-    pub(super) fn answering(&self) -> usize {
-        self.answering
     }
 
     /// Whether the endpoint is only probed.
@@ -88,9 +81,7 @@ impl Breakers {
                 "the endpoint answers again"
             );
         }
-        let is_news = !before.is_known_to_answer();
-        self.answering += usize::from(is_news);
-        is_news
+        !before.is_known_to_answer()
     }
 
     /// An attempt failed. Returns whether the endpoint is not known to answer any more.
@@ -107,25 +98,17 @@ impl Breakers {
                 "the endpoint failed {THRESHOLD} times in a row: from now on it is probed once a second, its deliveries wait in the outbox"
             );
         }
-        let is_lost = before && !health.is_known_to_answer();
-        self.answering -= usize::from(is_lost);
-        is_lost
+        before && !health.is_known_to_answer()
     }
 
     /// The endpoint is not this instance's any more, or is switched off.
     pub(super) fn forget(&mut self, endpoint: &EndpointKey) {
-        let before = self.health.remove(endpoint);
-        self.answering -= usize::from(before.is_some_and(|health| health.is_known_to_answer()));
+        self.health.remove(endpoint);
     }
 
     /// Forgets all but these.
     pub(super) fn retain(&mut self, keep: impl Fn(&EndpointKey) -> bool) {
         self.health.retain(|endpoint, _| keep(endpoint));
-        self.answering = self
-            .health
-            .values()
-            .filter(|health| health.is_known_to_answer())
-            .count();
     }
 }
 

@@ -125,12 +125,12 @@ impl Fetcher {
             self.waiting.dropped(endpoint);
         }
         let next_due = self.waiting.next_due(now);
-        let (changed, waiting) = self.waiting.changed(changes.refill);
+        let changed = self.waiting.changed(changes.refill);
         // Who has waited longest comes first: an endpoint that has just freed a slot would else take it again and again.
         let mut endpoints = self.starved.take(self.queue.spare());
         endpoints.extend(changed);
         endpoints.extend(self.opened());
-        let wants = self.plan(endpoints, waiting, now);
+        let wants = self.plan(endpoints, now);
         self.fetch(wants, now).await?;
         let due = next_due.map(|due| Instant::now() + until(due, self.clock.now()));
         let opens = self.closed.peek().map(|Reverse((at, _))| *at);
@@ -186,9 +186,10 @@ impl Fetcher {
     }
 
     /// What to read: per endpoint, how many deliveries it may have, and where they are.
-    fn plan(&mut self, endpoints: Vec<EndpointKey>, waiting: usize, now: DateTime) -> Plan {
+    fn plan(&mut self, endpoints: Vec<EndpointKey>, now: DateTime) -> Plan {
         let mut plan = Plan::default();
         let mut granted = Granted::default();
+        let contenders = self.queue.contenders(&endpoints) + self.starved.answering();
         // Before it is asked which endpoints are this instance's.
         self.queue.begin_read();
         let no_slot = self.starved.is_pressing() && self.queue.spare().1 == 0;
@@ -201,7 +202,7 @@ impl Fetcher {
                 continue;
             }
             let answers = self.queue.answers(&endpoint);
-            let slots = self.queue.admit(&endpoint, waiting, &granted);
+            let slots = self.queue.admit(&endpoint, contenders, &granted);
             let memory = self.queue.in_memory(&endpoint);
             if slots == 0 {
                 self.postpone(endpoint, memory.batches.is_empty());

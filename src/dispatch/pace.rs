@@ -12,7 +12,7 @@
 //! make one too many of them. One that begins late lets those after it catch up, by [`CATCH_UP`] at most. Example: 100 per
 //! second is one every 10.1 ms; after a stall of a second two begin at once.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -38,7 +38,6 @@ pub struct Configured {
 #[derive(Debug, Default)]
 pub(super) struct Paces {
     paces: HashMap<EndpointKey, Pace>,
-    paused: BTreeSet<(Instant, EndpointKey)>,
 }
 
 #[derive(Debug, Default)]
@@ -70,14 +69,6 @@ impl Paces {
     /// Until when nothing is sent, because a response asked for it.
     pub(super) fn paused_until(&self, endpoint: &EndpointKey) -> Option<Instant> {
         self.paces.get(endpoint)?.paused_until
-    }
-
-    /// How many endpoints are paused at `now`.
-    pub(super) fn paused(&mut self, now: Instant) -> usize {
-        while self.paused.first().is_some_and(|(until, _)| *until <= now) {
-            self.paused.pop_first();
-        }
-        self.paused.len()
     }
 
     /// A request begins.
@@ -133,13 +124,7 @@ impl Paces {
     /// Nothing is sent until then.
     pub(super) fn pause(&mut self, endpoint: &EndpointKey, until: Instant) {
         let pace = self.paces.entry(endpoint.clone()).or_default();
-        if pace.paused_until.is_some_and(|before| before >= until) {
-            return;
-        }
-        if let Some(before) = pace.paused_until.replace(until) {
-            self.paused.remove(&(before, endpoint.clone()));
-        }
-        self.paused.insert((until, endpoint.clone()));
+        pace.paused_until = pace.paused_until.max(Some(until));
     }
 
     /// Forgets all but these, and pauses that last: an endpoint that is this instance's again is still paused.
@@ -207,9 +192,7 @@ mod tests {
         assert_eq!(paces.waits_until(&key(), now), Some(now + seconds(20)));
         paces.pause(&key(), now + seconds(5));
         assert_eq!(paces.waits_until(&key(), now), Some(now + seconds(20)));
-        assert_eq!(paces.paused(now), 1);
         assert_eq!(paces.waits_until(&key(), now + seconds(20)), None);
-        assert_eq!(paces.paused(now + seconds(20)), 0);
     }
 
     #[test]

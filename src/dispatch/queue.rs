@@ -139,14 +139,19 @@ impl DeliveryQueue {
         &self.0.send
     }
 
-    /// How many more deliveries of that endpoint may come into memory, beside `waiting` endpoints that want some too and what was
-    /// `granted` to others just now. `0` for one that gets nothing yet: see [`DeliveryQueue::opens_at`].
-    pub(super) fn admit(&self, endpoint: &EndpointKey, waiting: usize, granted: &Granted) -> usize {
+    /// How many endpoints that are known to answer have something in memory or are among `asking`.
+    pub(super) fn contenders(&self, asking: &[EndpointKey]) -> usize {
+        self.0.state.lock().contenders(asking, Instant::now())
+    }
+
+    /// How many more deliveries of that endpoint may come into memory, beside that many `contenders` and what was `granted` to
+    /// others just now. `0` for one that gets nothing yet: see [`DeliveryQueue::opens_at`].
+    pub(super) fn admit(&self, endpoint: &EndpointKey, contenders: usize, granted: &Granted) -> usize {
         let mut state = self.0.state.lock();
         state.admit(
             endpoint,
             self.0.gate.configured(endpoint),
-            waiting,
+            contenders,
             granted,
             Instant::now(),
         )

@@ -156,14 +156,13 @@ impl Waiting {
         state.changed.insert(endpoint.clone());
     }
 
-    /// Endpoints for which something changed since this was last asked, those of them for which something waits; and how many
-    /// endpoints something waits for in all.
-    pub(super) fn changed(&self, refill: HashSet<EndpointKey>) -> (Vec<EndpointKey>, usize) {
+    /// Endpoints for which something changed since this was last asked, those of them for which something waits.
+    pub(super) fn changed(&self, refill: HashSet<EndpointKey>) -> Vec<EndpointKey> {
         let mut state = self.state.lock();
         let mut changed = std::mem::take(&mut state.changed);
         changed.extend(refill);
         let waits = |endpoint: &EndpointKey| state.endpoints.contains_key(endpoint);
-        (changed.into_iter().filter(waits).collect(), state.endpoints.len())
+        changed.into_iter().filter(waits).collect()
     }
 
     /// The fetcher could not serve this endpoint now; it is to be asked again.

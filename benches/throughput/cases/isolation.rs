@@ -17,8 +17,10 @@ const ORGANIZATIONS: usize = 10;
 const TENTH: usize = ORGANIZATIONS - 1;
 /// Endpoints of one organization that are no good.
 const MANY: usize = 200;
-/// Certificates that each of them waits for.
+/// Deliveries that wait for each of them.
 const EACH: usize = 20;
+/// Requests to them after which they take all that they may: an eighth of `max_in_flight`.
+const BEGUN: usize = 32;
 /// Their timeout, in ms, and how long a slow one takes.
 const TIMEOUT: i32 = 3_000;
 const ALMOST: Duration = Duration::from_millis(2_900);
@@ -69,10 +71,13 @@ async fn many(stage: &Stage, plan: &Plan, findings: &mut Findings, what: &str, m
             let mut fixture = fixture(stage, &nine, &nine).await?;
             let url = format!("http://{}/", many.address());
             let endpoints = if has_many { MANY } else { 0 };
-            fixture.endpoints(TENTH, endpoints, &url, TIMEOUT).await?;
-            fixture.expired_of(TENTH..ORGANIZATIONS, EACH).await?;
+            fixture.endpoints(TENTH, endpoints, &url, TIMEOUT, EACH).await?;
             fixture.expired_of(0..TENTH, plan.isolation).await?;
+            many.reset();
             let process = fixture.daemon().await?;
+            if has_many {
+                many.wait_for(BEGUN).await?;
+            }
             let rate = timed(&process, &nine, plan.isolation).await?;
             if has_many {
                 with.push(rate);

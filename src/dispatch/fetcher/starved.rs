@@ -40,6 +40,11 @@ impl Starved {
         self.unproven.turn.is_empty() && self.answering.turn.is_empty()
     }
 
+    /// How many wait that are known to answer.
+    pub(super) fn answering(&self) -> usize {
+        self.answering.members.len()
+    }
+
     /// Whether somebody waits who would use slots well.
     pub(super) fn is_pressing(&self) -> bool {
         !self.answering.turn.is_empty()

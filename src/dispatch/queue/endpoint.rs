@@ -26,6 +26,8 @@ pub(super) struct EndpointQueue {
     pub(super) last_progress: Option<Instant>,
     /// It wants to be refilled when it has this many deliveries queued or in flight.
     pub(super) low: usize,
+    /// Whether it counts as a contender: it is known to answer, and something of it is queued or in flight.
+    pub(super) contends: bool,
     /// Of its slots, those that count as taken by an endpoint that is not known to answer.
     pub(super) counted_unproven: usize,
     /// Bytes of its small payloads in memory, and how many of them count as of an endpoint that is not known to answer.

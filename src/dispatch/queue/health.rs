@@ -49,13 +49,17 @@ impl State {
         }
     }
 
-    /// Brings up to date how many of the endpoint's slots count as taken by one that is not known to answer.
+    /// Brings up to date whether the endpoint contends, and how many of its slots count as taken by one that is not known to
+    /// answer.
     pub(super) fn recount(&mut self, endpoint: &EndpointKey) {
         let answers = self.breakers.answers(endpoint);
         let Some(queue) = self.endpoints.get_mut(endpoint) else {
             return;
         };
         let unproven = if answers { 0 } else { queue.active() };
+        let contends = answers && queue.active() > 0;
+        let contended = std::mem::replace(&mut queue.contends, contends);
+        self.contending = self.contending + usize::from(contends) - usize::from(contended);
         let before = std::mem::replace(&mut queue.counted_unproven, unproven);
         self.taken_by_unproven = self.taken_by_unproven + unproven - before;
         let unproven_bytes = if answers { 0 } else { queue.bytes.small };

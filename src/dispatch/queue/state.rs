@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) in_flight: usize,
     /// Slots taken by endpoints that are not known to answer.
     pub(super) taken_by_unproven: usize,
+    /// Endpoints in memory that contend.
+    pub(super) contending: usize,
     pub(super) changes: Changes,
 }
 
@@ -58,6 +60,7 @@ impl State {
             taken: 0,
             in_flight: 0,
             taken_by_unproven: 0,
+            contending: 0,
             changes: Changes::default(),
         }
     }
@@ -72,11 +75,20 @@ impl State {
         }
     }
 
+    pub(super) fn contenders(&self, asking: &[EndpointKey], now: Instant) -> usize {
+        let contends = |endpoint: &&EndpointKey| {
+            let is_counted = self.endpoints.get(endpoint).is_some_and(|queue| queue.contends);
+            let is_open = self.opens_at(endpoint).is_none_or(|at| at <= now);
+            !is_counted && is_open && self.breakers.answers(endpoint)
+        };
+        self.contending + asking.iter().filter(contends).count()
+    }
+
     pub(super) fn admit(
         &mut self,
         endpoint: &EndpointKey,
         configured: Configured,
-        waiting: usize,
+        contenders: usize,
         granted: &Granted,
         now: Instant,
     ) -> usize {
@@ -88,7 +100,6 @@ impl State {
         if queue.is_some_and(|queue| queue.excluded.len() >= MAX_EXCLUDED) {
             return 0;
         }
-        let holding = self.endpoints.len() + usize::from(queue.is_none());
         let name = endpoint.organization();
         let (slots, unproven) = self
             .organizations
@@ -98,10 +109,7 @@ impl State {
         let admission = Admission {
             capacity: self.limits.capacity,
             max_in_flight: self.limits.max_in_flight,
-            // Of those that are not known to answer no more contend than get a slot, and of those that are paused none.
-            contenders: holding.max(waiting).min(
-                self.breakers.answering().saturating_sub(self.paces.paused(now)) + quarter(self.limits.max_in_flight),
-            ),
+            contenders,
             taken: self.taken + granted.all,
             taken_by_organization: slots + more_slots,
             taken_by_endpoint: queue.map_or(0, EndpointQueue::active),
