@@ -6,6 +6,7 @@ pub mod endpoints;
 pub mod growth;
 pub mod isolation;
 pub mod quiet;
+pub mod rate;
 pub mod shapes;
 pub mod two;
 pub mod waiting;

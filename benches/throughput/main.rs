@@ -64,6 +64,8 @@ enum Case {
     Shapes,
     /// Endpoints for which something waits that must not be sent: idle CPU. Long.
     Waiting,
+    /// An endpoint that wants 100 requests per second. Long.
+    Rate,
     /// Two daemons against one. Long.
     Two,
     /// Nine endpoints while the tenth is hung, without and with a million deliveries that wait for it. Long.
@@ -79,8 +81,8 @@ enum Case {
 impl Args {
     fn cases(&self) -> Vec<Case> {
         let is_long = |case: &Case| {
-            use Case::{Endpoints, Growth, Isolation, Shapes, Two, Waiting};
-            matches!(case, Two | Isolation | Endpoints | Growth | Shapes | Waiting)
+            use Case::{Endpoints, Growth, Isolation, Rate, Shapes, Two, Waiting};
+            matches!(case, Two | Isolation | Endpoints | Growth | Shapes | Waiting | Rate)
         };
         let all = Case::value_variants().iter().copied();
         match self.only.as_slice() {
@@ -132,6 +134,7 @@ async fn run(case: Case, stage: &Stage, plan: &Plan, other: Option<&Path>, findi
         Case::Quiet => cases::quiet::run(stage, plan, findings).await,
         Case::Shapes => cases::shapes::run(stage, plan, other, findings).await,
         Case::Waiting => cases::waiting::run(stage, plan, findings).await,
+        Case::Rate => cases::rate::run(stage, plan, findings).await,
         Case::Two => cases::two::run(stage, plan, findings).await,
         Case::Isolation => cases::isolation::run(stage, plan, findings).await,
         Case::Endpoints => cases::endpoints::run(stage, plan, findings).await,

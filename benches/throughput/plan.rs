@@ -25,6 +25,8 @@ pub struct Plan {
     pub hung_backlog: usize,
     /// Endpoints at a host each.
     pub endpoints: usize,
+    /// Events for an endpoint that wants 100 per second.
+    pub paced: usize,
     /// Organizations with ten certificates each.
     pub organizations: usize,
     /// A small and a large backlog, whose cost per event is compared.
@@ -45,6 +47,7 @@ impl Plan {
         hung_backlog: 1_000_000,
         endpoints: 10_000,
         organizations: 2_000,
+        paced: 10_000,
         growth: Some((10_000, 1_000_000)),
     };
 
@@ -61,6 +64,7 @@ impl Plan {
         hung_backlog: 50_000,
         endpoints: 2_000,
         organizations: 500,
+        paced: 1_000,
         growth: None,
     };
 }

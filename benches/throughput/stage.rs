@@ -164,6 +164,14 @@ impl Fixture {
         Ok(())
     }
 
+    /// The endpoints want that many requests per second each.
+    pub async fn limit_rate(&self, rate: usize) -> Result<()> {
+        let configs: Collection<Document> = self.database.collection("memberconfigs");
+        let set = doc! { "$set": { "webHookConfig.endpoints.$[].rateLimit": i32::try_from(rate)? } };
+        configs.update_many(doc! {}, set).await?;
+        Ok(())
+    }
+
     /// Gives the organization at `place` that many endpoints instead of its own, at `url`, with this timeout in ms; for each of
     /// them, `n` deliveries wait.
     pub async fn endpoints(&self, place: usize, count: usize, url: &str, timeout: i32, n: usize) -> Result<()> {
