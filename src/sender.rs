@@ -11,11 +11,13 @@ mod connector;
 mod guard;
 mod lookup;
 mod oauth;
+mod protocol;
 mod reason;
 mod request;
 mod resolve;
 mod retry;
 mod sign;
+mod status_line;
 
 use ipnet::IpNet;
 

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use bson::DateTime;
+use bytes::Bytes;
 use http::header::{HeaderMap, RETRY_AFTER};
 use http::{Response, StatusCode};
-use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use http_body_util::{BodyExt, Either, Empty};
+use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 
 use crate::model::{Failure, Outcome};
@@ -19,8 +20,11 @@ const DRAIN: Duration = Duration::from_millis(250);
 /// The longest `Retry-After` that is taken at its word.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// What follows an answer's head; nothing where the head couldn't be parsed.
+pub(super) type Body = Either<Incoming, Empty<Bytes>>;
+
 /// What the answer's head says of the attempt that took `elapsed`: the status decides, whatever the body does.
-pub(super) fn judge(head: &Response<Incoming>, now: DateTime, elapsed: Duration) -> Outcome {
+pub(super) fn judge(head: &Response<Body>, now: DateTime, elapsed: Duration) -> Outcome {
     let status = head.status();
     if status.is_success() {
         return Outcome::Delivered {
@@ -68,18 +72,18 @@ fn retry_after(status: StatusCode, headers: &HeaderMap, now: DateTime) -> Option
 }
 
 /// Reads what is left of an answer, within bounds, and drops it. A body that is longer or slower costs its connection.
-pub(super) async fn drain(body: Incoming, deadline: Instant) {
+pub(super) async fn drain(body: Body, deadline: Instant) {
     read(body, deadline.min(Instant::now() + DRAIN), |_| {}).await;
 }
 
 /// What comes of a body until `deadline`, at most the first 64 KiB or so.
-pub(super) async fn head_of(body: Incoming, deadline: Instant) -> Vec<u8> {
+pub(super) async fn head_of(body: Body, deadline: Instant) -> Vec<u8> {
     let mut head = Vec::new();
     read(body, deadline, |data| head.extend_from_slice(data)).await;
     head
 }
 
-async fn read(mut body: Incoming, deadline: Instant, mut take: impl FnMut(&[u8])) {
+async fn read(mut body: Body, deadline: Instant, mut take: impl FnMut(&[u8])) {
     if body.is_end_stream() {
         return;
     }

@@ -1,40 +1,25 @@
 //! One attempt, from message to outcome.
 
+mod exchange;
 mod inspect;
 
-use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use bson::DateTime;
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
-use tokio::time::{Instant, timeout_at};
+use http::{HeaderValue, Response, StatusCode};
+use tokio::time::Instant;
 
-use super::connection::History;
-use super::connector::{self, Http};
+use super::connector::{self, Clients};
 use super::lookup::system_lookup;
 use super::oauth::Tokens;
-use super::request::{self, Unsendable};
+use super::protocol::Http1Hosts;
+use super::request::Unsendable;
 use super::resolve::{Lookup, Resolver};
-use super::{Policy, answer, guard, reason};
+use super::{Policy, answer, guard};
 use crate::model::{Failure, Message, Outcome};
 use crate::platform::{Auth, ClientCredentials, Endpoint};
 
 pub use inspect::{Answer, Preview};
-
-/// How a transport reports that the other side has closed it. Over TLS a missing farewell is an unexpected end.
-const CLOSED: [ErrorKind; 4] = [
-    ErrorKind::BrokenPipe,
-    ErrorKind::ConnectionAborted,
-    ErrorKind::ConnectionReset,
-    ErrorKind::UnexpectedEof,
-];
-
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +40,9 @@ pub enum ClientError {
 pub struct Client {
     policy: Arc<Policy>,
     source: HeaderValue,
-    pooled: Http,
-    fresh: Http,
+    any_version: Clients,
+    http1: Clients,
+    http1_hosts: Http1Hosts,
     tokens: Tokens,
 }
 
@@ -96,13 +82,13 @@ impl Client {
         let policy = Arc::new(policy);
         let resolver = Resolver::new(Arc::clone(&policy), lookup);
         let tls = connector::tls_config()?;
-        let (pooled, fresh) = connector::clients(&policy, resolver.clone(), tls.clone());
         Ok(Self {
+            any_version: Clients::new(&policy, resolver.clone(), tls.clone(), false),
+            http1: Clients::new(&policy, resolver.clone(), tls.clone(), true),
+            http1_hosts: Http1Hosts::default(),
             tokens: Tokens::new(Arc::clone(&policy), resolver, tls)?,
             policy,
             source,
-            pooled,
-            fresh,
         })
     }
 
@@ -137,7 +123,7 @@ impl Client {
     }
 
     /// Sends the request as the endpoint wants it, and once more with a new token where it refuses the one it got.
-    async fn answer(&self, attempt: &Attempt<'_>) -> Result<Response<Incoming>, NoAnswer> {
+    async fn answer(&self, attempt: &Attempt<'_>) -> Result<Response<answer::Body>, NoAnswer> {
         guard::check_url(&attempt.endpoint.url, &self.policy)
             .map_err(|refused| NoAnswer::Broken(refused.to_string()))?;
         let Auth::OAuth2(credentials) = &attempt.endpoint.auth else {
@@ -164,31 +150,6 @@ impl Client {
             .authorization(credentials, refused, attempt.now, attempt.deadline);
         token.await.map_err(NoAnswer::Broken)
     }
-
-    /// Sends the request, and once more over a new connection where a pooled one turned out to be closed.
-    async fn exchange(
-        &self,
-        attempt: &Attempt<'_>,
-        token: Option<&HeaderValue>,
-    ) -> Result<Response<Incoming>, NoAnswer> {
-        let build = || {
-            let mut request = request::build(attempt.endpoint, attempt.message, &self.source, attempt.now, token)
-                .map_err(NoAnswer::Unsendable)?;
-            if let Some(trace) = &attempt.trace {
-                request.headers_mut().insert(TRACEPARENT, trace.clone());
-            }
-            Ok(request)
-        };
-        let mut sent = send(&self.pooled, build()?, attempt.deadline).await?;
-        if sent.as_ref().is_err_and(was_stale) {
-            sent = send(&self.fresh, build()?, attempt.deadline).await?;
-        }
-        let response = sent.map_err(|error| NoAnswer::Broken(reason::of(&error)))?;
-        if let Some(history) = response.extensions().get::<History>() {
-            history.answered();
-        }
-        Ok(response)
-    }
 }
 
 impl<'a> Attempt<'a> {
@@ -205,7 +166,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn judge(&self, head: &Response<Incoming>) -> Outcome {
+    fn judge(&self, head: &Response<answer::Body>) -> Outcome {
         answer::judge(head, self.now, self.start.elapsed())
     }
 
@@ -231,38 +192,4 @@ impl<'a> Attempt<'a> {
             timed_out,
         })
     }
-}
-
-/// Sends within the deadline. A connection that let it pass is not used again: over HTTP/2 it would be shared.
-async fn send(
-    http: &Http,
-    mut request: Request<Full<Bytes>>,
-    deadline: Instant,
-) -> Result<Result<Response<Incoming>, legacy::Error>, NoAnswer> {
-    let connection = capture_connection(&mut request);
-    let sent = timeout_at(deadline, http.request(request)).await;
-    sent.map_err(|_| NoAnswer::Timeout {
-        connected: poison(&connection),
-    })
-}
-
-/// Takes the connection out of the pool, if there was one.
-fn poison(connection: &CaptureConnection) -> bool {
-    let connected = connection.connection_metadata();
-    connected.as_ref().inspect(|connection| connection.poison()).is_some()
-}
-
-/// Whether the receiver had closed, or was closing, a connection that had answered before: a matter of keep-alive, which
-/// says nothing of the receiver's health (RFC 9112, 9.3.1; for HTTP/2 RFC 9113, 8.7).
-fn was_stale(error: &legacy::Error) -> bool {
-    error.connect_info().is_some_and(History::of) && closed_without_answer(error)
-}
-
-fn closed_without_answer(error: &legacy::Error) -> bool {
-    if let Some(error) = reason::find::<h2::Error>(error) {
-        let unprocessed = matches!(error.reason(), Some(h2::Reason::NO_ERROR | h2::Reason::REFUSED_STREAM));
-        return error.is_io() || error.is_remote() && unprocessed;
-    }
-    let incomplete = reason::find::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message);
-    incomplete || reason::find::<io::Error>(error).is_some_and(|error| CLOSED.contains(&error.kind()))
 }

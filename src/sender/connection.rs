@@ -1,17 +1,24 @@
-//! A connection that remembers whether it has answered before, and is counted while it is open.
+//! A connection that remembers whether it has answered before and how its last response began, and is counted while it is open.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
+use http::StatusCode;
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
+use parking_lot::Mutex;
+
+use super::status_line;
 
 /// A connection that is made while this many are open, in the whole process, serves one request and is not kept. The pool itself
 /// could only bound what it keeps for one host: there may be as many hosts as endpoints, and many endpoints at one.
 const MAX_KEPT: usize = 512;
+
+/// This much of a response is remembered, in bytes: its status line, also after a 100 or 103.
+const BEGINNING: usize = 1024;
 
 /// The connections that are open.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
@@ -32,36 +39,66 @@ impl Drop for Counted {
     }
 }
 
-/// Whether a connection has carried an answer. Shared by the connection, the pool and each answer's extensions.
+/// What a connection has carried. Shared by the connection, the pool and each answer's extensions.
 #[derive(Clone, Debug, Default)]
-pub(super) struct History(Arc<AtomicBool>);
+pub(super) struct History(Arc<Carried>);
+
+#[derive(Debug, Default)]
+struct Carried {
+    /// Whether it has carried an answer.
+    answered: AtomicBool,
+    /// Whether what is written next is another request.
+    is_between: AtomicBool,
+    /// The first bytes of the last response, over HTTP/1.
+    beginning: Mutex<Vec<u8>>,
+}
 
 impl History {
     /// Notes an answer.
     pub(super) fn answered(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.answered.store(true, Ordering::Relaxed);
+        self.0.is_between.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the connection that `info` describes carried an answer before.
-    pub(super) fn of(info: &Connected) -> bool {
+    /// Whether the connection carried an answer before.
+    pub(super) fn has_answered(&self) -> bool {
+        self.0.answered.load(Ordering::Relaxed)
+    }
+
+    /// The status of the last response over HTTP/1, as far as its first bytes tell one.
+    pub(super) fn status(&self) -> Option<StatusCode> {
+        status_line::status(&self.0.beginning.lock())
+    }
+
+    /// That of the connection that `info` describes.
+    pub(super) fn of(info: &Connected) -> Option<Self> {
         let mut extensions = http::Extensions::new();
         info.get_extras(&mut extensions);
-        extensions
-            .get::<Self>()
-            .is_some_and(|history| history.0.load(Ordering::Relaxed))
+        extensions.remove()
+    }
+
+    fn writes(&self) {
+        if self.0.is_between.swap(false, Ordering::Relaxed) {
+            self.0.beginning.lock().clear();
+        }
     }
 }
 
 /// A transport with a [`History`]. Passes everything else through.
 pub(super) struct Remembering<T> {
     transport: T,
+    history: History,
+    /// An HTTP/2 connection carries many responses at once.
+    is_http1: bool,
     _counted: Counted,
 }
 
-impl<T> Remembering<T> {
+impl<T: Connection> Remembering<T> {
     pub(super) fn new(transport: T) -> Self {
         Self {
+            is_http1: !transport.connected().is_negotiated_h2(),
             transport,
+            history: History::default(),
             _counted: Counted::new(),
         }
     }
@@ -70,7 +107,7 @@ impl<T> Remembering<T> {
 impl<T: Connection> Connection for Remembering<T> {
     /// Called once for each connection, when the pool takes it over.
     fn connected(&self) -> Connected {
-        let connected = self.transport.connected().extra(History::default());
+        let connected = self.transport.connected().extra(self.history.clone());
         if OPEN.load(Ordering::Relaxed) > MAX_KEPT {
             connected.poison();
         }
@@ -79,13 +116,24 @@ impl<T: Connection> Connection for Remembering<T> {
 }
 
 impl<T: Read + Unpin> Read for Remembering<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_read(cx, buf)
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let known = self.history.0.beginning.lock().len();
+        let wanted = (BEGINNING - known).min(buf.remaining());
+        if !self.is_http1 || wanted == 0 {
+            return Pin::new(&mut self.transport).poll_read(cx, buf);
+        }
+        let mut bytes = [0; BEGINNING];
+        let mut read = ReadBuf::new(&mut bytes[..wanted]);
+        ready!(Pin::new(&mut self.transport).poll_read(cx, read.unfilled()))?;
+        self.history.0.beginning.lock().extend_from_slice(read.filled());
+        buf.put_slice(read.filled());
+        Poll::Ready(Ok(()))
     }
 }
 
 impl<T: Write + Unpin> Write for Remembering<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.history.writes();
         Pin::new(&mut self.transport).poll_write(cx, buf)
     }
 
@@ -106,6 +154,7 @@ impl<T: Write + Unpin> Write for Remembering<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.history.writes();
         Pin::new(&mut self.transport).poll_write_vectored(cx, bufs)
     }
 }

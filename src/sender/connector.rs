@@ -19,10 +19,10 @@ use super::resolve::Resolver;
 
 /// Below the 5 s after which Node, the commonest receiver, closes an idle connection.
 const IDLE: Duration = Duration::from_secs(4);
-/// The most that an answer's headers may take, in bytes, over HTTP/1.1; also the size of a connection's read buffer.
-const MAX_HEAD: usize = 64 * 1024;
-/// The same over HTTP/2.
-const MAX_HEADER_LIST: u32 = 16 * 1024;
+/// The most that a response's head may take, in bytes, as in curl; over HTTP/1.1 also the most that a connection's read buffer takes.
+const MAX_HEAD: u32 = 300 * 1024;
+/// The most headers in a response over HTTP/1.1, as in curl.
+pub(super) const MAX_HEADERS: usize = 5_000;
 /// What an HTTP/2 receiver may send before we read: as much of an answer as is read at all.
 const WINDOW: u32 = 64 * 1024;
 
@@ -33,13 +33,25 @@ type Connector = MapResponse<HttpsConnector<HttpConnector<Resolver>>, Remember>;
 /// The HTTP client. It has nothing to switch off: it knows no proxy, no redirect, no cookie and no decompression.
 pub(super) type Http = legacy::Client<Connector, Full<Bytes>>;
 
-/// Two clients over one connector: one that pools its connections, one that makes a new one for each request.
-///
-/// Kept are as many to a host as were open: many organizations may have their endpoints at one. [`Remembering`] bounds all of
-/// them.
-pub(super) fn clients(policy: &Policy, resolver: Resolver, tls: rustls::ClientConfig) -> (Http, Http) {
-    let connector = connector(policy, resolver, tls);
-    (build(connector.clone(), usize::MAX), build(connector, 0))
+/// Two clients over one connector.
+#[derive(Clone)]
+pub(super) struct Clients {
+    /// Pools its connections. Kept are as many to a host as were open: many organizations may have their endpoints at one.
+    /// [`Remembering`] bounds all of them.
+    pub(super) pooled: Http,
+    /// Makes a new connection for each request.
+    pub(super) fresh: Http,
+}
+
+impl Clients {
+    /// By HTTP/2 where the server offers it and `http1_only` is off, else by HTTP/1.1.
+    pub(super) fn new(policy: &Policy, resolver: Resolver, tls: rustls::ClientConfig, http1_only: bool) -> Self {
+        let connector = connector(policy, resolver, tls, http1_only);
+        Self {
+            pooled: build(connector.clone(), usize::MAX),
+            fresh: build(connector, 0),
+        }
+    }
 }
 
 fn build(connector: Connector, idle_per_host: usize) -> Http {
@@ -48,14 +60,18 @@ fn build(connector: Connector, idle_per_host: usize) -> Http {
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(idle_per_host)
-        .http1_max_buf_size(MAX_HEAD)
-        .http2_max_header_list_size(MAX_HEADER_LIST)
+        .http1_max_buf_size(MAX_HEAD as usize)
+        .http1_max_headers(MAX_HEADERS)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http2_max_header_list_size(MAX_HEAD)
         .http2_initial_stream_window_size(WINDOW)
         .http2_initial_connection_window_size(WINDOW)
         .build(connector)
 }
 
-fn connector(policy: &Policy, resolver: Resolver, tls: rustls::ClientConfig) -> Connector {
+fn connector(policy: &Policy, resolver: Resolver, tls: rustls::ClientConfig, http1_only: bool) -> Connector {
     let mut tcp = HttpConnector::new_with_resolver(resolver);
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -65,9 +81,12 @@ fn connector(policy: &Policy, resolver: Resolver, tls: rustls::ClientConfig) -> 
     } else {
         tls.https_only()
     };
-    tls.enable_all_versions()
-        .wrap_connector(tcp)
-        .map_response(Remembering::new as Remember)
+    let https = if http1_only {
+        tls.enable_http1().wrap_connector(tcp)
+    } else {
+        tls.enable_all_versions().wrap_connector(tcp)
+    };
+    https.map_response(Remembering::new as Remember)
 }
 
 /// What is trusted: the platform's certificates, read now.

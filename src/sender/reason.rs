@@ -10,6 +10,8 @@ use super::resolve::Unresolved;
 /// The longest text that is taken over from elsewhere: a certificate can hold a thousand names.
 const MAX_LENGTH: usize = 160;
 
+const INVALID_HEAD: &str = "head of the response is not valid HTTP";
+
 /// The reason why a request failed, found by the types in the error's chain, the innermost known one first.
 pub(crate) fn of(error: &(dyn Error + 'static)) -> String {
     let chain: Vec<&(dyn Error + 'static)> = std::iter::successors(Some(error), |error| inner(*error)).collect();
@@ -36,7 +38,7 @@ fn known(error: &(dyn Error + 'static)) -> Option<String> {
     } else if let Some(error) = error.downcast_ref::<rustls::Error>() {
         Some(format!("tls: {}", tls(error)))
     } else if let Some(error) = error.downcast_ref::<h2::Error>() {
-        Some(format!("http/2: {}", one_line(&error.to_string())))
+        Some(format!("http/2: {}", http2(error)))
     } else if let Some(error) = error.downcast_ref::<hyper::Error>() {
         http(error).map(str::to_owned)
     } else {
@@ -61,13 +63,21 @@ fn tls(error: &rustls::Error) -> String {
     text.to_owned()
 }
 
+fn http2(error: &h2::Error) -> String {
+    // Before a response there is no other fault of a single stream that we find.
+    if error.is_library() && error.is_reset() && error.reason() == Some(h2::Reason::PROTOCOL_ERROR) {
+        return INVALID_HEAD.to_owned();
+    }
+    one_line(&error.to_string())
+}
+
 fn http(error: &hyper::Error) -> Option<&'static str> {
     if error.is_incomplete_message() {
         Some("connection closed before an answer")
     } else if error.is_parse_too_large() {
-        Some("answer's headers are too large")
+        Some("head of the response is too large")
     } else if error.is_parse() {
-        Some("the answer is not HTTP")
+        Some(INVALID_HEAD)
     } else {
         None
     }

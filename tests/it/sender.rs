@@ -1,6 +1,8 @@
 //! Attempts over real sockets: to a healthy receiver, to sick ones, over TLS.
 
+mod heads;
 mod healthy;
+mod http2;
 mod sick;
 pub(crate) mod support;
 pub(crate) mod tls;

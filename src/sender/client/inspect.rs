@@ -4,7 +4,6 @@ use bson::DateTime;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{Attempt, Client};
@@ -100,7 +99,7 @@ impl Preview {
 }
 
 impl Answer {
-    async fn read(response: Response<Incoming>, secrets: &[String], deadline: Instant) -> Self {
+    async fn read(response: Response<answer::Body>, secrets: &[String], deadline: Instant) -> Self {
         let (head, body) = response.into_parts();
         let body = answer::head_of(body, deadline).await;
         Self {

@@ -50,6 +50,11 @@ impl Authority {
 
     /// A server's configuration with such a certificate.
     pub(crate) fn acceptor(&self, name: &str, year: i32, alpn: &[u8]) -> TlsAcceptor {
+        self.acceptor_of(name, year, &[alpn])
+    }
+
+    /// The same with several protocols, the best one first.
+    pub(crate) fn acceptor_of(&self, name: &str, year: i32, alpn: &[&[u8]]) -> TlsAcceptor {
         let (certificate, key) = self.identity(name, year);
         let certificate = certificate.der().clone();
         let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -58,13 +63,13 @@ impl Authority {
             .with_no_client_auth()
             .with_single_cert(vec![certificate], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
             .unwrap();
-        config.alpn_protocols = vec![alpn.to_vec()];
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     }
 }
 
 /// Resolves every name to this machine. Plain HTTP is off.
-fn client() -> Client {
+pub(super) fn client() -> Client {
     let policy = Policy {
         allow_http: false,
         ..support::policy()
@@ -76,7 +81,7 @@ fn client() -> Client {
     .unwrap()
 }
 
-fn https(url: &str) -> String {
+pub(super) fn https(url: &str) -> String {
     url.replace("http://127.0.0.1", "https://receiver.test")
 }
 

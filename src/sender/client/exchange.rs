@@ -1,0 +1,138 @@
+//! One request and its response, over a connection that works.
+
+use std::io::{self, ErrorKind};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response, Uri};
+use http_body_util::{Either, Empty, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Attempt, Client, NoAnswer};
+use crate::sender::connection::History;
+use crate::sender::connector::{Clients, Http};
+use crate::sender::{answer, protocol, reason, request};
+
+/// How a transport reports that the other side has closed it. Over TLS a missing farewell is an unexpected end.
+const CLOSED: [ErrorKind; 4] = [
+    ErrorKind::BrokenPipe,
+    ErrorKind::ConnectionAborted,
+    ErrorKind::ConnectionReset,
+    ErrorKind::UnexpectedEof,
+];
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+type Sent = Result<Response<Incoming>, legacy::Error>;
+
+impl Client {
+    /// Sends the request, and once more by HTTP/1.1 where that is what the server asks for.
+    pub(super) async fn exchange(
+        &self,
+        attempt: &Attempt<'_>,
+        token: Option<&HeaderValue>,
+    ) -> Result<Response<answer::Body>, NoAnswer> {
+        let mut request = request::build(attempt.endpoint, attempt.message, &self.source, attempt.now, token)
+            .map_err(NoAnswer::Unsendable)?;
+        if let Some(trace) = &attempt.trace {
+            request.headers_mut().insert(TRACEPARENT, trace.clone());
+        }
+        let is_http1 = self.http1_hosts.contains(request.uri());
+        let clients = if is_http1 { &self.http1 } else { &self.any_version };
+        let mut sent = send_somehow(clients, &request, attempt.deadline).await?;
+        if let Err(error) = &sent
+            && self.note_fault(error, request.uri(), is_http1)
+        {
+            sent = send_somehow(&self.http1, &request, attempt.deadline).await?;
+        }
+        received(sent)
+    }
+
+    /// Whether the server didn't begin with the request and wants it by HTTP/1.1.
+    fn note_fault(&self, error: &legacy::Error, uri: &Uri, is_http1: bool) -> bool {
+        if is_http1 {
+            // Perhaps it knows no HTTP/1.1, or another server is in its place.
+            if error.is_connect() || is_parse_error(error) {
+                self.http1_hosts.remove(uri);
+            }
+            return false;
+        }
+        let fault = protocol::http2_fault(error);
+        if fault.is_some() {
+            self.http1_hosts.insert(uri);
+        }
+        fault == Some(h2::Reason::HTTP_1_1_REQUIRED)
+    }
+}
+
+/// Sends, and once more over a new connection where a pooled one turned out to be closed.
+async fn send_somehow(clients: &Clients, request: &Request<Full<Bytes>>, deadline: Instant) -> Result<Sent, NoAnswer> {
+    let sent = send(&clients.pooled, request.clone(), deadline).await?;
+    if sent.as_ref().is_err_and(was_stale) {
+        return send(&clients.fresh, request.clone(), deadline).await;
+    }
+    Ok(sent)
+}
+
+/// Sends within the deadline. A connection that let it pass is not used again: over HTTP/2 it would be shared.
+async fn send(http: &Http, mut request: Request<Full<Bytes>>, deadline: Instant) -> Result<Sent, NoAnswer> {
+    let connection = capture_connection(&mut request);
+    let sent = timeout_at(deadline, http.request(request)).await;
+    sent.map_err(|_| NoAnswer::Timeout {
+        connected: poison(&connection),
+    })
+}
+
+/// Takes the connection out of the pool, if there was one.
+fn poison(connection: &CaptureConnection) -> bool {
+    let connected = connection.connection_metadata();
+    connected.as_ref().inspect(|connection| connection.poison()).is_some()
+}
+
+/// What came back: also a status alone, if the rest of the head makes no sense.
+fn received(sent: Sent) -> Result<Response<answer::Body>, NoAnswer> {
+    let response = match sent {
+        Ok(response) => response,
+        Err(error) => {
+            let status = history_of(&error)
+                .filter(|_| is_parse_error(&error))
+                .and_then(|history| history.status());
+            let Some(status) = status else {
+                return Err(NoAnswer::Broken(reason::of(&error)));
+            };
+            let mut response = Response::new(Either::Right(Empty::new()));
+            *response.status_mut() = status;
+            return Ok(response);
+        }
+    };
+    if let Some(history) = response.extensions().get::<History>() {
+        history.answered();
+    }
+    Ok(response.map(Either::Left))
+}
+
+fn history_of(error: &legacy::Error) -> Option<History> {
+    error.connect_info().and_then(History::of)
+}
+
+/// A head of any size could be made; one that is too large stays a failure.
+fn is_parse_error(error: &legacy::Error) -> bool {
+    reason::find::<hyper::Error>(error).is_some_and(|error| error.is_parse() && !error.is_parse_too_large())
+}
+
+/// Whether the receiver had closed, or was closing, a connection that had answered before: a matter of keep-alive, which
+/// says nothing of the receiver's health (RFC 9112, 9.3.1; for HTTP/2 RFC 9113, 8.7).
+fn was_stale(error: &legacy::Error) -> bool {
+    history_of(error).is_some_and(|history| history.has_answered()) && closed_without_answer(error)
+}
+
+fn closed_without_answer(error: &legacy::Error) -> bool {
+    if let Some(error) = reason::find::<h2::Error>(error) {
+        let unprocessed = matches!(error.reason(), Some(h2::Reason::NO_ERROR | h2::Reason::REFUSED_STREAM));
+        return error.is_io() || error.is_remote() && unprocessed;
+    }
+    let incomplete = reason::find::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message);
+    incomplete || reason::find::<io::Error>(error).is_some_and(|error| CLOSED.contains(&error.kind()))
+}
