@@ -28,6 +28,13 @@ const ERRORS: [&str; 10] = [
     "unsupported_grant_type",
 ];
 
+/// The statuses with which a server refuses a client whose credentials it looks for elsewhere.
+const ELSEWHERE: [u16; 4] = [400, 401, 403, 500];
+/// The names of Bearer that servers use, in lower case. None at all means Bearer as well.
+const BEARER: [&str; 5] = ["", "bearer", "bearertoken", "bearer_token", "bearer token"];
+/// What some servers put before their JSON, although it must not stand there (RFC 8259, 8.1).
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// A token as it was given.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Grant {
@@ -51,25 +58,27 @@ pub(super) enum NoToken {
 }
 
 impl NoToken {
-    /// Whether the server doesn't know the client, perhaps for not finding its credentials where they stand.
+    /// Whether the server may not have found the client's credentials where they stand. Some servers answer that with a 400, a
+    /// 403 or a 500, and with any error.
     pub(super) fn is_about_client(&self) -> bool {
-        match self {
-            Self::Refused { status, error } => {
-                *status == StatusCode::UNAUTHORIZED || matches!(error, Some("invalid_client" | "invalid_request"))
-            }
-            _ => false,
-        }
+        matches!(self, Self::Refused { status, .. } if ELSEWHERE.contains(status))
     }
 
-    /// Whether it is the server's word for a client with wrong credentials.
-    pub(super) fn is_invalid_client(&self) -> bool {
-        matches!(
-            self,
+    /// How much it tells of what is wrong, beside another refusal.
+    pub(super) fn weight(&self) -> u8 {
+        match self {
+            Self::Refused { error: None, .. } => 0,
+            Self::Refused {
+                error: Some("invalid_request"),
+                ..
+            } => 1,
+            // The word for wrong credentials, and also for none.
             Self::Refused {
                 error: Some("invalid_client"),
                 ..
-            }
-        )
+            } => 2,
+            _ => 3,
+        }
     }
 }
 
@@ -88,6 +97,7 @@ struct Denied {
 /// The token in an answer, or why there is none.
 pub(super) fn read(status: StatusCode, body: &[u8]) -> Result<Grant, NoToken> {
     let code = status.as_u16();
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     if status.is_redirection() {
         Err(NoToken::Redirect(code))
     } else if status.is_success() {
@@ -101,11 +111,9 @@ pub(super) fn read(status: StatusCode, body: &[u8]) -> Result<Grant, NoToken> {
 
 fn given(body: &[u8]) -> Result<Grant, &'static str> {
     let given: Given = serde_json::from_slice(body).map_err(|_| "no JSON object with an access_token")?;
-    // A type that isn't understood must not be used (RFC 6749, 7.1). Servers that name none mean Bearer.
-    if given
-        .token_type
-        .is_some_and(|name| !name.eq_ignore_ascii_case("bearer"))
-    {
+    // A type that isn't understood must not be used (RFC 6749, 7.1).
+    let token_type = given.token_type.unwrap_or_default().trim().to_ascii_lowercase();
+    if !BEARER.contains(&&*token_type) {
         return Err("its token_type is not Bearer");
     }
     if given.access_token.is_empty() {

@@ -9,6 +9,7 @@ use url::form_urlencoded;
 
 use super::answer::{self, Grant, NoToken};
 use crate::platform::ClientCredentials;
+use crate::sender::connector::MAX_HEADERS;
 use crate::sender::resolve::Resolver;
 use crate::sender::{Policy, guard, reason};
 
@@ -45,14 +46,20 @@ impl TokenServer {
             // Minutes pass between two requests: no server keeps a connection for so long.
             .pool_max_idle_per_host(0)
             .user_agent(AGENT)
+            // Nothing would come of HTTP/2 for one request but its faults.
+            .http1_only()
+            .http1_max_headers(MAX_HEADERS)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_ignore_invalid_headers_in_responses(true)
             .build()?;
         Ok(Self { http, policy })
     }
 
     /// A new token, and where the server took the credentials.
     ///
-    /// A server that doesn't know the client when its credentials stand in the `first` place is asked once more with them in
-    /// the other: there is no other way to tell which one it reads.
+    /// A server that refuses the client when its credentials stand in the `first` place is asked once more with them in the
+    /// other: there is no other way to tell which one it reads.
     ///
     /// # Errors
     /// [`NoToken`]; of two refusals the one that says more.
@@ -67,7 +74,7 @@ impl TokenServer {
         };
         let second = first.other();
         match self.ask(credentials, second).await {
-            Err(again) if again.is_about_client() && refused.is_invalid_client() => Err(refused),
+            Err(again) if refused.weight() > again.weight() => Err(refused),
             asked => asked.map(|grant| (grant, second)),
         }
     }

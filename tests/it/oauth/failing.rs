@@ -73,12 +73,22 @@ async fn what_a_token_server_answers_is_told_without_its_secrets() {
 /// Which of two refusals tells the operator more.
 #[tokio::test]
 async fn of_two_refusals_the_one_that_knows_the_client_is_told() {
-    let (client, request) = (r#"{"error":"invalid_client"}"#, r#"{"error":"invalid_request"}"#);
-    for answers in [[(401, client), (400, request)], [(400, request), (401, client)]] {
+    let client = (401, r#"{"error":"invalid_client"}"#);
+    let request = (400, r#"{"error":"invalid_request"}"#);
+    let scope = (400, r#"{"error":"invalid_scope"}"#);
+    let table = [
+        ([client, request], "401 invalid_client"),
+        ([request, client], "401 invalid_client"),
+        ([(500, "<html>"), client], "401 invalid_client"),
+        ([client, (403, "no")], "401 invalid_client"),
+        ([scope, client], "400 invalid_scope"),
+        ([(500, ""), (403, "")], "403"),
+    ];
+    for (answers, expected) in table {
         let fixture = Fixture::new().await;
         fixture.server.answers(answers);
         let failed = failure(fixture.attempt().await);
-        assert_eq!(failed.reason, "oauth2: token server answered 401 invalid_client");
+        assert_eq!(failed.reason, format!("oauth2: token server answered {expected}"));
         assert_eq!(fixture.server.count(), 2);
     }
 }
@@ -86,9 +96,9 @@ async fn of_two_refusals_the_one_that_knows_the_client_is_told() {
 #[tokio::test]
 async fn attempts_at_once_share_a_failure_and_the_next_asks_again() {
     let fixture = Fixture::new().await;
-    fixture.server.answers([(500, "")]);
+    fixture.server.answers([(503, "")]);
     for outcome in fixture.attempts().await {
-        assert_eq!(failure(outcome).reason, "oauth2: token server answered 500");
+        assert_eq!(failure(outcome).reason, "oauth2: token server answered 503");
     }
     assert_eq!(fixture.server.count(), 1);
     delivered(fixture.attempt().await);
@@ -146,7 +156,7 @@ async fn a_server_that_is_not_there_or_breaks_off_is_told() {
     let table = [
         (format!("http://{gone}/?s3cr3t"), "connection refused"),
         (breaking, "connection closed"),
-        (garbage, "the answer is not HTTP"),
+        (garbage, "head of the response is not valid HTTP"),
     ];
     for (url, expected) in table {
         let endpoint = endpoint(&receiver, &url);

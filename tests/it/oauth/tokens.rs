@@ -4,8 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bson::DateTime;
 
-use super::support::{Fixture, ID, SECRET, credentials};
-use crate::sender::support::{delivered, failure, now};
+use super::support::{Fixture, ID, Receiver, SECRET, answering, credentials, endpoint};
+use crate::sender::support::{self, delivered, failure, now};
 use certhookd::platform::Auth;
 
 fn later(seconds: i64) -> DateTime {
@@ -115,8 +115,22 @@ async fn attempts_whose_token_is_refused_at_once_share_its_renewal() {
 
 #[tokio::test]
 async fn a_server_that_reads_credentials_in_the_form_alone_gets_them_there() {
+    let refusals = [
+        (400, r#"{"error":"invalid_request"}"#),
+        (400, r#"{"error":"unsupported_grant_type"}"#),
+        (400, "client_id is missing"),
+        (401, r#"{"error":"invalid_client"}"#),
+        (403, "Forbidden"),
+        (500, "<html>"),
+    ];
+    for refusal in refusals {
+        asked_by_form_after(refusal).await;
+    }
+}
+
+async fn asked_by_form_after(refusal: (u16, &str)) {
     let fixture = Fixture::new().await;
-    fixture.server.answers([(400, r#"{"error":"invalid_request"}"#)]);
+    fixture.server.answers([refusal]);
     delivered(fixture.attempt().await);
     // Renewed: by now it is known what the server reads.
     delivered(fixture.attempt_at(later(4000)).await);
@@ -135,4 +149,71 @@ async fn a_server_that_reads_credentials_in_the_form_alone_gets_them_there() {
         (&*asked[1].form["client_id"], &*asked[1].form["client_secret"]),
         (ID, SECRET)
     );
+}
+
+#[tokio::test]
+async fn what_servers_call_a_bearer_token_is_one() {
+    let types = [
+        "Bearer",
+        "BEARER",
+        "BearerToken",
+        "bearer_token",
+        "Bearer Token",
+        " bearer ",
+        "",
+    ];
+    let named = types.map(|name| format!(r#"{{"access_token":"given","token_type":"{name}"}}"#));
+    let unnamed = [
+        r#"{"access_token":"given"}"#,
+        r#"{"access_token":"given","token_type":null}"#,
+    ];
+    for body in named.into_iter().chain(unnamed.map(Into::into)) {
+        let fixture = Fixture::new().await;
+        fixture.server.answers([(200, &body)]);
+        assert_eq!(delivered(fixture.attempt().await), 200, "{body}");
+        assert_eq!(fixture.receiver.tokens(), ["given"], "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_before_an_answer_does_not_count() {
+    let fixture = Fixture::new().await;
+    fixture
+        .server
+        .answers([(200, "\u{feff}{\"access_token\":\"marked\",\"expires_in\":60}")]);
+    delivered(fixture.attempt().await);
+    assert_eq!(fixture.receiver.tokens(), ["marked"]);
+    let fixture = Fixture::new().await;
+    let denied = "\u{feff}{\"error\":\"invalid_scope\"}";
+    fixture.server.answers([(400, denied), (400, denied)]);
+    assert_eq!(
+        failure(fixture.attempt().await).reason,
+        "oauth2: token server answered 400 invalid_scope"
+    );
+}
+
+#[tokio::test]
+async fn a_token_in_an_answer_with_an_odd_head_is_used() {
+    let many = "X-Filler: f\r\n".repeat(150);
+    let table = [
+        "X-Folded: a\r\n b\r\n",
+        "Server : IIS\r\n",
+        "X Name: 1\r\n",
+        "X-Control: a\x01b\r\n",
+        &many,
+    ];
+    for headers in table {
+        let body = r#"{"access_token":"odd"}"#;
+        let length = body.len();
+        let url = answering(&format!(
+            "HTTP/1.1 200 OK\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+        ))
+        .await;
+        let receiver = Receiver::start().await;
+        let outcome = support::client()
+            .attempt(&endpoint(&receiver, &url), &support::message(), now())
+            .await;
+        assert_eq!(delivered(outcome), 200, "{headers:?}");
+        assert_eq!(receiver.tokens(), ["odd"]);
+    }
 }
