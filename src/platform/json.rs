@@ -1,7 +1,8 @@
 //! A document as receivers get it: byte for byte what `JSON.stringify` prints in Node for what the MongoDB driver returns.
 //!
-//! The reference is the npm package `bson` 6 with the driver's default options; `tests/data/json` holds what it printed for
-//! every BSON type. What surprises:
+//! The reference is the Node driver 6, that of Mongoose 8: its npm package `bson` 6 with the driver's default options. `tests/data/json`
+//! holds what it and version 7, that of Mongoose 9, printed for every BSON type. They differ in two things: 7 puts a 64-bit integer's
+//! `high` before its `low`, and doesn't take what stands in a Code's scope for a DBRef. What surprises:
 //!
 //! * JavaScript objects put integer keys ("0", "10") first, in ascending order, and a repeated key keeps its first place and
 //!   takes its last value. So do we; all other fields keep their order.

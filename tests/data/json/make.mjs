@@ -1,15 +1,21 @@
-// Writes vectors.jsonl, one `{ name, bson, json }` a line: `bson` is a document in base64, `json` is what JSON.stringify
-// prints for what the Node driver returns (package bson, the driver's default options), or null where the driver throws.
+// Writes what JSON.stringify prints for what the Node driver returns (package bson, the driver's default options), in its versions 6
+// (that of Mongoose 8) and 7 (that of Mongoose 9), or null where the driver throws. `bson` is a document in base64.
+//
+//   vectors.jsonl     what both agree on, one `{ name, bson, json }` a line
+//   differing.jsonl   what they don't, one `{ name, bson, driver6, driver7 }` a line
 //
 //   npm ci && npm run make
 //
-// For a longer comparison: ROWS=20000 OUT=more.jsonl npm run make, then the unit test with JSON_VECTORS=…/more.jsonl.
+// For a longer comparison: ROWS=20000 OUT=/tmp/more- npm run make, then the unit tests with JSON_VECTORS=/tmp/more-.
 
 import { writeFileSync } from "node:fs";
-import { Binary, BSONRegExp, BSONSymbol, Code, Decimal128, deserialize, Double, Int32, Long } from "bson";
-import { MaxKey, MinKey, ObjectId, serialize, Timestamp, UUID } from "bson";
+import * as driver6 from "bson6";
+import * as driver7 from "bson7";
 
-const rows = [];
+const { Binary, BSONRegExp, BSONSymbol, Code, Decimal128, Double, Int32, Long } = driver6;
+const { MaxKey, MinKey, ObjectId, serialize, Timestamp, UUID } = driver6;
+const agreed = [];
+const differing = [];
 const oid = new ObjectId("674700000000000000000001");
 
 // ---- Documents byte by byte: what an encoder refuses to write may still stand in a database.
@@ -41,14 +47,20 @@ const undef = (key) => element(0x06, key);
 const id = (key) => element(0x07, key, Buffer.from(oid.id));
 const symbol = (key, value) => element(0x0e, key, string(value));
 
-function addRaw(name, bytes) {
-  let json = null;
+function printed(driver, bytes) {
   try {
-    json = JSON.stringify(deserialize(bytes));
+    return JSON.stringify(driver.deserialize(bytes));
   } catch (error) {
     if (error.name !== "BSONError") throw error;
+    return null;
   }
-  rows.push({ name, bson: Buffer.from(bytes).toString("base64"), json });
+}
+
+function addRaw(name, bytes) {
+  const row = { name, bson: Buffer.from(bytes).toString("base64") };
+  const [by6, by7] = [printed(driver6, bytes), printed(driver7, bytes)];
+  if (by6 === by7) agreed.push({ ...row, json: by6 });
+  else differing.push({ ...row, driver6: by6, driver7: by7 });
 }
 
 const add = (name, value) => addRaw(name, serialize(value, { ignoreUndefined: false }));
@@ -205,10 +217,12 @@ const randomElement = (key, depth) => {
   if (kind < 3) return document(key, ...children());
   return kind < 5 ? array(key, ...children()) : pick(...scalars)(key);
 };
-const total = Number(process.env.ROWS ?? 150);
+const total = Number(process.env.ROWS ?? 300);
 for (let n = 0; n < total; n++) {
   addRaw(`random ${n}`, raw(...Array.from({ length: random(10) }, () => randomElement(randomKey(), 4))));
 }
 
-writeFileSync(process.env.OUT ?? "vectors.jsonl", rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
-console.log(`${rows.length} vectors, ${rows.filter((row) => row.json === null).length} of them refused by the driver`);
+const write = (name, rows) => writeFileSync(`${process.env.OUT ?? ""}${name}.jsonl`, rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
+write("vectors", agreed);
+write("differing", differing);
+console.log(`${agreed.length} vectors, ${agreed.filter((row) => row.json === null).length} of them refused; ${differing.length} differ`);
