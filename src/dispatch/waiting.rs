@@ -77,10 +77,10 @@ impl Waiting {
     pub fn forget_documents(&self) {
         let mut state = self.state.lock();
         state.read_to_end = Some(Instant::now());
-        let queues = state.endpoints.values_mut().flat_map(Endpoint::parts);
-        queues
-            .flat_map(|queue| &mut queue.known)
-            .for_each(|known| known.document = None);
+        for queue in state.endpoints.values_mut().flat_map(Endpoint::parts) {
+            queue.begun = None;
+            queue.known.iter_mut().for_each(|known| known.document = None);
+        }
     }
 
     fn add_known(&self, batches: impl Iterator<Item = (Head, Option<RawDocumentBuf>)>) {
@@ -150,6 +150,7 @@ impl Waiting {
         for class in Class::ALL {
             let part = waiting.queue_of(class);
             part.known.clear();
+            part.begun = None;
             part.more = true;
         }
         waiting.partly_read = true;
@@ -217,12 +218,9 @@ impl Waiting {
         let partly_read = std::mem::take(&mut waiting.partly_read);
         if let Some((id, skip)) = &memory.partial {
             waiting.partly_read = true;
-            return vec![Want::Slice {
-                id: Arc::clone(id),
-                skip: Some(*skip),
-                limit: slots,
-            }];
+            return vec![waiting.go_on(id, *skip, slots)];
         }
+        waiting.live.begun = None;
         // What was in memory of it is recorded or dropped: its rest waits as any batch does.
         waiting.live.more |= partly_read;
         let wants = waiting.choose(endpoint, slots, alone, memory, now);
@@ -261,6 +259,22 @@ impl Waiting {
 }
 
 impl Endpoint {
+    /// The rest of a batch of which only the first deliveries are in memory, from the place `skip`.
+    fn go_on(&self, id: &Arc<str>, skip: u32, slots: usize) -> Want {
+        match &self.live.begun {
+            Some((begun, document)) if begun == id => Want::Appended {
+                document: Arc::clone(&document.batch),
+                from: skip,
+                limit: slots,
+            },
+            _ => Want::Slice {
+                id: Arc::clone(id),
+                skip: Some(skip),
+                limit: slots,
+            },
+        }
+    }
+
     /// Where both wait, live deliveries and retries get half of the slots each, or one of them in turn.
     fn choose(
         &mut self,

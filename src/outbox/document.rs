@@ -97,6 +97,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// How many of its deliveries have no recorded result.
+    pub fn open(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// How many of its deliveries are in this instance's memory.
     pub fn in_memory(&self) -> u32 {
         self.in_memory.load(Ordering::Relaxed)
@@ -221,11 +226,11 @@ pub(super) fn encode_batch(id: &str, deliveries: &[NewDelivery], now: DateTime) 
 }
 
 /// Reads a batch for sending: its open deliveries, of those that are in `document`. `skip` is the place of the first of them
-/// in the whole batch, `limit` how many are wanted at most.
+/// in the whole batch, `from` of the first that is wanted, `limit` how many are wanted at most.
 ///
 /// # Errors
 /// The field that is missing or of another type.
-pub(super) fn decode(document: &RawDocument, skip: u32, limit: usize) -> Result<Fetched, String> {
+pub(super) fn decode(document: &RawDocument, skip: u32, from: u32, limit: usize) -> Result<Fetched, String> {
     let queue = text(document, "queue")?;
     let (endpoint, class) = Class::parse(queue).ok_or("`queue` names no endpoint and class")?;
     let results = document.get_array("results").map_err(|_| "`results` is not an array")?;
@@ -242,7 +247,7 @@ pub(super) fn decode(document: &RawDocument, skip: u32, limit: usize) -> Result<
         }
         let index = next;
         next += 1;
-        if settled.get(index as usize).copied().unwrap_or(false) {
+        if index < from || settled.get(index as usize).copied().unwrap_or(false) {
             continue;
         }
         let entry = entry.ok().and_then(|entry| entry.as_document());

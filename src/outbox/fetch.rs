@@ -37,6 +37,8 @@ pub enum Want {
     Appended {
         /// The batch.
         document: Arc<RawDocumentBuf>,
+        /// The place of the first that is wanted.
+        from: u32,
         /// Deliveries at most.
         limit: usize,
     },
@@ -113,9 +115,9 @@ impl Outbox {
     pub async fn fetch(&self, wants: &[Want], now: DateTime, budget: usize) -> Result<Read> {
         let (mut read, mut bytes) = (Read::default(), 0);
         for want in wants {
-            if let Want::Appended { document, limit } = want {
+            if let Want::Appended { document, from, limit } = want {
                 bytes += document.as_bytes().len();
-                read.add_slice(document, 0, *limit);
+                read.add_slice(document, 0, *from, *limit);
             }
         }
         let parts: HashMap<&str, usize> = wants.iter().filter_map(part).collect();
@@ -173,11 +175,11 @@ impl Read {
         let id = id_of(document).unwrap_or_default();
         let skip = document.get_i32("skip").ok().and_then(|skip| u32::try_from(skip).ok());
         let limit = parts.get(id.as_str()).copied().unwrap_or(usize::MAX);
-        self.add_slice(document, skip.unwrap_or(0), limit);
+        self.add_slice(document, skip.unwrap_or(0), 0, limit);
     }
 
-    fn add_slice(&mut self, document: &RawDocumentBuf, skip: u32, limit: usize) {
-        match decode(document, skip, limit) {
+    fn add_slice(&mut self, document: &RawDocumentBuf, skip: u32, from: u32, limit: usize) {
+        match decode(document, skip, from, limit) {
             Ok(batch) => self.batches.push(batch),
             Err(reason) => {
                 let seen = [("version", "version")];

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Drained;
-use crate::outbox::{Next, Settlement};
+use crate::outbox::{Batch, Next, Settlement};
 
 /// How long results of a batch wait for the batch's end.
 const LINGER: Duration = Duration::from_millis(500);
@@ -71,14 +71,21 @@ impl Gathering {
 }
 
 impl Results {
+    /// Whether all of the batch that is in memory has its result. The first delivery to an endpoint goes out alone: its success
+    /// waits for the others, which come now that the endpoint is known to answer.
+    fn is_complete(&self, batch: &Batch) -> bool {
+        let results = self.settlements.len();
+        let is_first_of_several = results == 1 && batch.open() > 1;
+        batch.in_memory() as usize <= results && !is_first_of_several
+    }
+
     fn are_due(&self, now: Instant, drained: &Drained) -> bool {
         let Some(first) = self.settlements.first() else {
             return true;
         };
         self.at_once
             || now >= self.since + LINGER
-            // All of the batch that is in memory has its result.
-            || first.delivery.batch.in_memory() as usize <= self.settlements.len()
+            || self.is_complete(&first.delivery.batch)
             || drained(&first.delivery.endpoint)
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct Known {
 /// A batch that this instance has appended and still has, so that it need not be read.
 #[derive(Debug)]
 pub(super) struct Document {
-    batch: Arc<RawDocumentBuf>,
+    pub(super) batch: Arc<RawDocumentBuf>,
     bytes: DocumentBytes,
 }
 
@@ -64,6 +64,8 @@ impl DocumentBytes {
 pub(super) struct ClassQueue {
     /// The first batches, in order, as far as they are known and not read.
     pub(super) known: VecDeque<Known>,
+    /// An appended batch of which only the first deliveries were taken.
+    pub(super) begun: Option<(Arc<str>, Document)>,
     /// Others may follow, or come before.
     pub(super) more: bool,
     /// Some were added while it was known that there are more.
@@ -161,17 +163,25 @@ impl ClassQueue {
             };
             return if self.more { vec![want] } else { Vec::new() };
         }
-        let want = |known: Known| match (&known.document, is_partial) {
-            (Some(document), _) => Want::Appended {
-                document: Arc::clone(&document.batch),
-                limit: if is_partial { slots } else { usize::MAX },
-            },
-            (None, true) => Want::Slice {
+        let begun = &mut self.begun;
+        let want = |known: Known| match known.document {
+            Some(document) => {
+                let batch = Arc::clone(&document.batch);
+                if is_partial {
+                    *begun = Some((known.id, document));
+                }
+                Want::Appended {
+                    document: batch,
+                    from: 0,
+                    limit: if is_partial { slots } else { usize::MAX },
+                }
+            }
+            None if is_partial => Want::Slice {
                 id: known.id,
                 skip: None,
                 limit: slots,
             },
-            (None, false) => Want::Batch(known.id),
+            None => Want::Batch(known.id),
         };
         self.known.drain(..known).map(want).collect()
     }
