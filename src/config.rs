@@ -12,6 +12,7 @@ mod contradictions;
 mod environment;
 mod faults;
 mod file;
+mod mailbox;
 mod nearest;
 mod raw;
 mod reload;
@@ -22,6 +23,7 @@ mod smtp;
 mod template;
 
 pub use faults::{Fault, Faults};
+pub(crate) use mailbox::ascii_domain;
 pub use reload::restart_needed;
 pub use schema::{Completions, Delivery, Email, Mongodb, Queue, Scan, Service, Telemetry};
 pub use smtp::{Encryption, SmtpServer};

@@ -3,6 +3,7 @@
 //! They go through the outbox like webhooks, in one queue for all organizations ([`email`](crate::model::EndpointKey::email)): there is one mail
 //! server, so it has the limits, the breaker and the redrive of one endpoint, and while it hangs it holds up no webhook.
 
+mod helo;
 mod message;
 mod smtp;
 mod user;

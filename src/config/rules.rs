@@ -214,7 +214,7 @@ pub(super) fn smtp_server(raw: &Raw) -> Result<Option<SmtpServer>, Mismatch> {
 /// An e-mail address, with a name or without; the empty text is none.
 pub(super) fn mailbox(raw: &Raw) -> Result<Option<Mailbox>, Mismatch> {
     let expected = r#"an address such as "Academy <no-reply@example.com>", or "" for none"#;
-    optional(raw, expected, |text| text.parse().ok())
+    optional(raw, expected, super::mailbox::parse)
 }
 
 /// A template that compiles.

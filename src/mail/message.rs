@@ -3,7 +3,7 @@
 use bson::DateTime;
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Message};
-use lettre::{Address, error::Error};
+use lettre::{Address, address::Envelope, error::Error};
 use serde_json::Value;
 
 use super::Mailer;
@@ -30,7 +30,11 @@ impl Mailer {
         };
         let subject = one_line(&render("subject", &self.email.subject)?);
         let text = render("text", &self.email.text)?;
+        let no_email = |error: Error| format!("no e-mail can be made: {error}");
+        let envelope = Envelope::new(Some(self.from.email.clone()), vec![address.clone()]).map_err(no_email)?;
         Message::builder()
+            // Made from the headers, it would lose a local part's quotes.
+            .envelope(envelope)
             .from(self.from.clone())
             .to(Mailbox::new(None, address))
             .subject(subject)
@@ -39,7 +43,7 @@ impl Mailer {
             .raw_header(automatic())
             .header(ContentType::TEXT_PLAIN)
             .body(text)
-            .map_err(|error: Error| format!("no e-mail can be made: {error}"))
+            .map_err(no_email)
     }
 }
 

@@ -10,6 +10,10 @@ use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::transport::smtp::{Error, response::Response};
 
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::helo::{Helo, UNKNOWN_EHLO};
 use super::{Cause, Unsent};
 use crate::config::{Encryption, SmtpServer};
 use crate::sender::describe;
@@ -69,13 +73,7 @@ impl Server {
 
     /// Connects, with TLS and login as configured.
     pub(super) async fn open(&self) -> Result<Connection, Cause> {
-        let wrapped = self
-            .tls
-            .clone()
-            .filter(|_| self.server.encryption == Encryption::Implicit);
-        let address = (self.server.host.as_str(), self.server.port);
-        let connected = AsyncSmtpConnection::connect_tokio1(address, Some(CONNECTING), &self.hello, wrapped, None);
-        let mut connection = connected.await.map_err(|error| Cause::from(&error))?;
+        let mut connection = self.connect().await.map_err(|error| Cause::from(&error))?;
         let upgrade = match self.server.encryption {
             Encryption::Required => true,
             Encryption::Opportunistic => connection.can_starttls(),
@@ -91,12 +89,32 @@ impl Server {
         }
         Ok(Connection(connection))
     }
+
+    /// Connects and says EHLO. A server that doesn't know it is connected to once more and greeted with HELO, which is no use where
+    /// TLS is asked for.
+    async fn connect(&self) -> Result<AsyncSmtpConnection, Error> {
+        let encryption = self.server.encryption;
+        let wrapped = self.tls.clone().filter(|_| encryption == Encryption::Implicit);
+        let address = (self.server.host.as_str(), self.server.port);
+        let connected =
+            AsyncSmtpConnection::connect_tokio1(address, Some(CONNECTING), &self.hello, wrapped, None).await;
+        let may_be_plain = matches!(encryption, Encryption::Opportunistic | Encryption::None);
+        match connected {
+            Err(error) if may_be_plain && error.status().is_some_and(|code| UNKNOWN_EHLO.contains(&code.into())) => {
+                let Ok(Ok(stream)) = timeout(CONNECTING, TcpStream::connect(address)).await else {
+                    return Err(error);
+                };
+                AsyncSmtpConnection::connect_with_transport(Box::new(Helo::new(stream)), &self.hello).await
+            }
+            connected => connected,
+        }
+    }
 }
 
 impl Connection {
     /// Says goodbye, as far as the server listens.
     pub(super) async fn farewell(mut self) {
-        let _ = tokio::time::timeout(FAREWELL, self.0.quit()).await;
+        let _ = timeout(FAREWELL, self.0.quit()).await;
     }
 }
 

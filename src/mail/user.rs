@@ -6,7 +6,7 @@ use lettre::Address;
 use serde_json::Value;
 
 use super::Unsent;
-use crate::config::Email;
+use crate::config::{Email, ascii_domain};
 use crate::store::{Error, Store};
 
 /// The address of the certificate's user, as it is now.
@@ -16,9 +16,10 @@ pub(super) async fn address(store: &Store, email: &Email, certificate: &Value) -
     let field = &email.address_field;
     let user = read(store, &email.users, doc! { "_id": id }, field).await?;
     let text = find(&user, field).ok_or_else(|| never(format!("the user has no `{field}`")))?;
-    text.trim()
-        .parse()
-        .map_err(|_| never(format!("the user's `{field}` is no e-mail address")))
+    let address = text.trim().parse().ok();
+    address
+        .and_then(|address| ascii_domain(&address))
+        .ok_or_else(|| never(format!("the user's `{field}` is no e-mail address")))
 }
 
 async fn read(store: &Store, users: &str, filter: Document, field: &str) -> Result<Document, Unsent> {

@@ -1,5 +1,6 @@
 //! Reminders by e-mail, from the expired certificate to a real mail server.
 
+mod addresses;
 mod refusals;
 mod server;
 mod tls;

@@ -1,7 +1,7 @@
 """A mail server for the tests. Prints its port, then each e-mail that it takes, a line of JSON each.
 
 argv[1] is JSON: `replies` (by address, the replies to RCPT, each given once; then it takes the e-mail), `identity` (files of
-a certificate and its key), `implicit` (TLS from the first byte, not by STARTTLS), `login` (user and password, then asked for).
+a certificate and its key), `ehlo` (the reply to EHLO, if it is refused), `implicit` (TLS from the first byte, not by STARTTLS), `login` (user and password, then asked for).
 """
 
 import asyncio
@@ -38,6 +38,14 @@ class Handler:
         return "250 2.0.0 OK"
 
 
+class Server(SMTP):
+    async def smtp_EHLO(self, hostname):
+        if "ehlo" in options:
+            await self.push(options["ehlo"])
+        else:
+            await super().smtp_EHLO(hostname)
+
+
 def authenticate(server, session, envelope, mechanism, data):
     success = [data.login.decode(), data.password.decode()] == options["login"]
     return AuthResult(success=success, handled=success)
@@ -54,7 +62,7 @@ async def main():
         # aiosmtpd knows of TLS only by STARTTLS.
         settings |= {"auth_required": True, "auth_require_tls": not implicit, "authenticator": authenticate}
     server = await asyncio.get_running_loop().create_server(
-        lambda: SMTP(Handler(), **settings), "127.0.0.1", 0, ssl=context if implicit else None
+        lambda: Server(Handler(), **settings), "127.0.0.1", 0, ssl=context if implicit else None
     )
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
