@@ -16,12 +16,23 @@ main() { # CERTHOOKD [PICTURE]
   DAEMON=$!
   eventually grep -q '"message":"ready"' "$stage/log"
   page=$(grep -o '"address":"[^"]*"' "$stage/log" | cut -d'"' -f4)
-  eventually shows "$page" '<td class="n">2</td>'
+  eventually shows "$page" 'class="n">2</td>'
 
   check "a name that looks like HTML is text" has 'Food safety &lt;old&gt;'
   check "the stylesheet is loaded and nothing is refused" lacks CONSOLE "$stage/console"
   check "there is no script" lacks "<script" "$stage/dom"
+  check "on a phone nothing is off screen" on_a_phone
   [ -z "${2:-}" ] || browse --window-size=1360,1500 --screenshot="$(realpath "$2")" "http://$page/"
+}
+
+on_a_phone() { # the same page as a file, which may measure itself
+  local here measure
+  here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+  measure='const cells = [...document.querySelectorAll("td, p, h2, li")].filter((cell) => cell.getBoundingClientRect().right > innerWidth);'
+  cp "$here/../src/page/style.css" "$stage"
+  grep -v 'http-equiv="refresh"' "$stage/dom" >"$stage/phone.html"
+  echo "<script>$measure document.title = [innerWidth, cells.length];</script>" >>"$stage/phone.html"
+  browse --window-size=390,844 --dump-dom "file://$stage/phone.html" 2>/dev/null | grep -qF '<title>390,0</title>'
 }
 
 end() {

@@ -1,10 +1,12 @@
 //! Rows of the page's tables.
 
+use std::collections::HashMap;
+
 use bson::DateTime;
 use serde::Serialize;
 
 use super::words::{ago, count, foreign, moment, span};
-use crate::status::{Endpoint, Head, Instance};
+use crate::status::{Endpoint, Head, Instance, Status};
 
 /// This many rows of a kind are shown.
 const ROWS: usize = 200;
@@ -34,9 +36,18 @@ impl<T> Rows<T> {
 
 impl Rows<EndpointView> {
     /// Within both kinds they stay in the order of their organizations.
-    pub(super) fn trouble_first(endpoints: &[Endpoint], now: DateTime) -> Self {
-        let (bad, well): (Vec<_>, Vec<_>) = endpoints.iter().partition(|endpoint| is_bad(endpoint));
-        Self::of(bad.into_iter().chain(well), |endpoint| EndpointView::of(endpoint, now))
+    pub(super) fn trouble_first(status: &Status) -> Self {
+        let (bad, well): (Vec<_>, Vec<_>) = status.endpoints.iter().partition(|endpoint| is_bad(endpoint));
+        // What is tried next failed later than what is dead.
+        let heads = status.dead_letters.iter().chain(&status.next);
+        let errors: HashMap<_, _> = heads
+            .filter(|head| !head.error.is_empty())
+            .map(|head| ((&*head.organization, &*head.endpoint), &*head.error))
+            .collect();
+        Self::of(bad.into_iter().chain(well), |endpoint| {
+            let error = errors.get(&(&*endpoint.organization, &*endpoint.endpoint));
+            EndpointView::of(endpoint, status.at, error.copied())
+        })
     }
 }
 
@@ -56,6 +67,8 @@ pub(super) struct EndpointView {
     endpoint: String,
     state: &'static str,
     why: Option<String>,
+    /// Whether its state needs somebody to look at it.
+    stands_out: bool,
     delivered: String,
     failed: String,
     /// Of a hundred attempts those that succeeded; `None` without any.
@@ -77,6 +90,8 @@ pub(super) struct HeadView {
     attempts: i64,
     when: String,
     moment: String,
+    /// How a dead letter goes out again.
+    again: &'static str,
     reason: String,
     error: String,
 }
@@ -96,7 +111,9 @@ pub(super) struct InstanceView {
 }
 
 impl EndpointView {
-    pub(super) fn of(endpoint: &Endpoint, now: DateTime) -> Self {
+    /// `error` is why its last attempts failed, if that is known.
+    fn of(endpoint: &Endpoint, now: DateTime, error: Option<&str>) -> Self {
+        let fails = endpoint.state == "served" && is_failing(endpoint);
         let attempts = endpoint.delivered + endpoint.failed_attempts;
         let last = match (endpoint.last_success, endpoint.last_failure) {
             (_, Some(at)) if is_failing(endpoint) => format!("failed {}", ago(now, at)),
@@ -107,8 +124,9 @@ impl EndpointView {
             name: foreign(&endpoint.name),
             organization: foreign(&endpoint.organization),
             endpoint: foreign(&endpoint.endpoint),
-            state: endpoint.state,
-            why: endpoint.why.as_deref().map(foreign),
+            state: if fails { "failing" } else { endpoint.state },
+            why: endpoint.why.as_deref().or(error.filter(|_| fails)).map(foreign),
+            stands_out: fails || endpoint.why.is_some(),
             delivered: count(endpoint.delivered),
             failed: count(endpoint.failed_attempts),
             rate: (attempts > 0).then(|| endpoint.delivered * 100 / attempts),
@@ -133,6 +151,11 @@ impl HeadView {
             attempts: head.attempts,
             when,
             moment: moment(head.at),
+            again: match head.redrivable {
+                Some(true) => "when its endpoint succeeds",
+                Some(false) => "only with replay",
+                None => "",
+            },
             reason: foreign(&head.reason),
             error: foreign(&head.error),
         }

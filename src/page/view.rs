@@ -106,7 +106,7 @@ impl StatusView {
         Self {
             asked: ago(own.now, now),
             tiles: tiles_of_outbox(status),
-            endpoints: Rows::trouble_first(&status.endpoints, now),
+            endpoints: Rows::trouble_first(status),
             dead_letters: Rows::of(&status.dead_letters, |head| HeadView::of(head, ago(now, head.at))),
             next: Rows::of(&status.next, |head| HeadView::of(head, until(now, head.at))).in_all(waiting),
             instances: Rows::of(&status.instances, |instance| InstanceView::of(instance, &own.id)),

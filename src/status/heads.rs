@@ -33,6 +33,9 @@ pub struct Head {
     /// When it is due, or when it died.
     #[serde(serialize_with = "rfc3339")]
     pub at: DateTime,
+    /// Whether it goes out again by itself when its endpoint succeeds; of a dead letter only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redrivable: Option<bool>,
     /// Why it is dead.
     pub reason: String,
     /// What failed last.
@@ -44,7 +47,7 @@ pub(super) async fn dead(store: &Store, directory: &Directory) -> Result<Vec<Hea
     let first = |field: &str| doc! { "$first": format!("${field}") };
     let group = doc! {
         "_id": "$endpoint", "at": first("finishedAt"), "types": first("deliveries.type"), "attempts": first("attempts"),
-        "reason": first("reason"), "lastError": first("lastError"),
+        "reason": first("reason"), "lastError": first("lastError"), "redrivable": first("redrivable"),
     };
     let pipeline = [
         doc! { "$sort": { "endpoint": -1, "finishedAt": -1 } },
@@ -64,6 +67,7 @@ pub(super) async fn dead(store: &Store, directory: &Directory) -> Result<Vec<Hea
             event: event.unwrap_or_default().to_owned(),
             attempts: number(&row, "attempts"),
             at,
+            redrivable: Some(row.get_bool("redrivable").unwrap_or(false)),
             reason: text(&row, "reason"),
             error: text(&row, "lastError"),
         });
@@ -114,6 +118,7 @@ pub(super) async fn next(
             event: next_event(batch).unwrap_or_default().to_owned(),
             attempts: i64::from(batch.get_i32("attempts").unwrap_or(0)),
             at: first.due,
+            redrivable: None,
             reason: String::new(),
             error: batch.get_str("lastError").unwrap_or_default().to_owned(),
         })
