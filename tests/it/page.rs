@@ -1,6 +1,7 @@
 //! The status page: true, harmless whatever endpoints are called, and there when MongoDB is not.
 
 mod html;
+mod rows;
 
 use std::time::Duration;
 
@@ -150,123 +151,6 @@ async fn it_tells_of_endpoints_dead_letters_retries_and_instances() {
         ("dead", "60 min ago", "")
     );
     assert!(!page.body.contains("127.0.0.1"), "no URL");
-}
-
-/// The state of an endpoint, and why.
-#[tokio::test]
-async fn a_failing_endpoint_says_so_and_why() {
-    let fixture = Fixture::new().await.with(&format!("{LISTEN}\nscan.on_start = false"));
-    let mut off = fixture.endpoint("/off");
-    off.insert("enabled", false);
-    let endpoints = [
-        fixture.endpoint("/gone"),
-        fixture.endpoint("/down"),
-        fixture.endpoint("/unknown"),
-        fixture.endpoint("/fine"),
-        off,
-    ];
-    let organization = fixture.organization(endpoints.to_vec()).await;
-    let keys = endpoints.each_ref().map(|endpoint| key(organization, endpoint));
-    let [gone, down, unknown, fine, off] = &keys;
-    layout::indexes(&fixture).await;
-    let documents = [ended(gone), layout::retry(down, &expiry(1), 1)];
-    layout::outbox(&fixture).insert_many(documents).await.unwrap();
-    let failed = |key: &str| layout::figures(key, 0, 1);
-    let figures = [
-        failed(gone),
-        failed(down),
-        failed(unknown),
-        layout::figures(fine, 1, 0),
-        failed(off),
-    ];
-    fixture.statistics().insert_many(figures).await.unwrap();
-    let daemon = fixture.daemon().await;
-    let page = get(address(&daemon).await, "/").await.body;
-    let table = [
-        (
-            "/gone",
-            r#"<span class="bad">failing</span> <small><bdi>status 410</bdi></small></td>"#,
-        ),
-        (
-            "/down",
-            r#"<span class="bad">failing</span> <small><bdi>status 503</bdi></small></td>"#,
-        ),
-        ("/unknown", r#"<span class="bad">failing</span></td>"#),
-        ("/fine", "served</td>"),
-        ("/off", "off</td>"),
-    ];
-    for (name, expected) in table {
-        let shown = name.replace('/', "&#x2f;");
-        let row = page
-            .split("<tr>")
-            .find(|row| row.contains(&format!("<bdi>{shown}</bdi>")))
-            .unwrap();
-        assert!(
-            row.contains(&format!(r#"<td data-label="state">{expected}"#)),
-            "{name}: {row}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn dead_letters_say_whether_they_go_out_again_by_themselves() {
-    let fixture = Fixture::new().await.with(&format!("{LISTEN}\nscan.on_start = false"));
-    let endpoints = ["/refused", "/exhausted"].map(|path| fixture.endpoint(path));
-    let organization = fixture.organization(endpoints.to_vec()).await;
-    let [refused, exhausted] = endpoints.each_ref().map(|endpoint| key(organization, endpoint));
-    layout::indexes(&fixture).await;
-    let letters = [ended(&refused), layout::dead(&exhausted, &expiry(2))];
-    layout::outbox(&fixture).insert_many(letters).await.unwrap();
-    let daemon = fixture.daemon().await;
-    let page = get(address(&daemon).await, "/").await.body;
-    let (_, letters) = page.split_once("<h2>Dead letters</h2>").unwrap();
-    let table = [
-        ("refused", "goes out again only with replay"),
-        ("exhausted", "goes out again when its endpoint succeeds"),
-    ];
-    for (name, expected) in table {
-        let row = letters.split("<tr>").find(|row| row.contains(name)).unwrap();
-        assert!(row.contains(expected), "{name}: {row}");
-    }
-    let (_, note) = letters.split_once("</table>").unwrap();
-    let note = note.split("</section>").next().unwrap();
-    assert!(
-        note.contains("refused for good (410)") && note.contains("only with"),
-        "{note}"
-    );
-}
-
-/// On a phone each row is a card whose lines are named by what the cells say they are.
-#[tokio::test]
-async fn every_cell_says_its_column() {
-    let fixture = Fixture::new().await.with(&format!("{LISTEN}\nscan.on_start = false"));
-    let endpoint = fixture.endpoint("/a");
-    let organization = fixture.organization(vec![endpoint.clone()]).await;
-    let key = key(organization, &endpoint);
-    layout::indexes(&fixture).await;
-    let documents = [ended(&key), layout::retry(&key, &expiry(2), 1)];
-    layout::outbox(&fixture).insert_many(documents).await.unwrap();
-    let daemon = fixture.daemon().await;
-    let address = address(&daemon).await;
-    let pieces = parse(&get(address, "/").await.body);
-    let (mut heads, mut labels, mut tables) = (Vec::new(), Vec::new(), 0);
-    for (place, piece) in pieces.iter().enumerate() {
-        match (piece, pieces.get(place + 1)) {
-            (Piece::Open(name, _), Some(Piece::Text(text))) if name == "th" => heads.push(text.clone()),
-            (Piece::Open(name, attributes), _) if name == "td" => {
-                let label = attributes.iter().find(|(attribute, _)| attribute == "data-label");
-                labels.push(label.unwrap().1.clone());
-            }
-            (Piece::Close(name), _) if name == "table" => {
-                assert_eq!(labels, heads);
-                (labels, heads, tables) = (Vec::new(), Vec::new(), tables + 1);
-            }
-            _ => {}
-        }
-    }
-    assert_eq!(tables, 4);
-    let style = get(address, "/style.css").await.body;
-    assert!(style.contains("content: attr(data-label)"));
 }
 
 /// Of thousands of endpoints, those with trouble are shown.
