@@ -15,5 +15,5 @@ mod watch;
 pub use next_expiry::{Horizon, Lookahead};
 pub use rejections::Rejections;
 pub use scan::{Extent, Report, Scan, ScanTrigger, deliveries};
-pub use schedule::Schedule;
+pub use schedule::{Schedule, Timer};
 pub use watch::Watch;

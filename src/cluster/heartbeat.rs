@@ -132,7 +132,7 @@ impl Cluster {
         members: &[String],
         draining: &[EndpointKey],
     ) -> Result<Option<Own>> {
-        let sent_at = Clock::local();
+        let sending = Clock::sending();
         let number = self.shared.beats.fetch_add(1, Ordering::AcqRel) + 1;
         let signs = self.signs(number, members, draining);
         // A later one doesn't match, and to insert another meets its `_id`.
@@ -147,7 +147,7 @@ impl Cluster {
         let Ok(now) = written.get_datetime("seenAt").copied() else {
             return Ok(None);
         };
-        self.clock.correct(sent_at, now);
+        self.clock.correct(sending, now);
         let age = assignment::read(&written, now).map(|own| own.age).unwrap_or_default();
         Ok(Some(Own { now, age }))
     }

@@ -4,47 +4,91 @@ use std::sync::{
     Arc,
     atomic::{AtomicI64, Ordering},
 };
+use std::time::Duration;
 
 use bson::DateTime;
+use nix::time::{ClockId, clock_gettime};
 
-/// The time as the database sees it: this machine's clock, corrected by the offset measured at the last heartbeat.
+/// The time as the database sees it: the time since this machine's start, plus the offset measured at the last heartbeat.
 ///
-/// Daemons on machines whose clocks differ then agree on what is due and what has expired.
-#[derive(Clone, Debug, Default)]
+/// Instances on machines whose clocks differ then agree on what is due and what has expired, and nothing moves when somebody
+/// sets this machine's clock.
+#[derive(Clone, Debug)]
 pub struct Clock {
-    offset_ms: Arc<AtomicI64>,
+    offset_us: Arc<AtomicI64>,
+}
+
+/// A reading of [`Clock::sending`]: microseconds since the machine started.
+#[derive(Clone, Copy, Debug)]
+pub struct Sending(i64);
+
+impl Default for Clock {
+    /// This machine's clock, until the database's is known.
+    fn default() -> Self {
+        Self::ahead_of_local(Duration::ZERO)
+    }
 }
 
 impl Clock {
-    /// The corrected time, to the millisecond.
-    pub fn now(&self) -> DateTime {
-        DateTime::from_millis(local_ms() + self.offset_ms.load(Ordering::Relaxed))
+    /// A clock that is ahead of this machine's.
+    pub fn ahead_of_local(by: Duration) -> Self {
+        let by = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
+        let offset = read_us(ClockId::CLOCK_REALTIME) - since_boot_us() + by;
+        Self {
+            offset_us: Arc::new(AtomicI64::new(offset)),
+        }
     }
 
-    /// Corrects this clock: `database` is what the database's clock showed between `sent` (a [`Clock::local`] reading
-    /// before the request) and now.
-    pub fn correct(&self, sent: DateTime, database: DateTime) {
-        let before = self.offset_ms.load(Ordering::Relaxed);
-        let offset = corrected(before, sent.timestamp_millis(), database.timestamp_millis(), local_ms());
-        self.offset_ms.store(offset, Ordering::Relaxed);
+    /// The corrected time, to the millisecond.
+    pub fn now(&self) -> DateTime {
+        DateTime::from_millis(self.now_us().div_euclid(1000))
+    }
+
+    /// To be read before a request that asks for the database's time: see [`Clock::correct`].
+    pub fn sending() -> Sending {
+        Sending(since_boot_us())
+    }
+
+    /// Corrects this clock: `database` is what the database's clock showed between `sent` and now.
+    pub fn correct(&self, Sending(sent): Sending, database: DateTime) {
+        let before = self.offset_us.load(Ordering::Relaxed);
+        let offset = corrected(before, sent, database.timestamp_millis(), since_boot_us());
+        self.offset_us.store(offset, Ordering::Relaxed);
+    }
+
+    /// By how many milliseconds this clock is ahead of this machine's own: another number once either of them was set.
+    pub fn ahead_of_local_ms(&self) -> i64 {
+        (self.now_us() - read_us(ClockId::CLOCK_REALTIME)) / 1000
     }
 
     /// This machine's own time, uncorrected.
+    #[allow(clippy::disallowed_methods, reason = "the clock itself")]
     pub fn local() -> DateTime {
-        DateTime::from_millis(local_ms())
+        DateTime::now()
+    }
+
+    fn now_us(&self) -> i64 {
+        since_boot_us() + self.offset_us.load(Ordering::Relaxed)
     }
 }
 
-/// The offset that agrees with the database's clock having shown `database` between `sent` and `received`, and is nearest to
-/// the one `before`: a slow reply says little, and must not move the clock. All in milliseconds.
+/// The offset that agrees with the database's clock having shown the millisecond `database` between `sent` and `received`, and is
+/// nearest to the one `before`: a slow reply says little, and must not move the clock. All others in microseconds, `sent` and
+/// `received` since the machine started.
 fn corrected(before: i64, sent: i64, database: i64, received: i64) -> i64 {
-    let least = database - received.max(sent);
-    before.clamp(least, database - sent)
+    let database = database * 1000;
+    before.clamp(database - received, database + 999 - sent)
 }
 
-#[allow(clippy::disallowed_methods, reason = "the clock itself")]
-fn local_ms() -> i64 {
-    DateTime::now().timestamp_millis()
+/// Nobody can set this clock, and it runs while the machine sleeps.
+fn since_boot_us() -> i64 {
+    read_us(ClockId::CLOCK_BOOTTIME)
+}
+
+fn read_us(clock: ClockId) -> i64 {
+    clock_gettime(clock).map_or(0, |time| {
+        i64::try_from(Duration::from(time).as_micros()).unwrap_or(i64::MAX)
+    })
 }
 
 #[cfg(test)]
@@ -54,13 +98,24 @@ mod tests {
     #[test]
     fn the_clock_moves_only_as_far_as_a_reply_proves() {
         let table = [
-            ("at one time", 0, (1_000, 1_000, 1_000), 0),
-            ("a slow reply, the clocks agree", 0, (1_000, 1_900, 2_000), 0),
-            ("a slow request, the clocks agree", 0, (1_000, 1_100, 2_000), 0),
-            ("the database is ahead", 0, (1_000, 5_000, 1_010), 3_990),
-            ("a later reply agrees with that", 3_990, (2_000, 5_999, 2_020), 3_990),
-            ("the database is behind", 0, (5_000, 1_000, 5_010), -4_000),
-            ("the own clock was set back meanwhile", 0, (5_000, 5_005, 1_000), 5),
+            ("at one time", 0, (1_000_000, 1_000, 1_000_000), 0),
+            ("a slow reply, the clocks agree", 0, (1_000_000, 1_900, 2_000_000), 0),
+            ("a slow request, the clocks agree", 0, (1_000_000, 1_100, 2_000_000), 0),
+            ("within the millisecond", 700, (1_000_000, 1_000, 1_000_100), 700),
+            ("the database is ahead", 0, (1_000_000, 5_000, 1_010_000), 3_990_000),
+            (
+                "a later reply agrees with that",
+                3_990_000,
+                (2_000_000, 5_999, 2_020_000),
+                3_990_000,
+            ),
+            ("the database is behind", 0, (5_000_000, 1_000, 5_010_000), -3_999_001),
+            (
+                "the database's clock is set back",
+                3_990_000,
+                (3_000_000, 1_000, 3_010_000),
+                -1_999_001,
+            ),
         ];
         for (what, before, (sent, database, received), offset) in table {
             assert_eq!(corrected(before, sent, database, received), offset, "{what}");

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::failpoint;
 use crate::service::systemd::Manager;
 use crate::service::{Pulse, Watchdog};
-use crate::source::{ScanTrigger, Schedule};
+use crate::source::{ScanTrigger, Timer};
 use crate::store::{Stopped, with_pulse};
 
 /// The longest that a loop may go without a sign of life. A try that fails is one, outage or not.
@@ -213,13 +213,12 @@ impl Tasks {
                 ticked.ask();
             }
         };
-        let schedule = Schedule::run(
-            settings.schedule.clone(),
-            engine.clock.clone(),
-            tick,
-            Arc::clone(&settings.schedule_changed),
-            self.stop.clone(),
-        );
+        let timer = Timer {
+            schedule: settings.schedule.clone(),
+            changed: Arc::clone(&settings.schedule_changed),
+            clock: engine.clock.clone(),
+        };
+        let schedule = timer.run(tick, self.stop.clone());
         self.sources.spawn(named("schedule", async move {
             if let Err(error) = schedule.await {
                 error!(%error, "the scan's schedule can't run");

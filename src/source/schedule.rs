@@ -1,19 +1,13 @@
 //! When to scan: a cron expression in a time zone.
-//!
-//! `tokio-cron-scheduler` keeps a fixed UTC offset for zoned jobs (its issue 107), an hour off after a daylight-saving
-//! change. So the instants come from `croner` with `chrono-tz`, and the scheduler only rings at each.
 
-use std::time::{Duration, Instant};
+mod timer;
 
 use bson::DateTime;
-use chrono::{MappedLocalTime, Offset, TimeZone, Utc};
+use chrono::{MappedLocalTime, NaiveDateTime, Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 use croner::{Cron, JobType};
-use tokio::sync::mpsc;
-use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
-use tokio_util::sync::CancellationToken;
 
-use crate::model::{Clock, Live};
+pub use timer::Timer;
 
 /// A cron expression (second minute hour day month weekday) in a zone.
 #[derive(Clone, Debug)]
@@ -33,12 +27,41 @@ impl Schedule {
     pub fn next_after(&self, now: DateTime) -> Option<DateTime> {
         let now = Utc.timestamp_opt(now.timestamp_millis().div_euclid(1000), 0).single()?;
         let now = now.with_timezone(&self.zone);
-        let next = self.find(&now);
-        let next = match self.in_second_pass(&now) {
-            Some(again) => Some(next.filter(|next| (now..again).contains(next)).unwrap_or(again)),
-            None => next.and_then(|next| self.skip_past(next, &now)),
+        let next = match self.cron.determine_job_type() {
+            JobType::FixedTime => self.next_fixed(&now),
+            JobType::IntervalWildcard => self.next_of_many(&now),
         };
         Some(DateTime::from_millis(next?.timestamp_millis()))
+    }
+
+    /// Asks `croner` for the local time alone, as if there were no zone: in one, it takes the last time before a skipped hour for
+    /// one within it.
+    fn next_fixed(&self, now: &chrono::DateTime<Tz>) -> Option<chrono::DateTime<Tz>> {
+        let mut local = now.naive_local().and_utc();
+        loop {
+            local = self.find(&local)?;
+            let at = self.first_at_or_after(local.naive_utc())?;
+            // Not a repeated time whose first pass is over.
+            if at > *now {
+                return Some(at);
+            }
+        }
+    }
+
+    /// The first pass of a local time, or the end of the gap that skips it. A zone that changes sides of the date line skips a day.
+    fn first_at_or_after(&self, local: NaiveDateTime) -> Option<chrono::DateTime<Tz>> {
+        (0..=86_400).find_map(|second| {
+            let local = local.checked_add_signed(TimeDelta::seconds(second))?;
+            self.zone.from_local_datetime(&local).earliest()
+        })
+    }
+
+    fn next_of_many(&self, now: &chrono::DateTime<Tz>) -> Option<chrono::DateTime<Tz>> {
+        let next = self.find(now);
+        match self.in_second_pass(now) {
+            Some(again) => Some(next.filter(|next| (*now..again).contains(next)).unwrap_or(again)),
+            None => next.and_then(|next| self.skip_past(next, now)),
+        }
     }
 
     fn find<Z: TimeZone>(&self, after: &chrono::DateTime<Z>) -> Option<chrono::DateTime<Z>> {
@@ -51,9 +74,6 @@ impl Schedule {
         let MappedLocalTime::Ambiguous(_, second) = self.zone.from_local_datetime(&now.naive_local()) else {
             return None;
         };
-        if self.cron.determine_job_type() == JobType::FixedTime {
-            return None;
-        }
         let offset = second.offset().fix();
         let mut at = now.with_timezone(&offset);
         loop {
@@ -72,48 +92,6 @@ impl Schedule {
         }
         Some(next)
     }
-
-    /// Calls `ring` at each instant of the schedule until `stop`. A schedule that was replaced takes effect at `changed`.
-    ///
-    /// # Errors
-    /// The scheduler can't be started.
-    pub async fn run(
-        schedule: Live<Self>,
-        clock: Clock,
-        ring: impl Fn(),
-        changed: std::sync::Arc<tokio::sync::Notify>,
-        stop: CancellationToken,
-    ) -> Result<(), JobSchedulerError> {
-        let mut scheduler = JobScheduler::new().await?;
-        scheduler.start().await?;
-        let (fired, mut firing) = mpsc::channel(1);
-        while !stop.is_cancelled() {
-            let job = match schedule.get().next_after(clock.now()) {
-                Some(next) => Some(scheduler.add(ring_at(next, &clock, fired.clone())?).await?),
-                None => None,
-            };
-            tokio::select! {
-                () = stop.cancelled() => break,
-                // A job that has fired goes by itself; taken out before, the scheduler would log an error.
-                Some(()) = firing.recv() => ring(),
-                () = changed.notified() => {
-                    if let Some(job) = job {
-                        // It may have fired just now.
-                        let _ = scheduler.remove(&job).await;
-                    }
-                }
-            }
-        }
-        scheduler.shutdown().await
-    }
-}
-
-fn ring_at(next: DateTime, clock: &Clock, fired: mpsc::Sender<()>) -> Result<Job, JobSchedulerError> {
-    let wait = u64::try_from(next.timestamp_millis() - clock.now().timestamp_millis()).unwrap_or(0);
-    let at = Instant::now() + Duration::from_millis(wait);
-    Job::new_one_shot_at_instant(at, move |_, _| {
-        let _ = fired.try_send(());
-    })
 }
 
 #[cfg(test)]

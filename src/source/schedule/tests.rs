@@ -1,15 +1,16 @@
 use super::*;
 
 fn paris(cron: &str) -> Schedule {
+    in_zone(cron, chrono_tz::Europe::Paris)
+}
+
+fn in_zone(cron: &str, zone: Tz) -> Schedule {
     let cron = croner::parser::CronParser::builder()
         .seconds(croner::parser::Seconds::Required)
         .build()
         .parse(cron)
         .unwrap();
-    Schedule {
-        cron,
-        zone: chrono_tz::Europe::Paris,
-    }
+    Schedule { cron, zone }
 }
 
 fn instant(text: &str) -> DateTime {
@@ -47,6 +48,35 @@ fn half_past_two_in_the_gap_fires_when_the_clock_jumps() {
         fires(&paris("0 30 2 * * *"), "2025-03-29T00:00:00Z", "2025-04-01T00:00:00Z"),
         ["2025-03-29T01:30:00Z", "2025-03-30T01:00:00Z", "2025-03-31T00:30:00Z"]
     );
+}
+
+#[test]
+fn a_fixed_time_outside_the_gap_fires_once_and_one_within_it_at_its_end() {
+    use chrono_tz::{America, Australia, Europe, Pacific};
+    let table = [
+        // Zone, schedule, the day of the gap in UTC, and the instants.
+        (Europe::Paris, "0 1 1 * * *", "2025-03-30", vec!["00:01:00"]),
+        (Europe::Paris, "0 30 1 * * *", "2025-03-30", vec!["00:30:00"]),
+        (Europe::Paris, "59 59 1 * * *", "2025-03-30", vec!["00:59:59"]),
+        (Europe::Paris, "0 0 2 * * *", "2025-03-30", vec!["01:00:00"]),
+        (Europe::Paris, "0 59 2 * * SUN", "2025-03-30", vec!["01:00:00"]),
+        (Europe::Paris, "0 0 3 * * *", "2025-03-30", vec!["01:00:00"]),
+        (America::New_York, "0 30 1 * * *", "2025-03-09", vec!["06:30:00"]),
+        (America::New_York, "0 30 2 * * *", "2025-03-09", vec!["07:00:00"]),
+        (Australia::Lord_Howe, "0 45 1 * * *", "2025-10-04", vec!["15:15:00"]),
+        (Australia::Lord_Howe, "0 15 2 * * *", "2025-10-04", vec!["15:30:00"]),
+        // Midnight is skipped: the time before it is of the day before.
+        (America::Asuncion, "0 30 23 * * *", "2024-10-06", vec!["03:30:00"]),
+        (America::Asuncion, "0 30 0 * * SUN", "2024-10-06", vec!["04:00:00"]),
+        // The whole 30 December 2011 is skipped, and 31 December begins then.
+        (Pacific::Apia, "0 0 0 30 * *", "2011-12-30", vec!["10:00:00"]),
+        (Pacific::Apia, "0 0 9 * * *", "2011-12-30", vec!["10:00:00", "19:00:00"]),
+    ];
+    for (zone, cron, day, expected) in table {
+        let (from, until) = (format!("{day}T00:00:00Z"), format!("{day}T22:00:00Z"));
+        let expected: Vec<_> = expected.iter().map(|time| format!("{day}T{time}Z")).collect();
+        assert_eq!(fires(&in_zone(cron, zone), &from, &until), expected, "{zone} {cron}");
+    }
 }
 
 #[test]
