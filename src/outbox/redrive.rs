@@ -1,5 +1,7 @@
 //! Dead letters that go out again by themselves.
 
+use std::collections::{HashMap, HashSet};
+
 use bson::{DateTime, doc, rawdoc};
 use futures_util::TryStreamExt;
 use mongodb::options::FindOptions;
@@ -25,7 +27,7 @@ impl Outbox {
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn with_dead_letters(&self, since: DateTime) -> Result<Vec<EndpointKey>> {
+    pub async fn with_dead_letters(&self, since: DateTime) -> Result<HashSet<EndpointKey>> {
         let pipeline = vec![
             doc! { "$sort": { "endpoint": -1, "finishedAt": -1 } },
             doc! { "$group": { "_id": "$endpoint", "last": { "$first": "$finishedAt" } } },
@@ -33,7 +35,7 @@ impl Outbox {
         ];
         let outbox = self.store.outbox();
         let mut cursor = outbox.aggregate(pipeline).hint(hint("dead")).await?;
-        let mut endpoints = Vec::new();
+        let mut endpoints = HashSet::new();
         while let Some(row) = cursor.try_next().await? {
             endpoints.extend(row.get_str("_id").map(EndpointKey::from_stored));
         }
@@ -89,16 +91,21 @@ impl Outbox {
         Ok(Redriven::Again(ids.map(head).collect()))
     }
 
-    /// The state of a document of the outbox; `None` if it is gone.
+    /// The state of each of these documents, and when it ended, if it has; without those that are gone.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn state_of(&self, id: &str) -> Result<Option<String>> {
+    pub async fn states_of(&self, ids: &[&str]) -> Result<HashMap<String, (String, Option<DateTime>)>> {
         let outbox = self.store.outbox();
-        let found = outbox
-            .find_one(doc! { "_id": id })
-            .projection(doc! { "state": 1 })
-            .await?;
-        Ok(found.and_then(|document| document.get_str("state").ok().map(str::to_owned)))
+        let found = outbox.find(doc! { "_id": { "$in": ids } });
+        let mut cursor = found.projection(doc! { "state": 1, "finishedAt": 1 }).await?;
+        let mut states = HashMap::new();
+        while let Some(row) = cursor.try_next().await? {
+            if let (Ok(id), Ok(state)) = (row.get_str("_id"), row.get_str("state")) {
+                let ended = row.get_datetime("finishedAt").ok();
+                states.insert(id.to_owned(), (state.to_owned(), ended));
+            }
+        }
+        Ok(states)
     }
 }

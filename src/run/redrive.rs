@@ -13,6 +13,7 @@ use tracing::{debug, error, info};
 
 use super::Engine;
 use super::upkeep::MOST_REFUSED;
+use crate::failpoint;
 use crate::model::EndpointKey;
 use crate::outbox::{Head, Redriven};
 use crate::platform::Found;
@@ -44,7 +45,8 @@ struct Trials {
 /// Sends dead letters again until `stop`.
 pub(super) async fn redrive(engine: std::sync::Arc<Engine>, stop: CancellationToken) {
     let (mut trials, mut tries) = (Trials::default(), engine.store.outage().tries());
-    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+    let look_every = failpoint::limit("redrive-look", LOOK);
+    while stop.run_until_cancelled(tokio::time::sleep(look_every)).await.is_some() {
         let began = std::time::Instant::now();
         match look(&engine, &mut trials).await {
             Ok(()) => tries.succeeded(),
@@ -58,8 +60,15 @@ async fn look(engine: &Engine, trials: &mut Trials) -> Result<()> {
     let age = i64::try_from(engine.settings.redrive_for.get().as_millis()).unwrap_or(i64::MAX);
     let now = engine.clock.now();
     let since = DateTime::from_millis(now.timestamp_millis().saturating_sub(age));
+    // Before the endpoints: what dies in between is found among these.
+    let tried: Vec<_> = trials.last.values().filter_map(|trial| trial.id.as_deref()).collect();
+    let states = engine.outbox.states_of(&tried).await?;
+    let state_of = |trial: &Trial| states.get(trial.id.as_deref()?);
     let endpoints = engine.outbox.with_dead_letters(since).await?;
-    trials.last.retain(|endpoint, _| endpoints.contains(endpoint));
+    // An endpoint whose only dead letter is on its way has none now.
+    trials.last.retain(|endpoint, trial| {
+        endpoints.contains(endpoint) || state_of(trial).is_some_and(|(state, _)| state == "pending")
+    });
     let ours = |endpoint: &&EndpointKey| {
         let enabled = match engine.directory.find(endpoint) {
             Found::Served(_) => true,
@@ -72,7 +81,8 @@ async fn look(engine: &Engine, trials: &mut Trials) -> Result<()> {
         if trials.refused.has(endpoint, began) {
             continue;
         }
-        let Some(limit) = allowed(engine, trials.last.get(endpoint)).await? else {
+        let last = trials.last.get(endpoint);
+        let Some(limit) = allowed(last, last.and_then(state_of), now) else {
             continue;
         };
         let redriven = match redrive_some(engine, endpoint, since, limit).await {
@@ -121,16 +131,51 @@ async fn redrive_some(engine: &Engine, endpoint: &EndpointKey, since: DateTime, 
     }
 }
 
-/// How many may go out now: many where the last trial arrived, none while it is on its way, one now and then where it failed.
-async fn allowed(engine: &Engine, last: Option<&Trial>) -> Result<Option<i64>> {
-    let Some(last) = last else { return Ok(Some(1)) };
-    let state = match &last.id {
-        Some(id) => engine.outbox.state_of(id).await?,
-        None => None,
-    };
-    Ok(match state.as_deref() {
-        Some("delivered") => Some(GENTLE),
-        Some("pending") => None,
+/// How many may go out now: many where the last trial arrived, none while it is on its way, one at a time where it failed,
+/// [`TRY_EVERY`] after it did.
+fn allowed(last: Option<&Trial>, state: Option<&(String, Option<DateTime>)>, now: DateTime) -> Option<i64> {
+    let Some(last) = last else { return Some(1) };
+    match state {
+        Some((state, _)) if state == "delivered" => Some(GENTLE),
+        Some((state, _)) if state == "pending" => None,
+        Some((_, Some(ended))) => is_past(*ended, TRY_EVERY, now).then_some(1),
         _ => (last.at.elapsed() >= TRY_EVERY).then_some(1),
-    })
+    }
+}
+
+fn is_past(instant: DateTime, by: Duration, now: DateTime) -> bool {
+    let elapsed = now.timestamp_millis().saturating_sub(instant.timestamp_millis());
+    u128::try_from(elapsed).is_ok_and(|elapsed| elapsed >= by.as_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trial_that_failed_is_followed_a_minute_after_its_end() {
+        let trial = Trial {
+            at: Instant::now(),
+            id: Some("a".into()),
+        };
+        let seconds = |seconds: i64| DateTime::from_millis(seconds * 1000);
+        let table = [
+            ("on its way", "pending", None, None),
+            ("arrived", "delivered", Some(0), Some(GENTLE)),
+            ("just failed", "dead", Some(995), None),
+            ("failed a minute ago", "dead", Some(940), Some(1)),
+            ("cancelled a while ago", "cancelled", Some(100), Some(1)),
+            ("fails at a later time than now", "dead", Some(1_010), None),
+        ];
+        for (what, state, ended, expected) in table {
+            let state = (state.to_owned(), ended.map(seconds));
+            assert_eq!(allowed(Some(&trial), Some(&state), seconds(1_000)), expected, "{what}");
+        }
+        assert_eq!(
+            allowed(Some(&trial), None, seconds(1_000)),
+            None,
+            "nothing is known of it"
+        );
+        assert_eq!(allowed(None, None, seconds(1_000)), Some(1), "the first");
+    }
 }

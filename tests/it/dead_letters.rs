@@ -5,7 +5,7 @@ use certhookd::sandbox::Answer;
 use http::StatusCode;
 use nix::sys::signal::Signal;
 
-use crate::fixture::{Fixture, expired};
+use crate::fixture::{Daemon, Fixture, expired};
 
 const TWO_ATTEMPTS: &str = "delivery.max_attempts = 2\ndelivery.retry_window = \"1s\"\ncompletions.enabled = false";
 
@@ -129,4 +129,34 @@ async fn dead_letters_are_replayed_by_an_operator_and_a_dry_run_only_shows_them(
         (&1.into(), &0.into()),
         "{state}"
     );
+}
+
+/// The endpoint of each fails in another way.
+#[tokio::test]
+async fn a_single_dead_letter_of_an_endpoint_that_goes_on_failing_is_tried_once_a_minute() {
+    let fixture = Fixture::new().await.with(TWO_ATTEMPTS);
+    let ways = [
+        ("/hung", Answer::silence()),
+        ("/down", Answer::status(StatusCode::SERVICE_UNAVAILABLE)),
+        ("/broken", Answer::status(StatusCode::FOUND)),
+    ];
+    for (path, answer) in &ways {
+        fixture.receiver.script(path, [answer.clone()]);
+        let mut endpoint = fixture.endpoint(path);
+        endpoint.insert("timeout", 1000);
+        let organization = fixture.organization(vec![endpoint]).await;
+        fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    }
+    let mut command = fixture.command(&["run"]);
+    command.env("FAILPOINTS", "redrive-look=return(1)");
+    let daemon = Daemon::spawn(command);
+    let again = |line: &serde_json::Value| line["message"] == "dead letters go out again";
+    daemon.wait_for_nth(again, ways.len()).await;
+    let failed_again = doc! { "state": "dead", "reason": "it failed again after it was a dead letter" };
+    fixture.wait_for_deliveries(failed_again, 3).await;
+    // Three looks later.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(daemon.count(again), ways.len());
+    // The first timeout takes all of the retry period.
+    assert_eq!(ways.map(|(path, _)| fixture.receiver.count(path)), [2, 3, 3]);
 }
