@@ -26,7 +26,7 @@ pub use cached::Cached;
 pub use endpoints::{DAYS, Endpoint};
 pub use heads::{Head, NEXT};
 pub use instances::Instance;
-pub use sources::{Scan, Stream};
+pub use sources::{Find, Scan, Stream};
 
 /// All of it.
 #[derive(Clone, Debug, Serialize)]

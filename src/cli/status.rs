@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::table;
 use crate::config::Config;
-use crate::status::{DAYS, Endpoint, Instance, Status, gather};
+use crate::status::{DAYS, Endpoint, Instance, Scan, Status, gather};
 use crate::store::Store;
 
 /// Asks and prints.
@@ -37,14 +37,7 @@ fn print(status: &Status) {
     let oldest = outbox.oldest.map(|age| format!("due for {} s", age.as_secs()));
     println!("oldest     {}", oldest.as_deref().unwrap_or("nothing is due"));
     match &status.last_scan {
-        Some(scan) => println!(
-            "last scan  {}: {} found, {} deliveries, {} rejected, {} ms",
-            iso(scan.at),
-            scan.found,
-            scan.deliveries,
-            scan.rejected,
-            scan.duration_ms
-        ),
+        Some(scan) => print_scan(scan),
         None => println!("last scan  never"),
     }
     match &status.stream {
@@ -69,6 +62,25 @@ fn print(status: &Status) {
         ],
         &status.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
     );
+}
+
+fn print_scan(scan: &Scan) {
+    println!(
+        "last scan  {}: {} found, {} deliveries, {} rejected, {} ms",
+        iso(scan.at),
+        scan.found,
+        scan.deliveries,
+        scan.rejected,
+        scan.duration_ms
+    );
+    if let Some(last) = scan.found_last.as_ref().filter(|last| last.at < scan.at) {
+        println!(
+            "last found {}: {} certificates, {} deliveries",
+            iso(last.at),
+            last.found,
+            last.deliveries
+        );
+    }
 }
 
 fn iso(at: DateTime) -> String {

@@ -128,8 +128,12 @@ fn tiles_of_outbox(status: &Status) -> Vec<Tile> {
 }
 
 fn scan_in_words(scan: &Scan, status: &Status) -> String {
+    let found_last = scan.found_last.as_ref().filter(|last| last.at < scan.at);
+    let before = found_last.map_or_else(String::new, |last| {
+        format!("; {}: {} certificates", ago(status.at, last.at), count(last.found))
+    });
     format!(
-        "{}: {} certificates, {} deliveries, {} rejected, {} ms",
+        "{}: {} certificates, {} deliveries, {} rejected, {} ms{before}",
         ago(status.at, scan.at),
         count(scan.found),
         count(scan.deliveries),

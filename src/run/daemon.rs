@@ -63,7 +63,7 @@ impl Daemon {
     async fn answer(&mut self, signals: &mut Signals) {
         loop {
             match signals.next().await {
-                Signal::Scan => self.trigger.ask(),
+                Signal::Scan => self.trigger.ask_for_operator(),
                 Signal::Report => self.report(),
                 Signal::Reload => self.reload(),
                 Signal::Stop => return,

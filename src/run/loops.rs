@@ -36,7 +36,7 @@ pub(super) async fn scans(engine: Arc<Engine>, trigger: ScanTrigger, stop: Cance
         let report = scan.run_once(extent, engine.clock.now()).await?;
         let ended = engine.clock.now();
         engine.last_scan.set(Some((ended, report)));
-        log(&report, extent == Extent::All);
+        log(&report, extent);
         save(&engine, ended, &report).await?;
         if mended.elapsed() >= MEND {
             mended = Instant::now();
@@ -97,8 +97,8 @@ pub(super) async fn watch(engine: Arc<Engine>, pulse: Arc<Pulse>, stop: Cancella
     Ok(())
 }
 
-/// A scan that nobody asked for is routine.
-fn log(report: &Report, asked: bool) {
+/// A scan that finds nothing is routine, unless somebody waits to hear so.
+fn log(report: &Report, extent: Extent) {
     macro_rules! line {
         ($level:ident) => {
             $level!(
@@ -111,13 +111,17 @@ fn log(report: &Report, asked: bool) {
             )
         };
     }
-    if asked { line!(info) } else { line!(debug) }
+    if report.found > 0 || extent == Extent::AllForOperator {
+        line!(info);
+    } else {
+        line!(debug);
+    }
 }
 
 /// For `certhookd status`, which asks MongoDB.
 async fn save(engine: &Engine, at: DateTime, report: &Report) -> Result<(), Stopped> {
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    let set = doc! { "$set": {
+    let mut set = doc! {
         "at": at,
         "instance": &**engine.cluster.instance_id(),
         "found": number(report.found),
@@ -125,7 +129,15 @@ async fn save(engine: &Engine, at: DateTime, report: &Report) -> Result<(), Stop
         "deliveries": number(report.deliveries),
         "known": number(report.known),
         "durationMs": number(usize::try_from(report.took.as_millis()).unwrap_or(usize::MAX)),
-    } };
+    };
+    // A scan that finds nothing does not hide what was found last.
+    if report.found > 0 {
+        set.insert(
+            "foundLast",
+            doc! { "at": at, "found": number(report.found), "deliveries": number(report.deliveries) },
+        );
+    }
+    let set = doc! { "$set": set };
     let update = || async {
         let state = engine.store.state();
         Ok(state

@@ -100,7 +100,7 @@ impl Scan {
         let index = || read::index(&self.store, config.ensure_indexes);
         let index = self.store.persist("look for the scan's index", index).await?;
         let queries = match extent {
-            Extent::All => Query::all(now, &config, index.as_deref()),
+            Extent::All | Extent::AllForOperator => Query::all(now, &config, index.as_deref()),
             Extent::Since(since) => Query::since(since, now, &config, index.as_deref()),
         };
         let mut report = Report::default();

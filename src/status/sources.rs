@@ -1,6 +1,6 @@
 //! Where events come from: the last scan, and the change stream.
 
-use bson::{DateTime, doc};
+use bson::{DateTime, Document, doc};
 use serde::Serialize;
 
 use super::{instant, number, rfc3339};
@@ -20,6 +20,20 @@ pub struct Scan {
     pub rejected: i64,
     /// How long it took.
     pub duration_ms: i64,
+    /// The last scan that found something.
+    pub found_last: Option<Find>,
+}
+
+/// What a scan found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Find {
+    /// When the scan ended.
+    #[serde(serialize_with = "rfc3339")]
+    pub at: DateTime,
+    /// Certificates that had expired with the reminder unsent.
+    pub found: i64,
+    /// Deliveries that it appended.
+    pub deliveries: i64,
 }
 
 /// The change stream.
@@ -42,7 +56,16 @@ pub(super) async fn last_scan(store: &Store) -> Result<Option<Scan>> {
         deliveries: number(&document, "deliveries"),
         rejected: number(&document, "rejected"),
         duration_ms: number(&document, "durationMs"),
+        found_last: document.get_document("foundLast").ok().and_then(find),
     }))
+}
+
+fn find(document: &Document) -> Option<Find> {
+    instant(document, "at").map(|at| Find {
+        at,
+        found: number(document, "found"),
+        deliveries: number(document, "deliveries"),
+    })
 }
 
 pub(super) async fn stream(store: &Store) -> Result<Option<Stream>> {

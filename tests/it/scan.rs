@@ -199,6 +199,58 @@ async fn the_schedule_rings_again_and_again() {
     daemon.wait_for_nth(is_scan, 2).await;
 }
 
+#[tokio::test]
+async fn a_scan_that_finds_something_is_told_of_and_shown_and_one_that_finds_nothing_only_to_who_asked() {
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    let daemon = fixture.daemon().await;
+    let told = |n: usize| daemon.wait_for_nth(is_scan, n);
+    let shown = || async {
+        let status = fixture.outcome(&["status", "--json"]).await.stdout;
+        let status: Value = serde_json::from_str(&status).unwrap();
+        let scan = &status["last_scan"];
+        (scan["found"].clone(), scan["found_last"]["found"].clone())
+    };
+    let level = |line: &Value| {
+        (
+            line["level"].as_str().unwrap().to_owned(),
+            line["found"].as_u64().unwrap(),
+        )
+    };
+
+    assert_eq!(level(&told(1).await), ("INFO".into(), 1), "at the start");
+    let soon = DateTime::from_millis(Clock::local().timestamp_millis() + 700);
+    let two = [0, 1].map(|_| certificate(organization, Some(soon)));
+    fixture.badge_users().insert_many(two).await.unwrap();
+    assert_eq!(level(&told(2).await), ("INFO".into(), 2), "at the moment of expiry");
+    fixture
+        .wait_for_count(&fixture.state(), doc! { "_id": "scan", "found": 2 }, 1)
+        .await;
+    assert_eq!(shown().await, (2.into(), 2.into()));
+
+    daemon.signal(Signal::SIGUSR1);
+    assert_eq!(level(&told(3).await), ("INFO".into(), 0), "an operator asked");
+    fixture
+        .wait_for_count(&fixture.state(), doc! { "_id": "scan", "found": 0 }, 1)
+        .await;
+    assert_eq!(shown().await, (0.into(), 2.into()));
+    let table = fixture.outcome(&["status"]).await.stdout;
+    assert!(
+        table.contains("\nlast found ") && table.contains(": 2 certificates, 2 deliveries"),
+        "{table}"
+    );
+}
+
+#[tokio::test]
+async fn scheduled_scans_that_find_nothing_are_at_debug() {
+    let fixture = Fixture::new().await.with("scan.schedule = \"* * * * * *\"");
+    let daemon = fixture.daemon().await;
+    daemon.wait_for_nth(is_scan, 3).await;
+    let scans: Vec<_> = daemon.lines().into_iter().filter(is_scan).collect();
+    assert!(scans.iter().all(|line| line["level"] == "DEBUG"), "{scans:?}");
+}
+
 fn is_index_announced(line: &Value) -> bool {
     let told = "creating the index that serves the scan";
     line["level"] == "INFO" && line["message"] == told && line["index"] == "certhookd_scan"

@@ -19,15 +19,23 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Pending {
-    asked: bool,
+    asked: Option<Asker>,
     since: Option<DateTime>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Asker {
+    Daemon,
+    Operator,
 }
 
 /// What is to be scanned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// Everything that has expired: the schedule, a signal or the start asked for it.
+    /// Everything that has expired: the schedule or the start asked for it.
     All,
+    /// The same, because an operator asked for it, who waits for the report.
+    AllForOperator,
     /// What expired at this instant or later: a certificate expires just now, and nobody asked.
     Since(DateTime),
 }
@@ -35,7 +43,17 @@ pub enum Extent {
 impl ScanTrigger {
     /// Asks for a scan of everything; one that is asked for already is enough.
     pub fn ask(&self) {
-        self.0.pending.lock().asked = true;
+        self.asked_by(Asker::Daemon);
+    }
+
+    /// The same, for an operator.
+    pub fn ask_for_operator(&self) {
+        self.asked_by(Asker::Operator);
+    }
+
+    fn asked_by(&self, asker: Asker) {
+        let mut pending = self.0.pending.lock();
+        pending.asked = pending.asked.max(Some(asker));
         self.0.notify.notify_one();
     }
 
@@ -52,7 +70,11 @@ impl ScanTrigger {
             self.0.notify.notified().await;
             let pending = std::mem::take(&mut *self.0.pending.lock());
             match pending {
-                Pending { asked: true, .. } => return Extent::All,
+                Pending {
+                    asked: Some(Asker::Operator),
+                    ..
+                } => return Extent::AllForOperator,
+                Pending { asked: Some(_), .. } => return Extent::All,
                 Pending { since: Some(since), .. } => return Extent::Since(since),
                 Pending { .. } => {}
             }
