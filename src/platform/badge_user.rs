@@ -61,6 +61,14 @@ pub fn completed(document: &RawDocument) -> Result<Event, Unfit> {
     })
 }
 
+/// Whether the document says when it was awarded. A platform may insert it first and say so in a second write.
+pub fn is_awarded(document: &RawDocument) -> bool {
+    !matches!(
+        document.get("creationDate"),
+        Ok(None | Some(RawBsonRef::Null | RawBsonRef::Undefined))
+    )
+}
+
 fn event(
     document: &RawDocument,
     event_type: EventType,

@@ -1,10 +1,10 @@
 //! One way through: from the platform's documents to the receiver.
 
-use bson::{DateTime, doc};
+use bson::{Bson, DateTime, Document, doc};
 use certhookd::model::Clock;
 use nix::sys::signal::Signal;
 
-use crate::fixture::{Fixture, certificate, expired, is_scan};
+use crate::fixture::{Fixture, certificate, completed_id, expired, is_scan};
 
 #[tokio::test]
 async fn an_expired_certificate_is_marked_and_sent() {
@@ -88,4 +88,62 @@ async fn a_signal_scans_and_a_restart_sends_nothing_twice() {
     let daemon = fixture.daemon().await;
     assert_eq!(daemon.wait_for(is_scan).await["found"], 0);
     assert_eq!(fixture.receiver.total(), 2);
+}
+
+#[tokio::test]
+async fn a_certificate_that_gets_its_date_in_a_second_write_is_sent_once_and_nothing_is_rejected() {
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let daemon = fixture.daemon().await;
+    let awarded = Clock::local();
+    let date = |value: Bson| doc! { "$set": { "creationDate": value } };
+    let unset = doc! { "$unset": { "creationDate": 1 } };
+    // As it is inserted, and the writes after that.
+    let cases: [(Option<Bson>, Vec<Document>); 5] = [
+        (None, vec![date(awarded.into())]),
+        (Some(Bson::Null), vec![date(awarded.into())]),
+        (Some(Bson::Undefined), vec![date(awarded.into())]),
+        (
+            None,
+            vec![
+                date(Bson::Null),
+                doc! { "$set": { "disabled": true } },
+                date(awarded.into()),
+            ],
+        ),
+        (Some(Bson::Null), vec![unset.clone(), date(awarded.into())]),
+    ];
+    let mut expected = Vec::new();
+    for (inserted, writes) in cases {
+        let mut document = certificate(organization, None);
+        document.remove("creationDate");
+        document.extend(inserted.map(|date| ("creationDate".to_owned(), date)));
+        fixture.badge_users().insert_one(&document).await.unwrap();
+        for write in writes {
+            let filter = doc! { "_id": &document["_id"] };
+            fixture.badge_users().update_one(filter, write).await.unwrap();
+        }
+        document.insert("creationDate", awarded);
+        expected.push(completed_id(&document));
+    }
+    // Taken back, and never awarded: what is after it arrives, and it does not.
+    let taken_back = certificate(organization, None);
+    fixture.badge_users().insert_one(&taken_back).await.unwrap();
+    expected.push(completed_id(&taken_back));
+    fixture.wait_for(|requests| requests.len() == expected.len()).await;
+    for write in [unset, date(Bson::Null)] {
+        let filter = doc! { "_id": &taken_back["_id"] };
+        fixture.badge_users().update_one(filter, write).await.unwrap();
+    }
+    let last = certificate(organization, None);
+    fixture.badge_users().insert_one(&last).await.unwrap();
+    expected.push(completed_id(&last));
+
+    let requests = fixture.wait_for(|requests| requests.len() >= expected.len()).await;
+    let mut ids: Vec<_> = requests.iter().map(|one| one.header("webhook-id").to_owned()).collect();
+    ids.sort();
+    expected.sort();
+    assert_eq!(ids, expected);
+    assert_eq!(fixture.count_deliveries(doc! { "state": "rejected" }).await, 0);
+    assert_eq!(daemon.count(|line| line["level"] == "WARN"), 0);
 }

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use bson::{Bson, DateTime, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, doc};
+use bson::{Bson, DateTime, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, cstr, doc};
 use futures_util::TryStreamExt;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::position::{Move, Position, Unsaved};
 use super::{Watch, token_of};
@@ -237,10 +237,22 @@ impl Watch {
                 _ => then.append(name, RawBson::from(value)),
             }
         }
+        // It was taken back meanwhile.
+        if let (Some(awarded_at), Ok(None)) = (awarded_at, then.get("creationDate")) {
+            then.append(cstr!("creationDate"), awarded_at);
+        }
         self.found(&then)
     }
 
     fn found(&self, document: &RawDocument) -> Found {
+        if !badge_user::is_awarded(document) {
+            let certificate = document.get("_id").ok().flatten();
+            debug!(
+                ?certificate,
+                "a certificate has no `creationDate` yet: it is told of once it has"
+            );
+            return Found::default();
+        }
         match badge_user::completed(document) {
             Ok(event) => Found {
                 deliveries: deliveries(&self.directory, &event),
@@ -323,10 +335,11 @@ fn updated_fields(change: &RawDocument) -> Option<&RawDocument> {
     description.get_document("updatedFields").ok()
 }
 
-/// What an update has set `creationDate` to.
+/// What an update has set `creationDate` to; `None` too if that takes it back.
 fn awarded_at(change: &RawDocument) -> Option<RawBson> {
-    let date = updated_fields(change)?.get("creationDate").ok()??;
-    Some(RawBson::from(date))
+    let fields = updated_fields(change)?;
+    let date = fields.get("creationDate").ok()??;
+    badge_user::is_awarded(fields).then(|| RawBson::from(date))
 }
 
 /// When the certificate now expires, as far as the change says so.
