@@ -31,6 +31,10 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
             old.service.metrics_listen != new.service.metrics_listen,
         ),
         (
+            "service.allowed_hosts",
+            old.service.allowed_hosts != new.service.allowed_hosts,
+        ),
+        (
             "telemetry.otlp_endpoint",
             old.telemetry.otlp_endpoint != new.telemetry.otlp_endpoint,
         ),

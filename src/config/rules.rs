@@ -157,6 +157,17 @@ pub(super) fn networks(raw: &Raw) -> Result<Vec<IpNet>, Mismatch> {
     texts.into_iter().map(parse).collect()
 }
 
+/// Names of hosts, without a port. What isn't ASCII is turned into what browsers send.
+pub(super) fn host_names(raw: &Raw) -> Result<Vec<String>, Mismatch> {
+    let mismatch = || Mismatch::new("a list of host names without a port, such as certhookd.example.org");
+    let texts = raw.as_texts().ok_or_else(mismatch)?;
+    let parse = |text: &str| match url::Host::parse(text.trim_end_matches('.')) {
+        Ok(url::Host::Domain(name)) if !name.contains('*') => Ok(name),
+        _ => Err(mismatch().because(format!("{} is none", shown(text)))),
+    };
+    texts.into_iter().map(parse).collect()
+}
+
 /// A header's value that says something.
 pub(super) fn header_value(raw: &Raw) -> Result<HeaderValue, Mismatch> {
     filled(raw)

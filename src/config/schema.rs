@@ -14,8 +14,8 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::rules::{
-    base_url, boolean, collection_name, connection_string, database_name, duration, field_path, header_value, instant,
-    listen_address, mailbox, networks, number, schedule, smtp_server, template, zone,
+    base_url, boolean, collection_name, connection_string, database_name, duration, field_path, header_value,
+    host_names, instant, listen_address, mailbox, networks, number, schedule, smtp_server, template, zone,
 };
 use super::secrets::FILE_KEYS;
 use super::settings::Settings;
@@ -148,6 +148,8 @@ section! {
         shutdown_grace: Duration = "20s", duration("0s"..="10m");
         /// Where metrics are served; `None` turns it off.
         metrics_listen: Option<SocketAddr> = "127.0.0.1:9464", listen_address;
+        /// Names under which it may be asked there, besides addresses and localhost: lower case, as in the DNS.
+        allowed_hosts: Vec<String> = "", host_names;
     }
 }
 

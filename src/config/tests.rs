@@ -89,7 +89,7 @@ fn settings_of(toml: &str, with_commented: bool) -> String {
 fn a_reload_names_the_keys_that_need_a_restart() {
     let old = Given::nothing().config();
     let new = Given::toml(
-        "mongodb.database = 'other'\ncompletions.enabled = false\nqueue.capacity = 2000\nservice.metrics_listen = ''\n\
+        "mongodb.database = 'other'\ncompletions.enabled = false\nqueue.capacity = 2000\nservice.metrics_listen = ''\nservice.allowed_hosts = ['a.example']\n\
          delivery.retention = '60d'\ntelemetry.otlp_endpoint = 'http://127.0.0.1:4318'\ndelivery.concurrency = 3\nscan.timezone = 'Europe/Paris'",
     )
     .env("CERTHOOKD_MONGODB__URI", SECRET_URI)
@@ -103,6 +103,7 @@ fn a_reload_names_the_keys_that_need_a_restart() {
             "queue.capacity",
             "delivery.retention",
             "service.metrics_listen",
+            "service.allowed_hosts",
             "telemetry.otlp_endpoint"
         ]
     );

@@ -40,7 +40,7 @@ impl Running {
         let manager = Manager::from_env();
         let settings = Settings::new(config)?;
         let stage = Stage::default();
-        let listener = serve(config.service.metrics_listen, &stage).await?;
+        let listener = serve(&config.service, &stage).await?;
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
         let store = tokio::select! {
             store = connect(config, &manager, &stop, give_up.clone()) => store?,

@@ -1,6 +1,5 @@
 //! What the listener serves: the status page, `/metrics`, `/healthz` and `/readyz`, from the start of the daemon to its end.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -16,6 +15,7 @@ use tracing::error;
 
 use super::Engine;
 use super::reading::{PATIENCE, Watched, own, read};
+use crate::config;
 use crate::metrics::Reading;
 use crate::model::Live;
 use crate::page::STYLE;
@@ -25,8 +25,10 @@ use crate::service::{Listener, Watchdog};
 ///
 /// # Errors
 /// The address can't be listened on.
-pub(super) async fn serve(address: Option<SocketAddr>, stage: &Stage) -> anyhow::Result<Option<Listener>> {
-    let Some(address) = address else { return Ok(None) };
+pub(super) async fn serve(service: &config::Service, stage: &Stage) -> anyhow::Result<Option<Listener>> {
+    let Some(address) = service.metrics_listen else {
+        return Ok(None);
+    };
     let router = Router::new()
         .route("/", get(page))
         .route("/style.css", get(style))
@@ -35,7 +37,7 @@ pub(super) async fn serve(address: Option<SocketAddr>, stage: &Stage) -> anyhow:
         .route("/readyz", get(readiness))
         .layer(map_response(guarded))
         .with_state(stage.clone());
-    Listener::start(address, router).await.map(Some)
+    Listener::start(address, &service.allowed_hosts, router).await.map(Some)
 }
 
 /// How far the daemon is. Clones see the same.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::from_fn_with_state;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 use tracing::{info, warn};
 
-use super::host::refuse_names;
+use super::host::{AllowedHosts, refuse_names};
 
 /// How long responses under way may take when the daemon ends.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -51,17 +51,17 @@ pub struct Listener {
 
 impl Listener {
     /// Serves `router` on `service.metrics_listen`; on a loopback address to this machine alone, browsers that a foreign page has
-    /// led there not included.
+    /// led there not included unless under one of `allowed_hosts`.
     ///
     /// # Errors
     /// The address can't be listened on, e.g. because another process does.
-    pub async fn start(address: SocketAddr, router: Router) -> anyhow::Result<Self> {
+    pub async fn start(address: SocketAddr, allowed_hosts: &[String], router: Router) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("service.metrics_listen: can't listen on {address}; give each daemon on a machine an address of its own, or \"\" for none")
         })?;
         info!(address = %listener.local_addr()?, "serving metrics, health and status");
         let router = match address.ip().is_loopback() {
-            true => router.layer(from_fn(refuse_names)),
+            true => router.layer(from_fn_with_state(AllowedHosts::new(allowed_hosts), refuse_names)),
             false => router,
         };
         let stop = CancellationToken::new();

@@ -264,14 +264,25 @@ async fn hostile_names_stay_text_and_the_page_loads_nothing_else() {
 
 /// A page of any site may have the browser ask it under a name of that site.
 #[tokio::test]
-async fn it_is_not_served_under_a_foreign_name() {
-    let fixture = Fixture::new().await.with(LISTEN);
+async fn it_is_not_served_under_a_foreign_name_but_under_those_that_are_allowed() {
+    let allowed = "service.allowed_hosts = [\"status.example.org\", \"Bücher.example\"]";
+    let fixture = Fixture::new().await.with(&format!("{LISTEN}\n{allowed}"));
     let daemon = fixture.daemon().await;
     let address = address(&daemon).await;
     for path in ["/", "/metrics"] {
-        let page = request_as(address, "rebound.example", "GET", path).await;
-        assert_eq!((page.status, page.body.lines().count()), (421, 1), "{}", page.body);
-        assert_eq!(request_as(address, "localhost", "GET", path).await.status, 200);
+        for foreign in ["rebound.example", "status.example.org.rebound.example", "example.org"] {
+            let page = request_as(address, foreign, "GET", path).await;
+            assert_eq!((page.status, page.body.lines().count()), (421, 1), "{}", page.body);
+        }
+        // A proxy passes on under which name and port it was asked.
+        for allowed in [
+            "localhost",
+            "status.example.org",
+            "Status.Example.org:8443",
+            "xn--bcher-kva.example",
+        ] {
+            assert_eq!(request_as(address, allowed, "GET", path).await.status, 200, "{allowed}");
+        }
     }
 }
 

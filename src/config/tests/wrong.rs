@@ -56,6 +56,26 @@ fn values_say_what_was_expected_and_found() {
             "delivery.retry_window = 600",
             "such as \"90s\" or \"2h 30m\", found 600 ",
         ),
+        (
+            "service.allowed_hosts = ['a/b']",
+            "expected a list of host names without a port, such as certhookd.example.org, found [\"a/b\"]: \"a/b\" is none",
+        ),
+        (
+            "service.allowed_hosts = ['a.example:8443']",
+            "a list of host names without a port, ",
+        ),
+        (
+            "service.allowed_hosts = ['*.a.example']",
+            "a list of host names without a port, ",
+        ),
+        (
+            "service.allowed_hosts = ['127.0.0.1']",
+            "a list of host names without a port, ",
+        ),
+        (
+            "service.allowed_hosts = 'a.example'",
+            "a list of host names without a port, ",
+        ),
         ("delivery.retry_window = '8d'", "expected a duration from 1s to 7d, "),
         ("delivery.retention = '59m'", "expected a duration from 1h to 3650d, "),
         (
