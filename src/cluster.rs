@@ -71,6 +71,8 @@ struct Shared {
     others: Mutex<Beats>,
     /// The control number that this instance has acted on.
     control: AtomicI64,
+    /// For the heartbeat: see [`Cluster::show_unconfigured`].
+    unconfigured: AtomicI64,
     /// The number of the lease for finding events, if this instance holds it.
     lease: watch::Sender<Option<i64>>,
     /// Notified when a heartbeat should go out at once.
@@ -88,6 +90,7 @@ impl Cluster {
             beats: AtomicI64::new(0),
             others: Mutex::default(),
             control: AtomicI64::new(0),
+            unconfigured: AtomicI64::new(0),
             lease: watch::Sender::default(),
             beat_now: Notify::new(),
         };
@@ -122,6 +125,12 @@ impl Cluster {
     /// How old the last confirmed heartbeat is; `None` before the first.
     pub fn age(&self) -> Option<Duration> {
         self.shared.fence.age()
+    }
+
+    /// Shows with the next heartbeat how many events are of organizations that have no configuration document.
+    pub fn show_unconfigured(&self, events: u64) {
+        let events = i64::try_from(events).unwrap_or(i64::MAX);
+        self.shared.unconfigured.store(events, Ordering::Release);
     }
 
     /// Whether other instances are alive.

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::table;
 use crate::config::Config;
+use crate::service::one_line;
 use crate::status::{DAYS, Endpoint, Instance, Scan, Status, gather};
 use crate::store::Store;
 
@@ -40,6 +41,16 @@ fn print(status: &Status) {
         Some(scan) => print_scan(scan),
         None => println!("last scan  never"),
     }
+    let unconfigured: i64 = status
+        .instances
+        .iter()
+        .map(|instance| instance.unconfigured_events)
+        .sum();
+    if unconfigured > 0 {
+        println!(
+            "not sent   {unconfigured} events of organizations that have no configuration, since these instances started"
+        );
+    }
     match &status.stream {
         Some(stream) if stream.catching_up => println!("stream     catching up, at {}", iso(stream.last_event_at)),
         Some(stream) => println!("stream     at {}", iso(stream.last_event_at)),
@@ -62,6 +73,16 @@ fn print(status: &Status) {
         ],
         &status.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
     );
+    for endpoint in status.endpoints.iter().filter(|endpoint| !endpoint.warnings.is_empty()) {
+        println!(
+            "\n{}/{} is not quite served as it is configured:",
+            endpoint.organization, endpoint.endpoint
+        );
+        endpoint
+            .warnings
+            .iter()
+            .for_each(|warning| println!("  {}", one_line(warning)));
+    }
 }
 
 fn print_scan(scan: &Scan) {
@@ -106,7 +127,11 @@ fn endpoint(one: &Endpoint) -> Vec<String> {
         one.organization.clone(),
         one.endpoint.clone(),
         one.name.clone(),
-        one.state.to_owned(),
+        if one.warnings.is_empty() {
+            one.state.to_owned()
+        } else {
+            format!("{}, see below", one.state)
+        },
     ];
     texts.into_iter().chain(counts.map(|count| count.to_string())).collect()
 }

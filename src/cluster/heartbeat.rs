@@ -178,6 +178,7 @@ impl Cluster {
             "members": { "$literal": members },
             "draining": { "$literal": draining },
             "control": self.shared.control.load(Ordering::Acquire),
+            "unconfigured": self.shared.unconfigured.load(Ordering::Acquire),
             "leaving": self.shared.leaving.load(Ordering::Acquire),
         }
     }

@@ -191,6 +191,11 @@ impl Working {
         )?;
         let rejected = EventType::ALL.map(|event| ([("event", event.as_str())], self.rejections.count(event)));
         sheet.counters("rejected", "Documents that can't be events", rejected)?;
+        sheet.counters(
+            "unconfigured_events",
+            "Events of organizations that have no configuration document: nothing is sent",
+            [([], self.rejections.unconfigured())],
+        )?;
         sheet.gauge(
             "mongodb_outage_seconds",
             "How long MongoDB has been unavailable; 0 while it is available",

@@ -69,6 +69,7 @@ pub(super) struct EndpointView {
     why: Option<String>,
     /// Whether its state needs somebody to look at it.
     stands_out: bool,
+    warnings: Vec<String>,
     delivered: String,
     failed: String,
     /// Of a hundred attempts those that succeeded; `None` without any.
@@ -127,6 +128,7 @@ impl EndpointView {
             state: if fails { "failing" } else { endpoint.state },
             why: endpoint.why.as_deref().or(error.filter(|_| fails)).map(foreign),
             stands_out: fails || endpoint.why.is_some(),
+            warnings: endpoint.warnings.iter().map(|warning| foreign(warning)).collect(),
             delivered: count(endpoint.delivered),
             failed: count(endpoint.failed_attempts),
             rate: (attempts > 0).then(|| endpoint.delivered * 100 / attempts),

@@ -7,7 +7,7 @@ use bson::DateTime;
 use crate::model::stays_in_line;
 
 /// A longer text is cut.
-const LONGEST: usize = 120;
+const LONGEST: usize = 200;
 
 /// `12 s`, `3 min`, `5 h`, `2 d`: rounded down, negative ones are 0 s.
 pub(super) fn span(seconds: i64) -> String {

@@ -145,6 +145,13 @@ impl Directory {
         index.slot(key).map_or_else(String::new, |slot| slot.name().to_owned())
     }
 
+    /// What of the endpoint's configuration is not as it stands there: see [`MemberConfig::warnings`].
+    pub fn warnings(&self, key: &EndpointKey) -> Vec<String> {
+        self.index()
+            .slot(key)
+            .map_or_else(Vec::new, |slot| slot.warnings().to_vec())
+    }
+
     /// Waits until changes are followed: from then on each takes effect by itself.
     pub async fn followed(&self) {
         self.0.followed.wait().await;

@@ -60,6 +60,8 @@ pub struct Entry {
     pub fingerprint: u64,
     /// What can be done with it.
     pub state: EntryState,
+    /// What is odd about it, if it makes sense: the reasons of [`MemberConfig::warnings`].
+    pub warnings: Vec<String>,
 }
 
 /// What can be done with an endpoint as it is configured.
@@ -185,7 +187,11 @@ impl MemberConfig {
             return Err((Some(key), reason.into()));
         }
         let mut changes = Vec::new();
-        let entry = Arc::new(endpoint::read(&source, key.clone(), policy, &mut changes));
+        let mut entry = endpoint::read(&source, key.clone(), policy, &mut changes);
+        if entry.fault().is_none() {
+            entry.warnings = changes.clone();
+        }
+        let entry = Arc::new(entry);
         let fault = entry.fault().map(|reason| (Some(key.clone()), reason.to_string()));
         match (before, &fault) {
             (None, _) => {

@@ -3,6 +3,7 @@
 //! `run`, `scan` and `demo` use the same engine; they differ in what they let run.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bson::{DateTime, RawDocumentBuf};
@@ -152,6 +153,8 @@ impl Engine {
     /// # Errors
     /// MongoDB refused or is unavailable.
     pub async fn beat(&self) -> crate::store::Result<()> {
+        let unconfigured = self.rejections.unconfigured().load(Ordering::Relaxed);
+        self.cluster.show_unconfigured(unconfigured);
         if self.cluster.beat(self).await? {
             self.waiting.look_now();
         }

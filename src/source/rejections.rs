@@ -1,4 +1,4 @@
-//! Documents that can't be events: one WARN each, and a count.
+//! Documents that can't be events: one WARN each, and a count. And a count of events that nobody can have asked for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +17,7 @@ pub struct Rejections(Arc<Counts>);
 struct Counts {
     completed: AtomicU64,
     expired: AtomicU64,
+    unconfigured: AtomicU64,
 }
 
 impl Rejections {
@@ -26,6 +27,16 @@ impl Rejections {
             EventType::CertificateCompleted => &self.0.completed,
             EventType::CertificateExpired => &self.0.expired,
         }
+    }
+
+    /// How many events are of organizations that have no configuration document: nothing is sent.
+    pub fn unconfigured(&self) -> &AtomicU64 {
+        &self.0.unconfigured
+    }
+
+    pub(super) fn note_unconfigured(&self, events: usize) {
+        let events = u64::try_from(events).unwrap_or(u64::MAX);
+        self.0.unconfigured.fetch_add(events, Ordering::Relaxed);
     }
 
     /// Notes certificates that can't be events, with one WARN each.

@@ -29,6 +29,8 @@ pub struct Endpoint {
     pub state: &'static str,
     /// Why it is out of service.
     pub why: Option<String>,
+    /// What of its configuration is not as it stands there, e.g. an event type that is unknown.
+    pub warnings: Vec<String>,
     /// Deliveries that it accepted.
     pub delivered: i64,
     /// Attempts that failed.
@@ -135,6 +137,7 @@ fn describe(directory: &Directory, key: &EndpointKey) -> Endpoint {
         name: directory.name(key),
         state,
         why,
+        warnings: directory.warnings(key),
         delivered: 0,
         failed_attempts: 0,
         pending: 0,

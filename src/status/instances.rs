@@ -28,6 +28,8 @@ pub struct Instance {
     pub started_at: DateTime,
     /// Whether it holds the lease on the sources: it is the one that scans and watches.
     pub holds_lease: bool,
+    /// Events since it started whose organization had no configuration document.
+    pub unconfigured_events: i64,
 }
 
 /// All that are remembered, those heard of last first.
@@ -60,6 +62,7 @@ fn instance(document: &Document, holder: Option<&str>, now: DateTime) -> Option<
         state,
         seen_s_ago: ago.max(0) / 1000,
         started_at: instant(document, "startedAt").unwrap_or(never),
+        unconfigured_events: number(document, "unconfigured"),
         holds_lease: alive && holder == Some(id),
         id: id.to_owned(),
     })

@@ -8,11 +8,14 @@ use certhookd::model::Clock;
 use certhookd::status::{Backlog, Status, backlog, gather};
 use certhookd::store::Store;
 
-use crate::fixture::Fixture;
+use serde_json::Value;
+
+use crate::fixture::{Fixture, certificate, expired};
 use crate::layout::{
     ENDPOINT, accepted, award, batch, before, cancelled, configure, dead, delivered, directory, expiry, figures,
     instance, lease, moved, outbox, rejected, retry, store,
 };
+use crate::web::{LISTEN, address, get};
 
 const OTHER: &str = "674700000000000000000003/674700000000000000000011";
 const THIRD: &str = "674700000000000000000004/674700000000000000000012";
@@ -28,6 +31,76 @@ fn partly_settled(endpoint: &str, seconds: u64) -> Document {
     let results = vec![Bson::from(accepted()), Bson::Null, moved().into()];
     some.extend(doc! { "results": results, "open": 1, "due": since, "createdAt": since });
     some
+}
+
+#[tokio::test]
+async fn an_unknown_event_type_is_marked_and_events_of_organizations_without_configuration_are_counted() {
+    let fixture = Fixture::new().await.with(LISTEN);
+    let subscribed = |path: &str, types: &[&str]| {
+        let mut endpoint = fixture.endpoint(path);
+        endpoint.insert("eventTypes", types.to_vec());
+        endpoint
+    };
+    let organization = fixture
+        .organization(vec![
+            subscribed("/fine", &[" Certificate_Expired "]),
+            subscribed("/misspelt", &["certificate_expire"]),
+            subscribed("/half", &["certificate_expired", "completed"]),
+        ])
+        .await;
+    // The same organization as text, and two that have no document.
+    let mut as_text = expired(organization);
+    as_text.insert("_ownerId", organization.to_hex());
+    let strangers = [expired(ObjectId::new()), expired(ObjectId::new())];
+    fixture
+        .badge_users()
+        .insert_many([&as_text, &strangers[0], &strangers[1]])
+        .await
+        .unwrap();
+    let daemon = fixture.daemon().await;
+    fixture.wait_for(|requests| requests.len() == 2).await;
+    // The award of a stranger comes from the stream.
+    let award = certificate(ObjectId::new(), None);
+    fixture.badge_users().insert_one(award).await.unwrap();
+    fixture
+        .wait_for_count(&fixture.state(), doc! { "unconfigured": 3 }, 1)
+        .await;
+
+    let json = fixture.outcome(&["status", "--json"]).await;
+    let status: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(status["instances"][0]["unconfigured_events"], 3);
+    let warnings = |path: &str| {
+        let all = status["endpoints"].as_array().unwrap();
+        let endpoint = all.iter().find(|endpoint| endpoint["name"] == path).unwrap();
+        endpoint["warnings"].to_string()
+    };
+    assert_eq!(warnings("/fine"), "[]");
+    for (path, unknown, nearest) in [
+        ("/misspelt", "`certificate_expire` is unknown", "`certificate_expired`"),
+        ("/half", "`completed` is unknown", "`certificate_completed`"),
+    ] {
+        assert!(
+            warnings(path).contains(unknown) && warnings(path).contains(nearest),
+            "{}",
+            warnings(path)
+        );
+        let is_told = |line: &Value| line["level"] == "WARN" && line.to_string().contains(unknown);
+        assert_eq!(daemon.count(is_told), 1, "{path}");
+    }
+    let table = fixture.outcome(&["status"]).await.stdout;
+    assert!(
+        table.contains("3 events of organizations that have no configuration"),
+        "{table}"
+    );
+    assert!(
+        table.contains("served, see below") && table.contains("`certificate_expire` is unknown"),
+        "{table}"
+    );
+    let page = get(address(&daemon).await, "/").await.body;
+    assert!(
+        page.contains("`completed` is unknown") && page.contains("is `certificate_completed`"),
+        "{page}"
+    );
 }
 
 #[tokio::test]

@@ -113,6 +113,10 @@ impl Slot {
         self.claims.first().map_or("", |claim| &claim.entry.name)
     }
 
+    pub(super) fn warnings(&self) -> &[String] {
+        self.claims.first().map_or(&[], |claim| &claim.entry.warnings)
+    }
+
     /// The endpoint if it makes sense, on or off.
     pub(super) fn endpoint(&self) -> Option<&Arc<Endpoint>> {
         match &self.claims.first()?.entry.state {

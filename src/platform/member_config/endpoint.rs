@@ -69,6 +69,7 @@ pub(super) fn read(source: &Fields<'_>, key: EndpointKey, policy: &EndpointPolic
         key,
         name,
         state,
+        warnings: Vec::new(),
     }
 }
 

@@ -26,6 +26,8 @@ struct Page {
     rejected: Vec<Rejected>,
     /// Certificates that MongoDB refuses to mark.
     unmarkable: Vec<Unmarkable>,
+    /// How many are of organizations that have no configuration document.
+    unconfigured: usize,
 }
 
 /// A page that is written.
@@ -110,6 +112,7 @@ impl Scan {
             return;
         }
         self.rejections.note(&page.rejected);
+        self.rejections.note_unconfigured(page.unconfigured);
         report.found += page.documents.len();
         report.rejected += page.rejected.len();
         self.unmarkable.add(page.unmarkable);
@@ -267,6 +270,7 @@ impl Scan {
                 continue;
             }
             let deliveries = self.deliveries(&event);
+            let is_unconfigured = !self.directory.knows_organization(&event.organization);
             let more = deliveries.len() * event.message.body.len();
             if bytes > 0 && bytes + more > budget {
                 break;
@@ -280,6 +284,7 @@ impl Scan {
                     reason,
                 });
             }
+            page.unconfigured += usize::from(is_unconfigured);
             page.deliveries.extend(deliveries);
             page.documents.push(document);
         }

@@ -39,6 +39,8 @@ pub(super) struct Change {
 pub(super) struct Found {
     deliveries: Vec<NewDelivery>,
     rejected: Option<Rejected>,
+    /// Its organization has no configuration document.
+    is_unconfigured: bool,
 }
 
 impl Group {
@@ -141,6 +143,8 @@ impl Watch {
                             .iter()
                             .filter_map(|found| found.rejected.clone());
                         self.rejections.note(&rejected.collect::<Vec<_>>());
+                        let unconfigured = found[done..done + part].iter().filter(|found| found.is_unconfigured);
+                        self.rejections.note_unconfigured(unconfigured.count());
                         *position = moved.unwrap_or_else(|| position.clone());
                         done += part;
                     }
@@ -257,10 +261,11 @@ impl Watch {
             Ok(event) => Found {
                 deliveries: deliveries(&self.directory, &event),
                 rejected: None,
+                is_unconfigured: !self.directory.knows_organization(&event.organization),
             },
             Err(unfit) => Found {
-                deliveries: Vec::new(),
                 rejected: Some(rejected_of(unfit, EventType::CertificateCompleted)),
+                ..Found::default()
             },
         }
     }
