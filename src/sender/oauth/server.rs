@@ -9,9 +9,11 @@ use url::form_urlencoded;
 
 use super::answer::{self, Grant, NoToken};
 use crate::platform::ClientCredentials;
-use crate::sender::connector::MAX_HEADERS;
 use crate::sender::resolve::Resolver;
 use crate::sender::{Policy, guard, reason};
+
+/// The most headers in a response, as in curl.
+const MAX_HEADERS: usize = 5_000;
 
 /// The most of an answer that is read, in bytes.
 const MAX_BODY: usize = 64 * 1024;
