@@ -119,6 +119,11 @@ impl DeliveryQueue {
         self.0.state.lock().fill()
     }
 
+    /// Slots in all.
+    pub(super) fn capacity(&self) -> usize {
+        self.0.state.lock().limits.capacity
+    }
+
     /// From now on these sizes. What is in memory beyond them drains.
     pub fn resize(&self, limits: Limits) {
         self.0.state.lock().limits = limits;

@@ -92,7 +92,7 @@ impl<O: Observer> Recorder<O> {
         loop {
             let open = self.gather(&mut attempted).await;
             self.judge(attempted.drain(..));
-            let capacity = self.parts.queue.fill().capacity;
+            let capacity = self.parts.queue.capacity();
             let drained = &self.parts.drained;
             let ready = self.gathering.take(!open, capacity / 4, &**drained);
             if !ready.is_empty() {

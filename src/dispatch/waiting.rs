@@ -3,7 +3,7 @@
 
 mod class_queue;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,6 +28,8 @@ struct State {
     endpoints: HashMap<EndpointKey, Endpoint>,
     /// Endpoints for which the fetcher may have something to do.
     changed: HashSet<EndpointKey>,
+    /// When batches will be due that were not when they were found, and for whom.
+    dues: BTreeSet<(DateTime, EndpointKey)>,
     /// Until when it was looked which batches came to be due.
     checked: Option<DateTime>,
     /// Whether all queues must be looked at now.
@@ -36,6 +38,14 @@ struct State {
     document_bytes: DocumentBytes,
     /// When a queue was last read to its end or forgotten. What was being appended then may be settled by now.
     read_to_end: Option<Instant>,
+}
+
+impl State {
+    fn note_due(&mut self, due: DateTime, endpoint: &EndpointKey) {
+        if self.checked.is_none_or(|checked| due > checked) {
+            self.dues.insert((due, endpoint.clone()));
+        }
+    }
 }
 
 /// What waits for one endpoint.
@@ -97,6 +107,7 @@ impl Waiting {
                 id: head.id,
                 document,
             });
+            state.note_due(head.due, &head.endpoint);
             state.changed.insert(head.endpoint);
         }
         drop(state);
@@ -139,6 +150,7 @@ impl Waiting {
                 .or_default()
                 .queue_of(head.class);
             part.found(head.due, head.id, in_memory, now);
+            state.note_due(head.due, &head.endpoint);
             state.changed.insert(head.endpoint);
         }
     }
@@ -182,24 +194,18 @@ impl Waiting {
     /// Notes which batches have come to be due by `now`, and says when the next will be.
     pub(super) fn next_due(&self, now: DateTime) -> Option<DateTime> {
         let mut state = self.state.lock();
-        let State {
-            endpoints,
-            changed,
-            checked,
-            ..
-        } = &mut *state;
-        let since = checked.replace(now).unwrap_or(DateTime::MIN);
-        let mut next: Option<DateTime> = None;
-        for (endpoint, waiting) in endpoints.iter_mut() {
-            for part in waiting.parts() {
-                if part.came_due(since, now) {
-                    changed.insert(endpoint.clone());
-                }
-                let due = part.next_due(now);
-                next = [next, due].into_iter().flatten().min();
+        state.checked = Some(now);
+        while let Some((due, endpoint)) = state.dues.pop_first() {
+            if due > now {
+                state.dues.insert((due, endpoint));
+                return Some(due);
+            }
+            if let Some(waiting) = state.endpoints.get_mut(&endpoint) {
+                waiting.parts().for_each(|part| part.come_due(now));
+                state.changed.insert(endpoint);
             }
         }
-        next
+        None
     }
 
     /// What to read for an endpoint that may have `slots` more deliveries in memory. `alone`: just the next one.

@@ -114,21 +114,9 @@ impl ClassQueue {
         self.more || self.known.front().is_some_and(|known| known.due <= now)
     }
 
-    /// Whether a batch that was not due at `since` is at `now`.
-    pub(super) fn came_due(&mut self, since: DateTime, now: DateTime) -> bool {
-        if self.later.take_if(|due| *due <= now).is_some() {
-            self.more = true;
-            return true;
-        }
-        self.known
-            .front()
-            .is_some_and(|known| known.due > since && known.due <= now)
-    }
-
-    /// When a batch that is not due at `now` will be.
-    pub(super) fn next_due(&self, now: DateTime) -> Option<DateTime> {
-        let known = self.known.iter().map(|known| known.due).find(|due| *due > now);
-        [known, self.later].into_iter().flatten().min()
+    /// Time has gone on.
+    pub(super) fn come_due(&mut self, now: DateTime) {
+        self.more |= self.later.take_if(|due| *due <= now).is_some();
     }
 
     pub(super) fn choose(
