@@ -1,6 +1,9 @@
 //! The command line: arguments, exit codes, and what people read.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "people read it")]
 
+#[macro_use]
+mod output;
+
 mod check;
 mod demo;
 mod events;
@@ -16,8 +19,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing::instrument::WithSubscriber;
+use tracing::subscriber::NoSubscriber;
 
-use crate::config::{Config, Faults};
+use crate::config::{Config, Credentials, Faults};
 use crate::failpoint;
 use crate::model::{EventType, Live};
 use crate::platform::{Directory, EndpointPolicy, Refresh};
@@ -28,6 +33,9 @@ use crate::store::Store;
 /// What only the configuration can mend. systemd does not restart on it (`EX_CONFIG` of sysexits.h).
 const EX_CONFIG: u8 = 78;
 
+/// The configuration file where none is named.
+const CONFIG_FILE: &str = "/etc/certhookd/config.toml";
+
 /// What a sandbox logs: what goes wrong, and that it fetches a mongod. Failed attempts are part of the demo, which tells them.
 const QUIET: &str = "warn,certhookd::sandbox=info,certhookd::run::tally=error,rustls_platform_verifier=off";
 
@@ -35,8 +43,15 @@ const QUIET: &str = "warn,certhookd::sandbox=info,certhookd::run::tally=error,ru
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Args {
-    /// The configuration file; without it the defaults and CERTHOOKD_SECTION__KEY variables count.
-    #[arg(long, global = true, value_name = "FILE")]
+    /// The configuration file; /etc/certhookd/config.toml if there is one, else the defaults and CERTHOOKD_SECTION__KEY
+    /// variables alone count.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "CERTHOOKD_CONFIG",
+        hide_env_values = true
+    )]
     config: Option<PathBuf>,
     /// The form of the log.
     #[arg(long, global = true, value_enum, default_value_t)]
@@ -113,7 +128,8 @@ pub fn main() -> ExitCode {
         .build();
     let done = telemetry::init(args.log_format, &filter)
         .and_then(|()| Ok(runtime?))
-        .and_then(|runtime| runtime.block_on(execute(args)));
+        .and_then(|runtime| runtime.block_on(execute(args)))
+        .and_then(|code| output::written().map(|()| code));
     match done {
         Ok(code) => code,
         Err(error) => {
@@ -124,7 +140,7 @@ pub fn main() -> ExitCode {
 }
 
 async fn execute(args: Args) -> anyhow::Result<ExitCode> {
-    let file = args.config;
+    let file = config_file(args.config);
     match args.command {
         Command::Run => {
             let path = file.clone();
@@ -149,19 +165,36 @@ async fn execute(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The configuration as the process finds it.
+/// The file that is named, else the usual one if it is there.
+fn config_file(named: Option<PathBuf>) -> Option<PathBuf> {
+    let usual = || {
+        let usual = PathBuf::from(CONFIG_FILE);
+        // One that can't be looked at is a fault, not a reason to go on without it.
+        let absent = matches!(usual.try_exists(), Ok(false));
+        (!absent).then_some(usual)
+    };
+    named.filter(|file| !file.as_os_str().is_empty()).or_else(usual)
+}
+
+/// The configuration as the process finds it; what it ignores is a WARN each.
 fn load(file: Option<&Path>) -> Result<Config, Faults> {
+    let config = read(file)?;
+    for warning in &config.warnings {
+        tracing::warn!("configuration: {warning}");
+    }
+    Ok(config)
+}
+
+fn read(file: Option<&Path>) -> Result<Config, Faults> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     let env: Vec<_> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .map(|(name, value)| (text(name), text(value)))
         .collect();
-    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    Config::load(file, &env, credentials.as_deref())
+    Config::load(file, &env, &Credentials::of_process())
 }
 
 /// All endpoints, as they are configured now.
 async fn directory(store: &Store, config: &Config) -> anyhow::Result<Directory> {
-    // What follows waits for a database that is unavailable.
-    store.hello().await?;
     let directory = Directory::default();
     directory.switch_email(config.email.smtp_url.is_some());
     let refresh = Refresh {
@@ -172,7 +205,8 @@ async fn directory(store: &Store, config: &Config) -> anyhow::Result<Directory> 
             concurrency: u32::try_from(config.delivery.concurrency).unwrap_or(u32::MAX),
         }),
     };
-    refresh.load().await?;
+    // What is wrong with endpoints is for the daemon's log; who asks for them here is told by the command.
+    refresh.read_once().with_subscriber(NoSubscriber::new()).await?;
     Ok(directory)
 }
 

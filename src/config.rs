@@ -8,6 +8,7 @@ use std::path::Path;
 
 mod schema;
 
+mod connection_string;
 mod contradictions;
 mod environment;
 mod faults;
@@ -26,6 +27,7 @@ pub use faults::{Fault, Faults};
 pub(crate) use mailbox::ascii_domain;
 pub use reload::restart_needed;
 pub use schema::{Completions, Delivery, Email, Mongodb, Queue, Scan, Service, Telemetry};
+pub use secrets::Credentials;
 pub use smtp::{Encryption, SmtpServer};
 pub use template::Template;
 
@@ -50,20 +52,28 @@ pub struct Config {
     pub service: Service,
     /// What it tells of itself.
     pub telemetry: Telemetry,
+    /// Where the connection string comes from, for people.
+    pub connection_string_from: String,
+    /// What is ignored, although it was probably meant: a line each.
+    pub warnings: Vec<String>,
 }
 
 impl Config {
     /// Merges the defaults, `file` (none: no file), the `CERTHOOKD_SECTION__KEY` variables among `env` and the
-    /// credentials `mongodb-uri` and `smtp-url` of the directory `credentials` (systemd's `$CREDENTIALS_DIRECTORY`), and validates it.
+    /// credentials `mongodb-uri` and `smtp-url`, and validates it.
     ///
     /// # Errors
     /// Everything that is wrong, not the first thing only. Contradictions between values are looked for where both
     /// values are known, so not if the file can't be parsed.
-    pub fn load(file: Option<&Path>, env: &[(String, String)], credentials: Option<&Path>) -> Result<Self, Faults> {
+    pub fn load(file: Option<&Path>, env: &[(String, String)], credentials: &Credentials) -> Result<Self, Faults> {
         let mut settings = Settings::default();
         let file_known = file.is_none_or(|path| file::merge(path, &mut settings));
         environment::merge(env, &mut settings);
-        secrets::resolve(credentials, &mut settings);
+        // What a file says that can't be parsed is not known: it may hold the connection string.
+        if file_known || settings.given(secrets::URI_KEY).is_some() {
+            secrets::resolve(credentials, &mut settings);
+            connection_string::resolve(&mut settings);
+        }
         let config = Self::read(&mut settings);
         if let Some(config) = config.as_ref().filter(|_| file_known) {
             contradictions::find(config, &mut settings);
@@ -91,6 +101,8 @@ impl Config {
             email: email?,
             service: service?,
             telemetry: telemetry?,
+            connection_string_from: settings.origin(secrets::URI_KEY).to_owned(),
+            warnings: std::mem::take(&mut settings.warnings),
         })
     }
 }

@@ -14,6 +14,6 @@ mod watch;
 
 pub use next_expiry::{Horizon, Lookahead};
 pub use rejections::Rejections;
-pub use scan::{Extent, Report, Scan, ScanTrigger, deliveries};
+pub use scan::{Extent, Report, Scan, ScanTrigger, deliveries, expired};
 pub use schedule::{Schedule, Timer};
 pub use watch::Watch;

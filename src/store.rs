@@ -10,6 +10,7 @@ mod options;
 mod outage;
 mod pauses;
 mod persist;
+mod privileges;
 mod pulse;
 mod reading;
 mod reply;
@@ -36,6 +37,7 @@ pub use kind::Kind;
 pub(crate) use outage::Backoff;
 pub use outage::{Outage, Tries};
 pub use pauses::Pauses;
+pub use privileges::{Login, Privilege, needed};
 pub use pulse::with_pulse;
 pub use reading::ReadSession;
 pub use token::loses_token;
@@ -70,6 +72,7 @@ pub struct Store {
     connection: Arc<Connection>,
     badge_users: String,
     member_configs: String,
+    hosts: String,
     overridden: Vec<String>,
     outage: Outage,
     stop: CancellationToken,
@@ -83,15 +86,22 @@ impl Store {
     pub async fn new(config: &Mongodb, stop: CancellationToken) -> Result<Self> {
         let mut options = ClientOptions::parse(config.uri.expose_secret()).await?;
         let overridden = options::set_over(&mut options);
+        let hosts: Vec<_> = options.hosts.iter().map(ToString::to_string).collect();
         let connection = Arc::new(Connection::new(options, &config.database).await?);
         Ok(Self {
             outage: Outage::of(Arc::clone(&connection)),
             connection,
             badge_users: config.badge_users.clone(),
             member_configs: config.member_configs.clone(),
+            hosts: hosts.join(","),
             overridden,
             stop,
         })
+    }
+
+    /// The hosts of the connection string.
+    pub fn hosts(&self) -> &str {
+        &self.hosts
     }
 
     /// A line for each option of the connection string that contradicts what the protocol relies on, and is set over.

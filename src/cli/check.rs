@@ -1,18 +1,21 @@
 //! `certhookd check`: is everything there that the daemon needs? A line each, and an exit code for scripts.
 
+mod data;
+mod privileges;
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bson::{Bson, Document, RawDocumentBuf, doc};
-use mongodb::Collection;
+use bson::{Document, doc};
 use tokio_util::sync::CancellationToken;
 
 use super::EX_CONFIG;
 use crate::config::Config;
 use crate::mail::Mailer;
-use crate::run::{is_refusal, is_replica_set};
-use crate::store::{Error, Result, SCAN_INDEX, Store, scan_index};
+use crate::run::{Settings, is_refusal, is_replica_set};
+use crate::service::one_line;
+use crate::store::{Error, Login, Result, SCAN_INDEX, Store, scan_index};
 
 /// The name of a point.
 const MAIL_SERVER: &str = "mail server";
@@ -32,18 +35,16 @@ enum Finding {
 
 /// Checks; prints a line for each point.
 pub(super) async fn run(file: Option<&Path>, config_only: bool) -> ExitCode {
-    let config = match super::load(file) {
+    let config = match super::read(file) {
         Ok(config) => config,
         Err(faults) => {
-            faults.iter().for_each(|fault| println!("FAIL  configuration: {fault}"));
+            faults.iter().for_each(|fault| say!("FAIL  configuration: {fault}"));
             return ExitCode::from(EX_CONFIG);
         }
     };
-    println!("ok    configuration");
-    let worst = if config_only {
-        Finding::Good
-    } else {
-        database(&config).await
+    let worst = match configuration(file, &config) {
+        Finding::Good if !config_only => database(&config).await,
+        found => found,
     };
     match worst {
         Finding::Good => ExitCode::SUCCESS,
@@ -52,11 +53,28 @@ pub(super) async fn run(file: Option<&Path>, config_only: bool) -> ExitCode {
     }
 }
 
+/// What a start and a reload make of it, MongoDB apart.
+fn configuration(file: Option<&Path>, config: &Config) -> Finding {
+    let point = "configuration";
+    let from = file.map_or("the defaults and the environment".into(), |file| {
+        file.display().to_string()
+    });
+    for warning in &config.warnings {
+        warn(point, warning);
+    }
+    if let Err(error) = Settings::new(config) {
+        return say(Finding::Misconfigured, point, &format!("{error:#}"));
+    }
+    say(Finding::Good, point, &from)
+}
+
 async fn database(config: &Config) -> Finding {
+    let from = format!("from {}", config.connection_string_from);
     let store = match Store::new(&config.mongodb, CancellationToken::new()).await {
         Ok(store) => store,
-        Err(error) => return say(kind(&error), "connection", &error.to_string()),
+        Err(error) => return say(kind(&error), "connection string", &format!("{error} ({from})")),
     };
+    say(Finding::Good, "connection string", &from);
     for option in store.overridden() {
         say(Finding::Good, "connection string", option);
     }
@@ -66,24 +84,50 @@ async fn database(config: &Config) -> Finding {
 }
 
 async fn ask(config: &Config, store: &Store) -> Finding {
-    let hello = match tokio::time::timeout(PATIENCE, store.hello()).await {
-        Ok(Ok(hello)) => hello,
-        Ok(Err(error)) => return say(kind(&error), "connection", &error.to_string()),
-        Err(_) => return say(Finding::Unreachable, "connection", "no answer within 10 s"),
+    let (hello, login, version) = match tokio::time::timeout(PATIENCE, introduce(store)).await {
+        Ok(Ok(introduced)) => introduced,
+        Ok(Err(error)) => return say(kind(&error), "connection", &format!("{}: {error}", store.hosts())),
+        Err(_) => {
+            return say(
+                Finding::Unreachable,
+                "connection",
+                &format!("{}: no answer within 10 s", store.hosts()),
+            );
+        }
     };
-    let version = hello.get_i32("maxWireVersion").unwrap_or(0);
+    let user = match login.users.join(", ") {
+        user if user.is_empty() => "without a login".to_owned(),
+        user => format!("as {user}"),
+    };
+    let (hosts, database) = (store.hosts(), &config.mongodb.database);
+    let now = hello
+        .get_datetime("localTime")
+        .copied()
+        .unwrap_or_else(|_| crate::model::Clock::local());
     let worst = [
         say(
             Finding::Good,
             "connection",
-            &format!("database {}, wire version {version}", config.mongodb.database),
+            &format!("{hosts} {user}, MongoDB {version}, database {database}"),
         ),
         replica_set(&hello),
-        privileges(config, store).await,
+        privileges::compare(config, &login),
+        data::collections(config, store).await,
         index(config, store).await,
+        data::first_scan(config, store, now).await,
+        data::endpoints(config, store).await,
         mail_server(config).await,
     ];
     worst.into_iter().max().unwrap_or(Finding::Good)
+}
+
+/// Who replies, who we are there, and which version it is.
+async fn introduce(store: &Store) -> Result<(Document, Login, String)> {
+    let hello = store.hello().await?;
+    let login = Login::ask(store).await?;
+    let build = store.database().run_command(doc! { "buildInfo": 1 }).await?;
+    let version = build.get_str("version").unwrap_or("of an unknown version").to_owned();
+    Ok((hello, login, version))
 }
 
 fn replica_set(hello: &Document) -> Finding {
@@ -104,64 +148,6 @@ fn replica_set(hello: &Document) -> Finding {
         point,
         hello.get_str("setName").unwrap_or("sharded cluster"),
     )
-}
-
-/// Tries what the daemon does, where a try changes nothing.
-async fn privileges(config: &Config, store: &Store) -> Finding {
-    let nothing = doc! { "_id": Bson::ObjectId(bson::oid::ObjectId::from_bytes([0; 12])) };
-    let touch = doc! { "$unset": { "certhookdCheck": 1 } };
-    let tries: [(&str, Result<()>); 6] = [
-        ("read badge users", read(store.badge_users(), &nothing).await),
-        ("read member configs", read(store.member_configs(), &nothing).await),
-        ("mark badge users", write(store.badge_users(), &nothing, &touch).await),
-        ("write deliveries", write(store.outbox(), &nothing, &touch).await),
-        ("write state", write(store.state(), &nothing, &touch).await),
-        ("write statistics", write(store.statistics(), &nothing, &touch).await),
-    ];
-    let mut worst = Finding::Good;
-    for (what, tried) in tries {
-        worst = worst.max(match tried {
-            Ok(()) => say(Finding::Good, "privilege", what),
-            Err(error) => say(kind(&error), "privilege", &format!("{what}: {error}")),
-        });
-    }
-    worst
-        .max(users_privilege(config, store).await)
-        .max(watch_privilege(config, store).await)
-}
-
-async fn read(collection: Collection<RawDocumentBuf>, nothing: &Document) -> Result<()> {
-    collection.find_one(nothing.clone()).await?;
-    Ok(())
-}
-
-async fn write<T: Send + Sync>(collection: Collection<T>, nothing: &Document, touch: &Document) -> Result<()> {
-    collection.update_one(nothing.clone(), touch.clone()).await?;
-    Ok(())
-}
-
-async fn users_privilege(config: &Config, store: &Store) -> Finding {
-    if config.email.smtp_url.is_none() {
-        return Finding::Good;
-    }
-    let users = store.database().collection::<Document>(&config.email.users);
-    let found = users.find_one(doc! {}).projection(doc! { "_id": 1 }).await;
-    match found.map_err(Error::from) {
-        Ok(_) => say(Finding::Good, "privilege", "read users"),
-        Err(error) => say(kind(&error), "privilege", &format!("read users: {error}")),
-    }
-}
-
-async fn watch_privilege(config: &Config, store: &Store) -> Finding {
-    if !config.completions.enabled {
-        return Finding::Good;
-    }
-    match store.badge_users().watch().await.map_err(Error::from) {
-        Ok(_) => say(Finding::Good, "privilege", "watch badge users"),
-        // Said already: see `replica_set`.
-        Err(error) if error.code() == Some(40573) => Finding::Good,
-        Err(error) => say(kind(&error), "privilege", &format!("watch badge users: {error}")),
-    }
 }
 
 async fn index(config: &Config, store: &Store) -> Finding {
@@ -208,6 +194,16 @@ fn kind(error: &Error) -> Finding {
 
 fn say(finding: Finding, point: &str, what: &str) -> Finding {
     let word = if finding == Finding::Good { "ok  " } else { "FAIL" };
-    println!("{word}  {point}: {}", what.replace(['\n', '\r'], " "));
+    print(word, point, what);
     finding
+}
+
+/// Something that deserves a look and fails nothing.
+fn warn(point: &str, what: &str) -> Finding {
+    print("WARN", point, what);
+    Finding::Good
+}
+
+fn print(word: &str, point: &str, what: &str) {
+    say!("{word}  {point}: {}", one_line(what));
 }

@@ -12,7 +12,7 @@ use mongodb::Collection;
 use tokio_util::sync::CancellationToken;
 
 use super::sandbox::{Sandbox, add};
-use crate::config::{Config, Faults};
+use crate::config::{Config, Credentials, Faults};
 use crate::model::{Clock, EventType};
 use crate::run::Running;
 use crate::sandbox::{Answer, Receiver};
@@ -51,11 +51,11 @@ Starting a MongoDB of its own (where none is installed, one is fetched once)...
 /// Plays it to the end, to Ctrl-C or to the limit, and leaves nothing behind.
 pub(super) async fn run() -> Result<ExitCode> {
     let mut signals = Signals::install()?;
-    println!("{INTRO}");
+    say!("{INTRO}");
     let mut sandbox = Sandbox::start().await?;
     let played = play(&mut sandbox, &mut signals).await;
     sandbox.end().await;
-    println!("Nothing is left of it: the MongoDB is gone, and so are its files.");
+    say!("Nothing is left of it: the MongoDB is gone, and so are its files.");
     played
 }
 
@@ -72,7 +72,7 @@ async fn play(sandbox: &mut Sandbox, signals: &mut Signals) -> Result<ExitCode> 
     let ended = tokio::select! {
         () = watch(&mut story, &sandbox.receiver, began) => Ok(()),
         () = signals.stopped() => {
-            println!("\nStopped early.");
+            say!("\nStopped early.");
             Ok(())
         }
         broken = running.broken() => Err(broken),
@@ -93,7 +93,8 @@ fn config(uri: &str) -> Result<Config, Faults> {
         ("CERTHOOKD_DELIVERY__ALLOW_NETWORKS", "127.0.0.0/8"),
         ("CERTHOOKD_SERVICE__METRICS_LISTEN", ""),
     ];
-    Config::load(None, &settings.map(|(key, value)| (key.into(), value.into())), None)
+    let settings = settings.map(|(key, value)| (key.into(), value.into()));
+    Config::load(None, &settings, &Credentials::default())
 }
 
 /// Writes what has expired and what will; returns what must arrive, and the certificates to award.
@@ -134,7 +135,7 @@ async fn award(badge_users: Collection<Document>, awards: Vec<Document>, stop: C
 
 /// Prints requests as they arrive, until all have arrived that must, or the limit has passed.
 async fn watch(story: &mut Story, receiver: &Receiver, began: Instant) {
-    println!("{}", Story::HEADER);
+    say!("{}", Story::HEADER);
     let mut seen = 0;
     while !story.is_complete() {
         let left = LIMIT.saturating_sub(began.elapsed());
@@ -142,7 +143,7 @@ async fn watch(story: &mut Story, receiver: &Receiver, began: Instant) {
             return;
         };
         for request in &requests[seen..] {
-            println!("{}", story.note(request, began));
+            say!("{}", story.note(request, began));
         }
         seen = requests.len();
     }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail, ensure};
 use bson::DateTime;
+use clap::ArgGroup;
 use tokio_util::sync::CancellationToken;
 
 use super::table;
@@ -16,6 +17,10 @@ const SHOWN: usize = 100;
 
 /// What to send again; what is given must all hold.
 #[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("choice")
+    .required(true)
+    .multiple(true)
+    .args(["id", "endpoint", "organization", "event_type", "from", "to", "all"]))]
 pub(super) struct Args {
     /// A delivery (`EVENT/ORGANIZATION/ENDPOINT`), an event (then every delivery of it), or the `_id` of a document in the outbox.
     #[arg(long)]
@@ -47,15 +52,8 @@ pub(super) struct Args {
 }
 
 impl Args {
-    fn selection(self) -> anyhow::Result<Selection> {
-        let chosen = self.id.is_some()
-            || self.endpoint.is_some()
-            || self.organization.is_some()
-            || self.event_type.is_some()
-            || self.from.is_some()
-            || self.to.is_some();
-        ensure!(chosen || self.all, "nothing is chosen: say which deliveries, or --all");
-        Ok(Selection {
+    fn selection(self) -> Selection {
+        Selection {
             id: self.id,
             endpoint: self.endpoint,
             organization: self.organization,
@@ -63,14 +61,14 @@ impl Args {
             from: self.from,
             to: self.to,
             states: self.state,
-        })
+        }
     }
 }
 
 /// Replays, or shows what would be replayed.
 pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
     let dry_run = args.dry_run;
-    let selection = args.selection()?;
+    let selection = args.selection();
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
     let done = replay(&store, config, selection, dry_run).await;
     store.close().await;
@@ -87,10 +85,10 @@ async fn replay(store: &Store, config: &Config, mut selection: Selection, dry_ru
     if dry_run {
         let (first, count) = selection.preview(store, now, SHOWN).await?;
         show(&first);
-        println!("{count} deliveries would be sent again");
+        say!("{count} deliveries would be sent again");
     } else {
         let count = selection.replay(store, now).await?;
-        println!("{count} deliveries are pending again");
+        say!("{count} deliveries are pending again");
     }
     Ok(())
 }

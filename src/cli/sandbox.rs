@@ -22,8 +22,8 @@ const SEED: u64 = 2024;
 pub(super) async fn run() -> Result<()> {
     let mut sandbox = Sandbox::start().await?;
     sandbox.add_expired(EXPIRED, Clock::local()).await?;
-    println!("{}", sandbox.uri());
-    println!(
+    say!("{}", sandbox.uri());
+    say!(
         "receiver at http://{}; ends when its input closes",
         sandbox.receiver.address()
     );

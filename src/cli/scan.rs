@@ -81,7 +81,7 @@ async fn deliver(engine: &Arc<Engine>, config: &Config, give_up: CancellationTok
     }
     tasks.shut_down(config.service.shutdown_grace).await;
     let counts = &engine.tally.counts;
-    println!(
+    say!(
         "found {} certificates, {} deliveries: {} delivered, {} dead, {} cancelled, {} known before; {} rejected",
         report.found,
         report.deliveries,

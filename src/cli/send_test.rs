@@ -89,17 +89,17 @@ fn sample(endpoint: &Endpoint, event_type: EventType, now: DateTime) -> anyhow::
 }
 
 fn introduce(endpoint: &Endpoint, event_type: EventType) {
-    println!("endpoint  {}  {}", endpoint.key, one_line(&endpoint.name));
+    say!("endpoint  {}  {}", endpoint.key, one_line(&endpoint.name));
     if !endpoint.enabled {
-        println!("{INDENT}it is switched off: events do not go there");
+        say!("{INDENT}it is switched off: events do not go there");
     } else if !endpoint.wants(event_type) {
-        println!("{INDENT}it is not subscribed to {event_type}: such events do not go there");
+        say!("{INDENT}it is not subscribed to {event_type}: such events do not go there");
     }
 }
 
 fn show_request(request: &Preview, message: &Message) {
     show("request", &one_line(&request.line), &request.headers);
-    println!("\n{INDENT}{}", one_line(String::from_utf8_lossy(&message.body)));
+    say!("\n{INDENT}{}", one_line(String::from_utf8_lossy(&message.body)));
 }
 
 fn show_answer(answer: &Answer) {
@@ -113,14 +113,14 @@ fn show_answer(answer: &Answer) {
         None => (&*answer.body, ""),
     };
     if !shown.is_empty() {
-        println!("\n{INDENT}{}{rest}", one_line(shown));
+        say!("\n{INDENT}{}{rest}", one_line(shown));
     }
 }
 
 fn show(what: &str, line: &str, headers: &[(String, String)]) {
-    println!("\n{what:<8}  {line}");
+    say!("\n{what:<8}  {line}");
     for (name, value) in headers {
-        println!("{INDENT}{name}: {}", one_line(value));
+        say!("{INDENT}{name}: {}", one_line(value));
     }
 }
 
@@ -133,10 +133,10 @@ fn conclude(outcome: &Outcome, endpoint: &Endpoint) -> ExitCode {
         Outcome::Cancelled { reason } => (&**reason, None),
         Outcome::NotSent => ("interrupted", None),
     };
-    println!("\nresult    {}", one_line(verdict));
+    say!("\nresult    {}", one_line(verdict));
     if let Some(elapsed) = elapsed {
         let (took, timeout) = (elapsed.as_millis(), endpoint.timeout.as_millis());
-        println!("time      {took} ms; the endpoint's timeout is {timeout} ms");
+        say!("time      {took} ms; the endpoint's timeout is {timeout} ms");
     }
     match outcome {
         Outcome::Delivered { .. } => ExitCode::SUCCESS,

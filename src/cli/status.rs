@@ -16,7 +16,7 @@ pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
     store.close().await;
     let status = status?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        say!("{}", serde_json::to_string_pretty(&status)?);
     } else {
         print(&status);
     }
@@ -34,12 +34,12 @@ fn print(status: &Status) {
         &status.instances.iter().map(instance).collect::<Vec<_>>(),
     );
     let outbox = &status.outbox;
-    println!("\noutbox     {} pending, {} dead letters", outbox.pending, outbox.dead);
+    say!("\noutbox     {} pending, {} dead letters", outbox.pending, outbox.dead);
     let oldest = outbox.oldest.map(|age| format!("due for {} s", age.as_secs()));
-    println!("oldest     {}", oldest.as_deref().unwrap_or("nothing is due"));
+    say!("oldest     {}", oldest.as_deref().unwrap_or("nothing is due"));
     match &status.last_scan {
         Some(scan) => print_scan(scan),
-        None => println!("last scan  never"),
+        None => say!("last scan  never"),
     }
     let unconfigured: i64 = status
         .instances
@@ -47,18 +47,16 @@ fn print(status: &Status) {
         .map(|instance| instance.unconfigured_events)
         .sum();
     if unconfigured > 0 {
-        println!(
+        say!(
             "not sent   {unconfigured} events of organizations that have no configuration, since these instances started"
         );
     }
     match &status.stream {
-        Some(stream) if stream.catching_up => println!("stream     catching up, at {}", iso(stream.last_event_at)),
-        Some(stream) => println!("stream     at {}", iso(stream.last_event_at)),
-        None => println!("stream     never started"),
+        Some(stream) if stream.catching_up => say!("stream     catching up, at {}", iso(stream.last_event_at)),
+        Some(stream) => say!("stream     at {}", iso(stream.last_event_at)),
+        None => say!("stream     never started"),
     }
-    println!(
-        "\nwhat was delivered, failed and cancelled in the last {DAYS} days; what is pending and dead is as of now"
-    );
+    say!("\nwhat was delivered, failed and cancelled in the last {DAYS} days; what is pending and dead is as of now");
     table::print(
         &[
             "organization",
@@ -74,19 +72,19 @@ fn print(status: &Status) {
         &status.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
     );
     for endpoint in status.endpoints.iter().filter(|endpoint| !endpoint.warnings.is_empty()) {
-        println!(
+        say!(
             "\n{}/{} is not quite served as it is configured:",
             endpoint.organization, endpoint.endpoint
         );
         endpoint
             .warnings
             .iter()
-            .for_each(|warning| println!("  {}", one_line(warning)));
+            .for_each(|warning| say!("  {}", one_line(warning)));
     }
 }
 
 fn print_scan(scan: &Scan) {
-    println!(
+    say!(
         "last scan  {}: {} found, {} deliveries, {} rejected, {} ms",
         iso(scan.at),
         scan.found,
@@ -95,7 +93,7 @@ fn print_scan(scan: &Scan) {
         scan.duration_ms
     );
     if let Some(last) = scan.found_last.as_ref().filter(|last| last.at < scan.at) {
-        println!(
+        say!(
             "last found {}: {} certificates, {} deliveries",
             iso(last.at),
             last.found,

@@ -14,10 +14,10 @@ pub(super) fn print(header: &[&str], rows: &[Vec<String>]) {
         cells.chain([header[column].chars().count()]).max().unwrap_or(0)
     };
     let widths: Vec<_> = (0..header.len()).map(width).collect();
-    println!("{}", line(header.iter().map(|cell| (*cell).to_owned()), &widths));
+    say!("{}", line(header.iter().map(|cell| (*cell).to_owned()), &widths));
     clean
         .into_iter()
-        .for_each(|row| println!("{}", line(row.into_iter(), &widths)));
+        .for_each(|row| say!("{}", line(row.into_iter(), &widths)));
 }
 
 fn line(cells: impl Iterator<Item = String>, widths: &[usize]) -> String {

@@ -58,6 +58,20 @@ impl Raw {
         }
     }
 
+    /// The same value without the white space around its text, that `echo` and editors leave, and without a byte order mark.
+    pub(super) fn trimmed(self) -> Self {
+        let trim = |text: String| {
+            let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+            text.to_owned()
+        };
+        match self {
+            Self::Text(text) => Self::Text(trim(text)),
+            Self::Untyped(text) => Self::Untyped(trim(text)),
+            Self::Secret(text) => Self::Secret(trim(text)),
+            other => other,
+        }
+    }
+
     /// The same value, its text never shown from now on. An empty text has nothing to hide.
     pub(super) fn hidden(self) -> Self {
         match self {

@@ -13,10 +13,10 @@ use croner::parser::{CronParser, Seconds, Year};
 use http::HeaderValue;
 use ipnet::IpNet;
 use lettre::message::Mailbox;
-use mongodb::options::ConnectionString;
 use secrecy::SecretString;
 use url::Url;
 
+use super::connection_string::why_refused;
 use super::nearest::nearest;
 use super::raw::{Raw, shown};
 use super::{SmtpServer, Template};
@@ -194,16 +194,18 @@ pub(super) fn collection_name(raw: &Raw) -> Result<String, Mismatch> {
         .ok_or_else(|| Mismatch::new("a collection name, up to 200 bytes without $ and not under system."))
 }
 
-/// The driver's own check of a connection string; its message is dropped, since it may quote a part of it.
+/// The driver's own check of a connection string.
 pub(super) fn connection_string(raw: &Raw) -> Result<SecretString, Mismatch> {
-    filled(raw)
-        .filter(|text| ConnectionString::parse(text).is_ok())
-        .map(SecretString::from)
-        .ok_or_else(|| {
-            Mismatch::new(
-                "a connection string (mongodb:// or mongodb+srv://, user and password percent-encoded, known options)",
-            )
-        })
+    let mismatch = || {
+        Mismatch::new(
+            "a connection string (mongodb:// or mongodb+srv://, user and password percent-encoded, known options)",
+        )
+    };
+    let text = filled(raw).ok_or_else(mismatch)?;
+    match why_refused(text) {
+        None => Ok(SecretString::from(text)),
+        Some(why) => Err(mismatch().because(why)),
+    }
 }
 
 /// A mail server's URL; the empty text is none, but an empty file or credential is a mistake.

@@ -51,8 +51,9 @@ macro_rules! section {
 section! {
     /// `[mongodb]`: where the certificates are.
     ["mongodb"] Mongodb {
-        /// The connection string, from `uri`, `uri_file` or the credential.
-        uri: SecretString = "mongodb://127.0.0.1:27017/?replicaSet=rs0", connection_string;
+        /// The connection string, from `uri`, `uri_file` or the credential. Without one there is no configuration: its default
+        /// stands in for it while the other values are judged.
+        uri: SecretString = "mongodb://none.invalid/", connection_string;
         /// The platform's database; the daemon's own collections stand in it too.
         database: String = "beedeez", database_name;
         /// The collection of BadgeUser documents.

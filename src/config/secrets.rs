@@ -2,7 +2,7 @@
 //! systemd credential.
 
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::faults::Fault;
 use super::raw::Raw;
@@ -11,11 +11,15 @@ use super::settings::{Given, Settings};
 /// The keys that name a file.
 pub(super) const FILE_KEYS: &[&str] = &[URI.file_key, SMTP_URL.file_key];
 
+/// The key of the connection string.
+pub(super) const URI_KEY: &str = URI.key;
+
 const URI: Secret = Secret {
     key: "mongodb.uri",
     file_key: "mongodb.uri_file",
     credential: "mongodb-uri",
     what: "the connection string",
+    needed: true,
 };
 
 const SMTP_URL: Secret = Secret {
@@ -23,11 +27,40 @@ const SMTP_URL: Secret = Secret {
     file_key: "email.smtp_url_file",
     credential: "smtp-url",
     what: "the mail server's URL",
+    needed: false,
 };
+
+/// Where systemd looks for what a unit's `LoadCredential=` names.
+const STORES: [&str; 4] = [
+    "/etc/credstore",
+    "/run/credstore",
+    "/usr/local/lib/credstore",
+    "/usr/lib/credstore",
+];
+
+/// Where credentials are.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// systemd's `$CREDENTIALS_DIRECTORY`.
+    pub given: Option<PathBuf>,
+    /// Directories from which systemd would fill it. They are read for what is given nowhere else: commands by hand
+    /// find what the unit finds.
+    pub stores: Vec<PathBuf>,
+}
+
+impl Credentials {
+    /// Those of this process and this machine.
+    pub fn of_process() -> Self {
+        Self {
+            given: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            stores: STORES.map(PathBuf::from).to_vec(),
+        }
+    }
+}
 
 /// Leaves each secret at its key, never to be shown. Given in two places it is a fault: nothing says which of them is out of
 /// date, and a daemon on the wrong database does harm.
-pub(super) fn resolve(credentials: Option<&Path>, settings: &mut Settings) {
+pub(super) fn resolve(credentials: &Credentials, settings: &mut Settings) {
     for secret in [URI, SMTP_URL] {
         secret.resolve(credentials, settings);
     }
@@ -39,13 +72,19 @@ struct Secret {
     file_key: &'static str,
     credential: &'static str,
     what: &'static str,
+    /// Whether nothing works without it.
+    needed: bool,
 }
 
 impl Secret {
-    fn resolve(&self, credentials: Option<&Path>, settings: &mut Settings) {
+    fn resolve(&self, credentials: &Credentials, settings: &mut Settings) {
         let value = settings.take(self.key);
         let named = settings.take(self.file_key);
-        let credential = credentials.and_then(|directory| self.read_credential(directory));
+        let given = credentials.given.as_deref();
+        let credential = given.and_then(|directory| self.read_credential(directory));
+        if value.is_none() && named.is_none() && credential.is_none() {
+            return self.look_in_stores(credentials, settings);
+        }
         let sources = [
             value.as_ref().map(|given| format!("{} ({})", self.key, given.origin)),
             named
@@ -61,7 +100,7 @@ impl Secret {
             settings.faults.push(Fault::new(self.key, problem, None));
         }
         if let Some(Given { raw, origin }) = value {
-            settings.give(self.key, raw.hidden(), origin);
+            settings.give(self.key, raw.trimmed().hidden(), origin);
         }
         if let Some(named) = named {
             self.give_content(&named, settings);
@@ -73,6 +112,34 @@ impl Secret {
                 settings.faults.push(Fault::new(self.key, problem, None));
             }
             None => {}
+        }
+    }
+
+    /// For what is given nowhere: a store that a unit would be given it from, or a fault that tells where it may come from.
+    fn look_in_stores(&self, credentials: &Credentials, settings: &mut Settings) {
+        let mut hint = String::new();
+        for store in &credentials.stores {
+            let path = store.join(self.credential);
+            match self.read_credential(store) {
+                Some(Ok(text)) => return self.give_text(&text, path.display().to_string(), settings),
+                Some(Err(error)) if hint.is_empty() && credentials.given.is_none() => {
+                    hint = format!("; {} can't be read: {error}", path.display());
+                }
+                _ => {}
+            }
+        }
+        if self.needed {
+            let Self {
+                key,
+                file_key,
+                credential,
+                what,
+                ..
+            } = self;
+            let problem = format!(
+                "expected {what} at {key}, in the file that {file_key} names or in the systemd credential {credential} (/etc/credstore/{credential}), found none{hint}"
+            );
+            settings.faults.push(Fault::new(key, problem, None));
         }
     }
 
@@ -104,7 +171,6 @@ impl Secret {
     }
 
     fn give_text(&self, text: &str, origin: String, settings: &mut Settings) {
-        let text = text.trim_end_matches(['\r', '\n']).to_owned();
-        settings.give(self.key, Raw::Secret(text), origin);
+        settings.give(self.key, Raw::Secret(text.to_owned()).trimmed(), origin);
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Settings {
     given: BTreeMap<&'static str, Given>,
     /// Everything that is wrong, in the order of finding.
     pub(super) faults: Vec<Fault>,
+    /// What is ignored, although it was probably meant.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Settings {
@@ -31,6 +33,11 @@ impl Settings {
     /// Takes `key` out, as if it had not been given.
     pub(super) fn take(&mut self, key: &str) -> Option<Given> {
         self.given.remove(key)
+    }
+
+    /// What was given for `key`.
+    pub(super) fn given(&self, key: &str) -> Option<&Given> {
+        self.given.get(key)
     }
 
     /// Where the value of `key` comes from.

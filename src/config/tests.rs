@@ -9,6 +9,8 @@ use super::*;
 
 mod connection_string;
 mod email;
+mod environment;
+mod secrets;
 mod values;
 mod wrong;
 
@@ -49,8 +51,28 @@ impl Given {
         path
     }
 
+    /// With a connection string, if none was given: most tests are about something else.
     fn load(&self) -> Result<Config, Faults> {
-        Config::load(self.file.as_deref(), &self.env, Some(self.directory.path()))
+        let mut env = self.env.clone();
+        let text = self
+            .file
+            .as_ref()
+            .map(|file| fs::read_to_string(file).unwrap_or_default());
+        let given = text.is_some_and(|text| text.lines().any(|line| !line.starts_with('#') && line.contains("uri")))
+            || env.iter().any(|(name, _)| name.starts_with("CERTHOOKD_MONGODB__URI"))
+            || self.directory.path().join("mongodb-uri").exists();
+        if !given {
+            env.push(("CERTHOOKD_MONGODB__URI".to_owned(), DEFAULT_URI.to_owned()));
+        }
+        self.load_as_it_is(&env)
+    }
+
+    fn load_as_it_is(&self, env: &[(String, String)]) -> Result<Config, Faults> {
+        let credentials = Credentials {
+            given: Some(self.directory.path().to_owned()),
+            stores: Vec::new(),
+        };
+        Config::load(self.file.as_deref(), env, &credentials)
     }
 
     fn config(&self) -> Config {
@@ -73,6 +95,10 @@ fn one_fault(toml: &str) -> String {
 
 /// All values, the hidden one too.
 fn all_of(config: &Config) -> String {
+    let config = Config {
+        connection_string_from: String::new(),
+        ..config.clone()
+    };
     format!("{config:#?} {}", config.mongodb.uri.expose_secret())
 }
 

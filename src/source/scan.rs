@@ -18,6 +18,8 @@ use crate::outbox::{NewDelivery, Outbox};
 use crate::platform::{Directory, Event, badge_user};
 use crate::store::{Stopped, Store};
 
+pub use read::expired;
+
 use super::Rejections;
 use super::attempts::Pace;
 use read::Query;

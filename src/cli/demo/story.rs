@@ -90,21 +90,21 @@ impl Story {
 
     /// Prints a row for each endpoint, and what is missing or too much. Fails if anything is.
     pub(super) fn conclude(&self) -> ExitCode {
-        println!();
+        say!("");
         table::print(
             &["organization", "endpoint", "expected", "arrived", "retried"],
             &self.rows(),
         );
-        println!();
+        say!("");
         let faults = self.faults();
         if faults.is_empty() {
-            println!(
+            say!(
                 "All {} expected deliveries arrived, and nothing else.",
                 self.expected.len()
             );
             return ExitCode::SUCCESS;
         }
-        faults.iter().for_each(|fault| println!("{fault}"));
+        faults.iter().for_each(|fault| say!("{fault}"));
         ExitCode::FAILURE
     }
 

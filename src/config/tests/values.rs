@@ -11,6 +11,7 @@ fn the_defaults_are_those_that_operators_rely_on() {
         email,
         service,
         telemetry,
+        ..
     } = Given::nothing().config();
     assert_eq!(mongodb.uri.expose_secret(), DEFAULT_URI);
     assert_eq!(

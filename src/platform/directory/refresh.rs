@@ -64,6 +64,14 @@ impl Refresh {
         self.store.persist("read the endpoints", || self.read_all()).await
     }
 
+    /// Reads all, for who does not wait for MongoDB.
+    ///
+    /// # Errors
+    /// MongoDB refused or is unavailable.
+    pub async fn read_once(&self) -> Result<()> {
+        self.read_all().await
+    }
+
     /// Follows changes until `stop`. `beat` is called whenever something was tried.
     ///
     /// # Errors

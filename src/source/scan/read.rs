@@ -46,7 +46,7 @@ const ODD_FLAGS: [&str; 13] = [
 
 /// What has expired at `now` and is not marked. An absent or null `expiryReminderSent` counts as unsent; together with
 /// `false` that is two ranges of the index, merged in the order of `expires`.
-fn expired_filter(now: DateTime, since: Option<DateTime>) -> Document {
+pub fn expired(now: DateTime, since: Option<DateTime>) -> Document {
     doc! { "expiryReminderSent": unsent(), "expires": passed(now, since) }
 }
 
@@ -93,7 +93,7 @@ impl Query {
             of_pair: false,
         };
         vec![
-            query(expired_filter(now, config.not_before), true),
+            query(expired(now, config.not_before), true),
             query(odd_filter(now, config.not_before), false),
         ]
     }
@@ -102,7 +102,7 @@ impl Query {
     pub(super) fn since(since: DateTime, now: DateTime, config: &config::Scan, index: Option<&str>) -> Vec<Self> {
         let since = config.not_before.map_or(since, |not_before| not_before.max(since));
         vec![Self {
-            filter: expired_filter(now, Some(since)),
+            filter: expired(now, Some(since)),
             sorted: true,
             index: index.map(str::to_owned),
             reached: None,

@@ -1,0 +1,94 @@
+//! Where secrets may come from, and how they are read.
+
+use super::*;
+
+const SMTP: &str = "smtps://bob:hunter2@mail.test";
+
+const FROM: (&str, &str) = ("CERTHOOKD_EMAIL__FROM", "a@b.test");
+
+/// What editors and `echo` leave around a secret.
+const AROUND: [(&str, &str); 6] = [
+    ("", "\n"),
+    ("", "\r\n"),
+    ("  ", "  "),
+    ("\n\n", "\n\n"),
+    ("\t", "\u{a0}\n"),
+    ("\u{feff}", ""),
+];
+
+#[test]
+fn white_space_at_the_ends_is_no_part_of_a_secret() {
+    for (before, after) in AROUND {
+        let wrap = |secret: &str| format!("{before}{secret}{after}");
+        let files = Given::nothing().env(FROM.0, FROM.1);
+        files.write("mongodb-uri", &wrap(SECRET_URI));
+        files.write("smtp-url", &wrap(SMTP));
+        let others = Given::nothing();
+        let uri_file = others.write("uri", &wrap(SECRET_URI));
+        let smtp_file = others.write("smtp", &wrap(SMTP));
+        let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+        let variables = |uri: &str, smtp: &str| {
+            Given::nothing()
+                .env("CERTHOOKD_MONGODB__URI", uri)
+                .env("CERTHOOKD_EMAIL__SMTP_URL", smtp)
+                .env(FROM.0, FROM.1)
+        };
+        let named = Given::nothing()
+            .env("CERTHOOKD_MONGODB__URI_FILE", &path(&uri_file))
+            .env("CERTHOOKD_EMAIL__SMTP_URL_FILE", &path(&smtp_file))
+            .env(FROM.0, FROM.1);
+        for given in [&files, &variables(&wrap(SECRET_URI), &wrap(SMTP)), &named] {
+            let config = given.config();
+            assert_eq!(config.mongodb.uri.expose_secret(), SECRET_URI, "{before:?} {after:?}");
+            assert_eq!(
+                format!("{:?}", config.email.smtp_url),
+                format!("{:?}", Some(SmtpServer::parse(SMTP).unwrap()))
+            );
+        }
+        let toml = format!("mongodb.uri = {}", serde_json::Value::from(wrap(SECRET_URI)));
+        assert_eq!(
+            Given::toml(&toml).config().mongodb.uri.expose_secret(),
+            SECRET_URI,
+            "{toml}"
+        );
+    }
+}
+
+#[test]
+fn the_stores_of_systemd_are_read_for_what_is_given_nowhere_else() {
+    let (first, second) = (Given::nothing(), Given::nothing());
+    second.write("mongodb-uri", &format!("{SECRET_URI}\n"));
+    let directory = |given: &Given| given.directory.path().to_owned();
+    let credentials = Credentials {
+        given: None,
+        stores: vec!["/nonexistent".into(), directory(&first), directory(&second)],
+    };
+    let load = |env: &[(String, String)]| Config::load(None, env, &credentials).unwrap();
+    let found = load(&[]);
+    assert_eq!(found.mongodb.uri.expose_secret(), SECRET_URI);
+    assert_eq!(
+        found.connection_string_from,
+        format!("{}/mongodb-uri", directory(&second).display())
+    );
+    // The first of them.
+    first.write("mongodb-uri", DEFAULT_URI);
+    assert_eq!(load(&[]).mongodb.uri.expose_secret(), DEFAULT_URI);
+    // Given elsewhere, that counts.
+    let env = [("CERTHOOKD_MONGODB__URI".to_owned(), SECRET_URI.to_owned())];
+    assert_eq!(load(&env).mongodb.uri.expose_secret(), SECRET_URI);
+    assert_eq!(load(&env).connection_string_from, "CERTHOOKD_MONGODB__URI");
+}
+
+#[test]
+fn a_store_that_can_not_be_read_is_named() {
+    let given = Given::nothing();
+    fs::create_dir(given.directory.path().join("mongodb-uri")).unwrap();
+    let store = given.directory.path().to_owned();
+    let path = format!("; {} can't be read: ", store.join("mongodb-uri").display());
+    let credentials = Credentials {
+        given: None,
+        stores: vec![store],
+    };
+    let fault = Config::load(None, &[], &credentials).unwrap_err().to_string();
+    assert!(fault.contains("found none") && fault.contains(&path), "{fault}");
+}
