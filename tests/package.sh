@@ -43,12 +43,15 @@ is_complete() {
 
 installs() {
   check "installs" quietly dpkg --install 1.deb
-  check "configuration is good as it comes" quietly certhookd check --config-only --config $config
+  mv /etc/credstore/mongodb-uri uri
+  check "the connection string is all that is missing" \
+    test "$(certhookd check --config-only | grep -c '^FAIL')$(certhookd check --config-only | grep -c 'mongodb.uri: ')" = 11
+  mv uri /etc/credstore/mongodb-uri
   check "does not run before it is asked to" is ActiveState inactive
   check "nor will it after a boot" refused systemctl is-enabled $unit
   configure
   cp $config mine.toml
-  check "finds the connection by hand" quietly env CREDENTIALS_DIRECTORY=/etc/credstore certhookd check --config $config
+  check "finds the connection by hand" quietly certhookd check
   check "starts once the connection is known" quietly systemctl enable --now $unit
   check "is active (running)" running
 }

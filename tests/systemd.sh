@@ -61,6 +61,8 @@ reloads() {
   check "says so" eventually logged --grep=reloaded
   configure '[queue]' 'capacty = 512'
   check "refuses a bad reload" refused systemctl reload $unit
+  configure '[mongodb]' "uri = \"$uri\""
+  check "refuses a reload with a connection string in two places" refused systemctl reload $unit
   check "keeps running" running
   check "as the same process" is MainPID "$before"
   configure
