@@ -14,6 +14,7 @@ mod scan;
 mod send_test;
 mod status;
 mod table;
+mod target;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -33,6 +34,14 @@ use crate::store::Store;
 /// What only the configuration can mend. systemd does not restart on it (`EX_CONFIG` of sysexits.h).
 const EX_CONFIG: u8 = 78;
 
+/// What clap exits with on bad usage, too.
+const EX_USAGE: u8 = 2;
+
+/// Arguments that make no sense together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
 /// The configuration file where none is named.
 const CONFIG_FILE: &str = "/etc/certhookd/config.toml";
 
@@ -43,15 +52,9 @@ const QUIET: &str = "warn,certhookd::sandbox=info,certhookd::run::tally=error,ru
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Args {
-    /// The configuration file; /etc/certhookd/config.toml if there is one, else the defaults and CERTHOOKD_SECTION__KEY
-    /// variables alone count.
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "CERTHOOKD_CONFIG",
-        hide_env_values = true
-    )]
+    /// The configuration file; without it the one that CERTHOOKD_CONFIG names, then /etc/certhookd/config.toml. Without any the
+    /// defaults and CERTHOOKD_SECTION__KEY variables count.
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The form of the log.
     #[arg(long, global = true, value_enum, default_value_t)]
@@ -83,11 +86,7 @@ enum Command {
     /// Follow deliveries live: one line per change of a delivery, until Ctrl-C.
     Events(events::Args),
     /// Show instances, outbox, endpoints, last scan and stream, as MongoDB knows them.
-    Status {
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Status(status::Args),
     /// Show it all at work: a throwaway MongoDB, sample organizations, a local receiver.
     Demo,
     /// Start a throwaway MongoDB and a receiver, print their addresses, run until stdin closes.
@@ -157,7 +156,7 @@ async fn execute(args: Args) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::run(&load(file.as_deref())?, args).await?,
         Command::SendTest(args) => return send_test::run(&load(file.as_deref())?, args).await,
         Command::Events(args) => events::run(&load(file.as_deref())?, args).await?,
-        Command::Status { json } => status::run(&load(file.as_deref())?, json).await?,
+        Command::Status(args) => status::run(&load(file.as_deref())?, args).await?,
         Command::Demo => return demo::run().await,
         Command::Sandbox => sandbox::run().await?,
         Command::Generate { directory } => generate::run(&directory)?,
@@ -173,7 +172,8 @@ fn config_file(named: Option<PathBuf>) -> Option<PathBuf> {
         let absent = matches!(usual.try_exists(), Ok(false));
         (!absent).then_some(usual)
     };
-    named.filter(|file| !file.as_os_str().is_empty()).or_else(usual)
+    let of_variable = || std::env::var_os("CERTHOOKD_CONFIG").filter(|file| !file.is_empty());
+    named.or_else(|| of_variable().map(PathBuf::from)).or_else(usual)
 }
 
 /// The configuration as the process finds it; what it ignores is a WARN each.
@@ -236,9 +236,9 @@ fn report(error: &anyhow::Error) {
 
 fn code_of(error: &anyhow::Error) -> ExitCode {
     let configuration = error.is::<Faults>() || error.is::<Misconfigured>();
-    if configuration {
-        ExitCode::from(EX_CONFIG)
-    } else {
-        ExitCode::FAILURE
+    match () {
+        () if configuration => ExitCode::from(EX_CONFIG),
+        () if error.is::<Usage>() => ExitCode::from(EX_USAGE),
+        () => ExitCode::FAILURE,
     }
 }

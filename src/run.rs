@@ -22,6 +22,6 @@ pub use engine::Engine;
 pub use report::Snapshot;
 pub use running::Running;
 pub use settings::Settings;
-pub use start::{Misconfigured, NEEDS_REPLICA_SET, connect, is_refusal, is_replica_set, reach, refuse_first_layout};
+pub use start::{Misconfigured, connect, is_refusal, is_replica_set, reach, refuse_first_layout};
 pub use tally::Tally;
 pub use tasks::Tasks;

@@ -15,6 +15,7 @@ mod pulse;
 mod reading;
 mod reply;
 mod token;
+mod topology;
 mod transaction;
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub use privileges::{Login, Privilege, needed};
 pub use pulse::with_pulse;
 pub use reading::ReadSession;
 pub use token::loses_token;
+pub use topology::NEEDS_REPLICA_SET;
 pub use transaction::{Transaction, Writer};
 
 /// The outbox's collection.
@@ -150,6 +152,11 @@ impl Store {
     /// The server can't be reached, or refuses the login.
     pub async fn hello(&self) -> Result<Document> {
         Ok(self.database().run_command(doc! { "hello": 1 }).await?)
+    }
+
+    /// Where no server is usable: what those that reply are instead of what the connection string says.
+    pub async fn contradiction(&self) -> Option<String> {
+        self.connection.contradiction().await
     }
 
     /// Waits until the daemon stops waiting for MongoDB.

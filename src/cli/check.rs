@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::mail::Mailer;
 use crate::run::{Settings, is_refusal, is_replica_set};
 use crate::service::one_line;
-use crate::store::{Error, Login, Result, SCAN_INDEX, Store, scan_index};
+use crate::store::{Error, Kind, Login, NEEDS_REPLICA_SET, Result, SCAN_INDEX, Store, scan_index};
 
 /// The name of a point.
 const MAIL_SERVER: &str = "mail server";
@@ -72,9 +72,9 @@ async fn database(config: &Config) -> Finding {
     let from = format!("from {}", config.connection_string_from);
     let store = match Store::new(&config.mongodb, CancellationToken::new()).await {
         Ok(store) => store,
-        Err(error) => return say(kind(&error), "connection string", &format!("{error} ({from})")),
+        Err(error) => return say(kind(&error), "connection", &format!("{error} ({from})")),
     };
-    say(Finding::Good, "connection string", &from);
+    say(Finding::Good, "uri", &from);
     for option in store.overridden() {
         say(Finding::Good, "connection string", option);
     }
@@ -86,7 +86,7 @@ async fn database(config: &Config) -> Finding {
 async fn ask(config: &Config, store: &Store) -> Finding {
     let (hello, login, version) = match tokio::time::timeout(PATIENCE, introduce(store)).await {
         Ok(Ok(introduced)) => introduced,
-        Ok(Err(error)) => return say(kind(&error), "connection", &format!("{}: {error}", store.hosts())),
+        Ok(Err(error)) => return not_connected(store, &error).await,
         Err(_) => {
             return say(
                 Finding::Unreachable,
@@ -121,9 +121,28 @@ async fn ask(config: &Config, store: &Store) -> Finding {
     worst.into_iter().max().unwrap_or(Finding::Good)
 }
 
+async fn not_connected(store: &Store, error: &Error) -> Finding {
+    let contradiction = match error.kind() {
+        Kind::Unavailable => store.contradiction().await,
+        _ => None,
+    };
+    let hosts = store.hosts();
+    match contradiction {
+        Some(contradiction) => say(
+            Finding::Misconfigured,
+            "replica set",
+            &format!("{hosts}: {contradiction}"),
+        ),
+        None => say(kind(error), "connection", &format!("{hosts}: {error}")),
+    }
+}
+
 /// Who replies, who we are there, and which version it is.
 async fn introduce(store: &Store) -> Result<(Document, Login, String)> {
     let hello = store.hello().await?;
+    // Anybody may ask who is there; this is for who is logged in, where MongoDB asks for that.
+    let list = doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true };
+    store.database().run_command(list).await?;
     let login = Login::ask(store).await?;
     let build = store.database().run_command(doc! { "buildInfo": 1 }).await?;
     let version = build.get_str("version").unwrap_or("of an unknown version").to_owned();
@@ -133,7 +152,7 @@ async fn introduce(store: &Store) -> Result<(Document, Login, String)> {
 fn replica_set(hello: &Document) -> Finding {
     let point = "replica set";
     if !is_replica_set(hello) {
-        return say(Finding::Misconfigured, point, crate::run::NEEDS_REPLICA_SET);
+        return say(Finding::Misconfigured, point, NEEDS_REPLICA_SET);
     }
     // With `directConnection=true` any member may have replied.
     if hello.get_bool("isWritablePrimary").is_ok_and(|primary| !primary) {

@@ -2,10 +2,9 @@
 
 use anyhow::{Context, bail, ensure};
 use bson::DateTime;
-use clap::ArgGroup;
 use tokio_util::sync::CancellationToken;
 
-use super::table;
+use super::{Usage, table};
 use crate::config::Config;
 use crate::model::{EndpointKey, EventType};
 use crate::outbox::{Replayable, Selection};
@@ -17,10 +16,6 @@ const SHOWN: usize = 100;
 
 /// What to send again; what is given must all hold.
 #[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("choice")
-    .required(true)
-    .multiple(true)
-    .args(["id", "endpoint", "organization", "event_type", "from", "to", "all"]))]
 pub(super) struct Args {
     /// A delivery (`EVENT/ORGANIZATION/ENDPOINT`), an event (then every delivery of it), or the `_id` of a document in the outbox.
     #[arg(long)]
@@ -52,8 +47,18 @@ pub(super) struct Args {
 }
 
 impl Args {
-    fn selection(self) -> Selection {
-        Selection {
+    fn selection(self) -> anyhow::Result<Selection> {
+        let chosen = self.id.is_some()
+            || self.endpoint.is_some()
+            || self.organization.is_some()
+            || self.event_type.is_some()
+            || self.from.is_some()
+            || self.to.is_some();
+        ensure!(
+            chosen || self.all,
+            Usage("nothing is chosen: say which deliveries, or --all".into())
+        );
+        Ok(Selection {
             id: self.id,
             endpoint: self.endpoint,
             organization: self.organization,
@@ -61,14 +66,14 @@ impl Args {
             from: self.from,
             to: self.to,
             states: self.state,
-        }
+        })
     }
 }
 
 /// Replays, or shows what would be replayed.
 pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
     let dry_run = args.dry_run;
-    let selection = args.selection();
+    let selection = args.selection()?;
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
     let done = replay(&store, config, selection, dry_run).await;
     store.close().await;

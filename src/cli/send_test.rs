@@ -1,7 +1,5 @@
 //! `certhookd send-test`: a sample event on the way that every event takes to its endpoint, outbox left out.
 
-mod target;
-
 use std::process::ExitCode;
 
 use bson::oid::ObjectId;
@@ -9,6 +7,7 @@ use bson::{Bson, DateTime, RawDocumentBuf};
 use http::{HeaderName, HeaderValue};
 use tokio_util::sync::CancellationToken;
 
+use super::target;
 use crate::config::Config;
 use crate::model::{EventType, Message, Outcome};
 use crate::platform::{Endpoint, badge_user};

@@ -1,42 +1,110 @@
-//! `certhookd status`: what MongoDB knows, for people and as JSON.
+//! `certhookd status`: what MongoDB knows, for people and as JSON. Trouble comes first.
 
+use anyhow::ensure;
 use bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::table;
+use super::{table, target};
 use crate::config::Config;
+use crate::model::count;
 use crate::service::one_line;
 use crate::status::{DAYS, Endpoint, Instance, Scan, Status, gather};
 use crate::store::Store;
 
+/// Without a choice, no more endpoints without trouble are listed, and no more than that with.
+const LISTED: usize = 20;
+
+/// What to show of the endpoints; what is given must all hold.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    /// Just the endpoints that are out of service or failing, or have dead letters.
+    #[arg(long)]
+    trouble: bool,
+    /// The endpoints of an organization.
+    #[arg(long)]
+    organization: Option<String>,
+    /// An endpoint, by its id or as `ORGANIZATION/ENDPOINT`.
+    #[arg(long)]
+    endpoint: Option<String>,
+}
+
+impl Args {
+    fn takes(&self, organization: &str, endpoint: &str) -> bool {
+        let is_organization = self.organization.as_ref().is_none_or(|wanted| wanted == organization);
+        let is_endpoint = self
+            .endpoint
+            .as_ref()
+            .is_none_or(|wanted| wanted == endpoint || *wanted == format!("{organization}/{endpoint}"));
+        is_organization && is_endpoint
+    }
+
+    fn is_choice(&self) -> bool {
+        self.trouble || self.organization.is_some() || self.endpoint.is_some()
+    }
+
+    /// Leaves what was asked for, the worst first.
+    fn choose(&self, status: &mut Status) {
+        status
+            .endpoints
+            .retain(|one| self.takes(&one.organization, &one.endpoint) && (!self.trouble || one.needs_a_look()));
+        // Stable: by organization within.
+        status.endpoints.sort_by_key(Endpoint::severity);
+        for heads in [&mut status.dead_letters, &mut status.next] {
+            heads.retain(|head| self.takes(&head.organization, &head.endpoint));
+        }
+    }
+}
+
 /// Asks and prints.
-pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
-    let status = ask(&store, config).await;
+    let status = ask(&store, config, &args).await;
     store.close().await;
     let status = status?;
-    if json {
+    if args.json {
         say!("{}", serde_json::to_string_pretty(&status)?);
     } else {
-        print(&status);
+        print(&status, args.is_choice());
     }
     Ok(())
 }
 
-async fn ask(store: &Store, config: &Config) -> anyhow::Result<Status> {
+async fn ask(store: &Store, config: &Config, args: &Args) -> anyhow::Result<Status> {
     let directory = super::directory(store, config).await?;
-    Ok(gather(store, &directory).await?)
+    let mut status = gather(store, &directory).await?;
+    let of_organization = |wanted: &String| status.endpoints.iter().any(|one| one.organization == *wanted);
+    if let Some(organization) = args.organization.as_ref().filter(|wanted| !of_organization(wanted)) {
+        anyhow::bail!("no endpoint of an organization {organization} is known");
+    }
+    let is_known = status
+        .endpoints
+        .iter()
+        .any(|one| args.takes(&one.organization, &one.endpoint));
+    if let Some(endpoint) = &args.endpoint {
+        ensure!(is_known, "{}", target::unknown(&directory, endpoint));
+    }
+    args.choose(&mut status);
+    Ok(status)
 }
 
-fn print(status: &Status) {
+fn print(status: &Status, chosen: bool) {
     table::print(
         &["instance", "host", "pid", "version", "state", "seen", "lease"],
         &status.instances.iter().map(instance).collect::<Vec<_>>(),
     );
     let outbox = &status.outbox;
-    say!("\noutbox     {} pending, {} dead letters", outbox.pending, outbox.dead);
+    let dead = count(outbox.dead.unsigned_abs(), "dead letter");
+    say!("\noutbox     {} pending, {dead}", outbox.pending);
     let oldest = outbox.oldest.map(|age| format!("due for {} s", age.as_secs()));
     say!("oldest     {}", oldest.as_deref().unwrap_or("nothing is due"));
+    print_sources(status);
+    print_endpoints(&status.endpoints, chosen);
+}
+
+fn print_sources(status: &Status) {
     match &status.last_scan {
         Some(scan) => print_scan(scan),
         None => say!("last scan  never"),
@@ -56,31 +124,6 @@ fn print(status: &Status) {
         Some(stream) => say!("stream     at {}", iso(stream.last_event_at)),
         None => say!("stream     never started"),
     }
-    say!("\nwhat was delivered, failed and cancelled in the last {DAYS} days; what is pending and dead is as of now");
-    table::print(
-        &[
-            "organization",
-            "endpoint",
-            "name",
-            "state",
-            "delivered",
-            "failed attempts",
-            "pending",
-            "dead letters",
-            "cancelled",
-        ],
-        &status.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
-    );
-    for endpoint in status.endpoints.iter().filter(|endpoint| !endpoint.warnings.is_empty()) {
-        say!(
-            "\n{}/{} is not quite served as it is configured:",
-            endpoint.organization, endpoint.endpoint
-        );
-        endpoint
-            .warnings
-            .iter()
-            .for_each(|warning| say!("  {}", one_line(warning)));
-    }
 }
 
 fn print_scan(scan: &Scan) {
@@ -98,6 +141,57 @@ fn print_scan(scan: &Scan) {
             iso(last.at),
             last.found,
             last.deliveries
+        );
+    }
+}
+
+/// The worst first; where nobody chose, as many as can be read.
+fn print_endpoints(endpoints: &[Endpoint], chosen: bool) {
+    let troubled = endpoints.iter().filter(|one| one.needs_a_look()).count();
+    let (well, all) = (endpoints.len() - troubled, endpoints.len());
+    let shown = match () {
+        () if chosen || all <= LISTED => all,
+        () => troubled.min(LISTED),
+    };
+    say!(
+        "\n{}, {troubled} in trouble; what was delivered, failed and cancelled is of the last {DAYS} days, what is pending and dead as of now",
+        count(all as u64, "endpoint")
+    );
+    let rows: Vec<_> = endpoints[..shown].iter().map(endpoint).collect();
+    let notes: Vec<_> = endpoints[..shown].iter().map(Endpoint::trouble).collect();
+    table::print_with_notes(
+        &[
+            "organization",
+            "endpoint",
+            "name",
+            "state",
+            "delivered",
+            "failed attempts",
+            "pending",
+            "dead letters",
+            "cancelled",
+        ],
+        &rows,
+        &notes,
+    );
+    for endpoint in endpoints[..shown]
+        .iter()
+        .filter(|endpoint| !endpoint.warnings.is_empty())
+    {
+        let (organization, id) = (&endpoint.organization, &endpoint.endpoint);
+        say!("\n{organization}/{id} is not quite served as it is configured:");
+        endpoint
+            .warnings
+            .iter()
+            .for_each(|warning| say!("  {}", one_line(warning)));
+    }
+    if troubled > shown {
+        say!("{} more in trouble: --trouble lists all", troubled - shown);
+    }
+    if shown < all && well > 0 {
+        say!(
+            "{} without trouble: --organization, --endpoint and --json show them",
+            count(well as u64, "endpoint")
         );
     }
 }

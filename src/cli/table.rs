@@ -5,6 +5,11 @@ use crate::model::stays_in_line;
 /// Prints rows under a header, each column as wide as its widest cell; numbers are aligned to the right. What could break
 /// or turn a line is taken out: names come from outside.
 pub(super) fn print(header: &[&str], rows: &[Vec<String>]) {
+    print_with_notes(header, rows, &[]);
+}
+
+/// The same, with a line of its own under each row that has a note.
+pub(super) fn print_with_notes(header: &[&str], rows: &[Vec<String>], notes: &[Option<String>]) {
     let clean: Vec<Vec<String>> = rows
         .iter()
         .map(|row| row.iter().map(|cell| safe(cell)).collect())
@@ -15,9 +20,12 @@ pub(super) fn print(header: &[&str], rows: &[Vec<String>]) {
     };
     let widths: Vec<_> = (0..header.len()).map(width).collect();
     say!("{}", line(header.iter().map(|cell| (*cell).to_owned()), &widths));
-    clean
-        .into_iter()
-        .for_each(|row| say!("{}", line(row.into_iter(), &widths)));
+    for (place, row) in clean.into_iter().enumerate() {
+        say!("{}", line(row.into_iter(), &widths));
+        if let Some(Some(note)) = notes.get(place) {
+            say!("  {}", safe(note));
+        }
+    }
 }
 
 fn line(cells: impl Iterator<Item = String>, widths: &[usize]) -> String {

@@ -18,7 +18,7 @@ pub(super) fn find(directory: &Directory, wanted: &str) -> anyhow::Result<Endpoi
     if is_named(&email, wanted) {
         bail!("{email} is no webhook endpoint: `certhookd check` tries the mail server that reminders go through");
     }
-    let mut keys = directory.keys();
+    let keys = directory.keys();
     let named: Vec<_> = keys.iter().filter(|key| is_named(key, wanted)).collect();
     match named[..] {
         [key] => match (directory.endpoint(key), directory.find(key)) {
@@ -26,16 +26,26 @@ pub(super) fn find(directory: &Directory, wanted: &str) -> anyhow::Result<Endpoi
             (Some(endpoint), _) => Ok((*endpoint).clone()),
             (None, _) => bail!("{key} is switched off, and makes no sense besides"),
         },
-        [] if keys.is_empty() => bail!("no endpoint is configured"),
-        [] => {
-            keys.sort_by(|a, b| likeness(directory, b, wanted).total_cmp(&likeness(directory, a, wanted)));
-            bail!("no endpoint is named {wanted}; the nearest: {}", list(directory, &keys))
-        }
+        [] => bail!("{}", unknown(directory, wanted)),
         _ => {
             let named: Vec<_> = named.into_iter().cloned().collect();
             bail!("{wanted} names several endpoints: {}", list(directory, &named))
         }
     }
+}
+
+/// What is said of a name that no endpoint has.
+pub(super) fn unknown(directory: &Directory, wanted: &str) -> String {
+    let mut keys = directory.keys();
+    if keys.is_empty() {
+        return "no endpoint is configured".into();
+    }
+    keys.sort_by(|a, b| likeness(directory, b, wanted).total_cmp(&likeness(directory, a, wanted)));
+    format!(
+        "no endpoint is named {}; the nearest: {}",
+        one_line(wanted),
+        list(directory, &keys)
+    )
 }
 
 fn is_named(key: &EndpointKey, wanted: &str) -> bool {

@@ -200,10 +200,10 @@ fn without_unknown(text: &str, origin: &str, warnings: &mut Vec<String>) -> Stri
 fn warning(pair: &str) -> Option<String> {
     let name = name_of(pair);
     let is = |known: &&str| known.eq_ignore_ascii_case(name);
-    if WITHOUT_EFFECT.iter().any(|known| is(&known)) {
+    if WITHOUT_EFFECT.iter().any(&is) {
         return Some(format!("the option {name} has no effect here and is ignored"));
     }
-    if KNOWN.iter().any(|known| is(&known)) {
+    if KNOWN.iter().any(is) {
         return None;
     }
     let hint = nearest(name, KNOWN.into_iter(), |known| known).map(|known| format!("; did you mean {known}?"));

@@ -53,11 +53,7 @@ impl Rows<EndpointView> {
 
 /// Whether it needs somebody to look at it.
 fn is_bad(endpoint: &Endpoint) -> bool {
-    endpoint.dead > 0 || endpoint.why.is_some() || is_failing(endpoint)
-}
-
-fn is_failing(endpoint: &Endpoint) -> bool {
-    endpoint.last_failure > endpoint.last_success
+    endpoint.needs_a_look()
 }
 
 #[derive(Debug, Serialize)]
@@ -114,10 +110,10 @@ pub(super) struct InstanceView {
 impl EndpointView {
     /// `error` is why its last attempts failed, if that is known.
     fn of(endpoint: &Endpoint, now: DateTime, error: Option<&str>) -> Self {
-        let fails = endpoint.state == "served" && is_failing(endpoint);
+        let fails = endpoint.state == "served" && endpoint.is_failing();
         let attempts = endpoint.delivered + endpoint.failed_attempts;
         let last = match (endpoint.last_success, endpoint.last_failure) {
-            (_, Some(at)) if is_failing(endpoint) => format!("failed {}", ago(now, at)),
+            (_, Some(at)) if endpoint.is_failing() => format!("failed {}", ago(now, at)),
             (Some(at), _) => format!("delivered {}", ago(now, at)),
             _ => String::new(),
         };

@@ -9,15 +9,14 @@ use tracing::{error, info};
 
 use crate::config::Config;
 use crate::service::systemd::Manager;
-use crate::store::{Backoff, Error, Kind, Outage, Result, Store, ensure_outbox, ensure_scan, ensure_statistics};
+use crate::store::{
+    Backoff, Error, Kind, NEEDS_REPLICA_SET, Outage, Result, Store, ensure_outbox, ensure_scan, ensure_statistics,
+};
 
 /// Something that only a change of the configuration (ours, or MongoDB's) can mend: exit code 78.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Misconfigured(pub String);
-
-/// What to do about a standalone mongod.
-pub const NEEDS_REPLICA_SET: &str = "this mongod is standalone, but transactions and change streams need a replica set: start it with --replSet rs0 and run rs.initiate() once (one member is enough)";
 
 /// MongoDB's `BadValue`: a hint that names no index.
 const BAD_VALUE: i32 = 2;
@@ -108,8 +107,17 @@ struct Wait<'a> {
 impl Wait<'_> {
     async fn for_reply(&self, store: &Store) -> anyhow::Result<Document> {
         let list = doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true };
-        let ask = || async { Ok(store.database().run_command(list.clone()).await?) };
-        self.until_done("reply", ask).await?;
+        let ask = || async {
+            match store.database().run_command(list.clone()).await.map_err(Error::from) {
+                Ok(_) => Ok(Ok(())),
+                Err(error) if error.kind() == Kind::Unavailable => match store.contradiction().await {
+                    Some(contradiction) => Ok(Err(Misconfigured(contradiction))),
+                    None => Err(error),
+                },
+                Err(error) => Err(error),
+            }
+        };
+        self.until_done("reply", ask).await??;
         info!("connected to MongoDB");
         self.until_done("reply", || store.hello()).await
     }

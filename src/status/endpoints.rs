@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use serde::Serialize;
 
 use super::{Head, find, instant, number, rfc3339_if_known, text};
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, count};
 use crate::platform::{Directory, Found};
 use crate::store::{Result, Store};
 
@@ -48,6 +48,51 @@ pub struct Endpoint {
     /// When an attempt last failed.
     #[serde(serialize_with = "rfc3339_if_known")]
     pub last_failure: Option<DateTime>,
+    /// What failed then.
+    pub last_failure_reason: String,
+}
+
+impl Endpoint {
+    /// Whether its last attempt failed, as far as that was recorded.
+    pub fn is_failing(&self) -> bool {
+        self.last_failure > self.last_success
+    }
+
+    fn is_served_and_failing(&self) -> bool {
+        self.state == "served" && self.is_failing()
+    }
+
+    /// What somebody must look at, in one line of text from outside; the worst is said. `None`: nothing.
+    pub fn trouble(&self) -> Option<String> {
+        if let Some(why) = &self.why {
+            return Some(format!("{}: {why}", self.state));
+        }
+        if self.is_served_and_failing() {
+            return Some(format!("failing: {}", self.last_failure_reason));
+        }
+        (self.dead > 0).then(|| {
+            format!(
+                "{}, and it answers again",
+                count(self.dead.unsigned_abs(), "dead letter")
+            )
+        })
+    }
+
+    /// Whether somebody must look at it.
+    pub fn needs_a_look(&self) -> bool {
+        self.severity() < 4
+    }
+
+    /// Out of service before failing before dead letters before what is not quite configured; what is well last.
+    pub fn severity(&self) -> u8 {
+        match () {
+            () if self.why.is_some() => 0,
+            () if self.is_served_and_failing() => 1,
+            () if self.dead > 0 => 2,
+            () if !self.warnings.is_empty() => 3,
+            () => 4,
+        }
+    }
 }
 
 /// Every endpoint that is configured, was sent something lately, or has something kept; by organization.
@@ -105,6 +150,7 @@ impl Endpoint {
         self.cancelled += number(figures, "cancelled");
         self.last_success = instant(figures, "lastSuccess");
         self.last_failure = instant(figures, "lastFailure");
+        self.last_failure_reason = text(figures, "lastFailureReason");
     }
 }
 
@@ -119,7 +165,10 @@ async fn figures(store: &Store, now: DateTime) -> Result<Vec<Document>> {
             "_id": { "organization": "$organization", "endpoint": "$endpoint" },
             "successes": sum("$successes"), "failures": sum("$failures"), "cancelled": sum("$cancelled"),
             "lastSuccess": { "$max": "$lastSuccess" }, "lastFailure": { "$max": "$lastFailure" },
+            // The latest: an instant and what failed then are compared by the instant.
+            "failure": { "$max": { "at": "$lastFailure", "why": "$lastFailureReason" } },
         } },
+        doc! { "$set": { "lastFailureReason": "$failure.why" } },
     ];
     Ok(store.statistics().aggregate(pipeline).await?.try_collect().await?)
 }
@@ -145,5 +194,6 @@ fn describe(directory: &Directory, key: &EndpointKey) -> Endpoint {
         cancelled: 0,
         last_success: None,
         last_failure: None,
+        last_failure_reason: String::new(),
     }
 }

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tracing::info;
 
-use super::{Error, Kind, Result, Writer};
+use super::{Error, Kind, Result, Writer, topology};
 
 /// From one look at the login to the next.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
@@ -226,6 +226,10 @@ impl Connection {
             "logged in to MongoDB again: the connections had lost their login, as they do when the user is created anew"
         );
         old.client.shutdown().immediate(true).await;
+    }
+
+    pub(super) async fn contradiction(&self) -> Option<String> {
+        topology::contradiction(&self.options).await
     }
 
     /// Closes the client. Must come last: dropping the client while the runtime goes down can panic in the driver.

@@ -1,11 +1,14 @@
 //! `certhookd check`, and the starts that no waiting would mend.
 
-use bson::doc;
+mod circumstances;
+mod privileges;
+
+use bson::{DateTime, doc};
 use certhookd::sandbox::shared;
 use mongodb::IndexModel;
 use mongodb::options::IndexOptions;
 
-use crate::fixture::{Fixture, Outcome};
+use crate::fixture::{Fixture, Outcome, certificate, expired};
 
 /// The lines of the check that say so, without their mark.
 fn told<'a>(check: &'a Outcome, mark: &str) -> Vec<&'a str> {
@@ -24,18 +27,27 @@ async fn a_good_set_passes_point_by_point() {
     assert_eq!(check.code, Some(0), "{check:?}");
     assert_eq!(told(&check, "FAIL"), [""; 0]);
     let good = told(&check, "ok");
-    for point in ["configuration", "connection", "replica set", "index"] {
+    for point in [
+        "configuration: /",
+        "uri: from /",
+        "connection: 127.0.0.1:",
+        "replica set: ",
+        "privilege: all are granted",
+        "index: ",
+        "first scan: no certificate",
+        "endpoints: 0 served, 0 off, 0 out of service",
+    ] {
         assert_eq!(
             good.iter().filter(|line| line.starts_with(point)).count(),
             1,
             "{good:#?}"
         );
     }
-    assert_eq!(
-        good.iter().filter(|line| line.starts_with("privilege")).count(),
-        7,
-        "{good:#?}"
-    );
+    let privileges = good.iter().filter(|line| line.starts_with("privilege: "));
+    assert_eq!(privileges.count(), 7, "{good:#?}");
+    let name = fixture.database.name();
+    let absent = |collection: &str| format!("collection: {collection} does not exist in database {name}");
+    assert_eq!(told(&check, "WARN"), ["badgeusers", "memberconfigs"].map(absent));
     assert_eq!(
         fixture.database.list_collection_names().await.unwrap(),
         [""; 0],
@@ -45,6 +57,53 @@ async fn a_good_set_passes_point_by_point() {
     let without_index = fixture.with("scan.ensure_indexes = false").outcome(&["check"]).await;
     assert_eq!(without_index.code, Some(78), "{without_index:?}");
     assert!(told(&without_index, "FAIL")[0].starts_with("index: certhookd_scan on badgeusers is missing"));
+}
+
+#[tokio::test]
+async fn what_is_there_is_told() {
+    let fixture = Fixture::new().await;
+    let (mut off, mut faulty) = (fixture.endpoint("/off"), fixture.endpoint("/faulty"));
+    off.insert("enabled", false);
+    faulty.insert("url", "ftp://receiver.test");
+    let id = faulty.get_object_id("_id").unwrap();
+    let organization = fixture.organization(vec![fixture.endpoint("/a"), off, faulty]).await;
+    let long_ago = certificate(organization, Some(DateTime::from_millis(1_000)));
+    let documents = [
+        expired(organization),
+        expired(organization),
+        long_ago,
+        certificate(organization, None),
+    ];
+    fixture.badge_users().insert_many(documents).await.unwrap();
+    let fixture = fixture.with("scan.not_before = \"2001-01-01T00:00:00Z\"");
+    let check = fixture.outcome(&["check"]).await;
+    assert_eq!(check.code, Some(0), "{check:?}");
+    let good = told(&check, "ok");
+    for line in [
+        "collection: badgeusers, 4 documents",
+        "collection: memberconfigs, 1 document",
+        "collection: webhook_outbox does not exist: created at the start",
+        "endpoints: 1 served, 1 off, 1 out of service",
+    ] {
+        assert!(good.contains(&line), "{line}: {good:#?}");
+    }
+    assert!(
+        good.iter()
+            .any(|line| line.starts_with("first scan: 2 certificates would")),
+        "{good:#?}"
+    );
+    let warned = told(&check, "WARN");
+    assert_eq!(warned.len(), 1, "{warned:#?}");
+    assert!(
+        warned[0].starts_with(&format!("endpoint: {organization}/{id} is out of service: ")),
+        "{warned:#?}"
+    );
+    // One is not served, so much the log need not repeat.
+    assert_eq!(
+        check.log.iter().filter(|line| line["level"] == "WARN").count(),
+        0,
+        "{check:?}"
+    );
 }
 
 #[tokio::test]

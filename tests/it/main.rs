@@ -7,6 +7,7 @@ mod guard;
 mod sandbox;
 
 mod bad_input;
+mod by_hand;
 mod check;
 mod cli;
 mod cluster;

@@ -8,7 +8,10 @@ use crate::store::{Login, needed};
 pub(super) fn compare(config: &Config, login: &Login) -> Finding {
     let point = "privilege";
     if login.users.is_empty() {
-        return say(Finding::Good, point, "all: this MongoDB asks for no login");
+        for needed in needed(config) {
+            say(Finding::Good, point, &needed.to_string());
+        }
+        return say(Finding::Good, point, "all are granted: this MongoDB asks for no login");
     }
     let told = |needed| match login.missing(&needed) {
         None => say(

@@ -1,0 +1,187 @@
+//! Every privilege of the role: the one in the README is what is needed, and each that is missing is found.
+
+use bson::{Document, doc};
+use certhookd::sandbox::{Options, ReplicaSet};
+use futures_util::{StreamExt, stream};
+use serde_json::Value;
+
+use super::told;
+use crate::fixture::{Fixture, expired};
+
+const README: &str = include_str!("../../../README.md");
+
+/// One action on one resource.
+#[derive(Clone, Debug, PartialEq)]
+struct Granted {
+    collection: String,
+    action: String,
+}
+
+/// The role as the README has operators create it.
+fn of_readme() -> Vec<Granted> {
+    let role = README.split_once("roles: [], privileges: [").unwrap().1;
+    let role = role.split_once("\n  ],\n})").unwrap().0;
+    let names = ["resource", "actions", "db", "collection"];
+    let json = names.iter().fold(format!("[{role}]"), |text, name| {
+        text.replace(&format!("{name}: "), &format!("\"{name}\": "))
+    });
+    let json = json.trim_end_matches(']').trim_end().trim_end_matches(',').to_owned() + "]";
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let of = |privilege: &Value| -> Vec<Granted> {
+        let collection = privilege["resource"]["collection"].as_str().unwrap().to_owned();
+        let actions = privilege["actions"].as_array().unwrap().iter();
+        let granted = |action: &Value| Granted {
+            collection: collection.clone(),
+            action: action.as_str().unwrap().to_owned(),
+        };
+        actions.map(granted).collect()
+    };
+    json.as_array().unwrap().iter().flat_map(of).collect()
+}
+
+/// A database whose users have just what they are granted.
+struct Guarded {
+    set: ReplicaSet,
+    fixture: Fixture,
+}
+
+impl Guarded {
+    async fn new() -> Self {
+        let options = Options {
+            login: true,
+            ..Options::default()
+        };
+        let set = ReplicaSet::start(options).await.unwrap();
+        let fixture = Fixture::on(set.uri(), set.client().await.unwrap());
+        Self { set, fixture }
+    }
+
+    /// The connection string of a user with these privileges.
+    async fn user(&self, name: &str, granted: &[Granted]) -> String {
+        let database = self.fixture.database.name();
+        let privilege = |one: &Granted| doc! { "resource": { "db": database, "collection": &one.collection }, "actions": [&one.action] };
+        let privileges: Vec<Document> = granted.iter().map(privilege).collect();
+        let role = doc! { "createRole": name, "roles": [], "privileges": privileges };
+        self.fixture.database.run_command(role).await.unwrap();
+        let roles = [doc! { "role": name, "db": database }];
+        let user = doc! { "createUser": name, "pwd": "hunter2", "roles": roles.to_vec() };
+        self.fixture
+            .database
+            .client()
+            .database("admin")
+            .run_command(user)
+            .await
+            .unwrap();
+        self.set.uri().replace("root:sandbox@", &format!("{name}:hunter2@"))
+    }
+}
+
+#[tokio::test]
+async fn each_that_is_missing_is_found_and_named_with_the_line_to_add() {
+    let guarded = Guarded::new().await;
+    let all = of_readme();
+    assert_eq!(all.len(), 27, "{all:#?}");
+    let mut users = Vec::new();
+    for (place, missing) in all.iter().enumerate() {
+        let others: Vec<_> = all.iter().filter(|other| *other != missing).cloned().collect();
+        users.push((guarded.user(&format!("without{place}"), &others).await, missing));
+    }
+    let database = guarded.fixture.database.name();
+    let check = |(uri, missing)| {
+        let mut command = guarded.fixture.command(&["check"]);
+        command.env("CERTHOOKD_MONGODB__URI", uri);
+        async move { (crate::fixture::Outcome::of(command).await, missing) }
+    };
+    // Each writes the configuration: all before any is read.
+    let checks: Vec<_> = users.into_iter().map(check).collect();
+    let checks: Vec<_> = stream::iter(checks).buffer_unordered(4).collect().await;
+    for (check, Granted { collection, action }) in checks {
+        assert_eq!(check.code, Some(78), "{action} on {collection}: {check:?}");
+        let faults = told(&check, "FAIL");
+        let faults: Vec<_> = faults.iter().filter(|line| line.starts_with("privilege: ")).collect();
+        let place = if collection.is_empty() {
+            database.to_owned()
+        } else {
+            format!("{database}.{collection}")
+        };
+        let line =
+            format!("{{ resource: {{ db: \"{database}\", collection: \"{collection}\" }}, actions: [\"{action}\"] }}");
+        assert_eq!(
+            faults,
+            [&format!(
+                "privilege: {action} on {place} is missing; add to the role: {line}"
+            )],
+            "{check:?}"
+        );
+        assert!(!format!("{check:?}").contains("hunter2"));
+    }
+}
+
+#[tokio::test]
+async fn the_role_of_the_readme_is_enough() {
+    let guarded = Guarded::new().await;
+    let uri = guarded.user("certhookd", &of_readme()).await;
+    let fixture = &guarded.fixture;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    let command = |arguments: &[&str]| {
+        let mut command = fixture.command(arguments);
+        command.env("CERTHOOKD_MONGODB__URI", &uri);
+        command
+    };
+    let check = crate::fixture::Outcome::of(command(&["check"])).await;
+    assert_eq!(check.code, Some(0), "{check:?}");
+    assert_eq!(told(&check, "FAIL"), [""; 0]);
+    let connection = told(&check, "ok")
+        .into_iter()
+        .find(|line| line.starts_with("connection: "))
+        .unwrap();
+    assert!(connection.contains(" as certhookd@admin, MongoDB "), "{connection}");
+    assert!(
+        told(&check, "ok")
+            .iter()
+            .filter(|line| line.starts_with("privilege: "))
+            .count()
+            >= 6,
+        "{check:?}"
+    );
+
+    let mut daemon = crate::fixture::Daemon::spawn(command(&["run"]));
+    daemon.wait_for(|line| line["message"] == "ready").await;
+    fixture.receiver.wait_for_total(1, crate::fixture::LIMIT).await.unwrap();
+    assert!(daemon.stop().await.success());
+    assert_eq!(
+        daemon.count(|line| line["level"] == "ERROR" || line["level"] == "WARN"),
+        0,
+        "{:#?}",
+        daemon.lines()
+    );
+
+    // What the configuration has no use for is not asked for.
+    let fewer: Vec<_> = of_readme()
+        .into_iter()
+        .filter(|one| one.action != "createIndex" || one.collection != "badgeusers")
+        .collect();
+    let uri = guarded.user("fewer", &fewer).await;
+    let mut command = fixture.command(&["check"]);
+    command
+        .env("CERTHOOKD_MONGODB__URI", &uri)
+        .env("CERTHOOKD_SCAN__ENSURE_INDEXES", "false");
+    let check = crate::fixture::Outcome::of(command).await;
+    assert_eq!(check.code, Some(0), "{check:?}");
+}
+
+#[tokio::test]
+async fn without_a_login_where_one_is_asked_for_is_exit_78() {
+    let guarded = Guarded::new().await;
+    let mut command = guarded.fixture.command(&["check"]);
+    command.env("CERTHOOKD_MONGODB__URI", guarded.set.uri().replace("root:sandbox@", ""));
+    let check = crate::fixture::Outcome::of(command).await;
+    assert_eq!(check.code, Some(78), "{check:?}");
+    let faults = told(&check, "FAIL");
+    assert_eq!(faults.len(), 1, "{faults:#?}");
+    assert!(
+        faults[0].starts_with("connection: ") && faults[0].contains("requires authentication"),
+        "{faults:#?}"
+    );
+}
