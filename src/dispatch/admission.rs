@@ -7,7 +7,8 @@
 //!
 //! An endpoint that answers gets its share of what those leave: `(capacity - max_in_flight / 4) / (contenders + 1)`. Contenders
 //! are the endpoints that are known to answer and hold slots or ask for some. n greedy endpoints so leave one part in n + 1 to
-//! the next. An endpoint is refilled when half of its share is used up: a read per freed slot would be a
+//! the next. However many they are, a share is no less than `concurrency` slots: fewer would be read one by one. Who finds none
+//! free waits for its turn. An endpoint is refilled when half of its share is used up: a read per freed slot would be a
 //! command per delivery. One organization gets at most half of the slots, as it gets at most half of the requests in flight.
 //!
 //! An endpoint with a rate gets no more than it can use in two seconds.
@@ -27,6 +28,8 @@ pub(super) struct Admission {
     pub capacity: usize,
     /// Requests in flight at most: `delivery.max_in_flight`.
     pub max_in_flight: usize,
+    /// Requests in flight to one endpoint at most: `delivery.concurrency`.
+    pub concurrency: usize,
     /// Endpoints that are known to answer and hold slots or ask for some.
     pub contenders: usize,
     /// Slots taken by all endpoints.
@@ -49,7 +52,8 @@ impl Admission {
     /// How many slots are the endpoint's part.
     pub(super) fn share(&self) -> usize {
         let shared = self.capacity.saturating_sub(quarter(self.max_in_flight));
-        (shared / (self.contenders + 1)).min(self.usable).max(1)
+        let share = shared / (self.contenders + 1);
+        share.max(self.concurrency).min(self.usable).max(1)
     }
 
     /// How many more slots the endpoint gets.
@@ -120,6 +124,7 @@ mod tests {
     const FRESH: Admission = Admission {
         capacity: 1024,
         max_in_flight: 256,
+        concurrency: 5,
         contenders: 10,
         taken: 0,
         taken_by_organization: 0,
@@ -186,7 +191,7 @@ mod tests {
                     contenders: 10_000,
                     ..FRESH
                 },
-                1,
+                5,
             ),
             ("not known to answer", unproven, 1),
             (

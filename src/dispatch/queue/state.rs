@@ -109,6 +109,7 @@ impl State {
         let admission = Admission {
             capacity: self.limits.capacity,
             max_in_flight: self.limits.max_in_flight,
+            concurrency: self.limits.concurrency,
             contenders,
             taken: self.taken + granted.all,
             taken_by_organization: slots + more_slots,
