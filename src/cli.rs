@@ -25,7 +25,7 @@ use tracing::subscriber::NoSubscriber;
 
 use crate::config::{Config, Credentials, Faults};
 use crate::failpoint;
-use crate::model::{EventType, Live};
+use crate::model::{EventType, Reloadable};
 use crate::platform::{Directory, EndpointPolicy, Refresh};
 use crate::run::{self, Misconfigured};
 use crate::service::telemetry::{self, LogFormat};
@@ -200,7 +200,7 @@ async fn directory(store: &Store, config: &Config) -> anyhow::Result<Directory> 
     let refresh = Refresh {
         store: store.clone(),
         directory: directory.clone(),
-        policy: Live::new(EndpointPolicy {
+        policy: Reloadable::new(EndpointPolicy {
             allow_http: config.delivery.allow_http,
             concurrency: u32::try_from(config.delivery.concurrency).unwrap_or(u32::MAX),
         }),

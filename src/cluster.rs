@@ -18,7 +18,7 @@ use futures_util::TryStreamExt;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::model::{Clock, EndpointKey, Live};
+use crate::model::{Clock, EndpointKey, Reloadable};
 use crate::store::{Result, Store};
 
 use assignment::View;
@@ -52,13 +52,13 @@ pub trait Deliveries {
     fn gaining(&self) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// One instance among the others. Clones are the same instance.
+/// One instance among the others.
 #[derive(Clone)]
 pub struct Cluster {
     store: Store,
     clock: Clock,
     shared: Arc<Shared>,
-    view: Live<View>,
+    view: Reloadable<View>,
 }
 
 struct Shared {
@@ -98,7 +98,7 @@ impl Cluster {
             store,
             clock,
             shared: Arc::new(shared),
-            view: Live::new(View::default()),
+            view: Reloadable::new(View::default()),
         }
     }
 

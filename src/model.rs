@@ -2,13 +2,13 @@
 
 mod clock;
 mod event;
-mod live;
 mod outcome;
+mod reloadable;
 mod text;
 
 pub use clock::Clock;
 pub(crate) use event::key_part;
 pub use event::{EndpointKey, EventId, EventType, Message, id_part};
-pub use live::Live;
 pub use outcome::{Failure, Outcome};
+pub use reloadable::Reloadable;
 pub(crate) use text::{count, stays_in_line};

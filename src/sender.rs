@@ -23,7 +23,7 @@ use ipnet::IpNet;
 
 pub use client::{Answer, Client, ClientError, Preview};
 pub(crate) use connector::tls_config;
-pub use guard::{Refused, check_addr, check_url};
+pub use guard::{Blocked, check_addr, check_url};
 pub use lookup::system_lookup;
 pub(crate) use reason::of as describe;
 pub use request::Unsendable;

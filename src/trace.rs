@@ -29,7 +29,7 @@ pub use exporter::Exporter;
 /// Spans that wait for the collector, at most.
 const CAPACITY: usize = 8192;
 
-/// What makes spans. Cheap to clone; by default it is off, and makes none.
+/// What makes spans. By default it is off, and makes none.
 #[derive(Clone, Debug, Default)]
 pub struct Tracer(Option<Arc<Shared>>);
 

@@ -8,7 +8,7 @@ use crate::report::{Findings, Target};
 use crate::statistics::quantile;
 use crate::timeline::{Change, Moment, Plan, Timeline};
 
-/// Within so many ms 99 in 100 must arrive.
+/// 99 in 100 must arrive within this many ms.
 const TARGET: f64 = 250.0;
 
 /// The first request of each event, as what it told of and its lateness in ms; the number of duplicates.

@@ -28,7 +28,7 @@ pub struct Plan {
     pub expiring: usize,
     /// Certificates that are renewed; as many are re-dated, and as many deleted.
     pub changed: usize,
-    /// They are spread evenly over so many seconds.
+    /// They are spread evenly over this many seconds.
     pub seconds: u32,
 }
 
@@ -170,7 +170,7 @@ impl Timeline {
     }
 }
 
-/// `n` instants, evenly spread over so many seconds after `start`.
+/// `n` instants, evenly spread over this many seconds after `start`.
 fn spread(start: DateTime, seconds: u32, n: usize) -> impl Iterator<Item = DateTime> {
     let step = Duration::from_secs(seconds.into()).div_f64(n as f64);
     (1..=n).map(move |i| start.saturating_add_duration(step.mul_f64(i as f64)))

@@ -7,15 +7,15 @@ use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::{Collection, Database};
 
-/// Room for what an idle daemon asks in an hour, in bytes.
-const ROOM: i64 = 64 << 20;
+/// Space for what an idle daemon asks in an hour, in bytes.
+const SIZE: i64 = 64 << 20;
 
 /// Begins to write down every operation on this database.
 pub async fn begin(database: &Database) -> Result<()> {
     database.run_command(doc! { "profile": 0 }).await?;
     database.collection::<Document>("system.profile").drop().await?;
-    let room = doc! { "create": "system.profile", "capped": true, "size": ROOM };
-    database.run_command(room).await?;
+    let create = doc! { "create": "system.profile", "capped": true, "size": SIZE };
+    database.run_command(create).await?;
     database.run_command(doc! { "profile": 2 }).await?;
     Ok(())
 }

@@ -18,7 +18,7 @@ const EMPTY: &[u8] = b"POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n";
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
-/// After every so many requests the time is noted: the growth line is drawn from it.
+/// After each this many requests the time is noted: the growth line is drawn from it.
 pub const STEP: usize = 1_000;
 
 /// Connections that wait to be accepted.
@@ -95,7 +95,7 @@ impl Receiver {
         self.shared.stamps.lock().clear();
     }
 
-    /// Waits until so many requests came since the start or the last [`Receiver::reset`].
+    /// Waits until this many requests came since the start or the last [`Receiver::reset`].
     pub async fn wait_for(&self, total: usize) -> Result<()> {
         let reached = self.shared.reached.notified();
         self.shared.target.store(total, Ordering::SeqCst);
@@ -108,7 +108,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Milliseconds that each of so many requests takes, one after the other, while nothing else goes on.
+    /// Milliseconds that each of `requests` requests takes, one after the other, while nothing else goes on.
     pub async fn pace(&self, requests: usize) -> Result<Vec<f64>> {
         let mut stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;

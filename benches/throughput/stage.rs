@@ -47,7 +47,7 @@ pub struct Fixture {
 }
 
 impl Stage {
-    /// Starts a replica set of one member, with room for a million certificates and what happens to them.
+    /// Starts a replica set of one member, large enough for a million certificates and what happens to them.
     pub async fn start() -> Result<Self> {
         let options = Options {
             cache_gb: 2.0,
@@ -81,7 +81,7 @@ impl Stage {
         ))
     }
 
-    /// A new database with so many organizations, their endpoints at `receiver`, and the scan's index.
+    /// A new database with this many organizations, their endpoints at `receiver`, and the scan's index.
     pub async fn fixture(&self, organizations: usize, receiver: SocketAddr) -> Result<Fixture> {
         self.fixture_at(organizations, receiver, |i| format!("http://{receiver}/{i}"))
             .await

@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Endpoints in one note, at most: beyond that the look finds them.
 const NOTED: usize = 1_000;
 
-/// This instance's notes for the others. Clones are the same.
+/// This instance's notes for the others.
 #[derive(Clone, Default)]
 pub struct WakeUps(Arc<Shared>);
 

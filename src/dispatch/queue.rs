@@ -55,7 +55,7 @@ pub struct Limits {
     pub concurrency: usize,
 }
 
-/// The queue. Clones are the same queue.
+/// The queue.
 #[derive(Clone)]
 pub struct DeliveryQueue(Arc<Shared>);
 

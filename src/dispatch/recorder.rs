@@ -15,7 +15,7 @@ use super::queue::DeliveryQueue;
 use super::waiting::Waiting;
 use super::worker::Attempted;
 use crate::failpoint;
-use crate::model::{Clock, Live, Outcome};
+use crate::model::{Clock, Outcome, Reloadable};
 use crate::outbox::{Delivery, Next, Outbox, PastAttempts, Settlement, later, transition};
 use crate::sender::RetryPolicy;
 use crate::store::{Pauses, Stopped, Store};
@@ -45,7 +45,7 @@ pub struct RecorderParts<O> {
     pub waiting: Waiting,
     pub clock: Clock,
     /// Attempts and retry period.
-    pub policy: Live<RetryPolicy>,
+    pub policy: Reloadable<RetryPolicy>,
     /// Told of every result.
     pub observer: O,
     /// See [`ServedSince`].

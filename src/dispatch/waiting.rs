@@ -16,7 +16,7 @@ use crate::outbox::{Class, Head, Want};
 
 use class_queue::{ClassQueue, DocumentBytes, Known};
 
-/// What waits. Clones are the same.
+/// What waits.
 #[derive(Clone)]
 pub struct Waiting {
     state: Arc<Mutex<State>>,

@@ -31,7 +31,7 @@ pub struct Attempted {
     pub pause: Option<Duration>,
 }
 
-/// Cuts requests in flight short. Clones cut the same requests.
+/// Cuts requests in flight short.
 #[derive(Clone, Debug, Default)]
 pub struct Abort(Arc<Mutex<CancellationToken>>);
 

@@ -11,7 +11,7 @@ pub const MINUTES: i64 = 60;
 
 const MINUTE_MS: i64 = 60_000;
 
-/// What one process delivered in the last hour. Clones are the same.
+/// What one process delivered in the last hour.
 #[derive(Clone, Debug, Default)]
 pub struct History(Arc<Mutex<State>>);
 

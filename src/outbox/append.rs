@@ -46,7 +46,7 @@ impl Appended {
     }
 }
 
-/// The `_id`s of single deliveries that documents have in which no delivery can be read. Clones are the same.
+/// The `_id`s of single deliveries that documents have in which no delivery can be read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TakenIds(Arc<Mutex<HashSet<Arc<str>>>>);
 

@@ -25,7 +25,7 @@ use index::{Doubles, Index};
 pub use document_id::DocumentId;
 pub use refresh::Refresh;
 
-/// The endpoints of all organizations. Cheap to clone.
+/// The endpoints of all organizations.
 #[derive(Clone, Debug, Default)]
 pub struct Directory(Arc<Shared>);
 

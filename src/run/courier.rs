@@ -10,7 +10,7 @@ use super::endpoint_states::EndpointStates;
 use crate::dispatch::Deliver;
 use crate::failpoint;
 use crate::mail::Mailer;
-use crate::model::{Clock, Failure, Live, Outcome};
+use crate::model::{Clock, Failure, Outcome, Reloadable};
 use crate::outbox::{Delivery, Outbox, UNFINISHED, retry_deadline};
 use crate::platform::{Directory, Found};
 use crate::sender::{Client, RetryPolicy};
@@ -21,15 +21,15 @@ use crate::trace::{Attempt, Tracer};
 #[derive(Clone)]
 pub struct Courier {
     pub directory: Directory,
-    pub client: Live<Client>,
+    pub client: Reloadable<Client>,
     /// What sends e-mails, if anything does.
-    pub mailer: Live<Option<Mailer>>,
+    pub mailer: Reloadable<Option<Mailer>>,
     pub store: Store,
     pub outbox: Outbox,
     pub clock: Clock,
     pub tracer: Tracer,
     /// Attempts and retry period.
-    pub policy: Live<RetryPolicy>,
+    pub policy: Reloadable<RetryPolicy>,
     pub states: EndpointStates,
 }
 

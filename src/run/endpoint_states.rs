@@ -18,7 +18,7 @@ use crate::model::{Clock, EndpointKey};
 use crate::outbox::state_id;
 use crate::store::{Result, Stopped, Store};
 
-/// The states of endpoints, as far as this instance knows. Clones are the same.
+/// The states of endpoints, as far as this instance knows.
 #[derive(Clone)]
 pub struct EndpointStates {
     store: Store,

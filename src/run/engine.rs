@@ -19,7 +19,7 @@ use crate::dispatch::{
     Waiting, Workers,
 };
 use crate::metrics::History;
-use crate::model::{Clock, EndpointKey, Live};
+use crate::model::{Clock, EndpointKey, Reloadable};
 use crate::outbox::{Head, Listener, Outbox};
 use crate::platform::{Directory, Found, Refresh};
 use crate::source::{Horizon, Lookahead, Rejections, Report, Scan, Watch};
@@ -43,9 +43,9 @@ pub struct Engine {
     pub tally: Tally,
     pub history: History,
     pub settings: Settings,
-    pub stream_moved_at: Live<Option<DateTime>>,
+    pub stream_moved_at: Reloadable<Option<DateTime>>,
     /// The last scan: when it ended, and what it did.
-    pub last_scan: Live<Option<(DateTime, Report)>>,
+    pub last_scan: Reloadable<Option<(DateTime, Report)>>,
     pub rejections: Rejections,
     /// The next expiry that is known.
     pub horizon: Horizon,
@@ -119,9 +119,9 @@ impl Engine {
             tally: Tally::new(clock.clone()),
             history: History::default(),
             rejections: Rejections::default(),
-            stream_moved_at: Live::new(None),
+            stream_moved_at: Reloadable::new(None),
             horizon: Horizon::default(),
-            last_scan: Live::new(None),
+            last_scan: Reloadable::new(None),
             recorded: Arc::default(),
             retention: config.delivery.retention,
             abort: Abort::default(),

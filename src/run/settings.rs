@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use crate::config::{self, Config};
 use crate::dispatch::DeliveryQueue;
 use crate::mail::Mailer;
-use crate::model::Live;
+use crate::model::Reloadable;
 use crate::platform::{Directory, EndpointPolicy};
 use crate::sender::{Client, Policy, RetryPolicy};
 use crate::source::Schedule;
@@ -18,20 +18,20 @@ use crate::trace::Tracer;
 #[derive(Clone)]
 pub struct Settings {
     /// `[scan]`.
-    pub scan: Live<config::Scan>,
+    pub scan: Reloadable<config::Scan>,
     /// When to scan.
-    pub schedule: Live<Schedule>,
+    pub schedule: Reloadable<Schedule>,
     /// Notified when the schedule was replaced.
     pub schedule_changed: Arc<Notify>,
     /// Attempts and retry period.
-    pub retry: Live<RetryPolicy>,
-    pub endpoints: Live<EndpointPolicy>,
+    pub retry: Reloadable<RetryPolicy>,
+    pub endpoints: Reloadable<EndpointPolicy>,
     /// What sends, with the guard's networks and the source's name.
-    pub client: Live<Client>,
+    pub client: Reloadable<Client>,
     /// What sends e-mails, if anything does.
-    pub mailer: Live<Option<Mailer>>,
+    pub mailer: Reloadable<Option<Mailer>>,
     /// How long after their death dead letters are tried again.
-    pub redrive_for: Live<Duration>,
+    pub redrive_for: Reloadable<Duration>,
     /// What makes traces; stays as it is.
     pub tracer: Tracer,
 }
@@ -43,14 +43,14 @@ impl Settings {
     /// The HTTP client, the mailer or the tracer can't be built: no usable TLS roots, as a rule.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
-            scan: Live::new(config.scan.clone()),
-            schedule: Live::new(schedule(config)),
+            scan: Reloadable::new(config.scan.clone()),
+            schedule: Reloadable::new(schedule(config)),
             schedule_changed: Arc::default(),
-            retry: Live::new(retry(config)),
-            endpoints: Live::new(endpoints(config)),
-            client: Live::new(Client::new(policy(config))?),
-            mailer: Live::new(Mailer::new(&config.email)?),
-            redrive_for: Live::new(config.delivery.redrive_for),
+            retry: Reloadable::new(retry(config)),
+            endpoints: Reloadable::new(endpoints(config)),
+            client: Reloadable::new(Client::new(policy(config))?),
+            mailer: Reloadable::new(Mailer::new(&config.email)?),
+            redrive_for: Reloadable::new(config.delivery.redrive_for),
             tracer: Tracer::new(config.telemetry.otlp_endpoint.as_ref())?,
         })
     }

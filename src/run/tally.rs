@@ -10,7 +10,7 @@ use crate::metrics::Counts;
 use crate::model::{Clock, Failure, Outcome};
 use crate::outbox::{Delivery, Next};
 
-/// Counts and logs. Cheap to clone.
+/// Counts and logs.
 #[derive(Clone, Debug)]
 pub struct Tally {
     /// What became of attempts since the start.

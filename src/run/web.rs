@@ -17,7 +17,7 @@ use super::Engine;
 use super::reading::{PATIENCE, Watched, own, read};
 use crate::config;
 use crate::metrics::Reading;
-use crate::model::Live;
+use crate::model::Reloadable;
 use crate::page::STYLE;
 use crate::service::{Listener, Watchdog};
 
@@ -42,7 +42,7 @@ pub(super) async fn serve(service: &config::Service, stage: &Stage) -> anyhow::R
 
 /// How far the daemon is. Clones see the same.
 #[derive(Clone)]
-pub(super) struct Stage(Live<Phase>);
+pub(super) struct Stage(Reloadable<Phase>);
 
 #[derive(Clone)]
 struct Phase {
@@ -53,7 +53,7 @@ struct Phase {
 
 impl Default for Stage {
     fn default() -> Self {
-        Self(Live::new(Phase {
+        Self(Reloadable::new(Phase {
             unready: Some("starting: waiting for MongoDB"),
             watched: None,
         }))

@@ -35,7 +35,7 @@ pub enum ClientError {
     Source(#[from] http::header::InvalidHeaderValue),
 }
 
-/// Sends messages. One for the whole daemon: it holds the connections. Cheap to clone.
+/// Sends messages. One for the whole daemon: it holds the connections.
 #[derive(Clone)]
 pub struct Client {
     policy: Arc<Policy>,

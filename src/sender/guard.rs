@@ -13,7 +13,7 @@ use super::Policy;
 
 /// Why no request goes there. Names an address or a scheme, never a URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum Blocked {
     /// The address lies in a range that is not public.
     #[error("address refused: {address} is {range}")]
     Address {
@@ -37,18 +37,18 @@ pub enum Refused {
 ///
 /// # Errors
 /// The refusal, if no request may go there. A name that passes is judged again by the addresses that it resolves to.
-pub fn check_url(url: &Url, policy: &Policy) -> Result<(), Refused> {
+pub fn check_url(url: &Url, policy: &Policy) -> Result<(), Blocked> {
     if url.scheme() != "https" && !(url.scheme() == "http" && policy.allow_http) {
-        return Err(Refused::Scheme);
+        return Err(Blocked::Scheme);
     }
     match url.host() {
         Some(Host::Ipv4(address)) => check_addr(address.into(), policy),
         Some(Host::Ipv6(address)) => check_addr(address.into(), policy),
         Some(Host::Domain(name)) if is_localhost(name) => {
-            check_addr(Ipv4Addr::LOCALHOST.into(), policy).map_err(|_| Refused::Localhost)
+            check_addr(Ipv4Addr::LOCALHOST.into(), policy).map_err(|_| Blocked::Localhost)
         }
         Some(Host::Domain(_)) => Ok(()),
-        None => Err(Refused::NoHost),
+        None => Err(Blocked::NoHost),
     }
 }
 
@@ -56,7 +56,7 @@ pub fn check_url(url: &Url, policy: &Policy) -> Result<(), Refused> {
 ///
 /// # Errors
 /// The refusal, if the address is neither public nor within the policy's `allow_networks`.
-pub fn check_addr(address: IpAddr, policy: &Policy) -> Result<(), Refused> {
+pub fn check_addr(address: IpAddr, policy: &Policy) -> Result<(), Blocked> {
     let embedded = match address {
         IpAddr::V4(_) => None,
         IpAddr::V6(v6) => embedded_v4(v6),
@@ -70,7 +70,7 @@ pub fn check_addr(address: IpAddr, policy: &Policy) -> Result<(), Refused> {
         return Ok(());
     }
     match ranges::refused(judged) {
-        Some(range) => Err(Refused::Address { address, range }),
+        Some(range) => Err(Blocked::Address { address, range }),
         None => Ok(()),
     }
 }

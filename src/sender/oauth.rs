@@ -25,7 +25,7 @@ use crate::platform::ClientCredentials;
 
 const NO_ANSWER: &str = "oauth2: the token server did not answer within the endpoint's timeout";
 
-/// The tokens of all endpoints. Cheap to clone.
+/// The tokens of all endpoints.
 #[derive(Clone)]
 pub(super) struct Tokens {
     server: TokenServer,

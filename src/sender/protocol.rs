@@ -27,7 +27,7 @@ const FAULTS: [Reason; 8] = [
     Reason::HTTP_1_1_REQUIRED,
 ];
 
-/// The hosts that are asked by HTTP/1.1, and since when. Cheap to clone.
+/// The hosts that are asked by HTTP/1.1, and since when.
 #[derive(Clone, Default)]
 pub(super) struct Http1Hosts(Arc<Mutex<HashMap<String, Instant>>>);
 

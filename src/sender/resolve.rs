@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use reqwest::dns::{Addrs, Resolving};
 
 use super::Policy;
-use super::guard::{self, Refused};
+use super::guard::{self, Blocked};
 
 /// Looks a name up: see `lookup` in production, a table in tests.
 pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
@@ -25,7 +25,7 @@ pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr
 pub(super) enum Unresolved {
     /// One of its addresses is refused. All are, then: otherwise luck would decide.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Blocked(#[from] Blocked),
     /// The lookup failed.
     #[error("dns: {0}")]
     Lookup(Arc<io::Error>),
@@ -152,7 +152,7 @@ mod tests {
     async fn a_name_with_one_good_and_one_bad_address_is_refused() {
         for mixed in [["8.8.8.8", "127.0.0.1"], ["fe80::1", "8.8.8.8"]] {
             let error = resolver(&mixed).call(name()).await.unwrap_err();
-            assert!(matches!(error, Unresolved::Refused(Refused::Address { .. })), "{error}");
+            assert!(matches!(error, Unresolved::Blocked(Blocked::Address { .. })), "{error}");
         }
         let found: Vec<_> = resolver(&["8.8.8.8", "2606:4700::1"])
             .call(name())

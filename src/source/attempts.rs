@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// After this many successes in a row twice as much is tried.
 const CONFIDENT: u32 = 8;
 
-/// How much goes into a transaction just now. Clones are the same.
+/// How much goes into a transaction just now.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pace(Arc<Mutex<State>>);
 

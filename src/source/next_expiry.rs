@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ScanTrigger;
 use crate::config;
-use crate::model::{Clock, Live};
+use crate::model::{Clock, Reloadable};
 use crate::store::{Result, Stopped, Store};
 
 /// How often the index is asked although nothing was heard: with a change stream, and without.
@@ -23,7 +23,7 @@ const RELOOK_WITHOUT_STREAM: Duration = Duration::from_secs(1);
 /// Expiries that come closer together than this share a scan.
 const BURST: Duration = Duration::from_millis(25);
 
-/// The next expiry that is known. Cheap to clone; whoever hears of an expiry tells it.
+/// The next expiry that is known. Whoever hears of an expiry tells it.
 #[derive(Clone, Debug, Default)]
 pub struct Horizon(Arc<Shared>);
 
@@ -61,7 +61,7 @@ pub struct Lookahead {
     /// The time.
     pub clock: Clock,
     /// `[scan]` as it is now.
-    pub config: Live<config::Scan>,
+    pub config: Reloadable<config::Scan>,
     /// Whether this instance holds the lease for finding events.
     pub lease: watch::Receiver<Option<i64>>,
     /// What others heard.

@@ -9,7 +9,7 @@ use crate::model::EventType;
 use crate::outbox::Rejected;
 use crate::platform::Unfit;
 
-/// Counts since the start. Cheap to clone.
+/// Counts since the start.
 #[derive(Clone, Debug, Default)]
 pub struct Rejections(Arc<Counts>);
 

@@ -13,7 +13,7 @@ use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::model::{Clock, Live};
+use crate::model::{Clock, Reloadable};
 use crate::outbox::{NewDelivery, Outbox};
 use crate::platform::{Directory, Event, badge_user};
 use crate::store::{Stopped, Store};
@@ -39,7 +39,7 @@ pub struct Scan {
     /// The time.
     pub clock: Clock,
     /// `[scan]` as it is now.
-    pub config: Live<config::Scan>,
+    pub config: Reloadable<config::Scan>,
     /// Counts what can't be an event.
     pub rejections: Rejections,
     /// Ends a scan between two pages.
@@ -74,7 +74,7 @@ impl Scan {
         outbox: Outbox,
         directory: Directory,
         clock: Clock,
-        config: Live<config::Scan>,
+        config: Reloadable<config::Scan>,
         rejections: Rejections,
         stop: CancellationToken,
     ) -> Self {

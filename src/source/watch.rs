@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::attempts::Pace;
 use super::stream::{Ending, Item, follow};
 use super::{Horizon, Rejections, catch_up};
-use crate::model::{Clock, Live};
+use crate::model::{Clock, Reloadable};
 use crate::outbox::Outbox;
 use crate::platform::Directory;
 use crate::store::{Backoff, Stopped, Store, Tries};
@@ -46,7 +46,7 @@ pub struct Watch {
     /// How long the outbox remembers.
     pub retention: Duration,
     /// When the stream last moved: an event, or the word that there is none.
-    pub moved_at: Live<Option<DateTime>>,
+    pub moved_at: Reloadable<Option<DateTime>>,
     /// Counts what can't be an event.
     pub rejections: Rejections,
     /// Who wants to hear of expiries.
@@ -67,7 +67,7 @@ impl Watch {
         directory: Directory,
         clock: Clock,
         retention: Duration,
-        moved_at: Live<Option<DateTime>>,
+        moved_at: Reloadable<Option<DateTime>>,
         rejections: Rejections,
         horizon: Horizon,
     ) -> Self {

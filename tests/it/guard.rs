@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use certhookd::model::Outcome;
-use certhookd::sender::{Client, Lookup, Policy, Refused, check_addr, check_url};
+use certhookd::sender::{Blocked, Client, Lookup, Policy, check_addr, check_url};
 use futures_util::FutureExt;
 use url::Url;
 
@@ -137,10 +137,10 @@ fn plain_http_needs_permission_and_other_schemes_have_none() {
     };
     let with_http = strict();
     let check = |url: &str, policy| check_url(&Url::parse(url).unwrap(), policy);
-    assert_eq!(check("http://receiver.test/", &https_only), Err(Refused::Scheme));
+    assert_eq!(check("http://receiver.test/", &https_only), Err(Blocked::Scheme));
     assert_eq!(check("https://receiver.test/", &https_only), Ok(()));
     assert_eq!(check("http://receiver.test/", &with_http), Ok(()));
-    assert_eq!(check("ftp://receiver.test/", &with_http), Err(Refused::Scheme));
+    assert_eq!(check("ftp://receiver.test/", &with_http), Err(Blocked::Scheme));
 }
 
 /// Answers the n-th lookup with the n-th list, the last one from then on.

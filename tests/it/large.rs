@@ -88,7 +88,7 @@ async fn expire(fixture: &Fixture, daemon: &Daemon, organization: ObjectId, byte
     daemon.wait_for_nth(is_scan, scans + 1).await;
 }
 
-/// Whether what is sent to endpoints that hang for 30 s, `bytes` each, leaves room for a payload of another organization.
+/// Whether what is sent to endpoints that hang for 30 s, `bytes` each, leaves space for a payload of another organization.
 async fn leaves_room(endpoints: usize, bytes: usize, others: usize) {
     let fixture = Fixture::new().await.with("completions.enabled = false");
     let other = fixture.organization(vec![fixture.endpoint("/other")]).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
 use certhookd::config::Mongodb;
-use certhookd::model::{Clock, EventId, Live};
+use certhookd::model::{Clock, EventId, Reloadable};
 use certhookd::platform::{Directory, EndpointPolicy, Refresh};
 use certhookd::store::Store;
 use mongodb::Collection;
@@ -57,7 +57,7 @@ pub async fn directory(store: &Store) -> Directory {
     let refresh = Refresh {
         store: store.clone(),
         directory: directory.clone(),
-        policy: Live::new(EndpointPolicy {
+        policy: Reloadable::new(EndpointPolicy {
             allow_http: true,
             concurrency: 5,
         }),

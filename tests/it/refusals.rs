@@ -282,7 +282,7 @@ async fn successes(fixture: &Fixture, organization: ObjectId) -> i64 {
     found.first().map_or(0, |found| found.get_i64("sum").unwrap())
 }
 
-/// The other organization has so many endpoints that results of both are recorded in the same transactions.
+/// The other organization has enough endpoints that results of both are recorded in the same transactions.
 #[tokio::test]
 async fn results_that_are_refused_for_one_endpoint_keep_no_other_from_being_recorded() {
     const CERTIFICATES: i64 = 30;

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::fixture::{Daemon, Fixture, certificate, completed_id};
 
-/// Inserts so many awards and returns their ids as receivers see them.
+/// Inserts that many awards and returns their ids as receivers see them.
 async fn award(badge_users: &Collection<Document>, organization: ObjectId, count: usize) -> HashSet<String> {
     let documents: Vec<_> = (0..count).map(|_| certificate(organization, None)).collect();
     badge_users.insert_many(&documents).await.unwrap();
@@ -49,7 +49,7 @@ fn is_caught_up(line: &Value) -> bool {
     line["message"] == "caught up with missed completions"
 }
 
-/// After so many accidents the stream takes the next award, and each accident was told and caught up with once.
+/// After that many accidents the stream takes the next award, and each accident was told and caught up with once.
 async fn goes_on(fixture: &Fixture, organization: ObjectId, daemon: &Daemon, accidents: usize) {
     daemon.wait_for_nth(is_caught_up, accidents).await;
     received(fixture, &award(&fixture.badge_users(), organization, 1).await).await;

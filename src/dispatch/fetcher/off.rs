@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::model::EndpointKey;
 
-/// Endpoints whose deliveries are to be cancelled. Clones are the same.
+/// Endpoints whose deliveries are to be cancelled.
 #[derive(Clone, Debug, Default)]
 pub struct OffEndpoints(Arc<Shared>);
 

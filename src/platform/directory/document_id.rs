@@ -12,7 +12,7 @@ use crate::model::{id_part, key_part};
 /// Of an `_id` that is a string, in characters, where it is shown.
 const SHOWN: usize = 60;
 
-/// The `_id` of a document. Cheap to clone.
+/// The `_id` of a document.
 #[derive(Clone, Debug)]
 pub struct DocumentId(Arc<Inner>);
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::walks::Walks;
 use super::{Directory, DocumentId};
-use crate::model::Live;
+use crate::model::Reloadable;
 use crate::platform::member_config::EndpointPolicy;
 use crate::store::{Backoff, Error, Kind, Result, Stopped, Store, loses_token};
 
@@ -32,7 +32,7 @@ pub struct Refresh {
     /// What is kept fresh.
     pub directory: Directory,
     /// What endpoints must satisfy.
-    pub policy: Live<EndpointPolicy>,
+    pub policy: Reloadable<EndpointPolicy>,
 }
 
 /// How far the changes were followed.

@@ -34,7 +34,7 @@ pub struct Received {
     pub end: End,
 }
 
-/// When a request ended, once it has. Clones are of the same request.
+/// When a request ended, once it has.
 #[derive(Clone, Debug, Default)]
 pub struct End(Arc<OnceLock<Ended>>);
 

@@ -29,7 +29,7 @@ pub(super) enum Placement {
     Form,
 }
 
-/// What asks token servers. Cheap to clone.
+/// What asks token servers.
 #[derive(Clone)]
 pub(super) struct TokenServer {
     http: reqwest::Client,

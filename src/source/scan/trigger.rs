@@ -7,7 +7,7 @@ use bson::DateTime;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Requests for a scan. Clones are the same.
+/// Requests for a scan.
 #[derive(Clone, Debug, Default)]
 pub struct ScanTrigger(Arc<Shared>);
 

@@ -21,7 +21,7 @@ use crate::store::{Error, Result, Store};
 /// Certificates that are looked at together.
 const STEP: usize = 1_000;
 
-/// What is known of them. Clones are the same.
+/// What is known of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UnmarkableSet(Arc<Mutex<State>>);
 

@@ -13,7 +13,7 @@ use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tokio_util::sync::CancellationToken;
 
 use super::Schedule;
-use crate::model::{Clock, Live};
+use crate::model::{Clock, Reloadable};
 
 /// This long before its instant a job is set for: the scheduler looks every 500 ms, at whole seconds.
 const LEAD: Duration = Duration::from_secs(2);
@@ -28,7 +28,7 @@ const SMALL_CORRECTION_MS: i64 = 60_000;
 /// What tells when to scan.
 pub struct Timer {
     /// When that is.
-    pub schedule: Live<Schedule>,
+    pub schedule: Reloadable<Schedule>,
     /// Notified when the schedule was replaced.
     pub changed: Arc<Notify>,
     /// The time.
@@ -130,10 +130,10 @@ mod tests {
 
     use super::*;
 
-    fn schedule(cron: &str) -> Live<Schedule> {
+    fn schedule(cron: &str) -> Reloadable<Schedule> {
         let parser = croner::parser::CronParser::builder();
         let parser = parser.seconds(croner::parser::Seconds::Required).build();
-        Live::new(Schedule {
+        Reloadable::new(Schedule {
             cron: parser.parse(cron).unwrap(),
             zone: chrono_tz::UTC,
         })

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
 use certhookd::config::Mongodb;
-use certhookd::model::{EndpointKey, EventType, Live};
+use certhookd::model::{EndpointKey, EventType, Reloadable};
 use certhookd::platform::{Directory, EndpointPolicy, Found, Refresh};
 use certhookd::sandbox::{Options, ReplicaSet};
 use certhookd::store::Store;
@@ -27,7 +27,7 @@ async fn refresh(fixture: &Fixture) -> Refresh {
     Refresh {
         store: Store::new(&config, CancellationToken::new()).await.unwrap(),
         directory: Directory::default(),
-        policy: Live::new(EndpointPolicy {
+        policy: Reloadable::new(EndpointPolicy {
             allow_http: true,
             concurrency: 5,
         }),

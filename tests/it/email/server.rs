@@ -85,7 +85,7 @@ impl MailServer {
         self.taken.mails.lock().clone()
     }
 
-    /// Waits until it has taken so many.
+    /// Waits until it has taken that many.
     pub(super) async fn wait_for(&self, count: usize) -> Vec<Mail> {
         let enough = async {
             loop {

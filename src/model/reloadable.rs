@@ -6,15 +6,15 @@ use parking_lot::RwLock;
 
 /// A value that readers take as it is now, and that a reload replaces as a whole.
 #[derive(Debug)]
-pub struct Live<T>(Arc<RwLock<Arc<T>>>);
+pub struct Reloadable<T>(Arc<RwLock<Arc<T>>>);
 
-impl<T> Clone for Live<T> {
+impl<T> Clone for Reloadable<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<T> Live<T> {
+impl<T> Reloadable<T> {
     /// Starts with `value`.
     pub fn new(value: T) -> Self {
         Self(Arc::new(RwLock::new(Arc::new(value))))
