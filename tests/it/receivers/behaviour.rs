@@ -2,6 +2,7 @@
 
 use certhookd::model::{EventId, EventType, Message, Outcome};
 use certhookd::platform::Endpoint;
+use http::{HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -20,6 +21,18 @@ pub(super) async fn check(url: &str, mut handled: impl AsyncFnMut() -> String) {
     assert_eq!(failure(send(url, &[], &message()).await).status, Some(401));
     assert_eq!(tampered(url).await, "401");
 
+    // Samples are accepted, and not worked on.
+    for (event_type, certificate) in [("expired", 1), ("completed", 2), ("expired", 1)] {
+        let sample = Message {
+            event_id: EventId::from_stored(&format!(
+                "certificate_{event_type}_67470000000000000000009{certificate}_1732703400000"
+            )),
+            event_type: EventType::parse(&format!("certificate_{event_type}")).unwrap(),
+            ..message()
+        };
+        assert_eq!(delivered(send_sample(url, &sample).await), 204);
+    }
+
     // The same once more, and another one while the secret is being changed: just that one is worked on.
     assert_eq!(delivered(send(url, &[SECRET], &message()).await), 204);
     let another = Message {
@@ -29,6 +42,20 @@ pub(super) async fn check(url: &str, mut handled: impl AsyncFnMut() -> String) {
     };
     assert_eq!(delivered(send(url, &[OTHER, SECRET], &another).await), 204);
     assert_eq!(handled().await, "certificate_completed: 674700000000000000000001");
+}
+
+/// As `certhookd send-test` does.
+async fn send_sample(url: &str, message: &Message) -> Outcome {
+    let mut endpoint = Endpoint {
+        signing_secrets: vec![SECRET.into()],
+        ..endpoint(url)
+    };
+    let (name, value) = (
+        HeaderName::from_static("x-webhook-test"),
+        HeaderValue::from_static("true"),
+    );
+    endpoint.headers.insert(name, value);
+    support::client().attempt(&endpoint, message, now()).await
 }
 
 async fn send(url: &str, secrets: &[&str], message: &Message) -> Outcome {

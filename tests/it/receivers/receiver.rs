@@ -40,6 +40,10 @@ async fn receive(
             .unwrap_or_default()
             .to_owned()
     };
+    // A sample: nothing has happened.
+    if text("x-webhook-test") == "true" {
+        return StatusCode::NO_CONTENT;
+    }
     let event = Event {
         id: text("webhook-id"),
         event_type: text("x-webhook-event"),
