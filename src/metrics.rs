@@ -6,6 +6,7 @@
 mod counts;
 mod histogram;
 mod history;
+mod process;
 mod reading;
 mod sheet;
 

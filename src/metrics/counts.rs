@@ -17,6 +17,9 @@ const END_TO_END: [u32; 14] = [
     50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000, 900_000, 3_600_000, 86_400_000,
 ];
 
+/// What happened longer ago was imported, replayed or redriven: how long that took says nothing of the daemon.
+const IMPORTED: Duration = Duration::from_secs(24 * 3600);
+
 /// The counts of each kind of delivery.
 #[derive(Debug)]
 pub struct Counts([Kind; 3]);
@@ -44,7 +47,10 @@ impl Counts {
             Outcome::Delivered { elapsed, .. } => {
                 add(&kind.delivered);
                 kind.attempt.observe(*elapsed);
-                kind.end_to_end.observe(age(delivery, now));
+                let age = age(delivery, now);
+                if age <= IMPORTED {
+                    kind.end_to_end.observe(age);
+                }
             }
             Outcome::TransientFailure(_) => add(&kind.failed),
             Outcome::Gone(_) => add(&kind.gone),
@@ -146,7 +152,7 @@ fn age(delivery: &Delivery, now: DateTime) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{EndpointKey, Failure};
+    use crate::model::{EndpointKey, EventId, Failure};
     use crate::outbox::document::testing::fetched;
 
     fn delivery(endpoint: EndpointKey, redriven: bool) -> Delivery {
@@ -185,6 +191,29 @@ mod tests {
             counts.note(&webhook(redriven), &Outcome::TransientFailure(failure()), &dead, NOW);
         }
         assert_eq!((counts.failed(), counts.dead()), (2, 1));
+    }
+
+    #[test]
+    fn what_was_imported_long_after_it_happened_does_not_count_as_slow() {
+        let day = 86_400_000;
+        let ages = [(1, 1), (day, 2), (day + 1, 2), (365 * day, 2), (2, 3)];
+        let counts = Counts::default();
+        let accepted = Outcome::Delivered {
+            status: 200,
+            elapsed: Duration::from_millis(3),
+        };
+        for (n, (age, expected)) in (1..).zip(ages) {
+            let mut old = webhook(false);
+            old.message.event_id = EventId::from_stored("certificate_expired_a_1000");
+            let now = DateTime::from_millis(1000 + age);
+            counts.note(&old, &accepted, &Next::Delivered { status: 200 }, now);
+            let kind = counts.kind(&old.endpoint, old.message.event_type);
+            assert_eq!(
+                (kind.attempt.count(), kind.end_to_end.count()),
+                (n, expected),
+                "{age} ms"
+            );
+        }
     }
 
     #[test]

@@ -25,6 +25,12 @@ impl Histogram {
         }
     }
 
+    /// How many were observed.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> u64 {
+        self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
     pub(super) fn observe(&self, duration: Duration) {
         let bounds = self.bounds;
         let place = bounds.partition_point(|bound| duration > Duration::from_millis(u64::from(*bound)));

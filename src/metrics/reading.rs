@@ -10,6 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
 use prometheus_client::registry::Registry;
 
 use super::counts::{Counts, Kind};
+use super::process::Process;
 use super::sheet::Sheet;
 use crate::dispatch::Fill;
 use crate::model::EventType;
@@ -39,6 +40,8 @@ pub struct Working {
     pub stream_age: Option<Duration>,
     /// When the last scan of this instance ended.
     pub last_scan: Option<DateTime>,
+    /// When the schedule has the next scan after that, where this instance scans.
+    pub scan_due: Option<DateTime>,
     /// How long MongoDB has been unavailable.
     pub outage: Option<Duration>,
     /// What is pending and dead, as MongoDB last said.
@@ -62,10 +65,14 @@ impl Reading {
 
     /// The text that Prometheus reads.
     pub fn text(self) -> String {
-        let (mut registry, mut text) = (Registry::with_prefix("certhookd"), String::new());
-        registry.register_collector(Box::new(self));
-        // Writing to a string does not fail.
-        let _ = prometheus_text::encode(&mut text, &registry);
+        let mut text = String::new();
+        let (mut own, mut process) = (Registry::with_prefix("certhookd"), Registry::default());
+        own.register_collector(Box::new(self));
+        process.register_collector(Box::new(Process));
+        for registry in [own, process] {
+            // Writing to a string does not fail.
+            let _ = prometheus_text::encode(&mut text, &registry);
+        }
         text
     }
 }
@@ -120,7 +127,7 @@ impl Working {
         let end_to_end = kinds.iter().map(|kind| (labels(kind), &kind.end_to_end));
         sheet.histograms(
             "end_to_end_seconds",
-            "From the certificate's expires or creationDate to the response that accepted it",
+            "From the certificate's expires or creationDate to the response that accepted it, where that was within a day",
             end_to_end,
         )
     }
@@ -188,6 +195,11 @@ impl Working {
             "last_scan_timestamp_seconds",
             "When the last scan of this instance ended",
             self.last_scan.map(seconds),
+        )?;
+        sheet.gauge(
+            "scan_due_timestamp_seconds",
+            "When the schedule has the next scan after the last one; only where this instance scans",
+            self.scan_due.map(seconds),
         )?;
         let rejected = EventType::ALL.map(|event| ([("event", event.as_str())], self.rejections.count(event)));
         sheet.counters("rejected", "Documents that can't be events", rejected)?;

@@ -23,6 +23,12 @@ impl Sheet<'_> {
         ConstGauge::new(value).encode(encoder)
     }
 
+    /// A counter without labels; its name gets `_total`.
+    pub(super) fn counter(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        let encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(encoder)
+    }
+
     /// A gauge with one label.
     pub(super) fn gauges<V: EncodeGaugeValue>(
         &mut self,

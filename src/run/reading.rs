@@ -61,6 +61,7 @@ pub(super) async fn read(watched: &Watched) -> Working {
         },
         has_lease: lease.is_some(),
         stream_age: lease.and_then(|_| stream_age(engine)),
+        scan_due: lease.and_then(|_| scan_due(watched)),
         last_scan: engine.last_scan.get().map(|(at, _)| at),
         outage: engine.store.outage().lasts(),
         backlog: watched.backlog.get(PATIENCE).await,
@@ -77,6 +78,13 @@ pub(super) async fn own(watched: &Watched) -> Own {
         working: read(watched).await,
         minutes: engine.history.minutes(),
     }
+}
+
+/// When the schedule has the next scan after the last one, or after the start where there was none.
+fn scan_due(watched: &Watched) -> Option<DateTime> {
+    let engine = &watched.engine;
+    let last = engine.last_scan.get().map_or(watched.since, |(at, _)| at);
+    engine.settings.schedule.get().next_after(last)
 }
 
 fn stream_age(engine: &Engine) -> Option<Duration> {

@@ -112,6 +112,16 @@ async fn what_happened_and_what_is_waiting_stand_in_the_metrics() {
     assert!(get("certhookd_stream_token_age_seconds") < 60.0);
     let now = Clock::local().timestamp_millis() as f64 / 1000.0;
     assert!((now - get("certhookd_last_scan_timestamp_seconds")).abs() < 60.0);
+    // Once a year, on the first of January.
+    let until_due = get("certhookd_scan_due_timestamp_seconds") - now;
+    assert!(until_due > -60.0 && until_due < 366.0 * 86_400.0, "{until_due}");
+    assert!((now - get("process_start_time_seconds")).abs() < 60.0);
+    let process = ["cpu_seconds_total", "resident_memory_bytes", "open_fds", "max_fds"];
+    let process = process.map(|name| get(&format!("process_{name}")));
+    assert!(
+        process[0] > 0.0 && process[1] > 1e6 && process[2] >= 10.0 && process[3] > process[2],
+        "{process:?}"
+    );
 
     let labels = metrics
         .keys()
