@@ -20,6 +20,7 @@ pub(crate) mod document;
 mod fetch;
 mod follow;
 mod large;
+mod look_up;
 mod record;
 mod redrive;
 mod refused;
@@ -47,6 +48,7 @@ pub use document::{BATCH_BYTES, Batch, Class, Delivery, Fetched, NewDelivery, si
 pub use fetch::{Head, Looked, Read, Want};
 pub use follow::{Change, Follower, Wanted};
 pub use large::UNFINISHED;
+pub use look_up::{LookedUp, look_up};
 pub use record::{Settlement, Unrecorded};
 pub use redrive::Redriven;
 pub use reject::{Rejected, Unmarkable};

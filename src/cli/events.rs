@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::target;
 use crate::config::Config;
 use crate::model::EventType;
 use crate::outbox::{Change, Follower, Wanted};
@@ -52,13 +53,24 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
         organization: args.organization,
         event_type: args.event_type,
     };
-    let opened = Follower::open(store.clone(), wanted).await;
-    let done = match opened.map_err(|error| anyhow::anyhow!(error.to_string())) {
+    let done = match open(&store, config, wanted).await {
         Ok(follower) => follow(follower, args.json, &args.state).await,
         Err(error) => Err(error),
     };
     store.close().await;
     done.context("deliveries can't be followed")
+}
+
+/// A misspelt endpoint would never have a delivery.
+async fn open(store: &Store, config: &Config, wanted: Wanted) -> anyhow::Result<Follower> {
+    if wanted.endpoint.is_some() || wanted.organization.is_some() {
+        let directory = super::directory(store, config).await?;
+        let (endpoint, organization) = (wanted.endpoint.as_deref(), wanted.organization.as_deref());
+        target::check(store, &directory, endpoint, organization).await?;
+    }
+    Follower::open(store.clone(), wanted)
+        .await
+        .map_err(|error| anyhow::anyhow!(error.to_string()))
 }
 
 async fn follow(follower: Follower, json: bool, states: &[String]) -> anyhow::Result<()> {

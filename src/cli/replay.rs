@@ -4,11 +4,12 @@ use anyhow::{Context, bail, ensure};
 use bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::{Usage, table};
+use super::{Usage, table, target};
 use crate::config::Config;
-use crate::model::{EndpointKey, EventType};
-use crate::outbox::{Replayable, Selection};
+use crate::model::{EndpointKey, EventType, count};
+use crate::outbox::{self, LookedUp, Replayable, Selection};
 use crate::platform::Directory;
+use crate::service::one_line;
 use crate::store::Store;
 
 /// A dry run shows no more than this.
@@ -81,21 +82,48 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
 }
 
 async fn replay(store: &Store, config: &Config, mut selection: Selection, dry_run: bool) -> anyhow::Result<()> {
+    if selection.endpoint.is_some() || selection.organization.is_some() {
+        let directory = super::directory(store, config).await?;
+        let (endpoint, organization) = (selection.endpoint.as_deref(), selection.organization.as_deref());
+        target::check(store, &directory, endpoint, organization).await?;
+    }
     if let Some(id) = selection.endpoint.take_if(|endpoint| !endpoint.contains('/')) {
         let directory = super::directory(store, config).await?;
         selection.endpoint = Some(configured(&directory, &id)?.as_str().to_owned());
     }
     let hello = store.hello().await?;
     let now = *hello.get_datetime("localTime")?;
-    if dry_run {
-        let (first, count) = selection.preview(store, now, SHOWN).await?;
-        show(&first);
-        say!("{count} deliveries would be sent again");
-    } else {
-        let count = selection.replay(store, now).await?;
-        say!("{count} deliveries are pending again");
+    let (first, number) = match dry_run {
+        true => selection.preview(store, now, SHOWN).await?,
+        false => (Vec::new(), selection.replay(store, now).await?),
+    };
+    if let Some(id) = selection.id.as_deref().filter(|_| number == 0) {
+        bail!(why_none(store, id, &selection.states).await?);
+    }
+    let deliveries = count(number, "delivery");
+    match (dry_run, number) {
+        (true, _) => {
+            show(&first);
+            say!("{deliveries} would be sent again");
+        }
+        (false, 1) => say!("{deliveries} is pending again"),
+        (false, _) => say!("{deliveries} are pending again"),
     }
     Ok(())
+}
+
+/// Why nothing is sent again of what the id names.
+async fn why_none(store: &Store, id: &str, states: &[String]) -> anyhow::Result<String> {
+    let shown = one_line(id);
+    Ok(match outbox::look_up(store, id).await? {
+        LookedUp::States(found) => format!(
+            "nothing of {shown} is {}, or not of what was chosen besides: it is {}",
+            states.join(" or "),
+            found.join(" and ")
+        ),
+        LookedUp::Nearest(Some(nearest)) => format!("the outbox holds no {shown}; the nearest: {nearest}"),
+        LookedUp::Nearest(None) => format!("the outbox holds no {shown}"),
+    })
 }
 
 /// The endpoint with that id, which is an ObjectId as a rule: then there is one at most.

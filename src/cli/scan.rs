@@ -82,9 +82,9 @@ async fn deliver(engine: &Arc<Engine>, config: &Config, give_up: CancellationTok
     tasks.shut_down(config.service.shutdown_grace).await;
     let counts = &engine.tally.counts;
     say!(
-        "found {} certificates, {} deliveries: {} delivered, {} dead, {} cancelled, {} known before; {} rejected",
-        report.found,
-        report.deliveries,
+        "found {}, {}: {} delivered, {} dead, {} cancelled, {} known before; {} rejected",
+        crate::model::count(report.found as u64, "certificate"),
+        crate::model::count(report.deliveries as u64, "delivery"),
         counts.delivered(),
         counts.dead(),
         counts.cancelled(),

@@ -116,7 +116,8 @@ fn print_sources(status: &Status) {
         .sum();
     if unconfigured > 0 {
         say!(
-            "not sent   {unconfigured} events of organizations that have no configuration, since these instances started"
+            "not sent   {} of organizations that have no configuration, since these instances started",
+            count(unconfigured.unsigned_abs(), "event")
         );
     }
     match &status.stream {
@@ -128,19 +129,19 @@ fn print_sources(status: &Status) {
 
 fn print_scan(scan: &Scan) {
     say!(
-        "last scan  {}: {} found, {} deliveries, {} rejected, {} ms",
+        "last scan  {}: {} found, {}, {} rejected, {} ms",
         iso(scan.at),
         scan.found,
-        scan.deliveries,
+        count(scan.deliveries.unsigned_abs(), "delivery"),
         scan.rejected,
         scan.duration_ms
     );
     if let Some(last) = scan.found_last.as_ref().filter(|last| last.at < scan.at) {
         say!(
-            "last found {}: {} certificates, {} deliveries",
+            "last found {}: {}, {}",
             iso(last.at),
-            last.found,
-            last.deliveries
+            count(last.found.unsigned_abs(), "certificate"),
+            count(last.deliveries.unsigned_abs(), "delivery")
         );
     }
 }

@@ -1,10 +1,12 @@
-//! Which endpoint is meant.
+//! Which endpoint is meant, and that there is such an organization. A misspelling is told, with the nearest.
 
 use anyhow::bail;
+use bson::doc;
 
 use crate::model::EndpointKey;
 use crate::platform::{Directory, Endpoint, Found};
 use crate::service::one_line;
+use crate::store::Store;
 
 /// An error names no more candidates than this.
 const CANDIDATES: usize = 5;
@@ -45,6 +47,61 @@ pub(super) fn unknown(directory: &Directory, wanted: &str) -> String {
         "no endpoint is named {}; the nearest: {}",
         one_line(wanted),
         list(directory, &keys)
+    )
+}
+
+/// That there is, or was, an endpoint of that id or of that `ORGANIZATION/ENDPOINT`, and such an organization.
+///
+/// # Errors
+/// There is none, neither in the configuration nor in the outbox: the nearest are named. MongoDB refused or is unavailable.
+pub(super) async fn check(
+    store: &Store,
+    directory: &Directory,
+    endpoint: Option<&str>,
+    organization: Option<&str>,
+) -> anyhow::Result<()> {
+    let mut keys = directory.keys();
+    keys.extend(directory.email().then(EndpointKey::email));
+    if let Some(wanted) = endpoint {
+        let is_whole = wanted.contains('/');
+        let is_configured = keys.iter().any(|key| is_named(key, wanted));
+        let is_known = is_configured || is_whole && is_in_outbox(store, wanted).await?;
+        match unknown(directory, wanted) {
+            _ if is_known => {}
+            unknown if is_whole => bail!(unknown),
+            unknown => bail!(
+                "{unknown}; name one that was deleted as ORGANIZATION/{}",
+                one_line(wanted)
+            ),
+        }
+    }
+    if let Some(wanted) = organization {
+        let is_configured = directory.knows_organization(wanted) || keys.iter().any(|key| key.organization() == wanted);
+        if !is_configured && !is_in_outbox(store, wanted).await? {
+            let nearest = nearest_organization(&keys, wanted);
+            bail!("no organization is named {}{nearest}", one_line(wanted));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the outbox holds something of that endpoint or organization: a range of its `_id`s.
+async fn is_in_outbox(store: &Store, name: &str) -> anyhow::Result<bool> {
+    let range = doc! { "$gte": format!("{name}/"), "$lt": format!("{name}0") };
+    let outbox = store.outbox();
+    let found = outbox.find_one(doc! { "_id": range });
+    Ok(found.projection(doc! { "_id": 1 }).await?.is_some())
+}
+
+fn nearest_organization(keys: &[EndpointKey], wanted: &str) -> String {
+    let organizations = keys.iter().filter(|key| !key.is_email()).map(EndpointKey::organization);
+    let nearest = organizations.max_by(|a, b| {
+        let [a, b] = [a, b].map(|name| strsim::jaro_winkler(name, wanted));
+        a.total_cmp(&b)
+    });
+    nearest.map_or_else(
+        || ": none is configured".into(),
+        |nearest| format!("; the nearest: {nearest}"),
     )
 }
 

@@ -146,7 +146,7 @@ async fn scan_delivers_what_it_found_and_says_what_became_of_it() {
     assert!(
         outcome
             .stdout
-            .contains("found 1 certificates, 1 deliveries: 0 delivered, 1 dead"),
+            .contains("found 1 certificate, 1 delivery: 0 delivered, 1 dead"),
         "{outcome:?}"
     );
 }

@@ -99,14 +99,14 @@ async fn dead_letters_are_replayed_by_an_operator_and_a_dry_run_only_shows_them(
         "{shown}"
     );
     assert!(
-        shown.contains("1 deliveries would be sent again") && shown.contains("status 410"),
+        shown.contains("1 delivery would be sent again") && shown.contains("status 410"),
         "{shown}"
     );
     assert_eq!(fixture.count_deliveries(dead.clone()).await, 2);
     assert!(
         replay(&fixture, &["--organization", &organization.to_hex()])
             .await
-            .starts_with("1 deliveries")
+            .starts_with("1 delivery is")
     );
     fixture
         .receiver

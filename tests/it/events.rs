@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bson::oid::ObjectId;
 use bson::{Document, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::{Answer, Options, Proxy, ReplicaSet};
@@ -90,7 +91,7 @@ async fn each_delivery_of_a_batch_has_lines_of_its_own() {
         .outcome(&["replay", "--all", "--state", "cancelled"])
         .await
         .stdout;
-    assert_eq!(count, "1 deliveries are pending again\n");
+    assert_eq!(count, "1 delivery is pending again\n");
     assert_eq!(told(&events.json().await), ("pending", 0, None, Some("replay")));
 
     // All at once.
@@ -198,6 +199,11 @@ async fn others_are_filtered_out() {
     const OTHER: &str = "674700000000000000000004/674700000000000000000011";
     let fixture = Fixture::new().await;
     let (organization, endpoint) = OTHER.split_once('/').unwrap();
+    let [owner, id] = [organization, endpoint].map(|id| ObjectId::parse_str(id).unwrap());
+    let mut configured = fixture.endpoint("/other");
+    configured.insert("_id", id);
+    let config = doc! { "_ownerId": owner, "webHookConfig": { "endpoints": [configured] } };
+    fixture.member_configs().insert_one(config).await.unwrap();
     let mut followers = Vec::new();
     for arguments in [
         &["--endpoint", OTHER][..],

@@ -58,7 +58,7 @@ async fn a_dead_letter_gets_all_attempts_again_and_keeps_its_history() {
     .await;
     assert_eq!(
         replay(&fixture, &["--endpoint", ENDPOINT]).await,
-        "1 deliveries are pending again"
+        "1 delivery is pending again"
     );
     let again = find(&fixture, &format!("{ENDPOINT}/{}", expiry(1))).await;
     let texts = ["state", "queue"].map(|field| again.get_str(field).unwrap().to_owned());
@@ -99,7 +99,7 @@ async fn an_event_of_a_cancelled_batch_goes_out_without_the_others_which_can_fol
     let fixture = fixture(std::slice::from_ref(&some)).await;
     let named = format!("{}/{ENDPOINT}", expiry(1));
     let count = replay(&fixture, &["--id", &named, "--state", "cancelled"]).await;
-    assert_eq!(count, "1 deliveries are pending again");
+    assert_eq!(count, "1 delivery is pending again");
     let again = find(&fixture, id(&some)).await;
     assert_eq!(results(&again), ["cancelled", "open", "cancelled"]);
     assert_eq!(state(&again), ("pending", 1));
@@ -183,11 +183,17 @@ async fn what_is_given_must_all_hold_and_a_dry_run_changes_nothing() {
         (&["--id", &format!("{}/{OTHER}", expiry(1))], 1),
         (&["--id", id(&documents[4]), "--state", "cancelled"], 2),
         (&["--id", id(&documents[5]), "--state", "cancelled"], 1),
-        (&["--id", &expiry(4), "--state", "dead,cancelled,delivered"], 0),
     ] {
         let shown = replay(&fixture, &[arguments, &["--dry-run"]].concat()).await;
         let last = shown.lines().last().unwrap();
-        assert_eq!(last, format!("{count} deliveries would be sent again"), "{arguments:?}");
+        assert_eq!(
+            last,
+            format!(
+                "{count} {} would be sent again",
+                if count == 1 { "delivery" } else { "deliveries" }
+            ),
+            "{arguments:?}"
+        );
         assert_eq!(shown.lines().count(), count + 2, "{shown}");
     }
     let shown = replay(&fixture, &["--id", &expiry(60), "--dry-run"]).await;
@@ -212,13 +218,13 @@ async fn an_endpoint_is_named_by_its_id_alone_while_it_is_configured() {
         .await
         .unwrap();
     let count = replay(&fixture, &["--endpoint", &endpoint_id]).await;
-    assert_eq!(count, "1 deliveries are pending again");
+    assert_eq!(count, "1 delivery is pending again");
     let deleted = fixture
         .outcome(&["replay", "--endpoint", "674700000000000000000010"])
         .await;
     assert_eq!(deleted.code, Some(1));
     assert!(
-        deleted.errors()[0].starts_with("no endpoint 674700000000000000000010 is configured"),
+        deleted.errors()[0].ends_with("name one that was deleted as ORGANIZATION/674700000000000000000010"),
         "{deleted:?}"
     );
     let nothing = fixture.outcome(&["replay"]).await;
@@ -233,4 +239,72 @@ async fn many_are_sent_again_each_once() {
     assert_eq!(replay(&fixture, &["--all"]).await, "350 deliveries are pending again");
     let again = doc! { "state": "pending", "version": 2 };
     assert_eq!(outbox(&fixture).count_documents(again).await.unwrap(), 350);
+}
+
+#[tokio::test]
+async fn a_name_that_nothing_has_is_exit_1_with_the_nearest_for_replay_and_for_events() {
+    let fixture = fixture(&[
+        dead(ENDPOINT, &expiry(1)),
+        delivered(batch(OTHER, &[expiry(2)])),
+        retry(ENDPOINT, &expiry(3), 2),
+    ])
+    .await;
+    let endpoint = fixture.endpoint("/orders");
+    let endpoint_id = endpoint.get_object_id("_id").unwrap().to_hex();
+    let organization = fixture.organization(vec![endpoint]).await.to_hex();
+    let misspelt = |name: &str| format!("{}z", &name[..name.len() - 1]);
+    let (event, pending, other) = (expiry(1), expiry(3), expiry(2));
+    let (no_event, no_endpoint, no_organization) = (misspelt(&event), misspelt(&endpoint_id), misspelt(&organization));
+    let whole = format!("{organization}/{no_endpoint}");
+    let cases: [(&[&str], &str, &str); 10] = [
+        (&["replay", "--id", &no_event], "the outbox holds no", &event),
+        (
+            &["replay", "--id", "nosuch"],
+            "the outbox holds no nosuch; the nearest: ",
+            "/",
+        ),
+        (
+            &["replay", "--id", &no_event, "--dry-run"],
+            "the outbox holds no",
+            &event,
+        ),
+        (&["replay", "--id", &pending], "nothing of", "it is pending"),
+        (&["replay", "--id", &other], "is dead", "it is delivered"),
+        (
+            &["replay", "--endpoint", &no_endpoint],
+            "no endpoint is named",
+            &endpoint_id,
+        ),
+        (&["replay", "--endpoint", &whole], "no endpoint is named", &endpoint_id),
+        (
+            &["replay", "--organization", &no_organization],
+            "no organization is named",
+            &organization,
+        ),
+        (
+            &["events", "--endpoint", &no_endpoint],
+            "no endpoint is named",
+            &endpoint_id,
+        ),
+        (
+            &["events", "--organization", &no_organization],
+            "no organization is named",
+            &organization,
+        ),
+    ];
+    for (arguments, error, hint) in cases {
+        let outcome = fixture.outcome(arguments).await;
+        let errors = outcome.errors();
+        assert_eq!((outcome.code, errors.len()), (Some(1), 1), "{arguments:?} {outcome:?}");
+        assert!(
+            errors[0].contains(error) && errors[0].contains(hint),
+            "{arguments:?} {errors:?}"
+        );
+        assert_eq!(outcome.stdout, "", "{arguments:?}");
+    }
+    // What is known and has nothing to send again is no mistake; nor is what was deleted and has something.
+    let nothing = replay(&fixture, &["--endpoint", &endpoint_id]).await;
+    assert_eq!(nothing, "0 deliveries are pending again");
+    let deleted = replay(&fixture, &["--endpoint", ENDPOINT, "--organization", ORGANIZATION]).await;
+    assert_eq!(deleted, "1 delivery is pending again");
 }
