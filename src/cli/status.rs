@@ -11,22 +11,22 @@ use crate::service::one_line;
 use crate::status::{DAYS, Endpoint, Instance, Scan, Status, gather};
 use crate::store::Store;
 
-/// Without a choice, no more endpoints without trouble are listed, and no more than that with.
+/// Without a choice: all endpoints, if there are at most this many; else only those in trouble, at most this many.
 const LISTED: usize = 20;
 
 /// What to show of the endpoints; what is given must all hold.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Just the endpoints that are out of service or failing, or have dead letters.
+    /// Only endpoints that are out of service or failing, have dead letters, or have settings that are not applied.
     #[arg(long)]
     trouble: bool,
-    /// The endpoints of an organization.
+    /// Only endpoints of this organization.
     #[arg(long)]
     organization: Option<String>,
-    /// An endpoint, by its id or as `ORGANIZATION/ENDPOINT`.
+    /// Only this endpoint: its id, or `ORGANIZATION/ENDPOINT`.
     #[arg(long)]
     endpoint: Option<String>,
 }

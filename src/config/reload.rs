@@ -24,7 +24,6 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
             "completions.enabled",
             old.completions.enabled != new.completions.enabled,
         ),
-        ("queue.capacity", old.queue.capacity != new.queue.capacity),
         ("delivery.retention", old.delivery.retention != new.delivery.retention),
         (
             "service.metrics_listen",
@@ -34,6 +33,8 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
             "service.allowed_hosts",
             old.service.allowed_hosts != new.service.allowed_hosts,
         ),
+        ("service.page", old.service.page != new.service.page),
+        ("service.metrics", old.service.metrics != new.service.metrics),
         (
             "telemetry.otlp_endpoint",
             old.telemetry.otlp_endpoint != new.telemetry.otlp_endpoint,

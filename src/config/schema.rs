@@ -151,6 +151,10 @@ section! {
         metrics_listen: Option<SocketAddr> = "127.0.0.1:9464", listen_address;
         /// Names under which it may be asked there, besides addresses and localhost: lower case, as in the DNS.
         allowed_hosts: Vec<String> = "", host_names;
+        /// Whether the status page is served there.
+        page: bool = "true", boolean;
+        /// Whether the metrics are served there.
+        metrics: bool = "true", boolean;
     }
 }
 

@@ -126,7 +126,6 @@ fn a_reload_names_the_keys_that_need_a_restart() {
             "mongodb.uri",
             "mongodb.database",
             "completions.enabled",
-            "queue.capacity",
             "delivery.retention",
             "service.metrics_listen",
             "service.allowed_hosts",

@@ -7,11 +7,12 @@
 //!
 //! An endpoint that answers gets its share of what those leave: `(capacity - max_in_flight / 4) / (contenders + 1)`. Contenders
 //! are the endpoints that are known to answer and hold slots or ask for some. n greedy endpoints so leave one part in n + 1 to
-//! the next. However many they are, a share is no less than `concurrency` slots: fewer would be read one by one. Who finds none
-//! free waits for its turn. An endpoint is refilled when half of its share is used up: a read per freed slot would be a
+//! the next. However many they are, a share is no less than `concurrency` slots, because with fewer an endpoint could not use its
+//! parallel requests; who finds none free waits for its turn. An endpoint is refilled when half of its share is used up: a read per freed slot would be a
 //! command per delivery. One organization gets at most half of the slots, as it gets at most half of the requests in flight.
 //!
-//! An endpoint with a rate gets no more than it can use in two seconds.
+//! An endpoint with a rate gets no more than it can use in two seconds. All these are rounded up where half of a batch has slots: then
+//! it is read whole, because what is read in parts is recorded in parts. The capacity alone is never exceeded.
 //!
 //! Example: capacity 1024, max_in_flight 256, 9 contenders, 20 slots held by the endpoint, 300 by its organization, 500 in all. Its
 //! share is (1024 - 64) / 10 = 96, half of that is 48, it holds less, so it may have 76 more; its organization may have 212 more,

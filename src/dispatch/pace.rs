@@ -3,14 +3,14 @@
 //! **Parallel requests.** A 429, 502, 503 or 504 halves them, down to one; every 20 successes allow one more, up to what is
 //! configured. Example: five in flight, one 503: two at once from now on; after 60 successes five again.
 //!
-//! **Pause.** After a response with `Retry-After` nothing is sent to the endpoint for that long.
+//! **Pause.** After a 429 or 503 with `Retry-After` nothing is sent to the endpoint for that long.
 //!
-//! **One bad payload** that always gets a 502, 503 or 504 must not slow the others: a retry slows its endpoint only if nothing
-//! else has succeeded there since it was last slowed. A 429 always does.
+//! **One bad payload** that always gets a 502, 503 or 504 must not slow the others: a retry slows and pauses its endpoint only if
+//! nothing else has succeeded there since it was last slowed. A 429 always does.
 //!
-//! **Rate.** Requests begin at even distances, a hundredth longer than `1 / rateLimit`, so that neither clocks nor the network
-//! make one too many of them. One that begins late lets those after it catch up, by [`CATCH_UP`] at most. Example: 100 per
-//! second is one every 10.1 ms; after a stall of a second two begin at once.
+//! **Rate.** Requests begin at even distances, 1 % longer than `1 / rateLimit`, so that neither clocks nor the network make one too
+//! many of them: `next = max(next, now - CATCH_UP) + 1.01 / rate`. Example: 100 per second is one every 10.1 ms; after a stall of a
+//! second two begin at once.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -96,13 +96,12 @@ impl Paces {
         }
     }
 
-    /// A response with this status asks for fewer requests, and for none for `retry_after`. Returns for how long the endpoint is
-    /// paused.
+    /// Halves the parallel requests and pauses the endpoint, where the response asks for that. Returns for how long it is paused.
     pub(super) fn failed(
         &mut self,
         endpoint: &EndpointKey,
         configured: usize,
-        response: Response,
+        response: FailedResponse,
         now: Instant,
     ) -> Option<Duration> {
         if !matches!(response.status, 429 | 502 | 503 | 504) {
@@ -136,7 +135,7 @@ impl Paces {
 
 /// A response that was not a success.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Response {
+pub(super) struct FailedResponse {
     pub(super) status: u16,
     pub(super) retry_after: Option<Duration>,
     /// Whether the delivery had failed before.
@@ -151,8 +150,8 @@ mod tests {
         EndpointKey::from_stored("a/1")
     }
 
-    fn response(status: u16, is_retry: bool) -> Response {
-        Response {
+    fn response(status: u16, is_retry: bool) -> FailedResponse {
+        FailedResponse {
             status,
             retry_after: Some(Duration::from_secs(20)),
             is_retry,

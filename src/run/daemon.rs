@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use super::{Engine, Running, Snapshot};
-use crate::config::{Config, Faults, restart_needed};
+use crate::config::{Config, Faults, Service, restart_needed};
 use crate::service::signals::{Signal, Signals};
 use crate::source::ScanTrigger;
 
@@ -99,15 +99,21 @@ impl Daemon {
             .replace(&config, &self.engine.queue, &self.engine.directory)
         {
             Ok(()) => info!(file, "configuration reloaded"),
-            Err(error) => error!(%error, "reload refused, the configuration stays as it was"),
+            Err(error) => {
+                error!(%error, "reload refused, the configuration stays as it was");
+                return;
+            }
         }
         // What needs a restart is compared with what runs.
         let running = std::mem::replace(&mut self.config, config);
         self.config.mongodb = running.mongodb;
         self.config.completions = running.completions;
-        self.config.queue = running.queue;
         self.config.delivery.retention = running.delivery.retention;
-        self.config.service.metrics_listen = running.service.metrics_listen;
+        // All but the grace.
+        self.config.service = Service {
+            shutdown_grace: self.config.service.shutdown_grace,
+            ..running.service
+        };
         self.config.telemetry = running.telemetry;
     }
 }

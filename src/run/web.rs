@@ -29,14 +29,16 @@ pub(super) async fn serve(service: &config::Service, stage: &Stage) -> anyhow::R
     let Some(address) = service.metrics_listen else {
         return Ok(None);
     };
-    let router = Router::new()
-        .route("/", get(page))
-        .route("/style.css", get(style))
-        .route("/metrics", get(metrics))
+    let mut router = Router::new()
         .route("/healthz", get(health))
-        .route("/readyz", get(readiness))
-        .layer(map_response(guarded))
-        .with_state(stage.clone());
+        .route("/readyz", get(readiness));
+    if service.page {
+        router = router.route("/", get(page)).route("/style.css", get(style));
+    }
+    if service.metrics {
+        router = router.route("/metrics", get(metrics));
+    }
+    let router = router.layer(map_response(guarded)).with_state(stage.clone());
     Listener::start(address, &service.allowed_hosts, router).await.map(Some)
 }
 

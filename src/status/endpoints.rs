@@ -70,12 +70,7 @@ impl Endpoint {
         if self.is_served_and_failing() {
             return Some(format!("failing: {}", self.last_failure_reason));
         }
-        (self.dead > 0).then(|| {
-            format!(
-                "{}, and it answers again",
-                count(self.dead.unsigned_abs(), "dead letter")
-            )
-        })
+        (self.dead > 0).then(|| count(self.dead.unsigned_abs(), "dead letter"))
     }
 
     /// Whether somebody must look at it.

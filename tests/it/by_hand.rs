@@ -199,7 +199,7 @@ async fn status_tells_of_trouble_first_with_its_reason_and_of_no_more_than_can_b
         outcome.stdout
     );
     assert_eq!(under("/failing"), "failing: status 503");
-    assert_eq!(under("/dead"), "1 dead letter, and it answers again");
+    assert_eq!(under("/dead"), "1 dead letter");
     assert!(
         outcome.stdout.contains("43 endpoints, 3 in trouble"),
         "{}",

@@ -264,6 +264,22 @@ async fn hostile_names_stay_text_and_the_page_loads_nothing_else() {
 
 /// A page of any site may have the browser ask it under a name of that site.
 #[tokio::test]
+async fn page_and_metrics_are_served_without_one_another() {
+    for (setting, page, metrics) in [
+        ("", 200, 200),
+        ("service.page = false", 404, 200),
+        ("service.metrics = false", 200, 404),
+    ] {
+        let fixture = Fixture::new().await.with(&format!("{LISTEN}\n{setting}"));
+        let daemon = fixture.daemon().await;
+        let address = address(&daemon).await;
+        assert_eq!(get(address, "/").await.status, page, "{setting}");
+        assert_eq!(get(address, "/metrics").await.status, metrics, "{setting}");
+        assert_eq!(get(address, "/healthz").await.status, 200, "{setting}");
+    }
+}
+
+#[tokio::test]
 async fn it_is_not_served_under_a_foreign_name_but_under_those_that_are_allowed() {
     let allowed = "service.allowed_hosts = [\"status.example.org\", \"Bücher.example\"]";
     let fixture = Fixture::new().await.with(&format!("{LISTEN}\n{allowed}"));

@@ -69,10 +69,13 @@ async fn sigusr2_tells_the_state_of_everything_in_one_line() {
 async fn sighup_applies_what_changed_and_names_what_needs_a_restart() {
     let fixture = Fixture::new().await.with("scan.on_start = false");
     let daemon = fixture.daemon().await;
-    fixture.configure("scan.schedule = \"* * * * * *\"\nqueue.capacity = 2000\ndelivery.retention = \"60d\"\nmongodb.badge_users = \"others\"");
+    fixture.configure("scan.schedule = \"* * * * * *\"\nqueue.capacity = 2000\nservice.page = false\ndelivery.retention = \"60d\"\nmongodb.badge_users = \"others\"");
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for(is_reload).await;
     daemon.wait_for_nth(is_scan, 2).await;
+    daemon.signal(Signal::SIGUSR2);
+    let state = daemon.wait_for(|line| line["capacity"].is_u64()).await;
+    assert_eq!(state["capacity"], 2000);
     let restart = |line: &Value| line["message"] == "this key has changed and takes effect after a restart";
     let lines = daemon.lines();
     let named: Vec<_> = lines
@@ -80,7 +83,7 @@ async fn sighup_applies_what_changed_and_names_what_needs_a_restart() {
         .filter(|line| restart(line))
         .filter_map(|line| line["key"].as_str())
         .collect();
-    assert_eq!(named, ["mongodb.badge_users", "queue.capacity", "delivery.retention"]);
+    assert_eq!(named, ["mongodb.badge_users", "delivery.retention", "service.page"]);
 }
 
 #[tokio::test]

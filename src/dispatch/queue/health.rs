@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::STUCK;
 use super::state::State;
-use crate::dispatch::pace::Response;
+use crate::dispatch::pace::FailedResponse;
 use crate::model::{EndpointKey, Outcome};
 use crate::outbox::Delivery;
 
@@ -31,15 +31,15 @@ impl State {
                 None
             }
             Outcome::TransientFailure(failure) => {
-                let response = failure.status.map(|status| Response {
+                let response = failure.status.map(|status| FailedResponse {
                     status,
                     retry_after: failure.retry_after,
                     is_retry: delivery.attempt > 1,
                 });
                 let pause = response.and_then(|response| self.paces.failed(endpoint, configured, response, now));
-                let is_lost = self.breakers.failed(endpoint, failure.timed_out, now);
+                let stopped_answering = self.breakers.failed(endpoint, failure.timed_out, now);
                 // What can't be sent for a while gives its slots to others.
-                if is_lost || pause.is_some_and(|pause| pause > STUCK) {
+                if stopped_answering || pause.is_some_and(|pause| pause > STUCK) {
                     self.drop_unsent(endpoint);
                 }
                 pause
