@@ -230,9 +230,9 @@ async fn a_retry_that_meets_an_older_copy_that_had_ended_waits_like_any_other() 
     copy.insert("redrivable", false);
     let batch = layout::batch(&key, &[first, second]);
     fixture.outbox().insert_many([copy, batch]).await.unwrap();
-    let busy = Answer::status(StatusCode::SERVICE_UNAVAILABLE)
-        .header(http::header::RETRY_AFTER, http::HeaderValue::from_static("300"));
-    fixture.receiver.script("/a", [busy]);
+    fixture
+        .receiver
+        .script("/a", [Answer::status(StatusCode::SERVICE_UNAVAILABLE)]);
     let mut daemon = fixture.daemon().await;
     let waits = doc! { "state": "pending", "attempts": { "$gte": 1 }, "queue": format!("{key}/retry") };
     fixture.wait_for_count(&fixture.outbox(), waits.clone(), 2).await;

@@ -208,8 +208,8 @@ async fn every_operation_of_a_daemon_is_served_by_an_index() {
         .with("delivery.max_attempts = 2\ndelivery.retry_window = \"1s\"");
     let endpoints = ["/well", "/sick", "/off"].map(|path| fixture.endpoint(path));
     let organization = fixture.organization(endpoints.to_vec()).await;
-    let [_, sick, off] = &endpoints;
-    let keys = [sick, off].map(|endpoint| endpoint_key(organization, endpoint));
+    let [well, sick, off] = &endpoints;
+    let keys = [sick, off, well].map(|endpoint| endpoint_key(organization, endpoint));
     fixture
         .receiver
         .script("/sick", Answer::failing(3, StatusCode::BAD_GATEWAY));
@@ -218,8 +218,10 @@ async fn every_operation_of_a_daemon_is_served_by_an_index() {
     let ended = (0..1_000).map(|n| delivered(batch("a/b", &[expiry(n)])));
     let waiting = (0..50).map(|n| batch(&keys[1], &[expiry(n), expiry(n + 1)]));
     let letters = (0..50).map(|n| dead(&keys[0], &expiry(5_000 + n)));
+    // Left by an instance that is gone: its first delivery is read alone.
+    let left = batch(&keys[2], &[expiry(7_001), expiry(7_002)]);
     outbox(&fixture)
-        .insert_many(ended.chain(waiting).chain(letters))
+        .insert_many(ended.chain(waiting).chain(letters).chain([left]))
         .await
         .unwrap();
     let switch = doc! { "$set": { "webHookConfig.endpoints.2.enabled": false } };
@@ -246,7 +248,7 @@ async fn every_operation_of_a_daemon_is_served_by_an_index() {
         .wait_for_count(&outbox(&fixture), doc! { "state": "cancelled" }, 50)
         .await;
     let ended = doc! { "endpoint": { "$ne": "a/b" }, "state": "delivered" };
-    fixture.wait_for_deliveries(ended, 652).await;
+    fixture.wait_for_deliveries(ended, 654).await;
     assert!(daemon.stop().await.success());
 
     let noted = fixture.profiled(&operations).await;

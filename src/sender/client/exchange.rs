@@ -117,9 +117,8 @@ fn history_of(error: &legacy::Error) -> Option<History> {
     error.connect_info().and_then(History::of)
 }
 
-/// A head of any size could be made; one that is too large stays a failure.
 fn is_parse_error(error: &legacy::Error) -> bool {
-    reason::find::<hyper::Error>(error).is_some_and(|error| error.is_parse() && !error.is_parse_too_large())
+    reason::find::<hyper::Error>(error).is_some_and(hyper::Error::is_parse)
 }
 
 /// Whether the receiver had closed, or was closing, a connection that had answered before: a matter of keep-alive, which
