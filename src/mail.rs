@@ -25,7 +25,6 @@ use smtp::{Receipt, Server};
 /// same e-mail twice (RFC 5321, 4.5.3.2).
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Sends reminders.
 pub struct Mailer {
     server: Server,
     from: Mailbox,

@@ -18,7 +18,6 @@ use crate::source::Extent;
 /// How often is looked whether all is delivered.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Scans once.
 pub(super) async fn run(config: &Config, dry_run: bool) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::install()?;
     let give_up = CancellationToken::new();

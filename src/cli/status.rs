@@ -58,7 +58,6 @@ impl Args {
     }
 }
 
-/// Asks and prints.
 pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
     let status = ask(&store, config, &args).await;

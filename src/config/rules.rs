@@ -43,7 +43,6 @@ impl Mismatch {
     }
 }
 
-/// `true` or `false`.
 pub(super) fn boolean(raw: &Raw) -> Result<bool, Mismatch> {
     raw.as_boolean().ok_or_else(|| Mismatch::new("true or false"))
 }

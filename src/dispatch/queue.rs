@@ -55,7 +55,6 @@ pub struct Limits {
     pub concurrency: usize,
 }
 
-/// The queue.
 #[derive(Clone)]
 pub struct DeliveryQueue(Arc<Shared>);
 

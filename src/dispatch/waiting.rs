@@ -16,7 +16,6 @@ use crate::outbox::{Class, Head, Want};
 
 use class_queue::{ClassQueue, DocumentBytes, Known};
 
-/// What waits.
 #[derive(Clone)]
 pub struct Waiting {
     state: Arc<Mutex<State>>,

@@ -17,7 +17,6 @@ use crate::failpoint;
 use crate::model::{Failure, Outcome};
 use crate::outbox::Delivery;
 
-/// What sends.
 pub trait Deliver: Send + Sync + 'static {
     /// Makes one attempt and says what came of it.
     fn attempt(&self, delivery: &Delivery) -> impl Future<Output = Outcome> + Send;

@@ -12,7 +12,6 @@ const HEIGHT: u64 = 96;
 /// From one bar to the next.
 const STEP: i64 = 12;
 
-/// The picture.
 #[derive(Debug, Serialize)]
 pub(super) struct Picture {
     /// The most in one minute, which the highest bar stands for.

@@ -11,7 +11,6 @@ use crate::status::{DAYS, Scan, Status, Stream};
 /// A delivery that is due for longer waits too long, in seconds: by then a failing one is a dead letter, if `delivery.retry_window` is what it is by default.
 const TOO_LONG: i64 = 900;
 
-/// The page.
 #[derive(Debug, Serialize)]
 pub(super) struct View {
     version: &'static str,

@@ -17,7 +17,6 @@ use crate::sender::{Client, RetryPolicy};
 use crate::store::{Kind, Store};
 use crate::trace::{Attempt, Tracer};
 
-/// Sends deliveries.
 #[derive(Clone)]
 pub struct Courier {
     pub directory: Directory,

@@ -56,9 +56,9 @@ impl Horizon {
 /// What the look-ahead needs.
 #[derive(Clone)]
 pub struct Lookahead {
-    /// The database.
+    /// Holds the platform's collections and ours.
     pub store: Store,
-    /// The time.
+    /// Tells the database's time.
     pub clock: Clock,
     /// `[scan]` as it is now.
     pub config: Reloadable<config::Scan>,

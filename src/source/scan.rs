@@ -30,13 +30,13 @@ pub use trigger::{Extent, ScanTrigger};
 /// What a scan needs.
 #[derive(Clone)]
 pub struct Scan {
-    /// The database.
+    /// Holds the platform's collections and ours.
     pub store: Store,
     /// Where events go.
     pub outbox: Outbox,
     /// Who wants them.
     pub directory: Directory,
-    /// The time.
+    /// Tells the database's time.
     pub clock: Clock,
     /// `[scan]` as it is now.
     pub config: Reloadable<config::Scan>,

@@ -35,13 +35,13 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// What the watch needs.
 #[derive(Clone)]
 pub struct Watch {
-    /// The database.
+    /// Holds the platform's collections and ours.
     pub store: Store,
     /// Where events go.
     pub outbox: Outbox,
     /// Who wants them.
     pub directory: Directory,
-    /// The time.
+    /// Tells the database's time.
     pub clock: Clock,
     /// How long the outbox remembers.
     pub retention: Duration,

@@ -7,7 +7,7 @@ use std::fmt;
 pub struct Denied {
     /// The command, or the action where MongoDB says that instead.
     pub command: String,
-    /// The database.
+    /// Where the privilege is missing.
     pub database: String,
     /// The collection; empty for a command on a database.
     pub collection: String,

@@ -27,7 +27,7 @@ const GROUP: usize = 100;
 /// Keeps a [`Directory`] fresh.
 #[derive(Clone)]
 pub struct Refresh {
-    /// The database.
+    /// Holds the platform's collections and ours.
     pub store: Store,
     /// What is kept fresh.
     pub directory: Directory,

@@ -27,11 +27,11 @@ const SMALL_CORRECTION_MS: i64 = 60_000;
 
 /// What tells when to scan.
 pub struct Timer {
-    /// When that is.
+    /// Replaced by a reload, which notifies `changed`.
     pub schedule: Reloadable<Schedule>,
     /// Notified when the schedule was replaced.
     pub changed: Arc<Notify>,
-    /// The time.
+    /// Tells the database's time.
     pub clock: Clock,
 }
 
