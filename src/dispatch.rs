@@ -16,7 +16,7 @@ mod waiting;
 mod worker;
 
 pub use fetcher::{EndpointState, Fetcher, OffEndpoints};
-pub use pace::Configured;
+pub use pace::ConfiguredPace;
 pub use queue::{DeliveryQueue, Fill, Gate, Limits};
 pub use recorder::{Observer, Recorder, RecorderParts};
 pub use waiting::Waiting;

@@ -26,9 +26,8 @@ use starved::Starved;
 /// How often all queues are looked at: what other instances appended and left is found so at the latest.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How rarely, where all that is found may not be sent: each look waits twice as long as the one before. What makes it sendable
-/// has the queues looked at.
-const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(16);
+/// If nothing that a look finds may be sent, the time to the next one doubles, up to this. [`Waiting::look_now`] ends it.
+const MAX_LOOK_EVERY: Duration = Duration::from_secs(16);
 
 /// How often slots are asked for again that were wanted in vain, although none was freed.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -60,7 +59,7 @@ pub struct Fetcher {
     off: OffEndpoints,
     starved: Starved,
     /// Endpoints that are only probed or paused, by when.
-    closed: BinaryHeap<Reverse<(Instant, EndpointKey)>>,
+    postponed: BinaryHeap<Reverse<(Instant, EndpointKey)>>,
     /// Batches that can't be read, and that MongoDB refuses to set aside.
     refused: Pauses<Bson>,
     next_look: Instant,
@@ -87,7 +86,7 @@ impl Fetcher {
             state_of,
             off,
             starved: Starved::default(),
-            closed: BinaryHeap::new(),
+            postponed: BinaryHeap::new(),
             refused: Pauses::default(),
             next_look: Instant::now(),
             look_every: LOOK_EVERY,
@@ -133,7 +132,7 @@ impl Fetcher {
         let wants = self.plan(endpoints, now);
         self.fetch(wants, now).await?;
         let due = next_due.map(|due| Instant::now() + until(due, self.clock.now()));
-        let opens = self.closed.peek().map(|Reverse((at, _))| *at);
+        let opens = self.postponed.peek().map(|Reverse((at, _))| *at);
         let again = (!self.starved.is_empty()).then(|| Instant::now() + ASK_AGAIN);
         let next = [due, opens, again].into_iter().flatten().min();
         Ok(next.map_or(self.next_look, |next| next.min(self.next_look)))
@@ -154,13 +153,13 @@ impl Fetcher {
             state == EndpointState::Served
         });
         self.look_every = match is_vain {
-            true => (self.look_every * 2).min(LOOK_AT_LEAST_EVERY),
+            true => (self.look_every * 2).min(MAX_LOOK_EVERY),
             false => LOOK_EVERY,
         };
         self.waiting.looked(looked.heads, now);
         for (endpoint, class) in looked.unreadable.iter().filter_map(|one| one.queue.as_ref()) {
             if self.serve_or_forget(endpoint) == EndpointState::Served {
-                // What can be read behind it may be due.
+                // What can be read after it may be due.
                 self.waiting.has_more(endpoint, *class);
                 self.waiting.again(endpoint.clone());
             }
@@ -195,7 +194,7 @@ impl Fetcher {
         let no_slot = self.starved.is_pressing() && self.queue.spare().1 == 0;
         let no_byte = !self.starved.is_empty() && self.queue.spare_bytes() == 0;
         if no_slot || no_byte {
-            self.queue.make_room();
+            self.queue.drop_stuck();
         }
         for endpoint in endpoints {
             if plan.granted.contains_key(&endpoint) || self.serve_or_forget(&endpoint) != EndpointState::Served {
@@ -222,7 +221,7 @@ impl Fetcher {
     /// again when it has used that up.
     fn postpone(&mut self, endpoint: EndpointKey, has_nothing: bool) {
         if let Some(at) = self.queue.opens_at(&endpoint).filter(|at| *at > Instant::now()) {
-            self.closed.push(Reverse((at, endpoint)));
+            self.postponed.push(Reverse((at, endpoint)));
         } else if has_nothing {
             let answers = self.queue.answers(&endpoint);
             self.starved.add(endpoint, answers);
@@ -232,8 +231,8 @@ impl Fetcher {
     fn opened(&mut self) -> Vec<EndpointKey> {
         let now = Instant::now();
         let mut due = Vec::new();
-        while self.closed.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            due.extend(self.closed.pop().map(|Reverse((_, endpoint))| endpoint));
+        while self.postponed.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            due.extend(self.postponed.pop().map(|Reverse((_, endpoint))| endpoint));
         }
         due
     }

@@ -27,7 +27,7 @@ const CATCH_UP: Duration = Duration::from_millis(20);
 
 /// What an endpoint's document says of its pace.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Configured {
+pub struct ConfiguredPace {
     /// Requests at once; `None`: as many as the operator allows.
     pub concurrency: Option<usize>,
     /// Requests per second; `None`: no limit.
@@ -72,7 +72,7 @@ impl Paces {
     }
 
     /// A request begins.
-    pub(super) fn began(&mut self, endpoint: &EndpointKey, configured: Configured, now: Instant) {
+    pub(super) fn began(&mut self, endpoint: &EndpointKey, configured: ConfiguredPace, now: Instant) {
         if let Some(rate) = configured.rate {
             let pace = self.paces.entry(endpoint.clone()).or_default();
             let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn a_rate_is_kept_and_lost_time_made_up_for_a_little() {
         let (mut paces, start) = (Paces::default(), Instant::now());
-        let configured = Configured {
+        let configured = ConfiguredPace {
             concurrency: None,
             rate: Some(100.0),
         };

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::admission::Granted;
-use super::pace::Configured;
+use super::pace::ConfiguredPace;
 use crate::model::{EndpointKey, Outcome};
 use crate::outbox::{Delivery, Fetched};
 
@@ -41,7 +41,7 @@ pub trait Gate: Send + Sync {
     fn may_begin(&self, endpoint: &EndpointKey) -> bool;
 
     /// What its document says of its pace.
-    fn configured(&self, endpoint: &EndpointKey) -> Configured;
+    fn configured(&self, endpoint: &EndpointKey) -> ConfiguredPace;
 }
 
 /// The sizes of the queue, from `[queue]` and `[delivery]`.
@@ -89,7 +89,7 @@ pub(super) struct Changes {
     pub(super) refill: HashSet<EndpointKey>,
     /// Slots were freed: whoever wanted some in vain may ask again.
     pub(super) freed: bool,
-    /// Deliveries of theirs were dropped: these wait in the outbox again, before whatever is known to wait there.
+    /// Endpoints that had deliveries dropped: these must be fetched again, before what is known to wait.
     pub(super) dropped: HashSet<EndpointKey>,
 }
 
@@ -203,7 +203,7 @@ impl DeliveryQueue {
         self.0.state.lock().is_passed_over(endpoint, batch)
     }
 
-    /// How many endpoints could be granted a slot now: of those that are not known to answer, and of the others.
+    /// How many endpoints could be granted a slot now: of those that are not known to answer, and in all.
     pub(super) fn spare(&self) -> (usize, usize) {
         self.0.state.lock().spare()
     }
@@ -265,7 +265,7 @@ impl DeliveryQueue {
     }
 
     /// Slots were wanted in vain: drops unsent deliveries of endpoints that freed none for a while.
-    pub(super) fn make_room(&self) {
+    pub(super) fn drop_stuck(&self) {
         self.0.state.lock().drop_stuck(Instant::now(), STUCK);
     }
 
@@ -313,7 +313,7 @@ impl DeliveryQueue {
 
 #[cfg(test)]
 pub(super) mod testing {
-    use super::{Configured, EndpointKey, Gate};
+    use super::{ConfiguredPace, EndpointKey, Gate};
 
     /// A gate that is open where this says so.
     pub(in crate::dispatch) struct Open(pub(in crate::dispatch) fn(&EndpointKey) -> bool);
@@ -323,8 +323,8 @@ pub(super) mod testing {
             self.0(endpoint)
         }
 
-        fn configured(&self, _: &EndpointKey) -> Configured {
-            Configured::default()
+        fn configured(&self, _: &EndpointKey) -> ConfiguredPace {
+            ConfiguredPace::default()
         }
     }
 }

@@ -29,7 +29,7 @@ struct State {
     changed: HashSet<EndpointKey>,
     /// When batches will be due that were not when they were found, and for whom.
     dues: BTreeSet<(DateTime, EndpointKey)>,
-    /// Until when it was looked which batches came to be due.
+    /// Batches that were due until then have been noted.
     checked: Option<DateTime>,
     /// Whether all queues must be looked at now.
     look: bool,

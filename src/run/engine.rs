@@ -15,7 +15,7 @@ use super::{Courier, Settings, Tally};
 use crate::cluster::{CUT_SHORT, Cluster, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::config::Config;
 use crate::dispatch::{
-    Abort, Configured, DeliveryQueue, EndpointState, Fetcher, Gate, Limits, OffEndpoints, Recorder, RecorderParts,
+    Abort, ConfiguredPace, DeliveryQueue, EndpointState, Fetcher, Gate, Limits, OffEndpoints, Recorder, RecorderParts,
     Waiting, Workers,
 };
 use crate::metrics::History;
@@ -84,9 +84,9 @@ impl Gate for EndpointGate {
         self.cluster.may_begin(endpoint)
     }
 
-    fn configured(&self, endpoint: &EndpointKey) -> Configured {
+    fn configured(&self, endpoint: &EndpointKey) -> ConfiguredPace {
         let endpoint = self.directory.endpoint(endpoint);
-        endpoint.map_or_else(Configured::default, |endpoint| Configured {
+        endpoint.map_or_else(ConfiguredPace::default, |endpoint| ConfiguredPace {
             concurrency: endpoint.concurrency.map(|n| n as usize),
             rate: endpoint.rate_limit,
         })

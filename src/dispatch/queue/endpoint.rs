@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::bytes::Bytes;
-use crate::dispatch::pace::Configured;
+use crate::dispatch::pace::ConfiguredPace;
 use crate::model::EndpointKey;
 use crate::outbox::Delivery;
 
@@ -17,7 +17,7 @@ pub(super) struct EndpointQueue {
     pub(super) unsent: VecDeque<Delivery>,
     pub(super) in_flight: usize,
     /// What its document said when it was last asked.
-    pub(super) configured: Configured,
+    pub(super) configured: ConfiguredPace,
     /// Deliveries with a result that is not recorded yet.
     pub(super) unrecorded: usize,
     /// Whether it stands in its organization's turn, or waits for its time to.

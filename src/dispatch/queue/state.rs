@@ -12,7 +12,7 @@ use super::endpoint::{EndpointQueue, Organization};
 use super::{Changes, Fill, InMemory, Limits, MAX_EXCLUDED};
 use crate::dispatch::admission::{Admission, Granted, quarter, usable};
 use crate::dispatch::breaker::Breakers;
-use crate::dispatch::pace::{Configured, Paces};
+use crate::dispatch::pace::{ConfiguredPace, Paces};
 use crate::model::{EndpointKey, Outcome};
 use crate::outbox::{Batch, Delivery, Fetched};
 
@@ -87,7 +87,7 @@ impl State {
     pub(super) fn admit(
         &mut self,
         endpoint: &EndpointKey,
-        configured: Configured,
+        configured: ConfiguredPace,
         contenders: usize,
         granted: &Granted,
         now: Instant,
@@ -204,7 +204,7 @@ impl State {
             self.breakers.probed(&endpoint, now);
         }
         self.recount(&endpoint);
-        self.take_turn(&endpoint);
+        self.join_turn(&endpoint);
         count
     }
 
@@ -227,8 +227,8 @@ impl State {
         }
         self.recount(endpoint);
         self.want_refill(endpoint);
-        self.take_turn(endpoint);
-        self.organization_takes_turn(endpoint.organization());
+        self.join_turn(endpoint);
+        self.organization_joins_turn(endpoint.organization());
         pause
     }
 
@@ -240,8 +240,8 @@ impl State {
         self.leave(delivery);
         self.recount(endpoint);
         self.want_refill(endpoint);
-        self.take_turn(endpoint);
-        self.organization_takes_turn(endpoint.organization());
+        self.join_turn(endpoint);
+        self.organization_joins_turn(endpoint.organization());
         self.forget_idle(endpoint);
     }
 

@@ -27,7 +27,7 @@ impl State {
                 continue;
             }
             let next = self.next_of(&name, gate, now);
-            self.organization_takes_turn(&name);
+            self.organization_joins_turn(&name);
             if next.is_some() {
                 return next;
             }
@@ -54,7 +54,7 @@ impl State {
                 self.drop_unsent(&endpoint);
                 continue;
             }
-            if self.wait(&endpoint, now) {
+            if self.postpone(&endpoint, now) {
                 continue;
             }
             let Some(queue) = self.endpoints.get_mut(&endpoint) else {
@@ -69,7 +69,7 @@ impl State {
             if let Some(organization) = self.organizations.get_mut(name) {
                 organization.in_flight += 1;
             }
-            self.take_turn(&endpoint);
+            self.join_turn(&endpoint);
             return Some(delivery);
         }
     }
@@ -91,8 +91,8 @@ impl State {
         configured.map_or(self.limits.concurrency, |own| own.min(self.limits.concurrency))
     }
 
-    /// Whether the endpoint has to wait until its next request may begin. It comes back then.
-    fn wait(&mut self, endpoint: &EndpointKey, now: Instant) -> bool {
+    /// Puts the endpoint off until its next request may begin, where that is not now. Returns whether it did.
+    fn postpone(&mut self, endpoint: &EndpointKey, now: Instant) -> bool {
         let Some(until) = self.paces.waits_until(endpoint, now) else {
             return false;
         };
@@ -111,7 +111,7 @@ impl State {
             if let Some(queue) = self.endpoints.get_mut(&endpoint) {
                 queue.in_turn = false;
             }
-            self.take_turn(&endpoint);
+            self.join_turn(&endpoint);
         }
     }
 
@@ -126,7 +126,7 @@ impl State {
     }
 
     /// The endpoint joins its organization's turn, if it has something to send and a request to spare.
-    pub(super) fn take_turn(&mut self, endpoint: &EndpointKey) {
+    pub(super) fn join_turn(&mut self, endpoint: &EndpointKey) {
         let limit = self.concurrency(endpoint);
         let Some(queue) = self.endpoints.get_mut(endpoint) else {
             return;
@@ -139,11 +139,11 @@ impl State {
         if let Some(organization) = self.organizations.get_mut(name) {
             organization.turn.push_back(endpoint.clone());
         }
-        self.organization_takes_turn(name);
+        self.organization_joins_turn(name);
     }
 
     /// The organization joins the turn, if one of its endpoints can send and it has a request to spare.
-    pub(super) fn organization_takes_turn(&mut self, name: &str) {
+    pub(super) fn organization_joins_turn(&mut self, name: &str) {
         let Some(organization) = self.organizations.get_mut(name) else {
             return;
         };

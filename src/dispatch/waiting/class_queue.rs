@@ -66,9 +66,9 @@ pub(super) struct ClassQueue {
     pub(super) known: VecDeque<Known>,
     /// An appended batch of which only the first deliveries were taken.
     pub(super) begun: Option<(Arc<str>, Document)>,
-    /// Others may follow, or come before.
+    /// There may be others that are not known: they are asked for by range.
     pub(super) more: bool,
-    /// Some were added while it was known that there are more.
+    /// Some were appended since they were last asked for: after a read that finds no more, there may be more all the same.
     pub(super) added: bool,
     /// When the first batch that is not due yet will be.
     pub(super) later: Option<DateTime>,
