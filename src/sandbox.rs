@@ -13,6 +13,6 @@ mod undertaker;
 
 pub use binary::mongod_binary;
 pub use proxy::Proxy;
-pub use receiver::{Answer, End, Ended, Received, Receiver};
+pub use receiver::{End, Ended, Received, Receiver, Response};
 pub use replica_set::{Options, ReplicaSet, shared};
 pub use samples::{Bulk, Organization, Samples, certificate};

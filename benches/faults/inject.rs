@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bson::{Document, doc};
-use certhookd::sandbox::{Answer, Proxy};
+use certhookd::sandbox::{Proxy, Response};
 use http::StatusCode;
 use mongodb::Database;
 use tokio::time::sleep;
@@ -59,8 +59,8 @@ async fn happen(stage: &Stage<'_>, fault: &Fault) -> Result<()> {
         Kind::Cut(victims) => break_network(stage, victims, Proxy::cut, wait).await,
         Kind::BlackHole(victims) => break_network(stage, victims, Proxy::black_hole, wait).await,
         Kind::DropUser => drop_user(stage, wait).await,
-        Kind::Refuse(path) => respond(stage, path, Answer::status(StatusCode::SERVICE_UNAVAILABLE), wait).await,
-        Kind::Hang(path) => respond(stage, path, Answer::silence(), wait).await,
+        Kind::Refuse(path) => respond(stage, path, Response::status(StatusCode::SERVICE_UNAVAILABLE), wait).await,
+        Kind::Hang(path) => respond(stage, path, Response::silence(), wait).await,
         Kind::Refused(rule) => {
             rule.impose(&stage.database).await?;
             wait.await;
@@ -178,7 +178,7 @@ async fn break_network(
     Ok(())
 }
 
-async fn respond(stage: &Stage<'_>, path: &str, response: Answer, wait: impl Future<Output = ()>) -> Result<()> {
+async fn respond(stage: &Stage<'_>, path: &str, response: Response, wait: impl Future<Output = ()>) -> Result<()> {
     stage.receiver.script(path, [response]);
     wait.await;
     stage.respond_as_usual(path);

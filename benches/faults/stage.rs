@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bson::doc;
-use certhookd::sandbox::{Answer, Proxy, Receiver, ReplicaSet};
+use certhookd::sandbox::{Proxy, Receiver, ReplicaSet, Response};
 use mongodb::Database;
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -67,7 +67,7 @@ impl<'a> Stage<'a> {
 
     /// The endpoint responds with 200, as fast as the plan says.
     pub fn respond_as_usual(&self, path: &str) {
-        self.receiver.script(path, [Answer::ok().after(self.pace(path))]);
+        self.receiver.script(path, [Response::ok().after(self.pace(path))]);
     }
 
     /// How long an endpoint takes for a response.
@@ -78,7 +78,9 @@ impl<'a> Stage<'a> {
 
     /// All endpoints respond at once.
     pub fn respond_at_once(&self) {
-        PATHS.iter().for_each(|path| self.receiver.script(path, [Answer::ok()]));
+        PATHS
+            .iter()
+            .for_each(|path| self.receiver.script(path, [Response::ok()]));
     }
 
     /// Starts all instances and waits until one of them has begun to watch: what is awarded before is nobody's.

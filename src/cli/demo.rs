@@ -15,7 +15,7 @@ use super::sandbox::{Sandbox, add};
 use crate::config::{Config, Credentials, Faults};
 use crate::model::{Clock, EventType};
 use crate::run::Running;
-use crate::sandbox::{Answer, Receiver};
+use crate::sandbox::{Receiver, Response};
 use crate::service::signals::Signals;
 use story::Story;
 
@@ -107,7 +107,7 @@ async fn prepare(sandbox: &mut Sandbox) -> Result<(Story, Vec<Document>)> {
     let awards = sandbox.samples.awarded(EACH, now);
     sandbox
         .receiver
-        .script(FLAKY, Answer::failing(2, StatusCode::SERVICE_UNAVAILABLE));
+        .script(FLAKY, Response::failing(2, StatusCode::SERVICE_UNAVAILABLE));
     let mut story = Story::new(sandbox.samples.organizations());
     for (event_type, certificates) in [
         (EventType::CertificateExpired, &certificates),

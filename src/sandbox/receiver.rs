@@ -1,7 +1,7 @@
 //! A webhook endpoint on 127.0.0.1 that keeps what it gets and answers as it was told.
 
-mod answer;
 mod log;
+mod response;
 mod route;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,7 +13,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::Response as HttpResponse;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
@@ -21,8 +21,8 @@ use crate::model::Clock;
 use log::Log;
 use route::Routes;
 
-pub use answer::Answer;
 pub use log::{End, Ended, Received};
+pub use response::Response;
 
 /// The endpoint. It runs on a thread of its own, so that no runtime is shared with what is tested, and answers any path;
 /// dropping it cuts every connection.
@@ -90,9 +90,9 @@ impl Receiver {
         format!("http://{}{path}", self.address)
     }
 
-    /// From now on requests to `path` get these answers in turn, and the last of them for ever. Without any: 200.
-    pub fn script(&self, path: &str, answers: impl IntoIterator<Item = Answer>) {
-        self.shared.routes.at(path).script(answers.into_iter().collect());
+    /// From now on requests to `path` get these responses in turn, and the last of them for ever. Without any: 200.
+    pub fn script(&self, path: &str, responses: impl IntoIterator<Item = Response>) {
+        self.shared.routes.at(path).script(responses.into_iter().collect());
     }
 
     /// Everything received so far, in order of arrival.
@@ -142,7 +142,7 @@ async fn receive(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
-) -> Response {
+) -> HttpResponse {
     let (parts, body) = request.into_parts();
     let route = shared.routes.at(parts.uri.path());
     let present = route.enter();
@@ -166,8 +166,8 @@ async fn receive(
 }
 
 /// For a sender that broke off: nobody reads it.
-fn refusal() -> Response {
-    let mut response = Response::new(Body::empty());
+fn refusal() -> HttpResponse {
+    let mut response = HttpResponse::new(Body::empty());
     *response.status_mut() = StatusCode::BAD_REQUEST;
     response
 }

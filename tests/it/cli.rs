@@ -2,7 +2,7 @@
 
 use bson::doc;
 use certhookd::model::Clock;
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use http::StatusCode;
 use serde_json::Value;
 
@@ -120,7 +120,7 @@ async fn pages_and_completions_are_of_every_command_that_people_see() {
 #[tokio::test]
 async fn scan_delivers_what_it_found_and_says_what_became_of_it() {
     let fixture = Fixture::new().await;
-    fixture.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+    fixture.receiver.script("/gone", [Response::status(StatusCode::GONE)]);
     let fine = fixture
         .organization(vec![fixture.endpoint("/a"), fixture.endpoint("/b")])
         .await;

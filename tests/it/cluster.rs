@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bson::doc;
 use certhookd::model::Clock;
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -34,7 +34,7 @@ async fn two_instances_share_the_endpoints_and_none_gets_more_than_five_requests
     let (first, second) = (fixture.daemon().await, fixture.daemon().await);
     settle(&fixture, 2).await;
     let paths: Vec<_> = (0..40).map(|n| format!("/{n}")).collect();
-    let slow = || [Answer::ok().after(Duration::from_millis(20))];
+    let slow = || [Response::ok().after(Duration::from_millis(20))];
     paths.iter().for_each(|path| fixture.receiver.script(path, slow()));
     let organization = fixture
         .organization(paths.iter().map(|path| fixture.endpoint(path)).collect())
@@ -65,7 +65,7 @@ async fn no_endpoint_gets_more_than_five_requests_at_once_while_instances_come_a
     let fixture = Fixture::new().await.with("completions.enabled = false");
     let paths: Vec<_> = (0..10).map(|n| format!("/{n}")).collect();
     for path in &paths {
-        let slow = Answer::ok().after(Duration::from_millis(150));
+        let slow = Response::ok().after(Duration::from_millis(150));
         fixture.receiver.script(path, [slow]);
     }
     let organization = fixture

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::{DateTime, doc};
 use certhookd::model::Clock;
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use nix::sys::signal::Signal;
 
 use crate::fixture::{Fixture, LIMIT, endpoint_key, expired, expired_in_turn, heard, pending_batch};
@@ -19,7 +19,7 @@ async fn a_daemon_killed_in_a_backlog_of_two_thousand_loses_nothing_and_repeats_
     for path in ["/a", "/b", "/c", "/d"] {
         fixture
             .receiver
-            .script(path, [Answer::ok().after(Duration::from_millis(10))]);
+            .script(path, [Response::ok().after(Duration::from_millis(10))]);
         let organization = fixture.organization(vec![fixture.endpoint(path)]).await;
         let certificates: Vec<_> = (0..500).map(|_| expired(organization)).collect();
         fixture.badge_users().insert_many(certificates).await.unwrap();

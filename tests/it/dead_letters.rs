@@ -1,7 +1,7 @@
 //! What becomes of deliveries that nobody takes: probing, dead letters, and the ways back.
 
 use bson::doc;
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use http::StatusCode;
 use nix::sys::signal::Signal;
 
@@ -27,7 +27,7 @@ async fn an_endpoint_that_fails_again_and_again_is_probed_until_it_answers() {
         .await;
     fixture
         .receiver
-        .script("/sick", Answer::failing(14, StatusCode::INTERNAL_SERVER_ERROR));
+        .script("/sick", Response::failing(14, StatusCode::INTERNAL_SERVER_ERROR));
     let certificates: Vec<_> = (0..300).map(|_| expired(organization)).collect();
     fixture.badge_users().insert_many(&certificates).await.unwrap();
     let daemon = fixture.daemon().await;
@@ -57,7 +57,7 @@ async fn dead_letters_go_out_by_themselves_when_their_endpoint_answers_again() {
     let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     fixture
         .receiver
-        .script("/a", Answer::failing(6, StatusCode::BAD_GATEWAY));
+        .script("/a", Response::failing(6, StatusCode::BAD_GATEWAY));
     fixture
         .badge_users()
         .insert_many((0..3).map(|_| expired(organization)))
@@ -82,7 +82,7 @@ async fn dead_letters_are_replayed_by_an_operator_and_a_dry_run_only_shows_them(
         fixture.organization(vec![fixture.endpoint("/b")]).await,
     );
     for path in ["/a", "/b"] {
-        fixture.receiver.script(path, Answer::failing(2, StatusCode::GONE));
+        fixture.receiver.script(path, Response::failing(2, StatusCode::GONE));
     }
     fixture
         .badge_users()
@@ -136,9 +136,9 @@ async fn dead_letters_are_replayed_by_an_operator_and_a_dry_run_only_shows_them(
 async fn a_single_dead_letter_of_an_endpoint_that_goes_on_failing_is_tried_once_a_minute() {
     let fixture = Fixture::new().await.with(TWO_ATTEMPTS);
     let ways = [
-        ("/hung", Answer::silence()),
-        ("/down", Answer::status(StatusCode::SERVICE_UNAVAILABLE)),
-        ("/broken", Answer::status(StatusCode::FOUND)),
+        ("/hung", Response::silence()),
+        ("/down", Response::status(StatusCode::SERVICE_UNAVAILABLE)),
+        ("/broken", Response::status(StatusCode::FOUND)),
     ];
     for (path, answer) in &ways {
         fixture.receiver.script(path, [answer.clone()]);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use http::StatusCode;
 use serde_json::Value;
 
@@ -85,7 +85,7 @@ async fn an_endpoint_added_changed_disabled_and_deleted_takes_effect_without_a_r
 async fn waiting(fixture: &Fixture, path: &str) -> ObjectId {
     fixture
         .receiver
-        .script(path, [Answer::status(StatusCode::SERVICE_UNAVAILABLE)]);
+        .script(path, [Response::status(StatusCode::SERVICE_UNAVAILABLE)]);
     let organization = fixture.organization(vec![fixture.endpoint(path)]).await;
     fixture
         .badge_users()

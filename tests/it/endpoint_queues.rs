@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -12,13 +12,13 @@ use crate::fixture::{Daemon, Fixture, LIMIT, expired, expired_id, expired_in_tur
 
 const NO_STREAM: &str = "completions.enabled = false";
 
-fn slow() -> [Answer; 1] {
-    [Answer::ok().after(Duration::from_millis(50))]
+fn slow() -> [Response; 1] {
+    [Response::ok().after(Duration::from_millis(50))]
 }
 
 /// An endpoint that waits 30 s for a response, which never comes.
 fn hung(fixture: &Fixture) -> Document {
-    fixture.receiver.script("/hung", [Answer::silence()]);
+    fixture.receiver.script("/hung", [Response::silence()]);
     let mut endpoint = fixture.endpoint("/hung");
     endpoint.insert("timeout", 30_000);
     endpoint
@@ -178,7 +178,7 @@ async fn an_endpoint_that_begins_to_hang_with_the_queue_full_of_it_keeps_no_othe
     let settings = format!("{NO_STREAM}\nqueue.capacity = 16\ndelivery.max_in_flight = 16");
     let fixture = Fixture::new().await.with(&settings);
     let endpoint = hung(&fixture);
-    fixture.receiver.script("/hung", [Answer::ok(), Answer::silence()]);
+    fixture.receiver.script("/hung", [Response::ok(), Response::silence()]);
     let stuck = fixture.organization(vec![endpoint]).await;
     let well = fixture.organization(vec![fixture.endpoint("/a")]).await;
     fixture

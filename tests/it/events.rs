@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::oid::ObjectId;
 use bson::{Document, doc};
 use certhookd::model::Clock;
-use certhookd::sandbox::{Answer, Options, Proxy, ReplicaSet};
+use certhookd::sandbox::{Options, Proxy, ReplicaSet, Response};
 use http::StatusCode;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -276,7 +276,7 @@ async fn a_daemons_deliveries_are_told_of_as_they_go() {
     let fixture = Fixture::new().await;
     fixture
         .receiver
-        .script("/flaky", Answer::failing(2, StatusCode::SERVICE_UNAVAILABLE));
+        .script("/flaky", Response::failing(2, StatusCode::SERVICE_UNAVAILABLE));
     let endpoint = fixture.endpoint("/flaky");
     let endpoint_id = endpoint.get_object_id("_id").unwrap().to_hex();
     let organization = fixture.organization(vec![endpoint, fixture.endpoint("/b")]).await;

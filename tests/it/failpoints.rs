@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bson::{Bson, DateTime, Document, doc};
 use certhookd::model::Clock;
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use futures_util::TryStreamExt;
 use nix::sys::signal::Signal;
 
@@ -178,7 +178,7 @@ killed! {
 async fn after_a_heartbeat_amid_requests() {
     let killed = Killed::new().await;
     for path in ["/a", "/b"] {
-        let slow = Answer::ok().after(Duration::from_millis(300));
+        let slow = Response::ok().after(Duration::from_millis(300));
         killed.fixture.receiver.script(path, [slow]);
     }
     let failpoint = "heartbeat-written=2*off->return";

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
 use certhookd::model::Clock;
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -53,25 +53,31 @@ const MANNERS: [(&str, Manner, Fate); 15] = [
     ),
     ("http", Manner::HalfClose("HTTP/1.1 200 OK\r\nConte"), Fate::Retried),
     ("http", Manner::Reset, Fate::Retried),
-    ("https", Manner::Answer("SSH-2.0-OpenSSH_9.2p1\r\n\r\n"), Fate::Retried),
     (
-        "http",
-        Manner::Answer("HTTP/1.1 301 Moved\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"),
+        "https",
+        Manner::Response("SSH-2.0-OpenSSH_9.2p1\r\n\r\n"),
         Fate::Retried,
     ),
     (
         "http",
-        Manner::Answer("HTTP/1.1 429 Slow\r\nRetry-After: 99999999999999999999\r\nContent-Length: 0\r\n\r\n"),
+        Manner::Response("HTTP/1.1 301 Moved\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"),
         Fate::Retried,
     ),
     (
         "http",
-        Manner::Answer("HTTP/1.1 503 Busy\r\nRetry-After: Fri, 31 Dec 9999 23:59:59 GMT\r\nContent-Length: 0\r\n\r\n"),
+        Manner::Response("HTTP/1.1 429 Slow\r\nRetry-After: 99999999999999999999\r\nContent-Length: 0\r\n\r\n"),
         Fate::Retried,
     ),
     (
         "http",
-        Manner::Answer("HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n"),
+        Manner::Response(
+            "HTTP/1.1 503 Busy\r\nRetry-After: Fri, 31 Dec 9999 23:59:59 GMT\r\nContent-Length: 0\r\n\r\n",
+        ),
+        Fate::Retried,
+    ),
+    (
+        "http",
+        Manner::Response("HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n"),
         Fate::Dead,
     ),
 ];
@@ -86,7 +92,7 @@ fn patient(fixture: &Fixture, url: &str) -> Document {
 
 /// An endpoint of the receiver that never answers.
 fn hung(fixture: &Fixture) -> Document {
-    fixture.receiver.script("/hung", [Answer::silence()]);
+    fixture.receiver.script("/hung", [Response::silence()]);
     patient(fixture, &fixture.receiver.url("/hung"))
 }
 
@@ -164,7 +170,7 @@ async fn a_thousand_endpoints_at_a_host_each_of_which_a_tenth_hangs_take_a_bound
     let fixture = Fixture::new()
         .await
         .with(&format!("{NO_STREAM}\ndelivery.max_in_flight = 64"));
-    let well = Hostile::serve(Manner::Answer("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")).await;
+    let well = Hostile::serve(Manner::Response("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")).await;
     let hung = Hostile::serve(Manner::Silent).await;
     let endpoint = |place: usize| {
         let port = if place.is_multiple_of(10) {

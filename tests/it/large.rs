@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use http::StatusCode;
 use nix::sys::signal::Signal;
 
@@ -57,8 +57,8 @@ async fn a_payload_that_ends_the_process_again_and_again_becomes_a_dead_letter()
 #[tokio::test]
 async fn a_result_erases_the_note_that_an_attempt_has_begun() {
     let fixture = large().await;
-    let busy = Answer::status(StatusCode::SERVICE_UNAVAILABLE);
-    fixture.receiver.script("/large", [busy.clone(), busy, Answer::ok()]);
+    let busy = Response::status(StatusCode::SERVICE_UNAVAILABLE);
+    fixture.receiver.script("/large", [busy.clone(), busy, Response::ok()]);
     let _daemon = fixture.daemon().await;
     let delivered = only(&fixture, "delivered").await;
     assert_eq!(delivered.get_i32("attempts").unwrap(), 3);
@@ -69,7 +69,7 @@ async fn a_result_erases_the_note_that_an_attempt_has_begun() {
 
 /// An organization with that many endpoints that hang.
 async fn hung(fixture: &Fixture, endpoints: usize) -> ObjectId {
-    fixture.receiver.script("/hung", [Answer::silence()]);
+    fixture.receiver.script("/hung", [Response::silence()]);
     let endpoint = |_| {
         let mut endpoint = fixture.endpoint("/hung");
         endpoint.insert("timeout", 30_000);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bson::doc;
 use certhookd::model::Clock;
-use certhookd::sandbox::{Answer, Options, Proxy, ReplicaSet, shared};
+use certhookd::sandbox::{Options, Proxy, ReplicaSet, Response, shared};
 use certhookd::status::{Backlog, backlog};
 use http::StatusCode;
 use nix::sys::signal::Signal;
@@ -33,10 +33,10 @@ async fn scrape(address: SocketAddr) -> BTreeMap<String, f64> {
 
 /// A daemon that has sent, failed, buried, rejected and been told of awards.
 async fn busy(fixture: &Fixture) -> Daemon {
-    fixture.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+    fixture.receiver.script("/gone", [Response::status(StatusCode::GONE)]);
     fixture
         .receiver
-        .script("/down", [Answer::status(StatusCode::SERVICE_UNAVAILABLE)]);
+        .script("/down", [Response::status(StatusCode::SERVICE_UNAVAILABLE)]);
     let endpoints = ["/fine", "/gone", "/down"].map(|path| fixture.endpoint(path));
     let (mut off, mut odd) = (fixture.endpoint("/off"), fixture.endpoint("/odd"));
     off.insert("enabled", false);
@@ -259,7 +259,7 @@ async fn before_its_database_and_while_it_stops_it_is_not_ready() {
     assert_eq!(scrape(address_of_waiting).await["certhookd_ready"], 0.0);
 
     let fixture = Fixture::new().await.with(LISTEN);
-    fixture.receiver.script("/hung", [Answer::silence()]);
+    fixture.receiver.script("/hung", [Response::silence()]);
     let organization = fixture.organization(vec![fixture.endpoint("/hung")]).await;
     fixture.badge_users().insert_one(expired(organization)).await.unwrap();
     let mut daemon = fixture.daemon().await;

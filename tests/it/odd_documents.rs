@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
 use certhookd::model::Clock;
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use http::StatusCode;
 use serde_json::Value;
 
@@ -127,7 +127,7 @@ async fn a_batch_whose_version_is_lost_while_it_is_in_flight_holds_up_no_result_
     let (organization, key) = organization(&fixture, true).await;
     let other = fixture.endpoint("/other");
     let other_key = endpoint_key(fixture.organization(vec![other.clone()]).await, &other);
-    let slow = Answer::ok().after(Duration::from_secs(1));
+    let slow = Response::ok().after(Duration::from_secs(1));
     fixture.receiver.script("/a", vec![slow; odd_versions().len() * 2]);
     let batches: Vec<_> = odd_versions()
         .map(|_| pending_batch(&key, &expired_in_turn(organization, 2)))
@@ -158,7 +158,7 @@ async fn a_delivery_that_fails_is_recorded_whatever_an_older_copy_of_it_looks_li
     let (organization, key) = organization(&fixture, true).await;
     fixture
         .receiver
-        .script("/a", Answer::failing(4, StatusCode::SERVICE_UNAVAILABLE));
+        .script("/a", Response::failing(4, StatusCode::SERVICE_UNAVAILABLE));
     let certificates = expired_in_turn(organization, 4);
     let batch = pending_batch(&key, &certificates);
     fixture.outbox().insert_one(&batch).await.unwrap();
@@ -232,7 +232,7 @@ async fn a_retry_that_meets_an_older_copy_that_had_ended_waits_like_any_other() 
     fixture.outbox().insert_many([copy, batch]).await.unwrap();
     fixture
         .receiver
-        .script("/a", [Answer::status(StatusCode::SERVICE_UNAVAILABLE)]);
+        .script("/a", [Response::status(StatusCode::SERVICE_UNAVAILABLE)]);
     let mut daemon = fixture.daemon().await;
     let waits = doc! { "state": "pending", "attempts": { "$gte": 1 }, "queue": format!("{key}/retry") };
     fixture.wait_for_count(&fixture.outbox(), waits.clone(), 2).await;

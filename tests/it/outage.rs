@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bson::doc;
 use bson::oid::ObjectId;
-use certhookd::sandbox::{Answer, Options, Proxy, ReplicaSet};
+use certhookd::sandbox::{Options, Proxy, ReplicaSet, Response};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -58,7 +58,7 @@ impl Reached {
     async fn sending(&self) -> Daemon {
         self.fixture
             .receiver
-            .script("/a", [Answer::ok().after(Duration::from_millis(300))]);
+            .script("/a", [Response::ok().after(Duration::from_millis(300))]);
         self.fixture
             .badge_users()
             .insert_many((0..50).map(|_| expired(self.organization)))
@@ -74,7 +74,7 @@ impl Reached {
     /// What is in memory is sent although MongoDB is away, and the outage is told once.
     async fn endures(&self, daemon: &Daemon) {
         daemon.wait_for(is_away).await;
-        self.fixture.receiver.script("/a", [Answer::ok()]);
+        self.fixture.receiver.script("/a", [Response::ok()]);
         self.fixture.receiver.wait_for_total(50, LIMIT).await.unwrap();
         assert_eq!(daemon.count(is_back), 0, "it is still away");
     }

@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header::RETRY_AFTER};
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use certhookd::sandbox::{Answer, Received};
+use certhookd::sandbox::{Received, Response};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -40,8 +40,8 @@ fn most_in_a_second(requests: &[Received]) -> usize {
     at.iter().enumerate().map(within).max().unwrap_or(0)
 }
 
-fn busy(status: StatusCode, seconds: u64) -> Answer {
-    Answer::status(status).header(RETRY_AFTER, HeaderValue::from(seconds))
+fn busy(status: StatusCode, seconds: u64) -> Response {
+    Response::status(status).header(RETRY_AFTER, HeaderValue::from(seconds))
 }
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn an_endpoint_says_how_many_requests_it_takes_at_once() {
         expire(&fixture, organization, 30).await;
         fixture
             .receiver
-            .script("/a", [Answer::ok().after(Duration::from_millis(30))]);
+            .script("/a", [Response::ok().after(Duration::from_millis(30))]);
         let _daemon = fixture.daemon().await;
         fixture.receiver.wait_for_total(30, LIMIT).await.unwrap();
         assert_eq!(fixture.receiver.max_parallel("/a"), most, "{concurrency}");
@@ -113,8 +113,8 @@ fn assert_paused(requests: &[Received], pause: Duration) {
 }
 
 /// An endpoint of which one delivery was attempted, and whose pause is noted; and a second delivery.
-async fn paused(fixture: &Fixture, answer: Answer) -> ObjectId {
-    fixture.receiver.script("/a", [answer, Answer::ok()]);
+async fn paused(fixture: &Fixture, answer: Response) -> ObjectId {
+    fixture.receiver.script("/a", [answer, Response::ok()]);
     let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     expire(fixture, organization, 1).await;
     organization
@@ -199,7 +199,7 @@ async fn a_pause_that_mongodb_refuses_holds_no_result_up() {
     fixture.database.run_command(refuse).await.unwrap();
     fixture
         .receiver
-        .script("/a", [busy(StatusCode::TOO_MANY_REQUESTS, 1), Answer::ok()]);
+        .script("/a", [busy(StatusCode::TOO_MANY_REQUESTS, 1), Response::ok()]);
     expire(&fixture, organization, 3).await;
     daemon.signal(Signal::SIGUSR1);
     fixture.wait_for_deliveries(doc! { "state": "delivered" }, 4).await;

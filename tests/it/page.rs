@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use http::StatusCode;
 
 use crate::fixture::{Fixture, LIMIT, expired};
@@ -180,7 +180,7 @@ async fn two_hundred_rows_of_a_kind_are_shown_and_the_others_counted() {
 #[tokio::test]
 async fn the_last_hour_of_this_instance_is_a_picture() {
     let fixture = Fixture::new().await.with(LISTEN);
-    fixture.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+    fixture.receiver.script("/gone", [Response::status(StatusCode::GONE)]);
     let organization = fixture
         .organization(vec![fixture.endpoint("/fine"), fixture.endpoint("/gone")])
         .await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bson::{Bson, DateTime, Document, doc};
 use certhookd::model::Clock;
-use certhookd::sandbox::{Answer, Bulk};
+use certhookd::sandbox::{Bulk, Response};
 use http::StatusCode;
 
 use crate::fixture::{Fixture, certificate, endpoint_key, expired, expired_in_turn};
@@ -108,7 +108,7 @@ async fn nothing_walks_the_whole_outbox() {
     let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     fixture
         .receiver
-        .script("/a", Answer::failing(2, StatusCode::BAD_GATEWAY));
+        .script("/a", Response::failing(2, StatusCode::BAD_GATEWAY));
     let ended = (0..1_000).map(|n| delivered(batch("a/b", &[expiry(n)])));
     outbox(&fixture).insert_many(ended).await.unwrap();
     let walks = doc! {
@@ -212,7 +212,7 @@ async fn every_operation_of_a_daemon_is_served_by_an_index() {
     let keys = [sick, off, well].map(|endpoint| endpoint_key(organization, endpoint));
     fixture
         .receiver
-        .script("/sick", Answer::failing(3, StatusCode::BAD_GATEWAY));
+        .script("/sick", Response::failing(3, StatusCode::BAD_GATEWAY));
     let store = store(&fixture).await;
     store.close().await;
     let ended = (0..1_000).map(|n| delivered(batch("a/b", &[expiry(n)])));

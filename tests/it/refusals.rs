@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::doc;
 use bson::oid::ObjectId;
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -211,7 +211,7 @@ async fn a_document_that_mongodb_refuses_to_change_stops_no_other_and_is_told_of
     let slow = fixture.organization(vec![slow]).await;
     fixture
         .receiver
-        .script("/slow", [Answer::ok().after(Duration::from_secs(15))]);
+        .script("/slow", [Response::ok().after(Duration::from_secs(15))]);
     fixture.badge_users().insert_one(expired(slow)).await.unwrap();
     let mut daemon = fixture.daemon().await;
     for (_, end) in cases {
@@ -257,7 +257,7 @@ async fn a_batch_whose_results_are_refused_is_not_read_again_for_a_while_and_the
     fixture.profile(&reads).await;
     fixture
         .receiver
-        .script("/a", [Answer::ok().after(Duration::from_secs(4))]);
+        .script("/a", [Response::ok().after(Duration::from_secs(4))]);
     fixture.outbox().insert_one(batch()).await.unwrap();
     fixture.wait_for_deliveries(doc! { "state": "delivered" }, 2).await;
     let reads = fixture.profiled(&reads).await;

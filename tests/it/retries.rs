@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bson::{Document, doc};
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use crate::fixture::{Daemon, Fixture, expired};
 const ALONE: &str = "completions.enabled = false\ndelivery.redrive_for = \"0s\"";
 
 /// A daemon with one delivery to `/a`, which answers so.
-async fn one(settings: &str, answers: impl IntoIterator<Item = Answer>) -> (Fixture, Daemon) {
+async fn one(settings: &str, answers: impl IntoIterator<Item = Response>) -> (Fixture, Daemon) {
     let fixture = Fixture::new().await.with(&format!("{ALONE}\n{settings}"));
     let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     fixture.receiver.script("/a", answers);
@@ -53,13 +53,13 @@ fn line(level: &str, attempt: u64, message: &str) -> (String, u64, String) {
     (level.to_owned(), attempt, message.to_owned())
 }
 
-fn busy(retry_after: &'static str) -> Answer {
-    Answer::status(StatusCode::TOO_MANY_REQUESTS).header(header::RETRY_AFTER, HeaderValue::from_static(retry_after))
+fn busy(retry_after: &'static str) -> Response {
+    Response::status(StatusCode::TOO_MANY_REQUESTS).header(header::RETRY_AFTER, HeaderValue::from_static(retry_after))
 }
 
 #[tokio::test]
 async fn an_endpoint_that_fails_twice_gets_the_event_again_after_growing_pauses() {
-    let (fixture, mut daemon) = one("", Answer::failing(2, StatusCode::SERVICE_UNAVAILABLE)).await;
+    let (fixture, mut daemon) = one("", Response::failing(2, StatusCode::SERVICE_UNAVAILABLE)).await;
     let delivery = in_state(&fixture, "delivered").await;
     holds(&delivery, doc! { "attempts": 3, "lastStatus": 200 });
     assert!(daemon.stop().await.success());
@@ -92,7 +92,7 @@ async fn an_endpoint_that_fails_twice_gets_the_event_again_after_growing_pauses(
 
 #[tokio::test]
 async fn attempts_used_up_are_a_dead_letter_that_is_kept_and_left_alone() {
-    let (fixture, mut daemon) = one("delivery.max_attempts = 3", [Answer::status(StatusCode::BAD_GATEWAY)]).await;
+    let (fixture, mut daemon) = one("delivery.max_attempts = 3", [Response::status(StatusCode::BAD_GATEWAY)]).await;
     let dead = in_state(&fixture, "dead").await;
     holds(
         &dead,
@@ -121,7 +121,7 @@ async fn attempts_used_up_are_a_dead_letter_that_is_kept_and_left_alone() {
 
 #[tokio::test]
 async fn the_retry_period_ends_the_attempts_too() {
-    let slow = Answer::status(StatusCode::BAD_GATEWAY).after(Duration::from_millis(700));
+    let slow = Response::status(StatusCode::BAD_GATEWAY).after(Duration::from_millis(700));
     let (fixture, _daemon) = one("delivery.retry_window = \"1s\"\ndelivery.max_attempts = 3", [slow]).await;
     let dead = in_state(&fixture, "dead").await;
     holds(&dead, doc! { "reason": "the retry period ended after 2 attempts" });
@@ -130,7 +130,7 @@ async fn the_retry_period_ends_the_attempts_too() {
 
 #[tokio::test]
 async fn a_receiver_that_is_gone_for_good_is_not_asked_again() {
-    let (fixture, mut daemon) = one("", [Answer::status(StatusCode::GONE)]).await;
+    let (fixture, mut daemon) = one("", [Response::status(StatusCode::GONE)]).await;
     let dead = in_state(&fixture, "dead").await;
     holds(&dead, doc! { "attempts": 1, "reason": "410 Gone: not retried" });
     assert!(daemon.stop().await.success());
@@ -141,7 +141,7 @@ async fn a_receiver_that_is_gone_for_good_is_not_asked_again() {
 
 #[tokio::test]
 async fn a_receiver_that_names_a_time_is_asked_then() {
-    let (fixture, _daemon) = one("", [busy("2"), Answer::ok()]).await;
+    let (fixture, _daemon) = one("", [busy("2"), Response::ok()]).await;
     in_state(&fixture, "delivered").await;
     let requests = fixture.receiver.requests();
     let pause = requests[1].instant - requests[0].instant;
@@ -151,13 +151,13 @@ async fn a_receiver_that_names_a_time_is_asked_then() {
 #[tokio::test]
 async fn a_time_beyond_the_retry_period_is_cut_to_its_end() {
     let settings = "delivery.retry_window = \"1s\"\ndelivery.max_attempts = 3";
-    let (fixture, _daemon) = one(settings, [busy("86400"), Answer::ok()]).await;
+    let (fixture, _daemon) = one(settings, [busy("86400"), Response::ok()]).await;
     holds(&in_state(&fixture, "delivered").await, doc! { "attempts": 2 });
 }
 
 #[tokio::test]
 async fn a_restart_in_between_keeps_attempts_and_times() {
-    let (fixture, mut daemon) = one("", [busy("3"), Answer::ok()]).await;
+    let (fixture, mut daemon) = one("", [busy("3"), Response::ok()]).await;
     fixture
         .wait_for_deliveries(doc! { "state": "pending", "attempts": 1 }, 1)
         .await;

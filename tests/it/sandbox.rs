@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use certhookd::model::Clock;
-use certhookd::sandbox::{Answer, Bulk, Options, Proxy, Receiver, ReplicaSet, Samples, shared};
+use certhookd::sandbox::{Bulk, Options, Proxy, Receiver, ReplicaSet, Response, Samples, shared};
 use http::{HeaderValue, StatusCode, header};
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Collection};
@@ -231,8 +231,9 @@ fn client() -> reqwest::Client {
 #[tokio::test]
 async fn the_receiver_keeps_what_comes_and_answers_by_its_script() {
     let receiver = Receiver::start().unwrap();
-    let busy = Answer::status(StatusCode::TOO_MANY_REQUESTS).header(header::RETRY_AFTER, HeaderValue::from_static("2"));
-    receiver.script("/flaky", Answer::failing(2, StatusCode::SERVICE_UNAVAILABLE));
+    let busy =
+        Response::status(StatusCode::TOO_MANY_REQUESTS).header(header::RETRY_AFTER, HeaderValue::from_static("2"));
+    receiver.script("/flaky", Response::failing(2, StatusCode::SERVICE_UNAVAILABLE));
     receiver.script("/busy", [busy]);
 
     for expected in [503, 503, 200, 200] {
@@ -278,7 +279,7 @@ async fn a_wait_ends_with_the_request_it_waits_for_or_says_what_came() {
 #[tokio::test]
 async fn silence_holds_requests_and_the_gauge_counts_them_until_the_receiver_goes() {
     let receiver = Receiver::start().unwrap();
-    receiver.script("/hung", [Answer::silence()]);
+    receiver.script("/hung", [Response::silence()]);
     let (client, url) = (client(), receiver.url("/hung"));
     let hung: Vec<_> = (0..7)
         .map(|_| tokio::spawn(client.post(&url).body("{}").send()))
@@ -299,7 +300,7 @@ async fn silence_holds_requests_and_the_gauge_counts_them_until_the_receiver_goe
 #[tokio::test]
 async fn a_delayed_answer_comes_no_sooner_and_a_counting_receiver_keeps_nothing() {
     let receiver = Receiver::counting().unwrap();
-    receiver.script("/slow", [Answer::ok().after(Duration::from_millis(80))]);
+    receiver.script("/slow", [Response::ok().after(Duration::from_millis(80))]);
     let start = Instant::now();
     post(&receiver, "/slow").await;
     assert!(start.elapsed() >= Duration::from_millis(80));

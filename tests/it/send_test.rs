@@ -1,7 +1,7 @@
 //! `certhookd send-test`: a sample event to a real receiver.
 
 use bson::doc;
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 use standardwebhooks::Webhook;
@@ -39,7 +39,7 @@ async fn a_sample_goes_the_real_way_and_its_answer_is_shown_without_secrets_or_c
     let fixture = Fixture::new().await;
     let (organization, id) = guarded(&fixture).await;
     let hostile = HeaderValue::from_bytes("red \u{9b}31m".as_bytes()).unwrap();
-    let answer = Answer::ok()
+    let answer = Response::ok()
         .header(HeaderName::from_static("x-colour"), hostile)
         .body("\u{1b}[2Jyou sent Bearer s3cret-token");
     fixture.receiver.script("/hook", [answer]);
@@ -81,7 +81,7 @@ async fn what_is_no_2xx_fails_and_says_why() {
     let (_, id) = guarded(&fixture).await;
     fixture
         .receiver
-        .script("/hook", [Answer::status(StatusCode::SERVICE_UNAVAILABLE)]);
+        .script("/hook", [Response::status(StatusCode::SERVICE_UNAVAILABLE)]);
     let failed = fixture.outcome(&["send-test", "--endpoint", &id]).await;
     assert_eq!(failed.code, Some(1), "{failed:?}");
     assert!(failed.stdout.contains("result    status 503\ntime "), "{failed:?}");

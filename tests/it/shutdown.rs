@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bson::doc;
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 
 use crate::fixture::{Fixture, LIMIT, expired};
 
@@ -13,7 +13,7 @@ async fn requests_that_hang_are_cut_short_at_the_end_of_the_grace_and_cost_no_at
     let mut endpoint = fixture.endpoint("/hung");
     endpoint.insert("timeout", 30_000);
     let organization = fixture.organization(vec![endpoint]).await;
-    fixture.receiver.script("/hung", [Answer::silence()]);
+    fixture.receiver.script("/hung", [Response::silence()]);
     fixture
         .badge_users()
         .insert_many((0..25).map(|_| expired(organization)))
@@ -31,7 +31,7 @@ async fn requests_that_hang_are_cut_short_at_the_end_of_the_grace_and_cost_no_at
     assert_eq!(untouched, 25, "after {took:?}: {:#?}", daemon.lines());
     assert_eq!(fixture.count_deliveries(doc! {}).await, 25);
 
-    fixture.receiver.script("/hung", [Answer::ok()]);
+    fixture.receiver.script("/hung", [Response::ok()]);
     let _daemon = fixture.daemon().await;
     fixture
         .wait_for_deliveries(doc! { "state": "delivered", "attempts": 1 }, 25)
@@ -44,7 +44,7 @@ async fn requests_in_flight_finish_within_the_grace_and_no_more_are_made() {
     let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     fixture
         .receiver
-        .script("/a", [Answer::ok().after(Duration::from_millis(1500))]);
+        .script("/a", [Response::ok().after(Duration::from_millis(1500))]);
     fixture
         .badge_users()
         .insert_many((0..25).map(|_| expired(organization)))

@@ -1,7 +1,7 @@
 //! What an operator asks of a running daemon.
 
 use bson::doc;
-use certhookd::sandbox::{Answer, Options, ReplicaSet};
+use certhookd::sandbox::{Options, ReplicaSet, Response};
 use http::StatusCode;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -19,11 +19,11 @@ fn is_state(line: &Value) -> bool {
 #[tokio::test]
 async fn sigusr2_tells_the_state_of_everything_in_one_line() {
     let fixture = Fixture::new().await;
-    fixture.receiver.script("/hung", [Answer::silence()]);
-    fixture.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+    fixture.receiver.script("/hung", [Response::silence()]);
+    fixture.receiver.script("/gone", [Response::status(StatusCode::GONE)]);
     fixture
         .receiver
-        .script("/down", [Answer::status(StatusCode::SERVICE_UNAVAILABLE)]);
+        .script("/down", [Response::status(StatusCode::SERVICE_UNAVAILABLE)]);
     let mut patient = fixture.endpoint("/hung");
     patient.insert("timeout", 30_000);
     let hung = fixture.organization(vec![patient]).await;
@@ -149,7 +149,7 @@ async fn sigterm_and_sigint_finish_what_is_in_flight_and_exit_0() {
         let fixture = Fixture::new().await;
         fixture
             .receiver
-            .script("/slow", [Answer::ok().after(std::time::Duration::from_millis(300))]);
+            .script("/slow", [Response::ok().after(std::time::Duration::from_millis(300))]);
         let organization = fixture.organization(vec![fixture.endpoint("/slow")]).await;
         fixture
             .badge_users()

@@ -2,7 +2,7 @@
 
 use bson::{DateTime, Document, doc};
 use certhookd::outbox::{Class, Next};
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use futures_util::TryStreamExt;
 use http::StatusCode;
 use nix::sys::signal::Signal;
@@ -56,8 +56,8 @@ async fn successes_failures_and_their_last_instants_stand_per_endpoint_and_day()
         .await;
     fixture
         .receiver
-        .script("/shaky", Answer::failing(2, StatusCode::SERVICE_UNAVAILABLE));
-    fixture.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+        .script("/shaky", Response::failing(2, StatusCode::SERVICE_UNAVAILABLE));
+    fixture.receiver.script("/gone", [Response::status(StatusCode::GONE)]);
     fixture
         .badge_users()
         .insert_many([(); 3].map(|()| expired(organization)))
@@ -122,7 +122,7 @@ impl WellAndGone {
         let fixture = Fixture::new().await.with(settings);
         let (well, gone) = (fixture.endpoint("/well"), fixture.endpoint("/gone"));
         let organization = fixture.organization(vec![well.clone(), gone.clone()]).await;
-        fixture.receiver.script("/gone", [Answer::status(StatusCode::GONE)]);
+        fixture.receiver.script("/gone", [Response::status(StatusCode::GONE)]);
         fixture
             .badge_users()
             .insert_many((0..certificates).map(|_| expired(organization)))

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use certhookd::sandbox::Answer;
+use certhookd::sandbox::Response;
 use http::StatusCode;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -22,7 +22,7 @@ fn is_probed(line: &Value) -> bool {
 }
 
 fn failing(fixture: &Fixture, path: &str) -> Document {
-    let failure = [Answer::status(StatusCode::SERVICE_UNAVAILABLE)];
+    let failure = [Response::status(StatusCode::SERVICE_UNAVAILABLE)];
     fixture.receiver.script(path, failure);
     fixture.endpoint(path)
 }
@@ -93,7 +93,7 @@ async fn what_waits_for_a_failing_endpoint_is_cancelled_in_bulk_when_it_is_switc
     assert!(commands < 100, "{commands} commands");
     until(address, BREAKERS, "0").await;
 
-    fixture.receiver.script("/failing", [Answer::ok()]);
+    fixture.receiver.script("/failing", [Response::ok()]);
     change(&fixture, organization, switched(true)).await;
     until(address, SERVED, "2").await;
     delivers(&fixture, &daemon, organization, "/failing").await;
@@ -136,7 +136,7 @@ async fn the_breaker_of_an_endpoint_for_which_nothing_waits_goes_with_it() {
     change(&fixture, off, switched(true)).await;
     until(address, SERVED, "3").await;
     for (organization, path) in [(off, "/off"), (missing, "/missing")] {
-        fixture.receiver.script(path, [Answer::ok()]);
+        fixture.receiver.script(path, [Response::ok()]);
         fixture.badge_users().insert_one(expired(organization)).await.unwrap();
     }
     daemon.signal(Signal::SIGUSR1);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use certhookd::sandbox::{Answer, Options, ReplicaSet};
+use certhookd::sandbox::{Options, ReplicaSet, Response};
 use futures_util::TryStreamExt;
 use mongodb::Collection;
 use nix::sys::signal::Signal;
@@ -33,7 +33,7 @@ impl Pair {
     async fn amid(settings: &str, takes: Duration) -> Self {
         let fixture = Fixture::new().await.with(settings);
         let paths: Vec<_> = (0..ENDPOINTS).map(|n| format!("/{n}")).collect();
-        let slow = || [Answer::ok().after(takes)];
+        let slow = || [Response::ok().after(takes)];
         paths.iter().for_each(|path| fixture.receiver.script(path, slow()));
         let endpoints = paths.iter().map(|path| fixture.endpoint(path)).collect();
         let organization = fixture.organization(endpoints).await;

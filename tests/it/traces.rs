@@ -1,7 +1,7 @@
 //! Traces: what a collector gets, what the receivers see of it, and what is lost without a collector.
 
 use bson::{Document, doc};
-use certhookd::sandbox::{Answer, Received, Receiver};
+use certhookd::sandbox::{Received, Receiver, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -66,8 +66,8 @@ async fn one_trace_leads_from_scan_or_award_to_the_answer_whichever_daemon_gets_
     let fixture = Fixture::new().await.with(&settings);
     let endpoint = endpoint(&fixture);
     let organization = fixture.organization(vec![endpoint.clone()]).await;
-    let later = Answer::status(StatusCode::SERVICE_UNAVAILABLE).header(RETRY_AFTER, HeaderValue::from_static("2"));
-    fixture.receiver.script("/a", [later, Answer::ok()]);
+    let later = Response::status(StatusCode::SERVICE_UNAVAILABLE).header(RETRY_AFTER, HeaderValue::from_static("2"));
+    fixture.receiver.script("/a", [later, Response::ok()]);
     let scanned = expired(organization);
     fixture.badge_users().insert_one(&scanned).await.unwrap();
     let mut first = fixture.daemon().await;

@@ -6,14 +6,14 @@ use std::time::Duration;
 use bson::oid::ObjectId;
 use bson::{Document, doc};
 use certhookd::model::Clock;
-use certhookd::sandbox::{Answer, Options, ReplicaSet};
+use certhookd::sandbox::{Options, ReplicaSet, Response};
 use futures_util::TryStreamExt;
 use http::StatusCode;
 
 use crate::fixture::{Daemon, Fixture, LIMIT, certificate, endpoint_key, expired_in_turn, heard, pending_batch};
 
 /// A daemon with one batch of that many deliveries, which get these responses.
-async fn sending(deliveries: i64, answers: &[Answer]) -> (Fixture, Daemon, Document) {
+async fn sending(deliveries: i64, answers: &[Response]) -> (Fixture, Daemon, Document) {
     let fixture = Fixture::new().await.with("completions.enabled = false");
     let endpoint = fixture.endpoint("/a");
     let organization = fixture.organization(vec![endpoint.clone()]).await;
@@ -26,8 +26,8 @@ async fn sending(deliveries: i64, answers: &[Answer]) -> (Fixture, Daemon, Docum
     (fixture, daemon, of_batch)
 }
 
-fn ok_after(seconds: u64) -> Answer {
-    Answer::ok().after(Duration::from_secs(seconds))
+fn ok_after(seconds: u64) -> Response {
+    Response::ok().after(Duration::from_secs(seconds))
 }
 
 /// Successes and cancellations, over all endpoints and days.
@@ -105,7 +105,7 @@ async fn what_was_cancelled_in_flight_and_arrived_all_the_same_is_delivered() {
 #[tokio::test]
 async fn what_was_cancelled_in_flight_and_failed_stays_cancelled() {
     // The failures come when the others are recorded.
-    let failure = Answer::status(StatusCode::SERVICE_UNAVAILABLE).after(Duration::from_secs(5));
+    let failure = Response::status(StatusCode::SERVICE_UNAVAILABLE).after(Duration::from_secs(5));
     let answers = [ok_after(0), ok_after(3), ok_after(3), failure.clone(), failure];
     let (fixture, mut daemon, _) = sending(5, &answers).await;
     fixture.receiver.wait_for_total(5, LIMIT).await.unwrap();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::{Answer, End};
+use super::{End, Response};
 
 /// The paths that were asked for or scripted.
 #[derive(Debug, Default)]
@@ -24,19 +24,19 @@ impl Routes {
 
 #[derive(Debug, Default)]
 pub(super) struct Route {
-    script: Mutex<VecDeque<Answer>>,
+    script: Mutex<VecDeque<Response>>,
     count: AtomicUsize,
     present: AtomicUsize,
     max_present: AtomicUsize,
 }
 
 impl Route {
-    pub(super) fn script(&self, answers: VecDeque<Answer>) {
+    pub(super) fn script(&self, answers: VecDeque<Response>) {
         *self.script.lock() = answers;
     }
 
     /// The next answer of the script; the last one stays.
-    pub(super) fn next_answer(&self) -> Answer {
+    pub(super) fn next_answer(&self) -> Response {
         self.count.fetch_add(1, Ordering::Relaxed);
         let mut script = self.script.lock();
         let answer = if script.len() > 1 {
@@ -44,7 +44,7 @@ impl Route {
         } else {
             script.front().cloned()
         };
-        answer.unwrap_or_else(Answer::ok)
+        answer.unwrap_or_else(Response::ok)
     }
 
     pub(super) fn count(&self) -> usize {

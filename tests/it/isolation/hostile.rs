@@ -21,7 +21,7 @@ pub enum Manner {
     /// Begins like this, and then sends as fast as it can, without end.
     Flood(&'static str),
     /// Answers this, and keeps the connection.
-    Answer(&'static str),
+    Response(&'static str),
     /// Says this, and no more will come; what the sender says is still heard.
     HalfClose(&'static str),
     /// Cuts the connection.
@@ -104,7 +104,7 @@ async fn behave(mut stream: TcpStream, manner: Manner, count: Arc<watch::Sender<
                     stream.write_all(&[b'x'; 1 << 16]).await?;
                 }
             }
-            Manner::Answer(answer) => stream.write_all(answer.as_bytes()).await?,
+            Manner::Response(answer) => stream.write_all(answer.as_bytes()).await?,
             Manner::HalfClose(answer) => {
                 stream.write_all(answer.as_bytes()).await?;
                 stream.shutdown().await?;

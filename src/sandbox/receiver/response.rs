@@ -1,15 +1,15 @@
-//! What a receiver answers.
+//! What a receiver responds with.
 
 use std::future::pending;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::response::Response;
+use axum::response::Response as HttpResponse;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-/// One answer: a status, after a delay, with headers and a body; or silence.
+/// One response: a status, after a delay, with headers and a body; or silence.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct Response {
     /// `None`: the request is read and never answered.
     status: Option<StatusCode>,
     delay: Duration,
@@ -17,7 +17,7 @@ pub struct Answer {
     body: &'static str,
 }
 
-impl Answer {
+impl Response {
     /// 200 at once.
     pub fn ok() -> Self {
         Self::status(StatusCode::OK)
@@ -72,14 +72,14 @@ impl Answer {
         self.status
     }
 
-    pub(super) async fn give(self) -> Response {
+    pub(super) async fn give(self) -> HttpResponse {
         let Some(status) = self.status else {
             return pending().await;
         };
         if !self.delay.is_zero() {
             tokio::time::sleep(self.delay).await;
         }
-        let mut response = Response::new(Body::from(self.body));
+        let mut response = HttpResponse::new(Body::from(self.body));
         *response.status_mut() = status;
         *response.headers_mut() = self.headers;
         response
