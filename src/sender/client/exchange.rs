@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, Uri};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -54,7 +54,7 @@ impl Client {
     fn note_fault(&self, error: &legacy::Error, uri: &Uri, is_http1: bool) -> bool {
         if is_http1 {
             // Perhaps it knows no HTTP/1.1, or another server is in its place.
-            if error.is_connect() || is_parse_error(error) {
+            if error.is_connect() || is_parse_error(error) && status_of(error).is_none() {
                 self.http1_hosts.remove(uri);
             }
             return false;
@@ -96,10 +96,7 @@ fn received(sent: Sent) -> Result<Response<answer::Body>, NoAnswer> {
     let response = match sent {
         Ok(response) => response,
         Err(error) => {
-            let status = history_of(&error)
-                .filter(|_| is_parse_error(&error))
-                .and_then(|history| history.status());
-            let Some(status) = status else {
+            let Some(status) = status_of(&error) else {
                 return Err(NoAnswer::Broken(reason::of(&error)));
             };
             let mut response = Response::new(Either::Right(Empty::new()));
@@ -115,6 +112,12 @@ fn received(sent: Sent) -> Result<Response<answer::Body>, NoAnswer> {
 
 fn history_of(error: &legacy::Error) -> Option<History> {
     error.connect_info().and_then(History::of)
+}
+
+/// What the head says that the parser refused, also one that is too large for it.
+fn status_of(error: &legacy::Error) -> Option<StatusCode> {
+    let history = history_of(error).filter(|_| is_parse_error(error));
+    history.and_then(|history| history.status())
 }
 
 fn is_parse_error(error: &legacy::Error) -> bool {

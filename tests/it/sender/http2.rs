@@ -45,9 +45,11 @@ impl Asked {
     }
 }
 
-/// Answers over HTTP/2 so, and with a 200 over HTTP/1.1, if it `knows_http1`.
-async fn faulty(authority: &Authority, fault: Fault, knows_http1: bool) -> (String, Asked) {
-    let protocols = if knows_http1 { &BOTH[..] } else { &BOTH[..1] };
+const HTTP1_HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+/// Answers over HTTP/2 so, and with that head over HTTP/1.1, if it knows that.
+async fn faulty(authority: &Authority, fault: Fault, http1_head: Option<&'static str>) -> (String, Asked) {
+    let protocols = if http1_head.is_some() { &BOTH[..] } else { &BOTH[..1] };
     let acceptor = authority.acceptor_of("receiver.test", 2999, protocols);
     let asked = Asked::default();
     let seen = asked.clone();
@@ -57,9 +59,9 @@ async fn faulty(authority: &Authority, fault: Fault, knows_http1: bool) -> (Stri
             let stream = acceptor.accept(stream).await?;
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             seen.0.lock().push(if is_http2 { "2" } else { "1.1" });
-            match is_http2 || !knows_http1 {
-                true => http2(stream, fault).await,
-                false => http1(stream).await,
+            match http1_head.filter(|_| !is_http2) {
+                None => http2(stream, fault).await,
+                Some(head) => http1(stream, head).await,
             }
         }
     })
@@ -67,11 +69,9 @@ async fn faulty(authority: &Authority, fault: Fault, knows_http1: bool) -> (Stri
     (https(&url), asked)
 }
 
-async fn http1(mut stream: TlsStream<TcpStream>) -> io::Result<()> {
+async fn http1(mut stream: TlsStream<TcpStream>, head: &str) -> io::Result<()> {
     while read_request(&mut stream).await? {
-        stream
-            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-            .await?;
+        stream.write_all(head.as_bytes()).await?;
     }
     Ok(())
 }
@@ -136,6 +136,7 @@ async fn faults_of_http2() {
     where_http1_is_required_it_is_used_at_once(&client, &authority).await;
     other_errors_change_nothing(&client, &authority).await;
     a_server_without_http1_is_asked_by_http2_again(&client, &authority).await;
+    an_odd_head_by_http1_is_no_reason_for_http2(&client, &authority).await;
 }
 
 async fn attempt(client: &Client, url: &str) -> Outcome {
@@ -183,7 +184,7 @@ async fn after_a_protocol_error_http1_is_next(client: &Client, authority: &Autho
         (Fault::OtherProtocol, "http/2: "),
     ];
     for (fault, expected) in table {
-        let (url, asked) = faulty(authority, fault, true).await;
+        let (url, asked) = faulty(authority, fault, Some(HTTP1_HEAD)).await;
         let outcome = attempt(client, &url).await;
         let Outcome::TransientFailure(failed) = outcome else {
             panic!("{fault:?}: {outcome:?}")
@@ -199,7 +200,7 @@ async fn after_a_protocol_error_http1_is_next(client: &Client, authority: &Autho
 async fn where_http1_is_required_it_is_used_at_once(client: &Client, authority: &Authority) {
     let required = Reason::HTTP_1_1_REQUIRED;
     for fault in [Fault::Reset(required), Fault::GoAway(required)] {
-        let (url, asked) = faulty(authority, fault, true).await;
+        let (url, asked) = faulty(authority, fault, Some(HTTP1_HEAD)).await;
         for _ in 0..3 {
             assert_eq!(delivered(attempt(client, &url).await), 200, "{fault:?}");
         }
@@ -210,7 +211,7 @@ async fn where_http1_is_required_it_is_used_at_once(client: &Client, authority: 
 async fn other_errors_change_nothing(client: &Client, authority: &Authority) {
     for reason in [Reason::INTERNAL_ERROR, Reason::CANCEL, Reason::ENHANCE_YOUR_CALM] {
         for fault in [Fault::Reset(reason), Fault::GoAway(reason)] {
-            let (url, asked) = faulty(authority, fault, true).await;
+            let (url, asked) = faulty(authority, fault, Some(HTTP1_HEAD)).await;
             for _ in 0..2 {
                 let outcome = attempt(client, &url).await;
                 assert!(
@@ -224,7 +225,7 @@ async fn other_errors_change_nothing(client: &Client, authority: &Authority) {
 }
 
 async fn a_server_without_http1_is_asked_by_http2_again(client: &Client, authority: &Authority) {
-    let (url, asked) = faulty(authority, Fault::Reset(Reason::PROTOCOL_ERROR), false).await;
+    let (url, asked) = faulty(authority, Fault::Reset(Reason::PROTOCOL_ERROR), None).await;
     for attempts in 1..=4 {
         let reason = failure(attempt(client, &url).await).reason;
         assert_eq!(
@@ -234,4 +235,21 @@ async fn a_server_without_http1_is_asked_by_http2_again(client: &Client, authori
         );
     }
     assert_eq!(asked.take(), ["2", "1.1", "1.1"]);
+}
+
+async fn an_odd_head_by_http1_is_no_reason_for_http2(client: &Client, authority: &Authority) {
+    let heads = [
+        "HTTP/2.0 200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ];
+    for head in heads {
+        let fault = Fault::Header("connection", "close");
+        let (url, asked) = faulty(authority, fault, Some(head)).await;
+        failure(attempt(client, &url).await);
+        for _ in 0..3 {
+            assert_eq!(delivered(attempt(client, &url).await), 200, "{head:?}");
+        }
+        assert_eq!(asked.take(), ["2", "1.1", "1.1", "1.1"], "{head:?}");
+    }
 }
