@@ -28,8 +28,8 @@ const ERRORS: [&str; 10] = [
     "unsupported_grant_type",
 ];
 
-/// The statuses with which a server refuses a client whose credentials it looks for elsewhere.
-const ELSEWHERE: [u16; 4] = [400, 401, 403, 500];
+/// The statuses with which a server refuses a client whose credentials it looks for elsewhere. Some send an error with a 200.
+const ELSEWHERE: [u16; 6] = [200, 400, 401, 403, 422, 500];
 /// The names of Bearer that servers use, in lower case. None at all means Bearer as well.
 const BEARER: [&str; 5] = ["", "bearer", "bearertoken", "bearer_token", "bearer token"];
 /// What some servers put before their JSON, although it must not stand there (RFC 8259, 8.1).
@@ -58,8 +58,8 @@ pub(super) enum NoToken {
 }
 
 impl NoToken {
-    /// Whether the server may not have found the client's credentials where they stand. Some servers answer that with a 400, a
-    /// 403 or a 500, and with any error.
+    /// Whether the server may not have found the client's credentials where they stand. Servers answer that with many statuses,
+    /// and with any error.
     pub(super) fn is_about_client(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if ELSEWHERE.contains(status))
     }
@@ -98,14 +98,18 @@ struct Denied {
 pub(super) fn read(status: StatusCode, body: &[u8]) -> Result<Grant, NoToken> {
     let code = status.as_u16();
     let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    let denied: Option<Denied> = serde_json::from_slice(body).ok();
+    let is_denied = denied.is_some();
     if status.is_redirection() {
-        Err(NoToken::Redirect(code))
-    } else if status.is_success() {
-        given(body).map_err(|what| NoToken::Unusable { status: code, what })
-    } else {
-        let denied = serde_json::from_slice(body).ok();
-        let error = denied.and_then(|Denied { error }| ERRORS.into_iter().find(|known| *known == error));
-        Err(NoToken::Refused { status: code, error })
+        return Err(NoToken::Redirect(code));
+    }
+    match given(body) {
+        Ok(grant) if status.is_success() => Ok(grant),
+        Err(what) if status.is_success() && !is_denied => Err(NoToken::Unusable { status: code, what }),
+        _ => {
+            let error = denied.and_then(|Denied { error }| ERRORS.into_iter().find(|known| *known == error));
+            Err(NoToken::Refused { status: code, error })
+        }
     }
 }
 

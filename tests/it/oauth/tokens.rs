@@ -120,7 +120,12 @@ async fn a_server_that_reads_credentials_in_the_form_alone_gets_them_there() {
         (400, r#"{"error":"unsupported_grant_type"}"#),
         (400, "client_id is missing"),
         (401, r#"{"error":"invalid_client"}"#),
+        (200, r#"{"error":"invalid_client"}"#),
         (403, "Forbidden"),
+        (
+            422,
+            r#"{"detail":[{"loc":["body","client_id"],"msg":"field required"}]}"#,
+        ),
         (500, "<html>"),
     ];
     for refusal in refusals {
