@@ -19,7 +19,7 @@ const AUTH_DATABASE: &str = "admin";
 /// The options that the driver takes. It refuses a string with any other, where the
 /// [specification](https://github.com/mongodb/specifications/blob/master/source/connection-string/connection-string-spec.md#keys)
 /// asks for a warning. An option comes after those that it relies on.
-const KNOWN: [&str; 42] = [
+const KNOWN: [&str; 41] = [
     "tls",
     "ssl",
     "readPreference",
@@ -51,7 +51,6 @@ const KNOWN: [&str; 42] = [
     "retryWrites",
     "serverMonitoringMode",
     "serverSelectionTimeoutMS",
-    "socketTimeoutMS",
     "srvMaxHosts",
     "srvServiceName",
     "tlsAllowInvalidCertificates",
@@ -64,8 +63,14 @@ const KNOWN: [&str; 42] = [
     "wTimeoutMS",
 ];
 
-/// Known to the specification, without effect here: nothing is compressed, and no UUID is written.
-const WITHOUT_EFFECT: [&str; 3] = ["compressors", "zlibCompressionLevel", "uuidRepresentation"];
+/// Known to the specification, without effect here: nothing is compressed, no UUID is written, and the driver has no
+/// `socketTimeoutMS`: it reads one, and then refuses to connect.
+const WITHOUT_EFFECT: [&str; 4] = [
+    "compressors",
+    "zlibCompressionLevel",
+    "uuidRepresentation",
+    "socketTimeoutMS",
+];
 
 /// Leaves out what means nothing, one warning each, and takes the database from the path where nothing else names it.
 pub(super) fn resolve(settings: &mut Settings) {

@@ -74,15 +74,31 @@ fn meant(variable: &str) -> Option<String> {
     let known: Vec<_> = keys().map(variable_of).chain(OTHERS.map(str::to_owned)).collect();
     let names: Vec<_> = known.iter().map(|known| plain(known)).collect();
     let full = format!("{NAME}_{name}");
-    let place = names.iter().position(|known| *known == full).or_else(|| {
-        // Of names, the prefix apart: it would make any two of them alike.
-        let bare = |known: &String| known.split_once('_').map_or(String::new(), |(_, name)| name.to_owned());
-        let bare: Vec<_> = names.iter().map(bare).collect();
-        let near = nearest(name, bare.iter().map(String::as_str), |known| known)?;
-        let close = strsim::osa_distance(name, near) <= 2;
-        bare.iter().position(|known| close && known == near)
-    })?;
+    let is_meant = |known: &String| *known == full;
+    let place = names
+        .iter()
+        .position(is_meant)
+        .or_else(|| sectionless(name))
+        .or_else(|| {
+            // Of names, the prefix apart: it would make any two of them alike.
+            let bare = |known: &String| known.split_once('_').map_or(String::new(), |(_, name)| name.to_owned());
+            let bare: Vec<_> = names.iter().map(bare).collect();
+            let near = nearest(name, bare.iter().map(String::as_str), |known| known)?;
+            let close = strsim::osa_distance(name, near) <= 2;
+            bare.iter().position(|known| close && known == near)
+        })?;
     Some(known[place].clone())
+}
+
+/// The place, among the keys and then [`OTHERS`], of the key that is named without its section, or of the variable that is
+/// named with a word too many, as in `CERTHOOKD_LOG_LEVEL`.
+fn sectionless(name: &str) -> Option<usize> {
+    let bare = |key: &str| plain(key.split_once('.').map_or(key, |(_, name)| name));
+    keys().position(|key| bare(key) == name).or_else(|| {
+        let begins = |other: &str| name.starts_with(&format!("{}_", &other[PREFIX.len()..]));
+        let other = OTHERS.iter().position(|other| begins(other))?;
+        Some(keys().count() + other)
+    })
 }
 
 /// In capitals, with one underscore between words.

@@ -113,6 +113,11 @@ fn options_that_nobody_knows_are_left_out_with_one_warning_each() {
             vec![useless("uuidRepresentation"), useless("zlibCompressionLevel")],
         ),
         (
+            "socketTimeoutMS=360000&sockettimeoutms=1",
+            "",
+            vec![useless("socketTimeoutMS"), useless("sockettimeoutms")],
+        ),
+        (
             "replicaSet=rs0&retryWrits=true&slaveOk=hunter2",
             "replicaSet=rs0",
             vec![

@@ -15,6 +15,11 @@ fn one_that_is_nearly_a_key_s_is_told_and_ignored() {
         ("CERTHOOKD_SERVICE_METRICS_LISTEN", "CERTHOOKD_SERVICE__METRICS_LISTEN"),
         ("certhookd_config", "CERTHOOKD_CONFIG"),
         ("CERTHOOKD_LOGS", "CERTHOOKD_LOG"),
+        ("CERTHOOKD_LOG_LEVEL", "CERTHOOKD_LOG"),
+        ("CERTHOOKD_CONFIG_FILE", "CERTHOOKD_CONFIG"),
+        ("CERTHOOKD_CONCURRENCY", "CERTHOOKD_DELIVERY__CONCURRENCY"),
+        ("CERTHOOKD_URI", "CERTHOOKD_MONGODB__URI"),
+        ("certhookd_max_in_flight", "CERTHOOKD_DELIVERY__MAX_IN_FLIGHT"),
     ] {
         let config = Given::nothing().env(variable, "3").config();
         let warning = format!("{variable}: not a key's variable and ignored; did you mean {meant}?");
