@@ -3,7 +3,6 @@
 //! This module sees neither database nor queue. [`Client::attempt`] returns what happened as an
 //! [`Outcome`](crate::model::Outcome); what becomes of the delivery is decided elsewhere.
 
-mod answer;
 mod auth;
 mod client;
 mod connection;
@@ -15,13 +14,14 @@ mod protocol;
 mod reason;
 mod request;
 mod resolve;
+mod response;
 mod retry;
 mod sign;
 mod status_line;
 
 use ipnet::IpNet;
 
-pub use client::{Answer, Client, ClientError, Preview};
+pub use client::{Client, ClientError, Preview, ShownResponse};
 pub(crate) use connector::tls_config;
 pub use guard::{Blocked, check_addr, check_url};
 pub use lookup::system_lookup;

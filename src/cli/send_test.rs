@@ -13,7 +13,7 @@ use crate::model::{EventType, Message, Outcome};
 use crate::platform::{Endpoint, badge_user};
 use crate::run::Settings;
 use crate::sandbox;
-use crate::sender::{Answer, Preview};
+use crate::sender::{Preview, ShownResponse};
 use crate::service::one_line;
 use crate::store::Store;
 
@@ -61,7 +61,7 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
     }
     let (outcome, answer) = client.inspect(&endpoint, &message, now).await;
     if let Some(answer) = answer {
-        show_answer(&answer);
+        show_response(&answer);
     }
     Ok(conclude(&outcome, &endpoint))
 }
@@ -101,7 +101,7 @@ fn show_request(request: &Preview, message: &Message) {
     say!("\n{INDENT}{}", one_line(String::from_utf8_lossy(&message.body)));
 }
 
-fn show_answer(answer: &Answer) {
+fn show_response(answer: &ShownResponse) {
     show(
         "answer",
         &format!("{:?} {}", answer.version, answer.status),

@@ -15,11 +15,11 @@ use super::oauth::Tokens;
 use super::protocol::Http1Hosts;
 use super::request::Unsendable;
 use super::resolve::{Lookup, Resolver};
-use super::{Policy, answer, guard};
+use super::{Policy, guard, response};
 use crate::model::{Failure, Message, Outcome};
 use crate::platform::{Auth, ClientCredentials, Endpoint};
 
-pub use inspect::{Answer, Preview};
+pub use inspect::{Preview, ShownResponse};
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,7 @@ struct Attempt<'a> {
 }
 
 /// Why an attempt got no answer.
-enum NoAnswer {
+enum NoResponse {
     Unsendable(Unsendable),
     Broken(String),
     Timeout { connected: bool },
@@ -115,17 +115,17 @@ impl Client {
         match self.answer(&attempt).await {
             Ok(response) => {
                 let outcome = attempt.judge(&response);
-                answer::drain(response.into_body(), attempt.deadline).await;
+                response::drain(response.into_body(), attempt.deadline).await;
                 outcome
             }
-            Err(none) => attempt.without_answer(none),
+            Err(none) => attempt.without_response(none),
         }
     }
 
     /// Sends the request as the endpoint wants it, and once more with a new token where it refuses the one it got.
-    async fn answer(&self, attempt: &Attempt<'_>) -> Result<Response<answer::Body>, NoAnswer> {
+    async fn answer(&self, attempt: &Attempt<'_>) -> Result<Response<response::Body>, NoResponse> {
         guard::check_url(&attempt.endpoint.url, &self.policy)
-            .map_err(|refused| NoAnswer::Broken(refused.to_string()))?;
+            .map_err(|refused| NoResponse::Broken(refused.to_string()))?;
         let Auth::OAuth2(credentials) = &attempt.endpoint.auth else {
             return self.exchange(attempt, None).await;
         };
@@ -134,7 +134,7 @@ impl Client {
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        answer::drain(response.into_body(), attempt.deadline).await;
+        response::drain(response.into_body(), attempt.deadline).await;
         let renewed = self.token(credentials, Some(&token), attempt).await?;
         self.exchange(attempt, Some(&renewed)).await
     }
@@ -144,11 +144,11 @@ impl Client {
         credentials: &ClientCredentials,
         refused: Option<&HeaderValue>,
         attempt: &Attempt<'_>,
-    ) -> Result<HeaderValue, NoAnswer> {
+    ) -> Result<HeaderValue, NoResponse> {
         let token = self
             .tokens
             .authorization(credentials, refused, attempt.now, attempt.deadline);
-        token.await.map_err(NoAnswer::Broken)
+        token.await.map_err(NoResponse::Broken)
     }
 }
 
@@ -166,20 +166,20 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn judge(&self, head: &Response<answer::Body>) -> Outcome {
-        answer::judge(head, self.now, self.start.elapsed())
+    fn judge(&self, head: &Response<response::Body>) -> Outcome {
+        response::judge(head, self.now, self.start.elapsed())
     }
 
-    fn without_answer(&self, none: NoAnswer) -> Outcome {
-        let timed_out = matches!(none, NoAnswer::Timeout { .. });
+    fn without_response(&self, none: NoResponse) -> Outcome {
+        let timed_out = matches!(none, NoResponse::Timeout { .. });
         let reason = match none {
-            NoAnswer::Unsendable(error) => {
+            NoResponse::Unsendable(error) => {
                 return Outcome::Cancelled {
                     reason: error.to_string(),
                 };
             }
-            NoAnswer::Broken(reason) => reason,
-            NoAnswer::Timeout { connected } => {
+            NoResponse::Broken(reason) => reason,
+            NoResponse::Timeout { connected } => {
                 let what = if connected { "no answer" } else { "no connection" };
                 format!("timeout after {} ms: {what}", self.endpoint.timeout.as_millis())
             }

@@ -10,10 +10,10 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Attempt, Client, NoAnswer};
+use super::{Attempt, Client, NoResponse};
 use crate::sender::connection::History;
 use crate::sender::connector::{Clients, Http};
-use crate::sender::{answer, protocol, reason, request};
+use crate::sender::{protocol, reason, request, response};
 
 /// How a transport reports that the other side has closed it. Over TLS a missing farewell is an unexpected end.
 const CLOSED: [ErrorKind; 4] = [
@@ -33,9 +33,9 @@ impl Client {
         &self,
         attempt: &Attempt<'_>,
         token: Option<&HeaderValue>,
-    ) -> Result<Response<answer::Body>, NoAnswer> {
+    ) -> Result<Response<response::Body>, NoResponse> {
         let mut request = request::build(attempt.endpoint, attempt.message, &self.source, attempt.now, token)
-            .map_err(NoAnswer::Unsendable)?;
+            .map_err(NoResponse::Unsendable)?;
         if let Some(trace) = &attempt.trace {
             request.headers_mut().insert(TRACEPARENT, trace.clone());
         }
@@ -68,7 +68,11 @@ impl Client {
 }
 
 /// Sends, and once more over a new connection where a pooled one turned out to be closed.
-async fn send_somehow(clients: &Clients, request: &Request<Full<Bytes>>, deadline: Instant) -> Result<Sent, NoAnswer> {
+async fn send_somehow(
+    clients: &Clients,
+    request: &Request<Full<Bytes>>,
+    deadline: Instant,
+) -> Result<Sent, NoResponse> {
     let sent = send(&clients.pooled, request.clone(), deadline).await?;
     if sent.as_ref().is_err_and(was_stale) {
         return send(&clients.fresh, request.clone(), deadline).await;
@@ -77,10 +81,10 @@ async fn send_somehow(clients: &Clients, request: &Request<Full<Bytes>>, deadlin
 }
 
 /// Sends within the deadline. A connection that let it pass is not used again: over HTTP/2 it would be shared.
-async fn send(http: &Http, mut request: Request<Full<Bytes>>, deadline: Instant) -> Result<Sent, NoAnswer> {
+async fn send(http: &Http, mut request: Request<Full<Bytes>>, deadline: Instant) -> Result<Sent, NoResponse> {
     let connection = capture_connection(&mut request);
     let sent = timeout_at(deadline, http.request(request)).await;
-    sent.map_err(|_| NoAnswer::Timeout {
+    sent.map_err(|_| NoResponse::Timeout {
         connected: poison(&connection),
     })
 }
@@ -92,12 +96,12 @@ fn poison(connection: &CaptureConnection) -> bool {
 }
 
 /// What came back: also a status alone, if the rest of the head makes no sense.
-fn received(sent: Sent) -> Result<Response<answer::Body>, NoAnswer> {
+fn received(sent: Sent) -> Result<Response<response::Body>, NoResponse> {
     let response = match sent {
         Ok(response) => response,
         Err(error) => {
             let Some(status) = status_of(&error) else {
-                return Err(NoAnswer::Broken(reason::of(&error)));
+                return Err(NoResponse::Broken(reason::of(&error)));
             };
             let mut response = Response::new(Either::Right(Empty::new()));
             *response.status_mut() = status;
@@ -127,10 +131,10 @@ fn is_parse_error(error: &legacy::Error) -> bool {
 /// Whether the receiver had closed, or was closing, a connection that had answered before: a matter of keep-alive, which
 /// says nothing of the receiver's health (RFC 9112, 9.3.1; for HTTP/2 RFC 9113, 8.7).
 fn was_stale(error: &legacy::Error) -> bool {
-    history_of(error).is_some_and(|history| history.has_answered()) && closed_without_answer(error)
+    history_of(error).is_some_and(|history| history.has_answered()) && closed_without_response(error)
 }
 
-fn closed_without_answer(error: &legacy::Error) -> bool {
+fn closed_without_response(error: &legacy::Error) -> bool {
     if let Some(error) = reason::find::<h2::Error>(error) {
         let unprocessed = matches!(error.reason(), Some(h2::Reason::NO_ERROR | h2::Reason::REFUSED_STREAM));
         return error.is_io() || error.is_remote() && unprocessed;

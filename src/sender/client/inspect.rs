@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Attempt, Client};
 use crate::model::{Message, Outcome};
 use crate::platform::{Auth, Endpoint};
-use crate::sender::{answer, guard, request};
+use crate::sender::{guard, request, response};
 
 /// What stands in for a secret.
 const HIDDEN: &str = "(hidden)";
@@ -28,7 +28,7 @@ pub struct Preview {
 
 /// An answer, the secrets of the request taken out where the receiver says them back as they stand. Hostile text: escape it.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct ShownResponse {
     /// Its HTTP version.
     pub version: Version,
     /// Its status.
@@ -55,15 +55,23 @@ impl Client {
     }
 
     /// As [`Client::attempt`], with the answer, if there was one.
-    pub async fn inspect(&self, endpoint: &Endpoint, message: &Message, now: DateTime) -> (Outcome, Option<Answer>) {
+    pub async fn inspect(
+        &self,
+        endpoint: &Endpoint,
+        message: &Message,
+        now: DateTime,
+    ) -> (Outcome, Option<ShownResponse>) {
         let attempt = Attempt::begin(endpoint, message, now);
         match self.answer(&attempt).await {
             Ok(response) => {
                 let outcome = attempt.judge(&response);
                 let secrets = self.secrets(&attempt).await;
-                (outcome, Some(Answer::read(response, &secrets, attempt.deadline).await))
+                (
+                    outcome,
+                    Some(ShownResponse::read(response, &secrets, attempt.deadline).await),
+                )
             }
-            Err(none) => (attempt.without_answer(none), None),
+            Err(none) => (attempt.without_response(none), None),
         }
     }
 
@@ -98,10 +106,10 @@ impl Preview {
     }
 }
 
-impl Answer {
-    async fn read(response: Response<answer::Body>, secrets: &[String], deadline: Instant) -> Self {
+impl ShownResponse {
+    async fn read(response: Response<response::Body>, secrets: &[String], deadline: Instant) -> Self {
         let (head, body) = response.into_parts();
-        let body = answer::head_of(body, deadline).await;
+        let body = response::head_of(body, deadline).await;
         Self {
             version: head.version,
             status: head.status,
