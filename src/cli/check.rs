@@ -91,7 +91,7 @@ async fn ask(config: &Config, store: &Store) -> Finding {
             return say(
                 Finding::Unreachable,
                 "connection",
-                &format!("{}: no answer within 10 s", store.hosts()),
+                &format!("{}: no response within 10 s", store.hosts()),
             );
         }
     };
@@ -199,7 +199,7 @@ async fn mail_server(config: &Config) -> Finding {
         ),
         Ok(Err((reason, true))) => say(Finding::Misconfigured, MAIL_SERVER, &reason),
         Ok(Err((reason, false))) => say(Finding::Unreachable, MAIL_SERVER, &reason),
-        Err(_) => say(Finding::Unreachable, MAIL_SERVER, "no answer within 10 s"),
+        Err(_) => say(Finding::Unreachable, MAIL_SERVER, "no response within 10 s"),
     }
 }
 

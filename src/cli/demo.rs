@@ -42,7 +42,7 @@ certhookd demo: certificates in MongoDB become webhooks. Six sample organization
   6 are awarded while you watch          completed  the change stream tells of each at once
 
 Each line below is a request as it reached an endpoint, in seconds since the start. What to look at:
-  /horizon/lms  answers 503 twice, is tried again and recovers: the same webhook-id, try 3; no other waits for it
+  /horizon/lms  responds with 503 twice and recovers: the same webhook-id, attempt 3; no other waits for it
   /foods/old    is switched off and stays silent; /harbour/awards wants awards only
 
 Starting a MongoDB of its own (where none is installed, one is fetched once)...

@@ -101,15 +101,15 @@ fn show_request(request: &Preview, message: &Message) {
     say!("\n{INDENT}{}", one_line(String::from_utf8_lossy(&message.body)));
 }
 
-fn show_response(answer: &ShownResponse) {
+fn show_response(response: &ShownResponse) {
     show(
-        "answer",
-        &format!("{:?} {}", answer.version, answer.status),
-        &answer.headers,
+        "response",
+        &format!("{:?} {}", response.version, response.status),
+        &response.headers,
     );
-    let (shown, rest) = match answer.body.char_indices().nth(SHOWN) {
-        Some((end, _)) => (&answer.body[..end], " …"),
-        None => (&*answer.body, ""),
+    let (shown, rest) = match response.body.char_indices().nth(SHOWN) {
+        Some((end, _)) => (&response.body[..end], " …"),
+        None => (&*response.body, ""),
     };
     if !shown.is_empty() {
         say!("\n{INDENT}{}{rest}", one_line(shown));

@@ -141,7 +141,7 @@ impl From<&Error> for Cause {
                 Some(code) => format!("status {status} {code}"),
                 None => format!("status {status}"),
             },
-            None if error.is_response() => "connection closed, or the answer is not SMTP".to_owned(),
+            None if error.is_response() => "connection closed, or the response is not SMTP".to_owned(),
             None => describe(error),
         };
         Self { status, reason }

@@ -112,7 +112,7 @@ impl Tasks {
             .is_err()
         {
             warn!(
-                "MongoDB did not answer in time: results that could not be recorded are sent again after the next start"
+                "MongoDB did not respond in time: results that could not be recorded are sent again after the next start"
             );
         }
         deadline.abort();

@@ -57,7 +57,7 @@ struct Attempt<'a> {
     deadline: Instant,
 }
 
-/// Why an attempt got no answer.
+/// Why an attempt got no response.
 enum NoResponse {
     Unsendable(Unsendable),
     Broken(String),
@@ -180,7 +180,7 @@ impl<'a> Attempt<'a> {
             }
             NoResponse::Broken(reason) => reason,
             NoResponse::Timeout { connected } => {
-                let what = if connected { "no answer" } else { "no connection" };
+                let what = if connected { "no response" } else { "no connection" };
                 format!("timeout after {} ms: {what}", self.endpoint.timeout.as_millis())
             }
         };

@@ -23,7 +23,7 @@ use super::Policy;
 use super::resolve::Resolver;
 use crate::platform::ClientCredentials;
 
-const NO_ANSWER: &str = "oauth2: the token server did not answer within the endpoint's timeout";
+const NO_ANSWER: &str = "oauth2: the token server did not respond within the endpoint's timeout";
 
 /// The tokens of all endpoints.
 #[derive(Clone)]

@@ -57,7 +57,7 @@ fn tls(error: &rustls::Error) -> String {
             "certificate is for another name"
         }
         rustls::Error::InvalidCertificate(Bad::UnknownIssuer) => "certificate's issuer is not trusted",
-        rustls::Error::InvalidMessage(_) => "the answer is not TLS",
+        rustls::Error::InvalidMessage(_) => "the response is not TLS",
         other => return one_line(&other.to_string()),
     };
     text.to_owned()
@@ -73,7 +73,7 @@ fn http2(error: &h2::Error) -> String {
 
 fn http(error: &hyper::Error) -> Option<&'static str> {
     if error.is_incomplete_message() {
-        Some("connection closed before an answer")
+        Some("connection closed before a response")
     } else if error.is_parse_too_large() {
         Some("head of the response is too large")
     } else if error.is_parse() {

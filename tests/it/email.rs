@@ -202,7 +202,7 @@ async fn a_mail_server_that_is_away_is_waited_for_and_holds_up_no_webhook() {
         .wait_for(|line| is_of_reminder(line) && line["level"] == "WARN")
         .await;
     assert!(
-        ["connection reset", "connection closed, or the answer is not SMTP"]
+        ["connection reset", "connection closed, or the response is not SMTP"]
             .contains(&failed["reason"].as_str().unwrap()),
         "{failed}"
     );

@@ -35,13 +35,13 @@ pub(super) struct Story {
     expected: BTreeSet<Delivery>,
     arrived: BTreeSet<Delivery>,
     /// Requests so far, by path and `webhook-id`.
-    tries: HashMap<(String, String), usize>,
+    attempts: HashMap<(String, String), usize>,
 }
 
 impl Story {
     /// Over the columns of [`Story::note`].
     pub(super) const HEADER: &str =
-        "   time  event      organization           endpoint         try  answer  webhook-id";
+        "   time  event      organization           endpoint         attempt  status  webhook-id";
 
     /// Nothing expected yet.
     pub(super) fn new(organizations: &[Organization]) -> Self {
@@ -49,7 +49,7 @@ impl Story {
             endpoints: organizations.iter().flat_map(endpoints).collect(),
             expected: BTreeSet::new(),
             arrived: BTreeSet::new(),
-            tries: HashMap::new(),
+            attempts: HashMap::new(),
         }
     }
 
@@ -66,10 +66,10 @@ impl Story {
     /// Takes note of a request; returns the line that tells of it, in seconds since `began`.
     pub(super) fn note(&mut self, request: &Received, began: Instant) -> String {
         let id = request.header("webhook-id");
-        let tries = self.tries.entry((request.path.clone(), id.to_owned())).or_default();
-        *tries += 1;
+        let attempts = self.attempts.entry((request.path.clone(), id.to_owned())).or_default();
+        *attempts += 1;
         let line = format!(
-            "{:5.1} s  {:<9}  {:<21}  {:<15}  {tries:>3}  {:>6}  {}",
+            "{:5.1} s  {:<9}  {:<21}  {:<15}  {attempts:>7}  {:>6}  {}",
             request.instant.saturating_duration_since(began).as_secs_f64(),
             short(request.header("x-webhook-event")),
             organization(&self.endpoints, &request.path),
@@ -124,8 +124,8 @@ impl Story {
             ];
         };
         let count = |set: &BTreeSet<Delivery>| set.iter().filter(|delivery| delivery.path == *path).count();
-        let tries = self.tries.iter().filter(|((tried, _), _)| tried == path);
-        let retried: usize = tries.map(|(_, tries)| tries - 1).sum();
+        let attempts = self.attempts.iter().filter(|((tried, _), _)| tried == path);
+        let retried: usize = attempts.map(|(_, attempts)| attempts - 1).sum();
         let off = if endpoint.enabled { "" } else { " (off)" };
         vec![
             endpoint.organization.into(),

@@ -89,7 +89,7 @@ impl TokenServer {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(broken)? {
             if body.len() + chunk.len() > MAX_BODY {
-                return Err(NoToken::Broken("its answer is longer than 64 KiB".into()));
+                return Err(NoToken::Broken("its response is longer than 64 KiB".into()));
             }
             body.extend_from_slice(&chunk);
         }

@@ -66,7 +66,7 @@ async fn what_a_token_server_answers_is_told_without_its_secrets() {
     }
     assert_eq!(
         reason(200, &long).await,
-        "oauth2: token server: its answer is longer than 64 KiB"
+        "oauth2: token server: its response is longer than 64 KiB"
     );
 }
 
@@ -138,7 +138,7 @@ async fn a_server_that_hangs_costs_the_timeout_and_no_more() {
         let failed = failure(support::client().attempt(&impatient, &message(), now()).await);
         assert_eq!(
             failed.reason,
-            "oauth2: the token server did not answer within the endpoint's timeout"
+            "oauth2: the token server did not respond within the endpoint's timeout"
         );
     }
     assert!(receiver.tokens().is_empty());

@@ -45,7 +45,7 @@ async fn hung_it_costs_its_timeout() {
         std::future::pending().await
     })
     .await;
-    assert_eq!(reason(&url).await, "timeout after 400 ms: no answer");
+    assert_eq!(reason(&url).await, "timeout after 400 ms: no response");
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn dripping_headers_cost_the_timeout_too() {
         drip(&mut stream, b"a").await
     })
     .await;
-    assert_eq!(reason(&url).await, "timeout after 400 ms: no answer");
+    assert_eq!(reason(&url).await, "timeout after 400 ms: no response");
 }
 
 /// The head came in time, so it is a success; the body is not waited for.
@@ -119,7 +119,7 @@ async fn header_bombs_are_bounded() {
 #[tokio::test]
 async fn connections_that_end_early_say_how() {
     let closing = server(|mut stream, _| async move { read_request(&mut stream).await.map(drop) }).await;
-    assert_eq!(reason(&closing).await, "connection closed before an answer");
+    assert_eq!(reason(&closing).await, "connection closed before a response");
 
     let halfway = server(|mut stream, _| async move {
         read_request(&mut stream).await?;
@@ -128,7 +128,7 @@ async fn connections_that_end_early_say_how() {
         stream.read_to_end(&mut Vec::new()).await.map(drop)
     })
     .await;
-    assert_eq!(reason(&halfway).await, "connection closed before an answer");
+    assert_eq!(reason(&halfway).await, "connection closed before a response");
 
     let resetting = server(|mut stream, _| async move {
         read_request(&mut stream).await?;

@@ -192,7 +192,7 @@ async fn not_tls_at_all(client: &Client) {
     let garbage =
         server(|mut stream, _| async move { stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await }).await;
     let failed = failure(client.attempt(&endpoint(&https(&garbage)), &message(), now()).await);
-    assert_eq!(failed.reason, "tls: the answer is not TLS");
+    assert_eq!(failed.reason, "tls: the response is not TLS");
 
     let silent = server(|mut stream, _| async move {
         stream.read_to_end(&mut Vec::new()).await?;
