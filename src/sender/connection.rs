@@ -11,6 +11,7 @@ use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use parking_lot::Mutex;
 
+use super::connector::MAX_HEAD;
 use super::status_line;
 
 /// A connection that is made while this many are open, in the whole process, serves one request and is not kept. The pool itself
@@ -19,6 +20,9 @@ const MAX_KEPT: usize = 512;
 
 /// This much of a response is remembered, in bytes: its status line, also after a 100 or 103.
 const BEGINNING: usize = 1024;
+
+/// Read at once while a head may come, in bytes.
+const CHUNK: usize = 4096;
 
 /// The connections that are open.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
@@ -51,6 +55,8 @@ struct Carried {
     is_between: AtomicBool,
     /// The first bytes of the last response, over HTTP/1.
     beginning: Mutex<Vec<u8>>,
+    /// Bytes of the last response, over HTTP/1, up to [`MAX_HEAD`] and a little more.
+    read: AtomicUsize,
 }
 
 impl History {
@@ -65,9 +71,11 @@ impl History {
         self.0.answered.load(Ordering::Relaxed)
     }
 
-    /// The status of the last response over HTTP/1, as far as its first bytes tell one.
+    /// The status of the last response over HTTP/1, as far as its first bytes tell one. A head that goes on for ever tells none.
     pub(super) fn status(&self) -> Option<StatusCode> {
-        status_line::status(&self.0.beginning.lock())
+        let is_endless = self.0.read.load(Ordering::Relaxed) >= MAX_HEAD;
+        let status = status_line::status(&self.0.beginning.lock());
+        status.filter(|_| !is_endless)
     }
 
     /// That of the connection that `info` describes.
@@ -77,9 +85,17 @@ impl History {
         extensions.remove()
     }
 
+    fn reads(&self, bytes: &[u8]) {
+        self.0.read.fetch_add(bytes.len(), Ordering::Relaxed);
+        let mut beginning = self.0.beginning.lock();
+        let wanted = (BEGINNING - beginning.len()).min(bytes.len());
+        beginning.extend_from_slice(&bytes[..wanted]);
+    }
+
     fn writes(&self) {
         if self.0.is_between.swap(false, Ordering::Relaxed) {
             self.0.beginning.lock().clear();
+            self.0.read.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -117,15 +133,14 @@ impl<T: Connection> Connection for Remembering<T> {
 
 impl<T: Read + Unpin> Read for Remembering<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let known = self.history.0.beginning.lock().len();
-        let wanted = (BEGINNING - known).min(buf.remaining());
-        if !self.is_http1 || wanted == 0 {
+        let wanted = CHUNK.min(buf.remaining());
+        if !self.is_http1 || wanted == 0 || self.history.0.read.load(Ordering::Relaxed) >= MAX_HEAD {
             return Pin::new(&mut self.transport).poll_read(cx, buf);
         }
-        let mut bytes = [0; BEGINNING];
+        let mut bytes = [0; CHUNK];
         let mut read = ReadBuf::new(&mut bytes[..wanted]);
         ready!(Pin::new(&mut self.transport).poll_read(cx, read.unfilled()))?;
-        self.history.0.beginning.lock().extend_from_slice(read.filled());
+        self.history.reads(read.filled());
         buf.put_slice(read.filled());
         Poll::Ready(Ok(()))
     }

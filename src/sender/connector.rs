@@ -20,7 +20,7 @@ use super::resolve::Resolver;
 /// Below the 5 s after which Node, the commonest receiver, closes an idle connection.
 const IDLE: Duration = Duration::from_secs(4);
 /// The most that a response's head may take, in bytes, as in curl; over HTTP/1.1 also the most that a connection's read buffer takes.
-const MAX_HEAD: u32 = 300 * 1024;
+pub(super) const MAX_HEAD: usize = 300 * 1024;
 /// The most headers in a response over HTTP/1.1. The parser fills a table of that many for each response: with curl's 5,000 that
 /// took a fifth of the CPU.
 const MAX_HEADERS: usize = 256;
@@ -61,12 +61,12 @@ fn build(connector: Connector, idle_per_host: usize) -> Http {
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(idle_per_host)
-        .http1_max_buf_size(MAX_HEAD as usize)
+        .http1_max_buf_size(MAX_HEAD)
         .http1_max_headers(MAX_HEADERS)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_ignore_invalid_headers_in_responses(true)
-        .http2_max_header_list_size(MAX_HEAD)
+        .http2_max_header_list_size(MAX_HEAD as u32)
         .http2_initial_stream_window_size(WINDOW)
         .http2_initial_connection_window_size(WINDOW)
         .build(connector)

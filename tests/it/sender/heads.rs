@@ -38,10 +38,9 @@ async fn odd_headers_do_not_make_a_failure_of_a_2xx() {
         "Transfer-Encoding: identity\r\n".into(),
         many(150),
         many(300),
-        many(30_000),
+        many(3_000),
         long(70_000),
         long(10_000).repeat(20),
-        long(1_000_000),
     ];
     for headers in table {
         let shown: String = headers.chars().take(40).collect();

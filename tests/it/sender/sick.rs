@@ -110,9 +110,9 @@ async fn a_gigabyte_is_not_read() {
 async fn header_bombs_are_bounded() {
     let many = "X-Filler: filler\r\n".repeat(6_000);
     let long = format!("X-Filler: {}\r\n", "f".repeat(1024 * 1024));
-    for bomb in [many, long] {
+    for (bomb, told) in [(many, "status 500"), (long, "head of the response is too large")] {
         let url = answering(&format!("HTTP/1.1 500 Sick\r\n{bomb}Content-Length: 0\r\n\r\n")).await;
-        assert_eq!(reason(&url).await, "status 500", "it is not read to its end");
+        assert_eq!(reason(&url).await, told);
     }
 }
 
