@@ -49,8 +49,15 @@ struct Pace {
     /// Whether anything has succeeded since it was last slowed.
     has_succeeded: bool,
     paused_until: Option<Instant>,
-    /// When the next request may begin, by the rate.
-    next: Option<Instant>,
+    /// When the last request was due, by the rate.
+    last: Option<Instant>,
+}
+
+impl Pace {
+    /// When the next request is due, by the rate as it is now: who has raised it waits no longer for the old one.
+    fn next(&self, configured: ConfiguredPace) -> Option<Instant> {
+        self.last?.checked_add(Duration::from_secs_f64(1.01 / configured.rate?))
+    }
 }
 
 impl Paces {
@@ -61,9 +68,14 @@ impl Paces {
     }
 
     /// When the next request may begin; `None`: now.
-    pub(super) fn waits_until(&self, endpoint: &EndpointKey, now: Instant) -> Option<Instant> {
+    pub(super) fn waits_until(
+        &self,
+        endpoint: &EndpointKey,
+        configured: ConfiguredPace,
+        now: Instant,
+    ) -> Option<Instant> {
         let pace = self.paces.get(endpoint)?;
-        pace.paused_until.max(pace.next).filter(|at| *at > now)
+        pace.paused_until.max(pace.next(configured)).filter(|at| *at > now)
     }
 
     /// Until when nothing is sent, because a response asked for it.
@@ -73,13 +85,12 @@ impl Paces {
 
     /// A request begins.
     pub(super) fn began(&mut self, endpoint: &EndpointKey, configured: ConfiguredPace, now: Instant) {
-        if let Some(rate) = configured.rate {
+        if configured.rate.is_some() {
             let pace = self.paces.entry(endpoint.clone()).or_default();
             let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
-            let due = pace.next.map_or(now, |next| next.max(earliest));
-            pace.next = due.checked_add(Duration::from_secs_f64(1.01 / rate));
+            pace.last = Some(pace.next(configured).map_or(now, |next| next.max(earliest)));
         } else if let Some(pace) = self.paces.get_mut(endpoint) {
-            pace.next = None;
+            pace.last = None;
         }
     }
 
@@ -188,10 +199,19 @@ mod tests {
         let (mut paces, now) = (Paces::default(), Instant::now());
         let seconds = Duration::from_secs;
         assert_eq!(paces.failed(&key(), 5, response(429, false), now), Some(seconds(20)));
-        assert_eq!(paces.waits_until(&key(), now), Some(now + seconds(20)));
+        assert_eq!(
+            paces.waits_until(&key(), ConfiguredPace::default(), now),
+            Some(now + seconds(20))
+        );
         paces.pause(&key(), now + seconds(5));
-        assert_eq!(paces.waits_until(&key(), now), Some(now + seconds(20)));
-        assert_eq!(paces.waits_until(&key(), now + seconds(20)), None);
+        assert_eq!(
+            paces.waits_until(&key(), ConfiguredPace::default(), now),
+            Some(now + seconds(20))
+        );
+        assert_eq!(
+            paces.waits_until(&key(), ConfiguredPace::default(), now + seconds(20)),
+            None
+        );
     }
 
     #[test]
@@ -225,18 +245,39 @@ mod tests {
         // Each wakes up 3 ms late.
         let (mut now, mut count) = (start, 0);
         while now < start + Duration::from_secs(1) {
-            assert_eq!(paces.waits_until(&key(), now), None);
+            assert_eq!(paces.waits_until(&key(), configured, now), None);
             paces.began(&key(), configured, now);
             count += 1;
-            now = paces.waits_until(&key(), now).unwrap_or(now) + Duration::from_millis(3);
+            now = paces.waits_until(&key(), configured, now).unwrap_or(now) + Duration::from_millis(3);
         }
         assert!((97..=100).contains(&count), "{count}");
         now += Duration::from_secs(10);
         let mut at_once = 0;
-        while paces.waits_until(&key(), now).is_none() {
+        while paces.waits_until(&key(), configured, now).is_none() {
             paces.began(&key(), configured, now);
             at_once += 1;
         }
         assert_eq!(at_once, 2, "after a stall");
+    }
+
+    #[test]
+    fn a_rate_that_was_changed_counts_from_the_last_request_on() {
+        let rate = |rate| ConfiguredPace {
+            concurrency: None,
+            rate,
+        };
+        let seconds = Duration::from_secs_f64;
+        let table = [
+            ("kept", Some(0.1), Some(10.1)),
+            ("raised", Some(10.0), Some(0.101)),
+            ("lowered", Some(0.01), Some(101.0)),
+            ("taken away", None, None),
+        ];
+        for (what, now_is, expected) in table {
+            let (mut paces, start) = (Paces::default(), Instant::now());
+            paces.began(&key(), rate(Some(0.1)), start);
+            let waits = paces.waits_until(&key(), rate(now_is), start);
+            assert_eq!(waits, expected.map(|wait| start + seconds(wait)), "{what}");
+        }
     }
 }

@@ -103,6 +103,25 @@ async fn rates_of_all_kinds_are_kept() {
     }
 }
 
+/// Who mends a rate that was far too low does not wait for its end.
+#[tokio::test]
+async fn a_rate_that_is_raised_or_taken_away_holds_at_once() {
+    for rate in [Some(100.0), None] {
+        let fixture = Fixture::new().await.with(NO_STREAM);
+        let organization = fixture.organization(vec![paced(&fixture, "rateLimit", 0.000_1)]).await;
+        expire(&fixture, organization, 3).await;
+        let _daemon = fixture.daemon().await;
+        fixture.wait_for_deliveries(doc! { "state": "delivered" }, 1).await;
+        let set = match rate {
+            Some(rate) => doc! { "$set": { "webHookConfig.endpoints.0.rateLimit": rate } },
+            None => doc! { "$unset": { "webHookConfig.endpoints.0.rateLimit": 1 } },
+        };
+        let ours = doc! { "_ownerId": organization };
+        fixture.member_configs().update_one(ours, set).await.unwrap();
+        fixture.wait_for_deliveries(doc! { "state": "delivered" }, 3).await;
+    }
+}
+
 /// Nobody sends anything before the time is over that the first response asked for.
 fn assert_paused(requests: &[Received], pause: Duration) {
     let first = requests[0].instant;

@@ -1,6 +1,7 @@
 //! Whose delivery is sent next: organizations take turns, and within one its endpoints do.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -9,6 +10,9 @@ use super::state::State;
 use crate::dispatch::admission::half;
 use crate::model::EndpointKey;
 use crate::outbox::Delivery;
+
+/// An endpoint that waits for its time is looked at again after this long: its document may have changed.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl State {
     pub(super) fn next(&mut self, gate: &dyn Gate, now: Instant) -> Option<Delivery> {
@@ -93,13 +97,15 @@ impl State {
 
     /// Puts the endpoint off until its next request may begin, where that is not now. Returns whether it did.
     fn postpone(&mut self, endpoint: &EndpointKey, now: Instant) -> bool {
-        let Some(until) = self.paces.waits_until(endpoint, now) else {
+        let Some(queue) = self.endpoints.get_mut(endpoint) else {
             return false;
         };
-        if let Some(queue) = self.endpoints.get_mut(endpoint) {
-            queue.in_turn = true;
-            self.timed.push(Reverse((until, endpoint.clone())));
-        }
+        let Some(until) = self.paces.waits_until(endpoint, queue.configured, now) else {
+            return false;
+        };
+        queue.in_turn = true;
+        let until = until.min(now + LOOK_AGAIN);
+        self.timed.push(Reverse((until, endpoint.clone())));
         true
     }
 
