@@ -76,7 +76,7 @@ async fn ask(store: &Store, config: &Config, args: &Args) -> anyhow::Result<Stat
     let mut status = gather(store, &directory).await?;
     let of_organization = |wanted: &String| status.endpoints.iter().any(|one| one.organization == *wanted);
     if let Some(organization) = args.organization.as_ref().filter(|wanted| !of_organization(wanted)) {
-        anyhow::bail!("no endpoint of an organization {organization} is known");
+        anyhow::bail!(target::unknown_organization(&directory, organization));
     }
     let is_known = status
         .endpoints

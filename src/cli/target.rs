@@ -78,8 +78,7 @@ pub(super) async fn check(
     if let Some(wanted) = organization {
         let is_configured = directory.knows_organization(wanted) || keys.iter().any(|key| key.organization() == wanted);
         if !is_configured && !is_in_outbox(store, wanted).await? {
-            let nearest = nearest_organization(&keys, wanted);
-            bail!("no organization is named {}{nearest}", one_line(wanted));
+            bail!(unknown_organization(directory, wanted));
         }
     }
     Ok(())
@@ -93,16 +92,19 @@ async fn is_in_outbox(store: &Store, name: &str) -> anyhow::Result<bool> {
     Ok(found.projection(doc! { "_id": 1 }).await?.is_some())
 }
 
-fn nearest_organization(keys: &[EndpointKey], wanted: &str) -> String {
-    let organizations = keys.iter().filter(|key| !key.is_email()).map(EndpointKey::organization);
+/// What is said of a name that no organization has.
+pub(super) fn unknown_organization(directory: &Directory, wanted: &str) -> String {
+    let keys = directory.keys();
+    let organizations = keys.iter().map(EndpointKey::organization);
     let nearest = organizations.max_by(|a, b| {
         let [a, b] = [a, b].map(|name| strsim::jaro_winkler(name, wanted));
         a.total_cmp(&b)
     });
-    nearest.map_or_else(
+    let nearest = nearest.map_or_else(
         || ": none is configured".into(),
         |nearest| format!("; the nearest: {nearest}"),
-    )
+    );
+    format!("no organization is named {}{nearest}", one_line(wanted))
 }
 
 fn is_named(key: &EndpointKey, wanted: &str) -> bool {

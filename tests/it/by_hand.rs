@@ -253,6 +253,9 @@ async fn status_shows_what_is_chosen() {
             && unknown.errors()[0].contains("(/failing)"),
         "{unknown:?}"
     );
-    let unknown = fixture.outcome(&["status", "--organization", "nosuch"]).await;
+    let misspelt = format!("{}z", &name[..name.len() - 1]);
+    let unknown = fixture.outcome(&["status", "--organization", &misspelt]).await;
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    let nearest = format!("no organization is named {misspelt}; the nearest: {name}");
+    assert!(unknown.errors()[0].contains(&nearest), "{unknown:?}");
 }
