@@ -175,8 +175,14 @@ pub(super) fn header_value(raw: &Raw) -> Result<HeaderValue, Mismatch> {
         .ok_or_else(|| Mismatch::new("a name in printable ASCII"))
 }
 
+/// MongoDB's own databases, which have neither change streams nor, for the most part, transactions.
+const OWN_DATABASES: [&str; 3] = ["admin", "config", "local"];
+
 /// A database's name, within MongoDB's [limits](https://www.mongodb.com/docs/manual/reference/limits/#naming-restrictions).
 pub(super) fn database_name(raw: &Raw) -> Result<String, Mismatch> {
+    if let Some(own) = OWN_DATABASES.into_iter().find(|own| raw.as_text() == Some(own)) {
+        return Err(Mismatch::new("the platform's database").because(format!("{own} is MongoDB's own")));
+    }
     filled(raw)
         .filter(|name| {
             name.len() < 64 && !name.contains(['/', '\\', '.', ' ', '"', '$', '*', '<', '>', ':', '|', '?', '\0'])

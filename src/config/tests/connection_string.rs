@@ -168,6 +168,13 @@ fn its_path_names_the_database_where_nothing_else_does() {
         ),
         ("badges", "mongodb.database = 3", Err("expected a database name, ")),
         ("a.b", "", Err("(the path of the connection string)")),
+        ("local", "", Err("expected the platform's database, found \"local\"")),
+        ("config", "", Err("config is MongoDB's own")),
+        (
+            "",
+            "mongodb.database = 'admin'",
+            Err("admin is MongoDB's own (config.toml:1)"),
+        ),
     ] {
         let uri = format!("mongodb://alice:hunter2@db.test/{path}?authSource=admin");
         let given = Given::toml(set).env("CERTHOOKD_MONGODB__URI", &uri);
