@@ -19,6 +19,7 @@ mod target;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use bson::Document;
 use clap::{Parser, Subcommand};
 use tracing::instrument::WithSubscriber;
 use tracing::subscriber::NoSubscriber;
@@ -29,7 +30,7 @@ use crate::model::{EventType, Reloadable};
 use crate::platform::{Directory, EndpointPolicy, Refresh};
 use crate::run::{self, Misconfigured};
 use crate::service::telemetry::{self, LogFormat};
-use crate::store::Store;
+use crate::store::{Kind, Store};
 
 /// What only the configuration can mend. systemd does not restart on it (`EX_CONFIG` of sysexits.h).
 const EX_CONFIG: u8 = 78;
@@ -195,6 +196,7 @@ fn read(file: Option<&Path>) -> Result<Config, Faults> {
 
 /// All endpoints, as they are configured now.
 async fn directory(store: &Store, config: &Config) -> anyhow::Result<Directory> {
+    hello(store).await?;
     let directory = Directory::default();
     directory.switch_email(config.email.smtp_url.is_some());
     let refresh = Refresh {
@@ -208,6 +210,20 @@ async fn directory(store: &Store, config: &Config) -> anyhow::Result<Directory> 
     // What is wrong with endpoints is for the daemon's log; who asks for them here is told by the command.
     refresh.read_once().with_subscriber(NoSubscriber::new()).await?;
     Ok(directory)
+}
+
+/// What MongoDB says of itself. If it is no member of the replica set that the connection string names, it is told what it is.
+async fn hello(store: &Store) -> anyhow::Result<Document> {
+    let error = match store.hello().await {
+        Ok(hello) => return Ok(hello),
+        Err(error) => error,
+    };
+    if error.kind() == Kind::Unavailable
+        && let Some(contradiction) = store.contradiction().await
+    {
+        return Err(Misconfigured(contradiction).into());
+    }
+    Err(error.into())
 }
 
 /// A type of event, as an argument.

@@ -63,6 +63,7 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
 
 /// A misspelt endpoint would never have a delivery.
 async fn open(store: &Store, config: &Config, wanted: Wanted) -> anyhow::Result<Follower> {
+    super::hello(store).await?;
     if wanted.endpoint.is_some() || wanted.organization.is_some() {
         let directory = super::directory(store, config).await?;
         let (endpoint, organization) = (wanted.endpoint.as_deref(), wanted.organization.as_deref());

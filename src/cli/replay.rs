@@ -91,7 +91,7 @@ async fn replay(store: &Store, config: &Config, mut selection: Selection, dry_ru
         let directory = super::directory(store, config).await?;
         selection.endpoint = Some(configured(&directory, &id)?.as_str().to_owned());
     }
-    let hello = store.hello().await?;
+    let hello = super::hello(store).await?;
     let now = *hello.get_datetime("localTime")?;
     let (first, number) = match dry_run {
         true => selection.preview(store, now, SHOWN).await?,

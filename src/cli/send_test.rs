@@ -68,7 +68,7 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
 
 /// The endpoint as it is configured, and the time by MongoDB's clock, which the daemon goes by.
 async fn find(store: &Store, config: &Config, wanted: &str) -> anyhow::Result<(Endpoint, DateTime)> {
-    let now = store.hello().await?.get_datetime("localTime").copied()?;
+    let now = super::hello(store).await?.get_datetime("localTime").copied()?;
     let directory = super::directory(store, config).await?;
     Ok((target::find(&directory, wanted)?, now))
 }

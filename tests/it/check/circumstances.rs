@@ -67,6 +67,19 @@ async fn what_is_no_member_of_the_set_that_is_asked_for_says_what_it_is() {
         let run = fixture.outcome(&["run"]).await;
         assert_eq!(run.code, Some(78), "{uri}: {run:?}");
         assert!(run.errors()[0].starts_with(&told), "{run:?}");
+        for by_hand in [
+            &["status"][..],
+            &["events"],
+            &["replay", "--all"],
+            &["send-test", "--endpoint", "x"],
+        ]
+        .into_iter()
+        .filter(|_| uri.contains("/?replicaSet=wrong&server"))
+        {
+            let outcome = fixture.outcome(by_hand).await;
+            assert_eq!(outcome.code, Some(78), "{by_hand:?}: {outcome:?}");
+            assert!(outcome.errors()[0].contains(&told), "{by_hand:?}: {outcome:?}");
+        }
     }
 }
 
