@@ -159,7 +159,7 @@ impl Position {
     pub(super) async fn lose(&mut self, store: &Store) -> std::result::Result<(), Stopped> {
         let (start, at) = now(store).await?;
         self.miss();
-        (self.start, self.at) = (start, at);
+        (self.start, self.at) = (after(start), at);
         Ok(())
     }
 
@@ -309,6 +309,18 @@ fn ago(now: DateTime, duration: Duration) -> DateTime {
 /// The cluster's time.
 async fn now(store: &Store) -> std::result::Result<(Start, DateTime), Stopped> {
     store.persist("ask for the cluster's time", || read_now(store)).await
+}
+
+/// Not at that time of the cluster, but after it: on a quiet server it is that of the very change that ended the stream. What else
+/// happened then is found by query.
+fn after(start: Start) -> Start {
+    match start {
+        Start::At(time) => Start::At(Timestamp {
+            increment: time.increment.saturating_add(1),
+            ..time
+        }),
+        other => other,
+    }
 }
 
 async fn read_now(store: &Store) -> Result<(Start, DateTime)> {
