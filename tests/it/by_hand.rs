@@ -253,7 +253,8 @@ async fn status_shows_what_is_chosen() {
             && unknown.errors()[0].contains("(/failing)"),
         "{unknown:?}"
     );
-    let misspelt = format!("{}z", &name[..name.len() - 1]);
+    // The last digits tell one id from another of the same second.
+    let misspelt = format!("z{}", &name[1..]);
     let unknown = fixture.outcome(&["status", "--organization", &misspelt]).await;
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
     let nearest = format!("no organization is named {misspelt}; the nearest: {name}");
