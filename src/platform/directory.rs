@@ -1,6 +1,7 @@
 //! Who wants which events: every organization's endpoints in memory, kept fresh by a change stream.
 
 mod document_id;
+mod freshness;
 mod index;
 mod read;
 mod refresh;
@@ -12,6 +13,7 @@ mod walks;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::{Mutex, SetOnce, watch};
@@ -20,10 +22,15 @@ use tracing::warn;
 
 use super::{Endpoint, MemberConfig};
 use crate::model::{EndpointKey, EventType};
+use crate::store::Stopped;
+use freshness::Freshness;
 use index::{Doubles, Index};
 
 pub use document_id::DocumentId;
 pub use refresh::Refresh;
+
+/// How often who waits for the directory shows that it is alive.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// The endpoints of all organizations.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +40,7 @@ pub struct Directory(Arc<Shared>);
 struct Shared {
     index: RwLock<Index>,
     followed: SetOnce<()>,
+    freshness: Freshness,
     email: AtomicBool,
     changes: watch::Sender<u64>,
     /// Held from reading documents until they are in `index`: of two readings the later must not lose to the earlier.
@@ -155,6 +163,22 @@ impl Directory {
     /// Waits until changes are followed: from then on each takes effect by itself.
     pub async fn followed(&self) {
         self.0.followed.wait().await;
+    }
+
+    /// Waits while whoever follows the changes is cut off from MongoDB: after an outage a source may reach it first. `beat` is
+    /// called now and then meanwhile.
+    ///
+    /// # Errors
+    /// [`Stopped`] when `stop` comes first.
+    pub async fn up_to_date(&self, stop: impl Future<Output = ()>, beat: impl Fn()) -> Result<(), Stopped> {
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => return Err(Stopped),
+                () = self.0.freshness.wait() => return Ok(()),
+                () = tokio::time::sleep(BEAT) => beat(),
+            }
+        }
     }
 
     /// Replaces all: each document by its id. A document that isn't among them any more is missing from now on.

@@ -113,7 +113,7 @@ impl Watch {
             let stream = tokio::spawn(follow(store, clock, start, items, stop.clone()));
             let (before, began) = (position.at(), std::time::Instant::now());
             let ending = self
-                .drain(receiver, &mut position, &mut catching_up, &mut tries, &beat)
+                .drain(receiver, &mut position, &mut catching_up, &mut tries, &stop, &beat)
                 .await;
             // The stream's task ends by itself once nobody listens; a driver future is never dropped.
             let _ = stream.await;
@@ -148,6 +148,7 @@ impl Watch {
         position: &mut Position,
         catching_up: &mut Option<CatchingUp>,
         tries: &mut Tries,
+        stop: &CancellationToken,
         beat: &impl Fn(),
     ) -> Result<Option<Ending>, Stopped> {
         let mut received = Vec::with_capacity(GROUP);
@@ -161,6 +162,9 @@ impl Watch {
             received.drain(..).for_each(|item| group.add(item));
             if catching_up.as_ref().is_some_and(|(_, walk)| walk.is_finished()) {
                 self.caught_up(position, catching_up).await?;
+            }
+            if group.has_awards() && self.directory.up_to_date(stop.cancelled(), beat).await.is_err() {
+                return Ok(Some(Ending::Stopped));
             }
             if !self.process(&group, position).await? {
                 return Ok(None);

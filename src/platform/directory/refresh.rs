@@ -86,17 +86,32 @@ impl Refresh {
                 beat();
                 backoff = Backoff::default();
                 tries.succeeded();
+                self.directory.0.freshness.follows();
             };
             match self.follow(&mut position, &stop, moved).await {
                 Ok(Ending::Stopped) => return Ok(()),
                 Ok(Ending::Afresh) => position.token = None,
                 Err(error) => {
                     tries.failed("follow the endpoints' changes", &error, began);
-                    stop.run_until_cancelled(backoff.wait()).await;
+                    self.wait_after(&error, &mut backoff, &stop).await;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Who waits for changes to be followed has reached MongoDB: there is no need to wait any longer.
+    async fn wait_after(&self, error: &Error, backoff: &mut Backoff, stop: &CancellationToken) {
+        let freshness = &self.directory.0.freshness;
+        match error.kind() {
+            Kind::Unavailable => freshness.is_cut_off(),
+            _ => freshness.follows(),
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = freshness.wanted() => {}
+            () = backoff.wait() => {}
+        }
     }
 
     /// Follows one stream. `moved` is called whenever all that it told of is in effect.
@@ -126,6 +141,7 @@ impl Refresh {
                 return Ok(Ending::Afresh);
             }
             self.directory.expire();
+            self.directory.0.freshness.asking();
             let is_over = position.collect(&mut stream).await?;
             let is_idle = position.stale.is_empty();
             if !is_idle {

@@ -63,6 +63,7 @@ impl Scan {
         let most = self.config.get().batch_size as usize;
         let mut attempts = Attempts::new(&self.store, &self.pace, "take expired certificates");
         loop {
+            self.directory.up_to_date(self.stop.cancelled(), || ()).await?;
             let (size, budget) = (attempts.share_of(most), attempts.budget());
             match self.try_page(query, size, budget).await {
                 Ok(None) => {
@@ -135,6 +136,9 @@ impl Scan {
     async fn take_pages(&self, writer: Writer, pairs: &Pairs) {
         let most = self.config.get().batch_size as usize;
         while !self.stop.is_cancelled() {
+            if self.directory.up_to_date(self.stop.cancelled(), || ()).await.is_err() {
+                return;
+            }
             let (size, budget) = (self.pace.share_of(most), self.pace.budget());
             let Ok(mut transaction) = self.store.begin(writer).await else {
                 return;

@@ -111,6 +111,7 @@ impl Watch {
 
     /// Writes awards found by query to the outbox; `false` if a later lease has moved the position.
     pub(super) async fn take(&self, documents: Vec<RawDocumentBuf>, position: &Position) -> Result<bool, Stopped> {
+        self.directory.up_to_date(self.store.stopped(), || ()).await?;
         let found = documents.iter().map(|document| self.found(document)).collect();
         self.append_all(found, &mut position.clone(), None).await
     }
