@@ -4,10 +4,13 @@
 #[macro_use]
 mod output;
 
+mod ask;
+mod cancel;
 mod check;
 mod demo;
 mod events;
 mod generate;
+mod hold;
 mod replay;
 mod sandbox;
 mod scan;
@@ -82,6 +85,12 @@ enum Command {
     },
     /// Send again what has ended: dead letters, cancelled or delivered ones. Running instances do it within a second.
     Replay(replay::Args),
+    /// Have deliveries of an endpoint, an organization or all wait, in every instance: nothing begins any more.
+    Hold(hold::Hold),
+    /// Have deliveries that are held go out: what has waited behind what happens now, one request at first.
+    Release(hold::Release),
+    /// End deliveries that wait, or dead letters: kept as cancelled, and replayable.
+    Cancel(cancel::Args),
     /// Send a sample event to an endpoint as the daemon would, and show request and response. Nothing is stored.
     SendTest(send_test::Args),
     /// Follow deliveries live: one line per change of a delivery, until Ctrl-C.
@@ -155,6 +164,9 @@ async fn execute(args: Args) -> anyhow::Result<ExitCode> {
         Command::Check { config_only } => return Ok(check::run(file.as_deref(), config_only).await),
         Command::Scan { dry_run } => return scan::run(&load(file.as_deref())?, dry_run).await,
         Command::Replay(args) => replay::run(&load(file.as_deref())?, args).await?,
+        Command::Hold(args) => hold::hold(&load(file.as_deref())?, args).await?,
+        Command::Release(args) => hold::release(&load(file.as_deref())?, args).await?,
+        Command::Cancel(args) => cancel::run(&load(file.as_deref())?, args).await?,
         Command::SendTest(args) => return send_test::run(&load(file.as_deref())?, args).await,
         Command::Events(args) => events::run(&load(file.as_deref())?, args).await?,
         Command::Status(args) => status::run(&load(file.as_deref())?, args).await?,

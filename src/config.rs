@@ -26,7 +26,7 @@ mod template;
 pub use faults::{Fault, Faults};
 pub(crate) use mailbox::ascii_domain;
 pub use reload::restart_needed;
-pub use schema::{Completions, Delivery, Email, Mongodb, Queue, Scan, Service, Telemetry};
+pub use schema::{Completions, Delivery, Email, Mongodb, Operations, Queue, Scan, Service, Telemetry};
 pub use secrets::Credentials;
 pub use smtp::{Encryption, SmtpServer};
 pub use template::Template;
@@ -51,6 +51,8 @@ pub struct Config {
     /// The daemon itself.
     pub service: Service,
     /// What it tells of itself.
+    pub operations: Operations,
+    /// `[telemetry]`
     pub telemetry: Telemetry,
     /// Where the connection string comes from, for people.
     pub connection_string_from: String,
@@ -91,6 +93,7 @@ impl Config {
         let delivery = Delivery::read(settings);
         let email = Email::read(settings);
         let service = Service::read(settings);
+        let operations = Operations::read(settings);
         let telemetry = Telemetry::read(settings);
         Some(Self {
             mongodb: mongodb?,
@@ -100,6 +103,7 @@ impl Config {
             delivery: delivery?,
             email: email?,
             service: service?,
+            operations: operations?,
             telemetry: telemetry?,
             connection_string_from: settings.origin(secrets::URI_KEY).to_owned(),
             warnings: std::mem::take(&mut settings.warnings),

@@ -8,6 +8,7 @@
 
 mod admission;
 mod breaker;
+mod endpoint_set;
 mod fetcher;
 mod pace;
 mod queue;
@@ -15,7 +16,8 @@ mod recorder;
 mod waiting;
 mod worker;
 
-pub use fetcher::{EndpointState, Fetcher, OffEndpoints};
+pub use endpoint_set::EndpointSet;
+pub use fetcher::{EndpointState, Fetcher};
 pub use pace::ConfiguredPace;
 pub use queue::{DeliveryQueue, Fill, Gate, Limits};
 pub use recorder::{Observer, Recorder, RecorderParts};

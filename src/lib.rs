@@ -14,6 +14,7 @@ pub mod source;
 
 pub mod trace;
 
+mod operations;
 pub mod outbox;
 
 mod statistics;

@@ -15,7 +15,9 @@
 //! compares the document's `version` and raises it.
 
 mod append;
+mod background;
 mod cancel;
+mod cancel_chosen;
 pub(crate) mod document;
 mod fetch;
 mod follow;
@@ -26,6 +28,7 @@ mod redrive;
 mod refused;
 mod reject;
 mod replay;
+mod selection;
 mod settled;
 mod slowed;
 mod transition;
@@ -52,7 +55,8 @@ pub use look_up::{LookedUp, look_up};
 pub use record::{Settlement, Unrecorded};
 pub use redrive::Redriven;
 pub use reject::{Rejected, Unmarkable};
-pub use replay::{Replayable, Selection};
+pub use replay::Replayable;
+pub use selection::{Search, Selection};
 pub use slowed::state_id;
 pub use transition::{Next, PastAttempts, later, retry_deadline, transition};
 pub use unreadable::Unreadable;

@@ -1,5 +1,6 @@
 //! The daemon: builds everything, supervises the tasks, orders the shutdown. The only module that sees all others.
 
+mod control;
 mod courier;
 mod daemon;
 mod endpoint_states;

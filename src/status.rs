@@ -8,6 +8,7 @@ mod cached;
 mod endpoints;
 mod heads;
 mod instances;
+mod operations;
 mod queues;
 mod sources;
 
@@ -18,6 +19,7 @@ use mongodb::options::Hint;
 use serde::{Serialize, Serializer};
 
 use crate::model::EndpointKey;
+use crate::operations::{Hold, Holds};
 use crate::platform::{Directory, Found};
 use crate::store::{Result, Store};
 
@@ -26,6 +28,7 @@ pub use cached::Cached;
 pub use endpoints::{DAYS, Endpoint};
 pub use heads::{Head, NEXT};
 pub use instances::Instance;
+pub use operations::Operation;
 pub use sources::{Find, Scan, Stream};
 
 /// All of it.
@@ -36,6 +39,10 @@ pub struct Status {
     pub at: DateTime,
     /// Those that are alive, and those that died lately.
     pub instances: Vec<Instance>,
+    /// Whose deliveries wait because somebody said so.
+    pub holds: Vec<Hold>,
+    /// What operators and the back office asked for last, the latest first.
+    pub operations: Vec<Operation>,
     /// The outbox in numbers.
     pub outbox: Backlog,
     /// Every endpoint that is configured or was sent something lately.
@@ -56,6 +63,8 @@ pub struct Status {
 /// MongoDB refused or is unavailable.
 pub async fn gather(store: &Store, directory: &Directory) -> Result<Status> {
     let at = now(store).await?;
+    let holds = Holds::default();
+    holds.load(store).await?;
     let firsts = queues::firsts(store).await?;
     let waiting = queues::waiting(store).await?;
     let dead_letters = heads::dead(store, directory).await?;
@@ -67,8 +76,16 @@ pub async fn gather(store: &Store, directory: &Directory) -> Result<Status> {
     Ok(Status {
         at,
         instances: instances::instances(store, at).await?,
+        holds: holds.lasting(at),
+        operations: operations::last(store).await?,
         outbox,
-        endpoints: endpoints::endpoints(store, directory, at, &dead_letters, &waiting).await?,
+        endpoints: endpoints::endpoints(
+            store,
+            &endpoints::Known { directory, holds, at },
+            &dead_letters,
+            &waiting,
+        )
+        .await?,
         next: heads::next(store, directory, firsts, &waiting).await?,
         dead_letters,
         last_scan: sources::last_scan(store).await?,
@@ -113,7 +130,10 @@ fn rfc3339<S: Serializer>(at: &DateTime, serializer: S) -> std::result::Result<S
     serializer.serialize_str(&at.try_to_rfc3339_string().unwrap_or_default())
 }
 
-fn rfc3339_if_known<S: Serializer>(at: &Option<DateTime>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+pub(crate) fn rfc3339_if_known<S: Serializer>(
+    at: &Option<DateTime>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
     match at {
         Some(at) => rfc3339(at, serializer),
         None => serializer.serialize_none(),

@@ -33,7 +33,9 @@ use options::durable;
 pub use command::{WriteReply, insert_if_absent, update_row, upsert_row};
 pub use denied::Denied;
 pub use error::{Error, RowError};
-pub use indexes::{SCAN_INDEX, ensure_outbox, ensure_scan, ensure_statistics, missing_in_outbox, scan_index};
+pub use indexes::{
+    SCAN_INDEX, ensure_operations, ensure_outbox, ensure_scan, ensure_statistics, missing_in_outbox, scan_index,
+};
 pub use kind::Kind;
 pub(crate) use outage::Backoff;
 pub use outage::{Outage, Tries};
@@ -56,6 +58,12 @@ pub const LEASE: &str = "lease/source";
 
 /// The collection of the statistics.
 pub const STATISTICS: &str = "webhook_stats";
+
+/// The collection of what operators and the back office ask for.
+pub const OPERATIONS: &str = "webhook_operations";
+
+/// The `_id` of the control number in [`STATE`].
+pub const CONTROL: &str = "control";
 
 /// The result of an operation on MongoDB.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -119,6 +127,11 @@ impl Store {
     /// The platform's organizations.
     pub fn member_configs(&self) -> Collection<RawDocumentBuf> {
         self.database().collection(&self.member_configs)
+    }
+
+    /// What operators and the back office ask for.
+    pub fn operations(&self) -> Collection<Document> {
+        self.database().collection(OPERATIONS)
     }
 
     /// Our outbox.

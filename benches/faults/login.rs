@@ -134,6 +134,10 @@ fn privileges(database: &str) -> Vec<Document> {
             "webhook_stats",
             &["find", "insert", "update", "createCollection", "createIndex"],
         ),
+        on(
+            "webhook_operations",
+            &["find", "insert", "update", "createCollection", "createIndex", "collMod"],
+        ),
         on("", &["listCollections"]),
     ]
 }

@@ -1,115 +1,88 @@
 //! `certhookd replay`: sends again what has ended.
 
-use anyhow::{Context, bail, ensure};
-use bson::DateTime;
+use anyhow::bail;
+use bson::{Document, doc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Usage, table, target};
+use super::ask::{Which, Who, ask, resolve};
+use super::table;
 use crate::config::Config;
-use crate::model::{EndpointKey, EventType, count};
-use crate::outbox::{self, LookedUp, Replayable, Selection};
-use crate::platform::Directory;
+use crate::model::count;
+use crate::operations::{Kind, selection_of};
+use crate::outbox::{self, LookedUp, Replayable};
 use crate::service::one_line;
 use crate::store::Store;
 
 /// A dry run shows no more than this.
 const SHOWN: usize = 100;
 
-/// What to send again; what is given must all hold.
+/// What to send again.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A delivery (`EVENT/ORGANIZATION/ENDPOINT`), an event (then every delivery of it), or the `_id` of a document in the outbox.
-    #[arg(long)]
-    id: Option<String>,
-    /// An endpoint, as `ORGANIZATION/ENDPOINT`, or by its id alone while it is configured.
-    #[arg(long)]
-    endpoint: Option<String>,
-    /// An organization.
-    #[arg(long)]
-    organization: Option<String>,
-    /// A type of event.
-    #[arg(long, value_parser = super::event_type)]
-    event_type: Option<EventType>,
-    /// What happened then or later, e.g. 2026-11-24T00:00:00Z.
-    #[arg(long, value_parser = instant)]
-    from: Option<DateTime>,
-    /// What happened before then.
-    #[arg(long, value_parser = instant)]
-    to: Option<DateTime>,
+    #[command(flatten)]
+    which: Which,
     /// Deliveries that ended so.
     #[arg(long, value_delimiter = ',', default_value = "dead", value_parser = ["dead", "cancelled", "delivered"])]
     state: Vec<String>,
+    /// Deliveries per second, at most.
+    #[arg(long, value_name = "RATE")]
+    rate: Option<f64>,
     /// Show what would be sent; change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Every delivery in that state, without any other choice.
-    #[arg(long)]
-    all: bool,
-}
-
-impl Args {
-    fn selection(self) -> anyhow::Result<Selection> {
-        let chosen = self.id.is_some()
-            || self.endpoint.is_some()
-            || self.organization.is_some()
-            || self.event_type.is_some()
-            || self.from.is_some()
-            || self.to.is_some();
-        ensure!(
-            chosen || self.all,
-            Usage("nothing is chosen: say which deliveries, or --all".into())
-        );
-        Ok(Selection {
-            id: self.id,
-            endpoint: self.endpoint,
-            organization: self.organization,
-            event_type: self.event_type,
-            from: self.from,
-            to: self.to,
-            states: self.state,
-        })
-    }
+    #[command(flatten)]
+    who: Who,
 }
 
 /// Replays, or shows what would be replayed.
 pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
-    let dry_run = args.dry_run;
-    let selection = args.selection()?;
+    args.which.selection(&args.state)?;
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
-    let done = replay(&store, config, selection, dry_run).await;
+    let done = replay(&store, config, args).await;
     store.close().await;
     done
 }
 
-async fn replay(store: &Store, config: &Config, mut selection: Selection, dry_run: bool) -> anyhow::Result<()> {
-    if selection.endpoint.is_some() || selection.organization.is_some() {
-        let directory = super::directory(store, config).await?;
-        let (endpoint, organization) = (selection.endpoint.as_deref(), selection.organization.as_deref());
-        target::check(store, &directory, endpoint, organization).await?;
-    }
-    if let Some(id) = selection.endpoint.take_if(|endpoint| !endpoint.contains('/')) {
-        let directory = super::directory(store, config).await?;
-        selection.endpoint = Some(configured(&directory, &id)?.as_str().to_owned());
-    }
-    let hello = super::hello(store).await?;
-    let now = *hello.get_datetime("localTime")?;
-    let (first, number) = match dry_run {
-        true => selection.preview(store, now, SHOWN).await?,
-        false => (Vec::new(), selection.replay(store, now).await?),
-    };
-    if let Some(id) = selection.id.as_deref().filter(|_| number == 0) {
-        bail!(why_none(store, id, &selection.states).await?);
-    }
-    let deliveries = count(number, "delivery");
-    match (dry_run, number) {
-        (true, _) => {
+async fn replay(store: &Store, config: &Config, mut args: Args) -> anyhow::Result<()> {
+    let organization = args.which.organization.as_deref();
+    args.which.endpoint = resolve(store, config, args.which.endpoint.take(), organization).await?;
+    let selection = args.which.selection(&args.state)?;
+    if args.dry_run || args.which.id.is_some() {
+        let (first, number) = preview(store, &selection).await?;
+        if args.dry_run && !first.is_empty() {
             show(&first);
-            say!("{deliveries} would be sent again");
         }
-        (false, 1) => say!("{deliveries} is pending again"),
-        (false, _) => say!("{deliveries} are pending again"),
+        // Nobody need be asked for it.
+        if args.dry_run || number == 0 {
+            return ended(store, &args, number, "would be sent again").await;
+        }
     }
+    let options = args
+        .rate
+        .map_or_else(Document::new, |rate| doc! { "ratePerSecond": rate });
+    match ask(store, Kind::Replay, selection, options, &args.who).await? {
+        None => Ok(()),
+        Some(result) => {
+            let number = result.get_i64("deliveries")?.unsigned_abs();
+            let verb = if number == 1 { "is" } else { "are" };
+            ended(store, &args, number, &format!("{verb} pending again")).await
+        }
+    }
+}
+
+async fn ended(store: &Store, args: &Args, number: u64, what: &str) -> anyhow::Result<()> {
+    if let Some(id) = args.which.id.as_deref().filter(|_| number == 0) {
+        bail!(why_none(store, id, &args.state).await?);
+    }
+    say!("{} {what}", count(number, "delivery"));
     Ok(())
+}
+
+/// The first of what would be sent again, and how many deliveries that are.
+async fn preview(store: &Store, selection: &Document) -> anyhow::Result<(Vec<Replayable>, u64)> {
+    let now = *super::hello(store).await?.get_datetime("localTime")?;
+    let selection = selection_of(Kind::Replay, selection).map_err(anyhow::Error::msg)?;
+    Ok(selection.preview(store, now, SHOWN).await?)
 }
 
 /// Why nothing is sent again of what the id names.
@@ -126,21 +99,6 @@ async fn why_none(store: &Store, id: &str, states: &[String]) -> anyhow::Result<
     })
 }
 
-/// The endpoint with that id, which is an ObjectId as a rule: then there is one at most.
-fn configured(directory: &Directory, id: &str) -> anyhow::Result<EndpointKey> {
-    let email = directory.email().then(EndpointKey::email);
-    let known = directory.keys().into_iter().chain(email);
-    let mut found: Vec<_> = known.filter(|key| key.endpoint() == id).collect();
-    let Some(key) = found.pop() else {
-        bail!("no endpoint {id} is configured: name one that was deleted as ORGANIZATION/{id}");
-    };
-    ensure!(
-        found.is_empty(),
-        "several organizations have an endpoint {id}: name it as ORGANIZATION/{id}"
-    );
-    Ok(key)
-}
-
 fn show(deliveries: &[Replayable]) {
     let row = |one: &Replayable| {
         vec![
@@ -155,8 +113,4 @@ fn show(deliveries: &[Replayable]) {
         &["delivery", "state", "attempts", "happened", "last error"],
         &deliveries.iter().map(row).collect::<Vec<_>>(),
     );
-}
-
-fn instant(text: &str) -> anyhow::Result<DateTime> {
-    DateTime::parse_rfc3339_str(text).context("expected an instant such as 2026-11-24T00:00:00Z")
 }

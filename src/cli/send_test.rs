@@ -2,23 +2,19 @@
 
 use std::process::ExitCode;
 
-use bson::oid::ObjectId;
-use bson::{Bson, DateTime, RawDocumentBuf};
-use http::{HeaderName, HeaderValue};
+use bson::DateTime;
+use http::HeaderValue;
 use tokio_util::sync::CancellationToken;
 
 use super::target;
 use crate::config::Config;
 use crate::model::{EventType, Message, Outcome};
-use crate::platform::{Endpoint, badge_user};
+use crate::operations::{TEST_HEADER, sample};
+use crate::platform::Endpoint;
 use crate::run::Settings;
-use crate::sandbox;
 use crate::sender::{Preview, ShownResponse};
 use crate::service::one_line;
 use crate::store::Store;
-
-/// What tells a receiver that nothing has happened.
-const TEST: HeaderName = HeaderName::from_static("x-webhook-test");
 
 /// The most of an answer's body that is printed, in characters.
 const SHOWN: usize = 1000;
@@ -49,8 +45,8 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
     let event_type = args.event.or(endpoint.event_types.first().copied());
     let event_type = event_type.unwrap_or(EventType::CertificateExpired);
     introduce(&endpoint, event_type);
-    endpoint.headers.insert(TEST, HeaderValue::from_static("true"));
-    let message = sample(&endpoint, event_type, now)?;
+    endpoint.headers.insert(TEST_HEADER, HeaderValue::from_static("true"));
+    let message = sample(&endpoint, event_type, now).map_err(anyhow::Error::msg)?;
     let client = Settings::new(config)?.client.get();
     match client.preview(&endpoint, &message, now) {
         Ok(preview) => show_request(&preview, &message),
@@ -71,20 +67,6 @@ async fn find(store: &Store, config: &Config, wanted: &str) -> anyhow::Result<(E
     let now = super::hello(store).await?.get_datetime("localTime").copied()?;
     let directory = super::directory(store, config).await?;
     Ok((target::find(&directory, wanted)?, now))
-}
-
-/// An event that never happened, as the platform would tell it.
-fn sample(endpoint: &Endpoint, event_type: EventType, now: DateTime) -> anyhow::Result<Message> {
-    let organization = endpoint.key.organization();
-    let organization = ObjectId::parse_str(organization).map_or_else(|_| Bson::from(organization), Bson::from);
-    let certificate = RawDocumentBuf::try_from(sandbox::certificate(organization, event_type, now))?;
-    let event = match event_type {
-        EventType::CertificateCompleted => badge_user::completed(&certificate),
-        EventType::CertificateExpired => badge_user::expired(&certificate, now),
-    };
-    event
-        .map(|event| event.message)
-        .map_err(|unfit| anyhow::anyhow!(unfit.reason))
 }
 
 fn introduce(endpoint: &Endpoint, event_type: EventType) {

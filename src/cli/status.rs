@@ -8,7 +8,7 @@ use super::{table, target};
 use crate::config::Config;
 use crate::model::count;
 use crate::service::one_line;
-use crate::status::{DAYS, Endpoint, Instance, Scan, Status, gather};
+use crate::status::{DAYS, Endpoint, Instance, Operation, Scan, Status, gather};
 use crate::store::Store;
 
 /// Without a choice: all endpoints, if there are at most this many; else only those in trouble, at most this many.
@@ -100,7 +100,44 @@ fn print(status: &Status, chosen: bool) {
     let oldest = outbox.oldest.map(|age| format!("due for {} s", age.as_secs()));
     say!("oldest     {}", oldest.as_deref().unwrap_or("nothing is due"));
     print_sources(status);
+    print_operations(status);
     print_endpoints(&status.endpoints, chosen);
+}
+
+fn print_operations(status: &Status) {
+    for hold in &status.holds {
+        say!("held       {} {}", one_line(&hold.target), one_line(hold.describe()));
+    }
+    if status.operations.is_empty() {
+        return;
+    }
+    say!("\nlast operations");
+    let row = |one: &Operation| {
+        let of = one.of.map_or_else(String::new, |of| format!(" of {of}"));
+        let at = one.finished_at.or(one.started_at).map_or_else(String::new, iso);
+        vec![
+            one.id.clone(),
+            one.kind.clone(),
+            one.state.clone(),
+            format!("{}{of}", one.done),
+            at,
+            one.by.clone(),
+            one.error.clone().unwrap_or_else(|| one.reason.clone()),
+        ]
+    };
+    let rows: Vec<_> = status.operations.iter().map(row).collect();
+    table::print(
+        &[
+            "operation",
+            "kind",
+            "state",
+            "deliveries",
+            "at",
+            "by",
+            "reason or error",
+        ],
+        &rows,
+    );
 }
 
 fn print_sources(status: &Status) {

@@ -1,8 +1,8 @@
 //! Notes between instances: which endpoints something was appended for. Best effort: what a note misses is found by the fetcher's
 //! look within a second.
 //!
-//! And the control number, which operations will raise (hold, release, cancel): an instance that reads it acts on it, then states
-//! it in its heartbeat. So far nothing raises it, and there is nothing to act on.
+//! And the control number, which operations raise (hold, release, cancel, erase): an instance that reads it acts on it, then states
+//! it in its heartbeat.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

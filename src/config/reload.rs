@@ -35,6 +35,11 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ),
         ("service.page", old.service.page != new.service.page),
         ("service.metrics", old.service.metrics != new.service.metrics),
+        ("service.start_held", old.service.start_held != new.service.start_held),
+        (
+            "operations.retention",
+            old.operations.retention != new.operations.retention,
+        ),
         (
             "telemetry.otlp_endpoint",
             old.telemetry.otlp_endpoint != new.telemetry.otlp_endpoint,

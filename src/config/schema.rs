@@ -155,6 +155,16 @@ section! {
         page: bool = "true", boolean;
         /// Whether the metrics are served there.
         metrics: bool = "true", boolean;
+        /// Whether each start holds everything: for copies of a production database.
+        start_held: bool = "false", boolean;
+    }
+}
+
+section! {
+    /// `[operations]`: what operators and the back office ask for.
+    ["operations"] Operations {
+        /// How long operations that have ended are kept.
+        retention: Duration = "400d", duration("1h"..="3650d");
     }
 }
 
@@ -167,7 +177,7 @@ section! {
 }
 
 /// The sections' names, as in the file.
-pub(super) const SECTIONS: [&str; 8] = [
+pub(super) const SECTIONS: [&str; 9] = [
     Mongodb::NAME,
     Scan::NAME,
     Completions::NAME,
@@ -175,6 +185,7 @@ pub(super) const SECTIONS: [&str; 8] = [
     Delivery::NAME,
     Email::NAME,
     Service::NAME,
+    Operations::NAME,
     Telemetry::NAME,
 ];
 
@@ -189,6 +200,7 @@ pub(super) fn keys() -> impl Iterator<Item = &'static str> {
         Delivery::KEYS,
         Email::KEYS,
         Service::KEYS,
+        Operations::KEYS,
         Telemetry::KEYS,
     ]
     .into_iter()

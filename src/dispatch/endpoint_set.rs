@@ -1,4 +1,4 @@
-//! Endpoints that are switched off or deleted and for which something waits, each once.
+//! Endpoints for which something must be done, each once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use tokio::sync::Notify;
 
 use crate::model::EndpointKey;
 
-/// Endpoints whose deliveries are to be cancelled.
+/// Endpoints whose deliveries must be cancelled, or must go out behind others.
 #[derive(Clone, Debug, Default)]
-pub struct OffEndpoints(Arc<Shared>);
+pub struct EndpointSet(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -18,14 +18,15 @@ struct Shared {
     added: Notify,
 }
 
-impl OffEndpoints {
-    pub(super) fn add(&self, endpoint: EndpointKey) {
+impl EndpointSet {
+    /// Adds one, unless it is there.
+    pub fn add(&self, endpoint: EndpointKey) {
         if self.0.endpoints.lock().insert(endpoint) {
             self.0.added.notify_one();
         }
     }
 
-    /// Waits for one, and takes it.
+    /// Waits for one, and removes it.
     pub async fn next(&self) -> EndpointKey {
         loop {
             if let Some(endpoint) = self.0.endpoints.lock().pop_first() {

@@ -1,6 +1,5 @@
 //! The fetcher: reads what waits in the outbox into the delivery queue. Nothing else fills memory.
 
-mod off;
 mod starved;
 
 use std::cmp::Reverse;
@@ -13,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::admission::Granted;
+use super::endpoint_set::EndpointSet;
 use super::queue::DeliveryQueue;
 use super::waiting::Waiting;
 use crate::failpoint;
@@ -20,7 +20,6 @@ use crate::model::{Clock, EndpointKey};
 use crate::outbox::{Class, Fetched, Outbox, Unreadable, Want};
 use crate::store::{Kind, Pauses, Stopped, Store};
 
-pub use off::OffEndpoints;
 use starved::Starved;
 
 /// How often all queues are looked at: what other instances appended and left is found so at the latest.
@@ -37,8 +36,10 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 pub enum EndpointState {
     /// This instance sends them.
     Served,
-    /// They wait.
+    /// They wait: its document makes no sense.
     OutOfService,
+    /// They wait: somebody said so.
+    Held,
     /// It is switched off or deleted, for this reason: they are cancelled.
     Off(&'static str),
     /// They are another instance's.
@@ -56,7 +57,7 @@ pub struct Fetcher {
     clock: Clock,
     state_of: Box<StateOf>,
     /// Endpoints that are off, for which something waits.
-    off: OffEndpoints,
+    off: EndpointSet,
     starved: Starved,
     /// Endpoints that are only probed or paused, by when.
     postponed: BinaryHeap<Reverse<(Instant, EndpointKey)>>,
@@ -75,7 +76,7 @@ impl Fetcher {
         waiting: Waiting,
         clock: Clock,
         state_of: Box<StateOf>,
-        off: OffEndpoints,
+        off: EndpointSet,
     ) -> Self {
         Self {
             outbox,
@@ -149,7 +150,10 @@ impl Fetcher {
         let mut is_vain = !looked.heads.is_empty();
         looked.heads.retain(|head| {
             let state = self.serve_or_forget(&head.endpoint);
-            is_vain &= matches!(state, EndpointState::OutOfService | EndpointState::NotAssigned);
+            is_vain &= matches!(
+                state,
+                EndpointState::OutOfService | EndpointState::Held | EndpointState::NotAssigned
+            );
             state == EndpointState::Served
         });
         self.look_every = match is_vain {

@@ -131,6 +131,12 @@ impl Paces {
         Some(pause)
     }
 
+    /// One request at a time: what has waited must not come all at once.
+    pub(super) fn begin_gently(&mut self, endpoint: &EndpointKey) {
+        let pace = self.paces.entry(endpoint.clone()).or_default();
+        (pace.parallel, pace.successes) = (Some(1), 0);
+    }
+
     /// Nothing is sent until then.
     pub(super) fn pause(&mut self, endpoint: &EndpointKey, until: Instant) {
         let pace = self.paces.entry(endpoint.clone()).or_default();

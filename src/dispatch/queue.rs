@@ -282,6 +282,18 @@ impl DeliveryQueue {
         state.too_large.remove(endpoint);
     }
 
+    /// Drops the unsent deliveries of endpoints that are held, and what is being read.
+    pub fn drop_held(&self, is_held: impl Fn(&EndpointKey) -> bool) {
+        let mut state = self.0.state.lock();
+        state.refuses_read = true;
+        state.drop_unsent_of(is_held);
+    }
+
+    /// From now on the endpoint gets one request at a time, and one more per 20 successes.
+    pub fn begin_gently(&self, endpoint: &EndpointKey) {
+        self.0.state.lock().paces.begin_gently(endpoint);
+    }
+
     /// Drops the unsent deliveries of endpoints that are not assigned to this instance any more. Returns those of them with
     /// requests in flight or results that are not recorded: this instance is draining them.
     pub fn drain(&self, assigned: impl Fn(&EndpointKey) -> bool) -> Vec<EndpointKey> {

@@ -34,6 +34,8 @@ pub struct Working {
     pub rejections: Rejections,
     pub fill: Fill,
     pub endpoints: Endpoints,
+    /// Holds that last: of everything, of organizations, of endpoints.
+    pub holds: usize,
     /// Whether it holds the lease for finding events: it is the one that scans and watches.
     pub has_lease: bool,
     /// How long ago the change stream last moved, where it is followed here.
@@ -177,6 +179,11 @@ impl Working {
             "Endpoints that are configured, by state",
             "state",
             endpoints,
+        )?;
+        sheet.gauge(
+            "holds",
+            "Holds that last: of everything, of organizations and of endpoints",
+            Some(self.holds),
         )
     }
 

@@ -4,23 +4,21 @@
 //! alone. A delivery that was delivered as one of several keeps its result where it is, and goes out from a document of its own.
 
 mod document;
-mod selection;
 
-use bson::{DateTime, doc};
-use futures_util::{StreamExt, TryStreamExt, stream};
-use mongodb::error::{Error, ErrorKind, WriteFailure};
+use std::collections::HashSet;
 
-use crate::store::{Result, Store};
+use bson::{DateTime, RawDocumentBuf, doc};
+use mongodb::options::FindOptions;
+
+use super::Outbox;
+use super::document::id_of;
+use super::selection::{Search, Selection, fields};
+use crate::store::{OUTBOX, Result, Store, Transaction, update_row};
 
 use document::Ended;
-use selection::Search;
-pub use selection::Selection;
 
-/// Documents that are read before they are written to.
+/// Documents that are read at a time.
 const PAGE: usize = 100;
-
-/// Writes at once.
-const PARALLEL: usize = 8;
 
 /// A delivery that would be sent again.
 #[derive(Clone, Debug)]
@@ -38,26 +36,7 @@ pub struct Replayable {
 }
 
 impl Selection {
-    /// Makes what is selected pending again, with all its attempts before it; running instances send it within a second. Returns
-    /// how many deliveries that are. `now` is the database's.
-    ///
-    /// # Errors
-    /// MongoDB refused or is unavailable. Repeated, it goes on with what is left.
-    pub async fn replay(&self, store: &Store, now: DateTime) -> Result<u64> {
-        let mut search = Search::new(self, store, now);
-        let mut count = 0;
-        loop {
-            let page = search.page(PAGE).await?;
-            if page.is_empty() {
-                return Ok(count);
-            }
-            let writes = stream::iter(page).map(|ended| send_again(store, ended, now));
-            let counts: Vec<u64> = writes.buffer_unordered(PARALLEL).try_collect().await?;
-            count += counts.iter().sum::<u64>();
-        }
-    }
-
-    /// What [`Selection::replay`] would send again: the first deliveries, `limit` at most, and how many there are in all.
+    /// What a replay would send again: the first deliveries, `limit` at most, and how many there are in all.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
@@ -69,7 +48,7 @@ impl Selection {
             if page.is_empty() {
                 return Ok((first, count));
             }
-            for ended in &page {
+            for ended in page.iter().filter_map(|found| Ended::read(found, self)) {
                 count += ended.chosen.len() as u64;
                 let left = limit - first.len();
                 first.extend(ended.replayable().take(left));
@@ -78,30 +57,75 @@ impl Selection {
     }
 }
 
-/// Sends again what is chosen of a document, unless somebody else writes to it meanwhile. Returns how many deliveries that are.
-async fn send_again(store: &Store, ended: Ended, now: DateTime) -> Result<u64> {
-    let outbox = store.outbox();
-    let mut count = 0;
-    if ended.reopened() > 0 {
-        let (filter, update) = ended.reopen(now);
-        let done = outbox.update_one(filter, update).await?;
-        count += done.modified_count * ended.reopened();
-    }
-    if ended.copied().is_empty() {
-        return Ok(count);
-    }
-    let whole = outbox.find_one(doc! { "_id": &ended.id }).await?;
-    for copy in whole.map(|whole| ended.copies(&whole, now)).unwrap_or_default() {
-        match outbox.insert_one(copy).await {
-            Ok(_) => count += 1,
-            // It was sent again before, and is chosen by its own document.
-            Err(error) if is_duplicate(&error) => {}
-            Err(error) => Err(error)?,
+impl Outbox {
+    /// Makes what is selected of these documents pending again, with all its attempts before it. Returns how many deliveries that
+    /// are. What has ended since `before` is left as it is.
+    ///
+    /// # Errors
+    /// The transaction is spoiled.
+    pub async fn replay_in_transaction(
+        &self,
+        transaction: &mut Transaction,
+        ids: &[String],
+        selection: &Selection,
+        before: DateTime,
+        now: DateTime,
+    ) -> Result<u64> {
+        let mut options = FindOptions::default();
+        options.projection = Some(fields());
+        let filter = doc! { "_id": { "$in": ids }, "finishedAt": { "$lt": before } };
+        let found = transaction
+            .find(&self.store.outbox(), filter, options, |_| true)
+            .await?;
+        let ended: Vec<_> = found.iter().filter_map(|found| Ended::read(found, selection)).collect();
+        let (mut rows, mut reopened) = (Vec::new(), 0);
+        for ended in &ended {
+            if ended.reopened() == 0 {
+                continue;
+            }
+            reopened += ended.reopened();
+            let (filter, update) = ended.reopen(now);
+            rows.push(update_row(
+                RawDocumentBuf::try_from(&filter)?,
+                RawDocumentBuf::try_from(&update)?,
+                false,
+            ));
         }
+        transaction.update(OUTBOX, rows.iter()).await?;
+        let copies = self.copies(transaction, &ended, now).await?;
+        transaction.insert(OUTBOX, copies.iter()).await?;
+        Ok(reopened + copies.len() as u64)
     }
-    Ok(count)
-}
 
-fn is_duplicate(error: &Error) -> bool {
-    matches!(&*error.kind, ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == 11000)
+    /// Documents for deliveries that keep their results where they are. One that was sent again before has its document already,
+    /// and is chosen by that.
+    async fn copies(
+        &self,
+        transaction: &mut Transaction,
+        ended: &[Ended],
+        now: DateTime,
+    ) -> Result<Vec<RawDocumentBuf>> {
+        let mut copies = Vec::new();
+        for one in ended {
+            if one.copied().is_empty() {
+                continue;
+            }
+            let filter = doc! { "_id": &one.id };
+            let outbox = self.store.outbox();
+            let whole = transaction
+                .find(&outbox, filter, FindOptions::default(), |_| true)
+                .await?;
+            copies.extend(whole.first().map(|whole| one.copies(whole, now)).unwrap_or_default());
+        }
+        let ids: Vec<_> = copies.iter().filter_map(|copy| id_of(copy)).collect();
+        let mut options = FindOptions::default();
+        options.projection = Some(doc! { "_id": 1 });
+        let filter = doc! { "_id": { "$in": ids } };
+        let there = transaction
+            .find(&self.store.outbox(), filter, options, |_| true)
+            .await?;
+        let there: HashSet<_> = there.iter().filter_map(|document| id_of(document)).collect();
+        copies.retain(|copy| id_of(copy).is_some_and(|id| !there.contains(&id)));
+        Ok(copies)
+    }
 }

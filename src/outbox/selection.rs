@@ -1,4 +1,4 @@
-//! What to send again, and how to find it: each query is a range of an index.
+//! Which deliveries are meant, by a replay or a cancellation, and how to find them: each query is a range of an index.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -7,16 +7,17 @@ use bson::{DateTime, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use mongodb::Cursor;
 
-use super::document::{Ended, FIELDS};
+use super::document::hint;
 use crate::model::EventType;
-use crate::outbox::document::hint;
 use crate::store::{Result, Store};
 
-/// What an operator wants sent again. What is left out is not asked for.
+/// Which deliveries somebody means. What is left out is not asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     /// A delivery as `EVENT/ORGANIZATION/ENDPOINT`, an event (then all its deliveries), or the `_id` of a document of the outbox.
     pub id: Option<String>,
+    /// A certificate's id, as it is in the ids of its events.
+    pub certificate: Option<String>,
     /// An endpoint, as `ORGANIZATION/ENDPOINT`.
     pub endpoint: Option<String>,
     /// An organization.
@@ -27,7 +28,7 @@ pub struct Selection {
     pub from: Option<DateTime>,
     /// What happened before this instant.
     pub to: Option<DateTime>,
-    /// How the deliveries ended: `dead`, `cancelled`, `delivered`.
+    /// How the deliveries ended: `dead`, `cancelled`, `delivered`; or `pending`.
     pub states: Vec<String>,
 }
 
@@ -47,10 +48,22 @@ struct Query {
 }
 
 impl Selection {
+    /// Whether it says anything beside the states.
+    pub fn chooses(&self) -> bool {
+        self.id.is_some()
+            || self.certificate.is_some()
+            || self.endpoint.is_some()
+            || self.organization.is_some()
+            || self.event_type.is_some()
+            || self.from.is_some()
+            || self.to.is_some()
+    }
+
     /// Whether that delivery is selected, of a document that is.
     pub(super) fn includes(&self, candidate: Candidate<'_>) -> bool {
         self.states.iter().any(|state| state == candidate.state)
             && self.event().is_none_or(|event| event == candidate.event)
+            && self.is_of_certificate(candidate.event)
             && self
                 .event_type
                 .is_none_or(|wanted| wanted.as_str() == candidate.event_type)
@@ -65,21 +78,50 @@ impl Selection {
         is_event.then(|| id.split_once('/').map_or(id, |(event, _)| event))
     }
 
-    /// Documents that hold something selected, as they are at `now`: what ends later is not looked at twice.
-    fn queries(&self, now: DateTime) -> VecDeque<Query> {
+    fn is_of_certificate(&self, event: &str) -> bool {
+        let Some(certificate) = &self.certificate else {
+            return true;
+        };
+        let of_type = |event_type: &EventType| event.strip_prefix(&prefix(*event_type, certificate)).is_some();
+        EventType::ALL.iter().any(of_type)
+    }
+
+    /// The states of documents that may hold something selected, as they were before `before`: what ends later is not looked at
+    /// twice.
+    fn states(&self, before: DateTime) -> Document {
+        if self.states.iter().any(|state| state == "pending") {
+            return doc! { "state": { "$in": ["pending", "dead"] } };
+        }
+        doc! { "state": { "$in": ["dead", "delivered", "cancelled"] }, "finishedAt": { "$lt": before } }
+    }
+
+    /// Documents that hold something selected, as they were before `before`.
+    fn queries(&self, before: DateTime) -> VecDeque<Query> {
         if let Some(id) = &self.id {
-            return [self.named(id)].into();
+            return [self.named(id, before)].into();
+        }
+        if let Some(certificate) = &self.certificate {
+            return EventType::ALL
+                .map(|event_type| self.of_certificate(event_type, certificate, before))
+                .into();
         }
         let mut queries = VecDeque::new();
         let (dead, others): (Vec<_>, Vec<_>) = self.states.iter().partition(|state| *state == "dead");
+        let (pending, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|state| *state == "pending");
+        if !pending.is_empty() {
+            let mut filter = doc! { "state": "pending" };
+            filter.extend(self.keys("/").map(|keys| ("queue".to_owned(), between(keys).into())));
+            let index = "pending";
+            queries.push_back(Query { filter, index });
+        }
         if !dead.is_empty() {
-            let mut filter = doc! { "state": "dead", "finishedAt": { "$lt": now } };
+            let mut filter = doc! { "state": "dead", "finishedAt": { "$lt": before } };
             filter.extend(self.keys("").map(|keys| ("endpoint".to_owned(), between(keys).into())));
             queries.push_back(Query { filter, index: "dead" });
         }
         if !others.is_empty() {
             // What was cancelled may hold deliveries that were delivered before, and the other way round.
-            let mut filter = doc! { "state": { "$in": ["delivered", "cancelled"] }, "finishedAt": { "$lt": now } };
+            let mut filter = doc! { "state": { "$in": ["delivered", "cancelled"] }, "finishedAt": { "$lt": before } };
             let keys = self.keys("/");
             let index = if keys.is_some() { "_id_" } else { "retention" };
             filter.extend(keys.map(|keys| ("_id".to_owned(), between(keys).into())));
@@ -89,14 +131,27 @@ impl Selection {
     }
 
     /// Documents that hold what the id names.
-    fn named(&self, id: &str) -> Query {
-        let ended = doc! { "$in": ["dead", "delivered", "cancelled"] };
+    fn named(&self, id: &str, before: DateTime) -> Query {
+        let states = self.states(before);
         let Some(event) = self.event() else {
-            let filter = doc! { "_id": id, "state": ended };
+            let filter = doc! { "$and": [{ "_id": id }, states] };
             return Query { filter, index: "_id_" };
         };
-        let mut all = vec![doc! { "deliveries.event": event, "state": ended }];
+        let mut all = vec![doc! { "deliveries.event": event }, states];
         all.extend(id.split_once('/').map(|(_, endpoint)| doc! { "endpoint": endpoint }));
+        all.extend(self.keys("").map(|keys| doc! { "endpoint": between(keys) }));
+        Query {
+            filter: doc! { "$and": all },
+            index: "events",
+        }
+    }
+
+    /// Documents that hold an event of that type of the certificate.
+    fn of_certificate(&self, event_type: EventType, certificate: &str, before: DateTime) -> Query {
+        let prefix = prefix(event_type, certificate);
+        // A digit or a minus sign follows; `:` comes after the digits.
+        let events = doc! { "$elemMatch": { "event": { "$gte": &prefix, "$lt": format!("{prefix}:") } } };
+        let mut all = vec![doc! { "deliveries": events }, self.states(before)];
         all.extend(self.keys("").map(|keys| doc! { "endpoint": between(keys) }));
         Query {
             filter: doc! { "$and": all },
@@ -119,42 +174,68 @@ impl Selection {
     }
 }
 
+/// How the ids of a certificate's events of that type begin.
+fn prefix(event_type: EventType, certificate: &str) -> String {
+    format!("{event_type}_{certificate}_")
+}
+
 fn between(keys: Range<String>) -> Document {
     doc! { "$gte": keys.start, "$lt": keys.end }
 }
 
-/// Finds the documents that hold something selected, one query after the other.
-pub(super) struct Search<'a> {
-    selection: &'a Selection,
-    store: &'a Store,
+/// What is read of each document: no payload.
+pub(super) const FIELDS: [&str; 12] = [
+    "version",
+    "state",
+    "endpoint",
+    "finishedAt",
+    "attempts",
+    "lastError",
+    "open",
+    "results",
+    "history.at",
+    "deliveries.event",
+    "deliveries.type",
+    "deliveries.occurredAt",
+];
+
+pub(super) fn fields() -> Document {
+    FIELDS.iter().map(|field| ((*field).to_owned(), 1.into())).collect()
+}
+
+/// Finds the documents that may hold something selected, one query after the other.
+pub struct Search {
+    store: Store,
     queries: VecDeque<Query>,
     cursor: Option<Cursor<RawDocumentBuf>>,
 }
 
-impl<'a> Search<'a> {
-    pub(super) fn new(selection: &'a Selection, store: &'a Store, now: DateTime) -> Self {
+impl Search {
+    /// Finds what is selected, as it was before `before`.
+    pub fn new(selection: &Selection, store: &Store, before: DateTime) -> Self {
         Self {
-            selection,
-            store,
-            queries: selection.queries(now),
+            store: store.clone(),
+            queries: selection.queries(before),
             cursor: None,
         }
     }
 
-    /// The next documents, `limit` at most; none where no more follow.
-    pub(super) async fn page(&mut self, limit: usize) -> Result<Vec<Ended>> {
+    /// The next documents, `limit` at most, without payloads; none where no more follow.
+    ///
+    /// # Errors
+    /// MongoDB refused or is unavailable.
+    pub async fn page(&mut self, limit: usize) -> Result<Vec<RawDocumentBuf>> {
         let mut page = Vec::new();
         while page.len() < limit {
             let Some(cursor) = &mut self.cursor else {
                 let Some(query) = self.queries.pop_front() else { break };
-                let fields: Document = FIELDS.iter().map(|field| ((*field).to_owned(), 1.into())).collect();
                 let outbox = self.store.outbox();
-                let find = outbox.find(query.filter).projection(fields).hint(hint(query.index));
+                let find = outbox.find(query.filter).projection(fields()).hint(hint(query.index));
                 self.cursor = Some(find.await?);
                 continue;
             };
             match cursor.try_next().await? {
-                Some(found) => page.extend(Ended::read(&found, self.selection)),
+                Some(found) => page.push(found),
                 None => self.cursor = None,
             }
         }

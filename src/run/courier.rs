@@ -11,6 +11,7 @@ use crate::dispatch::Deliver;
 use crate::failpoint;
 use crate::mail::Mailer;
 use crate::model::{Clock, Failure, Outcome, Reloadable};
+use crate::operations::Holds;
 use crate::outbox::{Delivery, Outbox, UNFINISHED, retry_deadline};
 use crate::platform::{Directory, Found};
 use crate::sender::{Client, RetryPolicy};
@@ -30,6 +31,7 @@ pub struct Courier {
     /// Attempts and retry period.
     pub policy: Reloadable<RetryPolicy>,
     pub states: EndpointStates,
+    pub holds: Holds,
 }
 
 impl Deliver for Courier {
@@ -95,6 +97,10 @@ impl Courier {
     }
 
     async fn send(&self, delivery: &Delivery, now: DateTime, trace: Option<HeaderValue>) -> Outcome {
+        // Since the queue was asked.
+        if self.holds.is_held(&delivery.endpoint, now) {
+            return Outcome::NotSent;
+        }
         match self.directory.find(&delivery.endpoint) {
             Found::Served(endpoint) => {
                 let client = self.client.get();

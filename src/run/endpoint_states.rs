@@ -97,17 +97,19 @@ impl EndpointStates {
         Ok(paused)
     }
 
-    /// Notes that deliveries of that endpoint wait, or, if they had to, that their retry period begins now.
-    pub fn note(&self, endpoint: &EndpointKey, state: &EndpointState) {
+    /// Notes that deliveries of that endpoint wait, or, if they had to, that their retry period begins now. Returns whether it does.
+    pub fn note(&self, endpoint: &EndpointKey, state: &EndpointState) -> bool {
         let waited = || {
             let states = self.shared.states.lock();
             states.get(endpoint).is_some_and(|state| state.is == Is::Waiting)
         };
+        let is_released = *state == EndpointState::Served && waited();
         match state {
-            EndpointState::OutOfService => self.set(endpoint, Is::Waiting),
-            EndpointState::Served if waited() => self.set(endpoint, Is::ServedSince(self.clock.now())),
+            EndpointState::OutOfService | EndpointState::Held => self.set(endpoint, Is::Waiting),
+            EndpointState::Served if is_released => self.set(endpoint, Is::ServedSince(self.clock.now())),
             EndpointState::Served | EndpointState::Off(_) | EndpointState::NotAssigned => {}
         }
+        is_released
     }
 
     /// Since when the endpoint is served again; `None` if its deliveries never had to wait.

@@ -7,19 +7,21 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bson::{DateTime, RawDocumentBuf};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::endpoint_states::EndpointStates;
 use super::{Courier, Settings, Tally};
 use crate::cluster::{CUT_SHORT, Cluster, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::config::Config;
 use crate::dispatch::{
-    Abort, ConfiguredPace, DeliveryQueue, EndpointState, Fetcher, Gate, Limits, OffEndpoints, Recorder, RecorderParts,
+    Abort, ConfiguredPace, DeliveryQueue, EndpointSet, EndpointState, Fetcher, Gate, Limits, Recorder, RecorderParts,
     Waiting, Workers,
 };
 use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Reloadable};
+use crate::operations::{Executor, Holds, Parts, hold_everything};
 use crate::outbox::{Head, Listener, Outbox};
 use crate::platform::{Directory, Found, Refresh};
 use crate::source::{Horizon, Lookahead, Rejections, Report, Scan, Watch};
@@ -34,6 +36,12 @@ pub struct Engine {
     pub directory: Directory,
     /// What is remembered of endpoints that are not plainly well.
     pub endpoint_states: EndpointStates,
+    /// Whose deliveries wait because somebody said so.
+    pub holds: Holds,
+    /// The control number that this instance must act on.
+    pub control: watch::Sender<i64>,
+    /// Endpoints that are served again after their deliveries had to wait.
+    pub released: EndpointSet,
     pub outbox: Outbox,
     pub queue: DeliveryQueue,
     /// What is known to wait in the outbox.
@@ -52,6 +60,8 @@ pub struct Engine {
     /// Notified when results of a drained endpoint are recorded.
     recorded: Arc<Notify>,
     pub(super) retention: Duration,
+    operations_retention: Duration,
+    start_held: bool,
 }
 
 /// Hears of what this instance appends.
@@ -77,11 +87,12 @@ impl Listener for Appended {
 struct EndpointGate {
     cluster: Cluster,
     directory: Directory,
+    holds: Holds,
 }
 
 impl Gate for EndpointGate {
     fn may_begin(&self, endpoint: &EndpointKey) -> bool {
-        self.cluster.may_begin(endpoint)
+        self.cluster.may_begin(endpoint) && !self.holds.is_held(endpoint, self.cluster.now())
     }
 
     fn configured(&self, endpoint: &EndpointKey) -> ConfiguredPace {
@@ -98,10 +109,11 @@ impl Engine {
     pub fn new(store: Store, config: &Config, settings: Settings, host: &str) -> Arc<Self> {
         let clock = Clock::default();
         let cluster = Cluster::new(store.clone(), clock.clone(), host);
-        let directory = Directory::default();
+        let (directory, holds) = (Directory::default(), Holds::default());
         let gate = EndpointGate {
             cluster: cluster.clone(),
             directory: directory.clone(),
+            holds: holds.clone(),
         };
         let queue = DeliveryQueue::new(limits(config), gate);
         let waiting = Waiting::new(queue.clone());
@@ -116,6 +128,9 @@ impl Engine {
         let outbox = Outbox::new(store.clone(), instance_id, Arc::new(appended), settings.tracer.clone());
         Arc::new(Self {
             endpoint_states: EndpointStates::new(store.clone(), clock.clone()),
+            holds,
+            control: watch::Sender::new(0),
+            released: EndpointSet::default(),
             tally: Tally::new(clock.clone()),
             history: History::default(),
             rejections: Rejections::default(),
@@ -124,6 +139,8 @@ impl Engine {
             last_scan: Reloadable::new(None),
             recorded: Arc::default(),
             retention: config.delivery.retention,
+            operations_retention: config.operations.retention,
+            start_held: config.service.start_held,
             abort: Abort::default(),
             store,
             clock,
@@ -144,6 +161,13 @@ impl Engine {
     pub async fn prepare(&self) -> Result<(), Stopped> {
         let forget = || self.cluster.forget_ghosts();
         self.store.persist("look for instances that are gone", forget).await?;
+        if self.start_held {
+            let hold = || hold_everything(&self.store, self.clock.now());
+            self.store.persist("hold everything", hold).await?;
+            warn!(
+                "service.start_held: everything is held; deliveries are written and wait until `certhookd release --all`"
+            );
+        }
         self.store.persist("send a heartbeat", || self.beat()).await?;
         self.refresh().load().await
     }
@@ -161,12 +185,24 @@ impl Engine {
         Ok(())
     }
 
+    /// The control number has been raised to this: see `control`.
+    pub fn act_on(&self, control: i64) {
+        self.control.send_if_modified(|wanted| {
+            let is_later = control > *wanted;
+            *wanted = control.max(*wanted);
+            is_later
+        });
+    }
+
     pub fn endpoint_state(&self, endpoint: &EndpointKey) -> EndpointState {
         let is_silent = self.cluster.age().is_none_or(|age| age >= NO_NEW_REQUESTS);
         if is_silent || !self.cluster.is_assigned(endpoint) {
             return EndpointState::NotAssigned;
         }
         match self.directory.find(endpoint) {
+            Found::Served(_) | Found::Email { enabled: true } if self.holds.is_held(endpoint, self.clock.now()) => {
+                EndpointState::Held
+            }
             Found::Served(_) | Found::Email { enabled: true } => EndpointState::Served,
             Found::Email { enabled: false } => EndpointState::Off("e-mails are switched off"),
             Found::OutOfService { .. } => EndpointState::OutOfService,
@@ -222,9 +258,24 @@ impl Engine {
         )
     }
 
+    /// What carries operations out.
+    pub fn executor(self: &Arc<Self>) -> Executor {
+        let engine = Arc::clone(self);
+        Executor::new(Parts {
+            store: self.store.clone(),
+            outbox: self.outbox.clone(),
+            cluster: self.cluster.clone(),
+            clock: self.clock.clone(),
+            directory: self.directory.clone(),
+            client: self.settings.client.clone(),
+            act_on: Arc::new(move |number| engine.act_on(number)),
+            retention: self.operations_retention,
+        })
+    }
+
     /// What reads the outbox into the queue, and the endpoints that it finds switched off.
-    pub fn fetcher(self: &Arc<Self>) -> (Fetcher, OffEndpoints) {
-        let off = OffEndpoints::default();
+    pub fn fetcher(self: &Arc<Self>) -> (Fetcher, EndpointSet) {
+        let off = EndpointSet::default();
         let engine = Arc::clone(self);
         let fetcher = Fetcher::new(
             self.outbox.clone(),
@@ -234,7 +285,10 @@ impl Engine {
             self.clock.clone(),
             Box::new(move |endpoint| {
                 let state = engine.endpoint_state(endpoint);
-                engine.endpoint_states.note(endpoint, &state);
+                if engine.endpoint_states.note(endpoint, &state) {
+                    engine.queue.begin_gently(endpoint);
+                    engine.released.add(endpoint.clone());
+                }
                 state
             }),
             off.clone(),
@@ -254,6 +308,7 @@ impl Engine {
             tracer: self.settings.tracer.clone(),
             policy: self.settings.retry.clone(),
             states: self.endpoint_states.clone(),
+            holds: self.holds.clone(),
         };
         let (states, cluster) = (self.endpoint_states.clone(), self.cluster.clone());
         let (recorder, results) = Recorder::new(RecorderParts {
@@ -297,6 +352,8 @@ impl Deliveries for Engine {
     }
 
     async fn gaining(&self) -> crate::store::Result<()> {
+        let control = self.holds.load(&self.store).await?;
+        self.act_on(control);
         for (endpoint, pause) in self.endpoint_states.load().await? {
             self.queue.pause(&endpoint, pause);
         }

@@ -222,7 +222,7 @@ pub(super) async fn wake_ups(engine: Arc<Engine>, pulse: Arc<Pulse>, stop: Cance
             .filter(|endpoint| engine.cluster.is_assigned(endpoint));
         engine.waiting.may_wait(mine);
     };
-    let control = |number| engine.cluster.acknowledge(number);
+    let control = |number| engine.act_on(number);
     WakeUps::read(engine.cluster.clone(), stop, woken, control, || pulse.beat()).await;
 }
 

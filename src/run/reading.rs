@@ -59,6 +59,7 @@ pub(super) async fn read(watched: &Watched) -> Working {
             off,
             out_of_service,
         },
+        holds: engine.holds.lasting(engine.clock.now()).len(),
         has_lease: lease.is_some(),
         stream_age: lease.and_then(|_| stream_age(engine)),
         scan_due: lease.and_then(|_| scan_due(watched)),

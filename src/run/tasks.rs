@@ -181,6 +181,10 @@ impl Tasks {
         self.sources.spawn(fallible("cancellations", cancel));
         let indexes = super::upkeep::keep_indexes(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(fallible("indexes", indexes));
+        let control = super::control::control(Arc::clone(&self.engine), self.stop.clone());
+        self.sources.spawn(fallible("control", control));
+        let released = super::control::released(Arc::clone(&self.engine), self.stop.clone());
+        self.sources.spawn(named("released endpoints", released));
         let states = self.engine.endpoint_states.clone().run(self.stop.clone());
         self.sources.spawn(fallible("endpoint states", states));
     }
@@ -237,6 +241,10 @@ impl Tasks {
     fn spawn_upkeep(&mut self, trigger: &ScanTrigger) {
         let redrive = super::redrive::redrive(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("redrive", redrive));
+        let pulse = self.pulse("operations");
+        let beat = Arc::clone(&pulse);
+        let operations = self.engine.executor().run(self.stop.clone(), move || beat.beat());
+        self.sources.spawn(named("operations", alive(pulse, operations)));
         let lease = loops::lease(Arc::clone(&self.engine), trigger.clone(), self.stop.clone());
         self.sources.spawn(named("lease", lease));
     }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::Engine;
-use crate::dispatch::{EndpointState, OffEndpoints};
+use crate::dispatch::{EndpointSet, EndpointState};
 use crate::model::EndpointKey;
 use crate::outbox::Cancelled;
 use crate::store::{Error, Kind, Pauses, Stopped, ensure_outbox, missing_in_outbox};
@@ -43,7 +43,7 @@ pub(super) async fn keep_indexes(engine: Arc<Engine>, stop: CancellationToken) -
 ///
 /// # Errors
 /// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable.
-pub(super) async fn cancel(engine: Arc<Engine>, off: OffEndpoints, stop: CancellationToken) -> Result<(), Stopped> {
+pub(super) async fn cancel(engine: Arc<Engine>, off: EndpointSet, stop: CancellationToken) -> Result<(), Stopped> {
     let mut refused = Pauses::default();
     while let Some(endpoint) = stop.run_until_cancelled(off.next()).await {
         let began = Instant::now();

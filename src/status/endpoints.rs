@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Head, find, instant, number, rfc3339_if_known, text};
 use crate::model::{EndpointKey, count};
+use crate::operations::Holds;
 use crate::platform::{Directory, Found};
 use crate::store::{Result, Store};
 
@@ -25,9 +26,9 @@ pub struct Endpoint {
     pub endpoint: String,
     /// What the organization calls it.
     pub name: String,
-    /// `served`, `off`, `out of service` or `deleted`.
+    /// `served`, `off`, `out of service`, `held` or `deleted`.
     pub state: &'static str,
-    /// Why it is out of service.
+    /// Why it is out of service or held.
     pub why: Option<String>,
     /// What of its configuration is not as it stands there, e.g. an event type that is unknown.
     pub warnings: Vec<String>,
@@ -93,13 +94,13 @@ impl Endpoint {
 /// Every endpoint that is configured, was sent something lately, or has something kept; by organization.
 pub(super) async fn endpoints(
     store: &Store,
-    directory: &Directory,
-    now: DateTime,
+    known: &Known<'_>,
     dead: &[Head],
     waiting: &HashMap<EndpointKey, i64>,
 ) -> Result<Vec<Endpoint>> {
+    let (directory, now) = (known.directory, known.at);
     let mut endpoints = Endpoints {
-        directory,
+        known,
         all: HashMap::new(),
     };
     let email = directory.email().then(EndpointKey::email);
@@ -125,16 +126,21 @@ pub(super) async fn endpoints(
     Ok(all)
 }
 
+/// What is known of endpoints, beside what became of their deliveries.
+pub(super) struct Known<'a> {
+    pub(super) directory: &'a Directory,
+    pub(super) holds: Holds,
+    pub(super) at: DateTime,
+}
+
 struct Endpoints<'a> {
-    directory: &'a Directory,
+    known: &'a Known<'a>,
     all: HashMap<EndpointKey, Endpoint>,
 }
 
 impl Endpoints<'_> {
     fn get(&mut self, key: &EndpointKey) -> &mut Endpoint {
-        self.all
-            .entry(key.clone())
-            .or_insert_with(|| describe(self.directory, key))
+        self.all.entry(key.clone()).or_insert_with(|| describe(self.known, key))
     }
 }
 
@@ -168,9 +174,13 @@ async fn figures(store: &Store, now: DateTime) -> Result<Vec<Document>> {
     Ok(store.statistics().aggregate(pipeline).await?.try_collect().await?)
 }
 
-fn describe(directory: &Directory, key: &EndpointKey) -> Endpoint {
+fn describe(known: &Known<'_>, key: &EndpointKey) -> Endpoint {
+    let directory = known.directory;
     let (state, why) = match find(directory, key) {
-        Some(Found::Served(_) | Found::Email { enabled: true }) => ("served", None),
+        Some(Found::Served(_) | Found::Email { enabled: true }) => match known.holds.of(key, known.at) {
+            Some(hold) => ("held", Some(hold.describe())),
+            None => ("served", None),
+        },
         Some(Found::OutOfService { reason }) => ("out of service", Some(reason)),
         Some(Found::Off { .. } | Found::Email { enabled: false }) => ("off", None),
         None => ("deleted", None),

@@ -8,7 +8,7 @@ use mongodb::IndexModel;
 use mongodb::options::IndexOptions;
 use tracing::info;
 
-use super::{Error, OUTBOX, Result, Store};
+use super::{Error, OPERATIONS, OUTBOX, Result, Store};
 
 /// The name of the scan's index on the certificates, where the daemon creates it.
 pub const SCAN_INDEX: &str = "certhookd_scan";
@@ -123,6 +123,15 @@ pub async fn ensure_statistics(store: &Store) -> Result<()> {
     Ok(())
 }
 
+/// Creates the indexes of the operations; `retention` is how long those that have ended are kept.
+///
+/// # Errors
+/// MongoDB is unavailable, or an index of one of these names has other keys.
+pub async fn ensure_operations(store: &Store, retention: Duration) -> Result<()> {
+    let state = index("state", doc! { "state": 1, "_id": 1 }, IndexOptions::default());
+    create(store, OPERATIONS, &[state, retention_index(retention)], retention).await
+}
+
 /// Partial: what is on its way has no entry to be written and moved.
 pub(super) fn retention_index(retention: Duration) -> IndexModel {
     let expiry = IndexOptions::builder()
@@ -156,7 +165,7 @@ async fn change_retention(store: &Store, collection: &str, retention: Duration) 
     info!(
         collection,
         retention_s = seconds,
-        "finished deliveries are now kept for the configured retention"
+        "what has ended is now kept for the configured retention"
     );
     Ok(())
 }

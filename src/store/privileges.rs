@@ -4,7 +4,7 @@ use std::fmt;
 
 use bson::{Bson, Document, doc};
 
-use super::{OUTBOX, Result, STATE, STATISTICS, Store};
+use super::{OPERATIONS, OUTBOX, Result, STATE, STATISTICS, Store};
 use crate::config::Config;
 
 /// Actions on a collection, or on the database where the collection is empty.
@@ -50,6 +50,10 @@ pub fn needed(config: &Config) -> Vec<Privilege> {
         privilege(
             STATISTICS,
             &["find", "insert", "update", "createCollection", "createIndex"],
+        ),
+        privilege(
+            OPERATIONS,
+            &["find", "insert", "update", "createCollection", "createIndex", "collMod"],
         ),
         privilege("", &["listCollections"]),
     ];

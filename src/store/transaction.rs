@@ -22,8 +22,10 @@ pub enum Writer {
     ScanSecond,
     /// The recorder.
     Recorder,
-    /// Operations, cancellations, redrive.
+    /// Cancellations, redrive.
     Upkeep,
+    /// Operations.
+    Operations,
 }
 
 /// A transaction: it sees one snapshot, and fails if anybody changes what it changes. After an error nothing of it can be

@@ -44,7 +44,7 @@ async fn a_good_set_passes_point_by_point() {
         );
     }
     let privileges = good.iter().filter(|line| line.starts_with("privilege: "));
-    assert_eq!(privileges.count(), 7, "{good:#?}");
+    assert_eq!(privileges.count(), 8, "{good:#?}");
     let name = fixture.database.name();
     let absent = |collection: &str| format!("collection: {collection} does not exist in database {name}");
     assert_eq!(told(&check, "WARN"), ["badgeusers", "memberconfigs"].map(absent));

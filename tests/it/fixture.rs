@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bson::oid::ObjectId;
-use bson::{Document, doc};
+use bson::{Bson, Document, doc};
 use certhookd::sandbox::{Received, Receiver, shared};
 use futures_util::TryStreamExt;
 use mongodb::{Collection, Database};
@@ -77,6 +77,10 @@ impl Fixture {
         self.database.collection("webhook_state")
     }
 
+    pub fn operations(&self) -> Collection<Document> {
+        self.database.collection("webhook_operations")
+    }
+
     pub fn statistics(&self) -> Collection<Document> {
         self.database.collection("webhook_stats")
     }
@@ -134,6 +138,19 @@ impl Fixture {
     /// Runs `certhookd` with these arguments to its end.
     pub async fn outcome(&self, arguments: &[&str]) -> Outcome {
         Outcome::of(self.command(arguments)).await
+    }
+
+    /// Asks for an operation as the platform's back office does, and waits until it has ended.
+    pub async fn operate(&self, operation: Document) -> Document {
+        let inserted = self.operations().insert_one(operation).await.unwrap();
+        self.ended(&inserted.inserted_id).await
+    }
+
+    /// The operation, once it has ended.
+    pub async fn ended(&self, id: &Bson) -> Document {
+        let ended = doc! { "_id": id, "finishedAt": { "$exists": true } };
+        self.wait_for_count(&self.operations(), ended.clone(), 1).await;
+        self.operations().find_one(ended).await.unwrap().unwrap()
     }
 
     /// The daemon, ready.

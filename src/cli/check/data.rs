@@ -9,7 +9,7 @@ use crate::model::count;
 use crate::platform::{Directory, Found};
 use crate::service::one_line;
 use crate::source::expired;
-use crate::store::{Error, OUTBOX, Result, STATE, STATISTICS, Store};
+use crate::store::{Error, OPERATIONS, OUTBOX, Result, STATE, STATISTICS, Store};
 
 /// No more endpoints that are out of service are named.
 const NAMED: usize = 20;
@@ -47,7 +47,7 @@ pub(super) async fn collections(config: &Config, store: &Store) -> Finding {
             warn("collection", &format!("{name} does not exist in database {database}"))
         });
     }
-    for name in [OUTBOX, STATE, STATISTICS] {
+    for name in [OUTBOX, STATE, STATISTICS, OPERATIONS] {
         let there = if exists(name) {
             "exists"
         } else {

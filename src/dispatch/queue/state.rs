@@ -306,6 +306,16 @@ impl State {
         stuck.iter().for_each(|endpoint| self.drop_unsent(endpoint));
     }
 
+    pub(super) fn drop_unsent_of(&mut self, is_meant: impl Fn(&EndpointKey) -> bool) {
+        let meant: Vec<_> = self
+            .endpoints
+            .keys()
+            .filter(|endpoint| is_meant(endpoint))
+            .cloned()
+            .collect();
+        meant.iter().for_each(|endpoint| self.drop_unsent(endpoint));
+    }
+
     pub(super) fn drain(&mut self, assigned: impl Fn(&EndpointKey) -> bool) -> Vec<EndpointKey> {
         let lost: Vec<_> = self
             .endpoints

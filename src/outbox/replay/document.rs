@@ -3,24 +3,9 @@
 use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 
 use super::Replayable;
-use super::selection::{Candidate, Selection};
 use crate::outbox::document::{HISTORY, LAYOUT};
+use crate::outbox::selection::{Candidate, Selection};
 use crate::outbox::versions::raw;
-
-/// What is read of it: no payload.
-pub(super) const FIELDS: [&str; 11] = [
-    "version",
-    "state",
-    "endpoint",
-    "finishedAt",
-    "attempts",
-    "lastError",
-    "results",
-    "history.at",
-    "deliveries.event",
-    "deliveries.type",
-    "deliveries.occurredAt",
-];
 
 /// A document of which something is chosen.
 #[derive(Debug)]

@@ -184,7 +184,13 @@ async fn a_privilege_that_is_missing_is_named_with_the_line_of_the_role_and_work
         "changeStream",
     ];
     let privileges = |state: &[&str]| -> Vec<Document> {
-        let others = ["badgeusers", "memberconfigs", "webhook_outbox", "webhook_stats"];
+        let others = [
+            "badgeusers",
+            "memberconfigs",
+            "webhook_outbox",
+            "webhook_stats",
+            "webhook_operations",
+        ];
         let mut all: Vec<_> = others.iter().map(|collection| all(collection, &everything)).collect();
         all.push(doc! { "resource": { "db": name, "collection": "" }, "actions": ["listCollections"] });
         all.push(doc! { "resource": { "db": name, "collection": "webhook_state" }, "actions": state });

@@ -1,0 +1,46 @@
+//! `certhookd cancel`: ends what waits, or dead letters.
+
+use bson::doc;
+use tokio_util::sync::CancellationToken;
+
+use super::ask::{Which, Who, ask, resolve};
+use crate::config::Config;
+use crate::model::count;
+use crate::operations::Kind;
+use crate::store::Store;
+
+/// What to end.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// Deliveries in these states.
+    #[arg(long, value_delimiter = ',', default_value = "pending", value_parser = ["pending", "dead"])]
+    state: Vec<String>,
+    /// Count what would end; change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    who: Who,
+}
+
+pub(super) async fn run(config: &Config, mut args: Args) -> anyhow::Result<()> {
+    let dry_run = args.dry_run;
+    let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
+    let done = async {
+        let organization = args.which.organization.as_deref();
+        args.which.endpoint = resolve(&store, config, args.which.endpoint.take(), organization).await?;
+        let selection = args.which.selection(&args.state)?;
+        ask(&store, Kind::Cancel, selection, doc! { "dryRun": dry_run }, &args.who).await
+    };
+    let done = done.await;
+    store.close().await;
+    if let Some(result) = done? {
+        let deliveries = count(result.get_i64("deliveries")?.unsigned_abs(), "delivery");
+        match dry_run {
+            true => say!("{deliveries} would be cancelled"),
+            false => say!("{deliveries} cancelled; kept, `certhookd replay --state cancelled` sends them"),
+        }
+    }
+    Ok(())
+}

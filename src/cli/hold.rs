@@ -1,0 +1,94 @@
+//! `certhookd hold` and `certhookd release`.
+
+use anyhow::{Context, ensure};
+use bson::{DateTime, Document, doc};
+use tokio_util::sync::CancellationToken;
+
+use super::ask::{Who, Whose, ask, instant, resolve};
+use crate::config::Config;
+use crate::model::count;
+use crate::operations::{Holds, Kind};
+use crate::service::one_line;
+use crate::store::Store;
+
+/// Have deliveries wait.
+#[derive(Debug, clap::Args)]
+pub(super) struct Hold {
+    #[command(flatten)]
+    whose: Whose,
+    /// Until then, e.g. 2026-11-24T06:00:00Z; without it until a release.
+    #[arg(long, value_parser = instant)]
+    until: Option<DateTime>,
+    #[command(flatten)]
+    who: Who,
+}
+
+/// Have deliveries that wait go out.
+#[derive(Debug, clap::Args)]
+pub(super) struct Release {
+    #[command(flatten)]
+    whose: Whose,
+    #[command(flatten)]
+    who: Who,
+}
+
+pub(super) async fn hold(config: &Config, args: Hold) -> anyhow::Result<()> {
+    let options = args.until.map_or_else(Document::new, |until| doc! { "until": until });
+    let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
+    let done = change(&store, config, Kind::Hold, args.whose, options, &args.who).await;
+    store.close().await;
+    if let Some(result) = done? {
+        let instances = count(result.get_i64("instances")?.unsigned_abs(), "instance");
+        let target = one_line(result.get_str("target")?);
+        say!("{target} is held: {instances} have seen it, nothing begins any more; what was in flight finishes");
+    }
+    Ok(())
+}
+
+pub(super) async fn release(config: &Config, args: Release) -> anyhow::Result<()> {
+    let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
+    let done = change(&store, config, Kind::Release, args.whose, doc! {}, &args.who).await;
+    let left = match &done {
+        Ok(Some(_)) => still_held(&store).await,
+        _ => Ok(Vec::new()),
+    };
+    store.close().await;
+    if let Some(result) = done? {
+        say!("{} is released", one_line(result.get_str("target")?));
+        left?.iter().for_each(|line| say!("{line}"));
+    }
+    Ok(())
+}
+
+async fn change(
+    store: &Store,
+    config: &Config,
+    kind: Kind,
+    whose: Whose,
+    options: Document,
+    who: &Who,
+) -> anyhow::Result<Option<Document>> {
+    let endpoint = resolve(store, config, whose.endpoint, whose.organization.as_deref()).await?;
+    let mut selection = doc! {};
+    if whose.all {
+        selection.insert("all", true);
+    }
+    selection.extend(endpoint.map(|endpoint| ("endpoint".to_owned(), endpoint.into())));
+    selection.extend(
+        whose
+            .organization
+            .map(|organization| ("organization".to_owned(), organization.into())),
+    );
+    ensure!(!selection.is_empty(), "nothing is chosen");
+    ask(store, kind, selection, options, who).await
+}
+
+/// A line for each hold that lasts: a release of one endpoint leaves its organization held.
+async fn still_held(store: &Store) -> anyhow::Result<Vec<String>> {
+    let holds = Holds::default();
+    holds.load(store).await.context("what is still held can't be read")?;
+    let now = *super::hello(store).await?.get_datetime("localTime")?;
+    let line =
+        |hold: &crate::operations::Hold| format!("{} is held {}", one_line(&hold.target), one_line(hold.describe()));
+    Ok(holds.lasting(now).iter().map(line).collect())
+}

@@ -1,0 +1,271 @@
+//! Finds operations, and has those that make sense carried out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bson::{Bson, Document, doc};
+use futures_util::TryStreamExt;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info};
+
+use super::document::{Request, id_text};
+use super::running::{Running, Unfinished};
+use crate::cluster::Cluster;
+use crate::model::{Clock, Reloadable};
+use crate::outbox::Outbox;
+use crate::platform::Directory;
+use crate::sender::Client;
+use crate::store::{Error, Kind, Pauses, Result, Store, ensure_operations};
+
+/// How often is looked for operations that were inserted.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Operations that are carried out at once, at most; others wait.
+pub(super) const AT_ONCE: usize = 16;
+
+/// Steps of operations at once, at most. They take turns.
+const STEPS_AT_ONCE: usize = 2;
+
+/// Operations that are read at a time.
+const READ: i64 = 200;
+
+/// States in which nothing is left to be done.
+pub(super) const FINAL: [&str; 4] = ["done", "refused", "cancelled", "failed"];
+
+/// What carries operations out.
+#[derive(Clone)]
+pub struct Executor {
+    pub(super) parts: Parts,
+    pub(super) turns: Arc<Semaphore>,
+}
+
+/// What it needs.
+#[derive(Clone)]
+pub struct Parts {
+    /// Holds our collections.
+    pub store: Store,
+    /// Whose documents are changed.
+    pub outbox: Outbox,
+    /// Says who holds the lease, and which instances live.
+    pub cluster: Cluster,
+    /// Tells the database's time.
+    pub clock: Clock,
+    /// Knows the endpoints.
+    pub directory: Directory,
+    /// Sends samples.
+    pub client: Reloadable<Client>,
+    /// Has this instance act on a control number.
+    pub act_on: Arc<dyn Fn(i64) + Send + Sync>,
+    /// How long operations that have ended are kept.
+    pub retention: Duration,
+}
+
+/// What is being carried out.
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<String>,
+    /// By the `_id` as text: who asked for it may cancel it.
+    cancels: HashMap<String, CancellationToken>,
+    /// Ends all of them, where they are.
+    term: CancellationToken,
+}
+
+impl Executor {
+    /// What carries operations out, not running yet.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            turns: Arc::new(Semaphore::new(STEPS_AT_ONCE)),
+        }
+    }
+
+    /// Carries operations out while this instance holds the lease, until `stop`. `beat` is called after every look.
+    pub async fn run(self, stop: CancellationToken, beat: impl Fn()) {
+        let lease = self.parts.cluster.lease();
+        let mut tasks = Tasks::default();
+        let mut refused = Pauses::default();
+        let mut tries = self.parts.store.outage().tries();
+        let mut has_indexes = false;
+        while stop.run_until_cancelled(tasks.wait(LOOK_EVERY)).await.is_some() {
+            beat();
+            if lease.borrow().is_none() {
+                tasks.abandon().await;
+                continue;
+            }
+            let began = Instant::now();
+            if !has_indexes {
+                match ensure_operations(&self.parts.store, self.parts.retention).await {
+                    Ok(()) => has_indexes = true,
+                    Err(error) => {
+                        tries.failed("create the indexes of the operations", &error, began);
+                        continue;
+                    }
+                }
+            }
+            match self.look(&mut tasks, &mut refused).await {
+                Ok(()) => tries.succeeded(),
+                Err(error) => tries.failed("look for operations", &error, began),
+            }
+        }
+        tasks.abandon().await;
+    }
+
+    async fn look(&self, tasks: &mut Tasks, refused: &mut Pauses<String>) -> Result<()> {
+        let filter = doc! { "state": { "$nin": FINAL.as_slice() } };
+        let operations = self.parts.store.operations();
+        let find = operations.find(filter).sort(doc! { "state": 1, "_id": 1 }).limit(READ);
+        let found: Vec<Document> = find.await?.try_collect().await?;
+        for document in found {
+            let id = document.get("_id").cloned().unwrap_or(Bson::Null);
+            let name = id_text(&id);
+            if let Some(cancel) = tasks.cancels.get(&name) {
+                if document.get_bool("cancel").unwrap_or(false) {
+                    cancel.cancel();
+                }
+                continue;
+            }
+            if refused.has(&name, Instant::now()) {
+                continue;
+            }
+            match self.begin(id, document, tasks).await {
+                Ok(()) => refused.accepted(&name),
+                Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Conflict) => return Err(error),
+                Err(error) => {
+                    let pause = refused.refused(name.clone(), Instant::now()).as_secs();
+                    error!(operation = name, %error, "MongoDB refuses to change an operation: it is left alone for {pause} s, the others go on");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses it, or begins it, or goes on with it where another instance was.
+    async fn begin(&self, id: Bson, document: Document, tasks: &mut Tasks) -> Result<()> {
+        let request = match Request::read(&document).and_then(|request| self.resolve(request)) {
+            Ok(request) => request,
+            Err(why) => return self.refuse(&id, &why).await,
+        };
+        if tasks.cancels.len() >= AT_ONCE && !request.is_quick() {
+            return Ok(());
+        }
+        let cancel = CancellationToken::new();
+        if request.cancel {
+            cancel.cancel();
+        }
+        let Some(document) = self.take_over(&id, &document).await? else {
+            return Ok(());
+        };
+        let (name, kind) = (id_text(&id), request.kind.as_str());
+        info!(
+            operation = name,
+            kind,
+            by = request.by,
+            reason = request.reason,
+            "an operation is carried out"
+        );
+        tasks.cancels.insert(name.clone(), cancel.clone());
+        let running = Running::new(self.clone(), id, request, &document, cancel, tasks.term.clone());
+        tasks.running.spawn(async move {
+            if let Err(Unfinished) = running.run().await {
+                debug!(operation = name, "an operation is left to whoever holds the lease");
+            }
+            name
+        });
+        Ok(())
+    }
+
+    async fn refuse(&self, id: &Bson, why: &str) -> Result<()> {
+        info!(operation = id_text(id), why, "an operation is refused");
+        let now = self.parts.clock.now();
+        let set = doc! { "state": "refused", "error": why, "finishedAt": now, "instance": self.instance_id() };
+        let filter = doc! { "_id": id, "state": { "$nin": FINAL.as_slice() } };
+        let operations = self.parts.store.operations();
+        operations.update_one(filter, doc! { "$set": set }).await?;
+        Ok(())
+    }
+
+    /// Notes that this instance carries it out. Returns the document as it is then; `None` if it has ended meanwhile.
+    async fn take_over(&self, id: &Bson, document: &Document) -> Result<Option<Document>> {
+        let mut set = doc! { "state": "running", "instance": self.instance_id() };
+        let is_new = !document.get_str("state").is_ok_and(|state| state == "running");
+        let mut unset = doc! { "error": 1, "finishedAt": 1 };
+        if is_new {
+            let now = self.parts.clock.now();
+            set.extend(doc! { "startedAt": now, "progress": { "done": 0_i64 } });
+            unset.extend(doc! { "result": 1, "control": 1 });
+            if document.get("at").is_none() {
+                set.insert("at", now);
+            }
+        }
+        let filter = doc! { "_id": id, "state": document.get("state") };
+        let operations = self.parts.store.operations();
+        let update = operations.find_one_and_update(filter, doc! { "$set": set, "$unset": unset });
+        Ok(update.return_document(mongodb::options::ReturnDocument::After).await?)
+    }
+
+    pub(super) fn instance_id(&self) -> &str {
+        self.parts.cluster.instance_id()
+    }
+
+    /// An endpoint that is named by its id alone gets its organization.
+    fn resolve(&self, mut request: Request) -> std::result::Result<Request, String> {
+        let Some(id) = request.bare_endpoint() else {
+            return Ok(request);
+        };
+        let mut keys = self.parts.directory.keys();
+        keys.retain(|key| key.endpoint() == id);
+        match keys.as_slice() {
+            [key] => {
+                request.set_endpoint(key);
+                Ok(request)
+            }
+            [] => Err(format!(
+                "`selection.endpoint`: no endpoint {id} is configured; one that was deleted is named as ORGANIZATION/{id}"
+            )),
+            _ => Err(format!(
+                "`selection.endpoint`: several organizations have an endpoint {id}; name it as ORGANIZATION/{id}"
+            )),
+        }
+    }
+}
+
+impl Tasks {
+    /// Waits that long, or until a task ends.
+    async fn wait(&mut self, time: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(time) => {}
+            Some(ended) = self.running.join_next() => self.ended(ended),
+        }
+    }
+
+    fn ended(&mut self, ended: std::result::Result<String, tokio::task::JoinError>) {
+        match ended {
+            Ok(name) => drop(self.cancels.remove(&name)),
+            // It is begun again with the next look, as after a crash.
+            Err(panic) => {
+                error!(%panic, "a bug in this daemon broke off an operation: it is begun again; please report it");
+                self.cancels.retain(|_, cancel| !cancel.is_cancelled());
+            }
+        }
+    }
+
+    /// Ends all of them where they are: another instance goes on with them.
+    async fn abandon(&mut self) {
+        if self.cancels.is_empty() {
+            return;
+        }
+        self.term.cancel();
+        while self.running.join_next().await.is_some() {}
+        *self = Self::default();
+    }
+}
+
+impl From<Error> for Unfinished {
+    fn from(error: Error) -> Self {
+        debug!(%error, "an operation could not go on");
+        Self
+    }
+}

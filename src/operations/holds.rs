@@ -1,0 +1,235 @@
+//! Who is held: documents of `webhook_state`, `hold/all`, `hold/organization/ID` and `hold/endpoint/ORGANIZATION/ENDPOINT`, and what
+//! an instance knows of them.
+
+use std::collections::HashMap;
+
+use bson::{DateTime, Document, RawBson, RawDocumentBuf, doc, rawdoc};
+use futures_util::TryStreamExt;
+use serde::Serialize;
+
+use crate::model::{EndpointKey, Reloadable};
+use crate::store::{CONTROL, Result, Store, upsert_row};
+
+/// Of which part of the endpoints the deliveries wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// All of them, e-mails too.
+    All,
+    /// Those of an organization.
+    Organization(String),
+    /// One.
+    Endpoint(EndpointKey),
+}
+
+impl Target {
+    fn document_id(&self) -> String {
+        match self {
+            Self::All => "hold/all".into(),
+            Self::Organization(organization) => format!("hold/organization/{organization}"),
+            Self::Endpoint(endpoint) => format!("hold/endpoint/{endpoint}"),
+        }
+    }
+
+    fn of_document(id: &str) -> Option<Self> {
+        let rest = id.strip_prefix("hold/")?;
+        Some(match rest.split_once('/') {
+            None if rest == "all" => Self::All,
+            Some(("organization", organization)) => Self::Organization(organization.to_owned()),
+            Some(("endpoint", endpoint)) => Self::Endpoint(EndpointKey::from_stored(endpoint)),
+            _ => return None,
+        })
+    }
+}
+
+/// `everything`, `organization ID` or `endpoint ORGANIZATION/ENDPOINT`.
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::All => f.write_str("everything"),
+            Self::Organization(organization) => write!(f, "organization {organization}"),
+            Self::Endpoint(endpoint) => write!(f, "endpoint {endpoint}"),
+        }
+    }
+}
+
+impl Serialize for Target {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// That deliveries wait because somebody said so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hold {
+    /// Whose.
+    pub target: Target,
+    /// Who said so.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    #[serde(serialize_with = "crate::status::rfc3339_if_known")]
+    pub at: Option<DateTime>,
+    /// It ends by itself then; `None`: with a release alone.
+    #[serde(serialize_with = "crate::status::rfc3339_if_known")]
+    pub until: Option<DateTime>,
+}
+
+impl Hold {
+    fn read(document: &Document) -> Option<Self> {
+        let text = |field| document.get_str(field).unwrap_or_default().to_owned();
+        let instant = |field| document.get_datetime(field).ok().copied();
+        Some(Self {
+            target: Target::of_document(document.get_str("_id").ok()?)?,
+            by: text("by"),
+            reason: text("reason"),
+            at: instant("at"),
+            until: instant("until"),
+        })
+    }
+
+    /// The row of an update that writes it down, over an earlier hold of the same target.
+    pub(super) fn row(&self) -> RawDocumentBuf {
+        let at = self.at.map_or(RawBson::Null, RawBson::DateTime);
+        let until = self.until.map_or(RawBson::Null, RawBson::DateTime);
+        let set = rawdoc! { "by": &*self.by, "reason": &*self.reason, "at": at, "until": until };
+        upsert_row(rawdoc! { "_id": self.target.document_id() }, rawdoc! { "$set": set })
+    }
+
+    fn lasts(&self, now: DateTime) -> bool {
+        self.until.is_none_or(|until| until > now)
+    }
+
+    /// `by NAME until INSTANT: REASON`, text from outside.
+    pub fn describe(&self) -> String {
+        let by = if self.by.is_empty() { "somebody" } else { &self.by };
+        let until = self.until.and_then(|until| until.try_to_rfc3339_string().ok());
+        let until = until.map_or_else(String::new, |until| format!(" until {until}"));
+        let reason = if self.reason.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", self.reason)
+        };
+        format!("by {by}{until}{reason}")
+    }
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    all: Option<Hold>,
+    organizations: HashMap<String, Hold>,
+    endpoints: HashMap<EndpointKey, Hold>,
+}
+
+impl Known {
+    fn holds(&self) -> impl Iterator<Item = &Hold> {
+        self.all
+            .iter()
+            .chain(self.organizations.values())
+            .chain(self.endpoints.values())
+    }
+}
+
+/// What is held, as far as this instance knows.
+#[derive(Clone, Debug)]
+pub struct Holds(Reloadable<Known>);
+
+impl Default for Holds {
+    fn default() -> Self {
+        Self(Reloadable::new(Known::default()))
+    }
+}
+
+impl Holds {
+    /// Reads what is held now. Returns the control number of which it is, or an earlier one.
+    ///
+    /// # Errors
+    /// MongoDB refused or is unavailable.
+    pub async fn load(&self, store: &Store) -> Result<i64> {
+        // Read first: what is held is then no older.
+        let control = store.state().find_one(doc! { "_id": CONTROL }).await?;
+        let mut known = Known::default();
+        for hold in read(store).await? {
+            match &hold.target {
+                Target::All => known.all = Some(hold),
+                Target::Organization(organization) => drop(known.organizations.insert(organization.clone(), hold)),
+                Target::Endpoint(endpoint) => drop(known.endpoints.insert(endpoint.clone(), hold)),
+            }
+        }
+        self.0.set(known);
+        Ok(control.and_then(|control| control.get_i64("number").ok()).unwrap_or(0))
+    }
+
+    /// Why the deliveries of that endpoint wait, if somebody said so.
+    pub fn of(&self, endpoint: &EndpointKey, now: DateTime) -> Option<Hold> {
+        let known = self.0.get();
+        let holds = [
+            known.endpoints.get(endpoint),
+            known.organizations.get(endpoint.organization()),
+            known.all.as_ref(),
+        ];
+        holds.into_iter().flatten().find(|hold| hold.lasts(now)).cloned()
+    }
+
+    /// Whether the deliveries of that endpoint wait because somebody said so.
+    pub fn is_held(&self, endpoint: &EndpointKey, now: DateTime) -> bool {
+        let known = self.0.get();
+        let lasts = |hold: Option<&Hold>| hold.is_some_and(|hold| hold.lasts(now));
+        lasts(known.all.as_ref())
+            || lasts(known.organizations.get(endpoint.organization()))
+            || lasts(known.endpoints.get(endpoint))
+    }
+
+    /// When the next hold ends by itself.
+    pub fn next_end(&self, now: DateTime) -> Option<DateTime> {
+        let known = self.0.get();
+        known
+            .holds()
+            .filter_map(|hold| hold.until)
+            .filter(|until| *until > now)
+            .min()
+    }
+
+    /// Every hold that lasts, that of everything first.
+    pub fn lasting(&self, now: DateTime) -> Vec<Hold> {
+        self.0.get().holds().filter(|hold| hold.lasts(now)).cloned().collect()
+    }
+}
+
+/// All holds, those that have ended by themselves too.
+///
+/// # Errors
+/// MongoDB refused or is unavailable.
+async fn read(store: &Store) -> Result<Vec<Hold>> {
+    let filter = doc! { "_id": { "$gte": "hold/", "$lt": "hold0" } };
+    let found: Vec<Document> = store.state().find(filter).await?.try_collect().await?;
+    Ok(found.iter().filter_map(Hold::read).collect())
+}
+
+/// Holds everything, for `service.start_held`: instances that run already act on it too.
+///
+/// # Errors
+/// MongoDB refused or is unavailable.
+pub async fn hold_everything(store: &Store, now: DateTime) -> Result<()> {
+    let set = doc! { "by": "service.start_held", "reason": "every start holds everything", "at": now, "until": null };
+    let (state, id) = (store.state(), Target::All.document_id());
+    state
+        .update_one(doc! { "_id": id }, doc! { "$set": set })
+        .upsert(true)
+        .await?;
+    let raise = doc! { "$inc": { "number": 1_i64 } };
+    state.update_one(doc! { "_id": CONTROL }, raise).upsert(true).await?;
+    Ok(())
+}
+
+/// The filter for the holds that a release of that target ends: its own, and those of what belongs to it.
+pub(super) fn released_by(target: &Target) -> Document {
+    match target {
+        Target::All => doc! { "_id": { "$gte": "hold/", "$lt": "hold0" } },
+        Target::Organization(organization) => doc! { "$or": [
+            { "_id": target.document_id() },
+            { "_id": { "$gte": format!("hold/endpoint/{organization}/"), "$lt": format!("hold/endpoint/{organization}0") } },
+        ] },
+        Target::Endpoint(_) => doc! { "_id": target.document_id() },
+    }
+}

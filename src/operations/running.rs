@@ -1,0 +1,274 @@
+//! One operation that is carried out.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use bson::{Bson, DateTime, Document, RawDocumentBuf, doc, rawdoc};
+use mongodb::options::FindOptions;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::document::{Kind, Request, id_text};
+use super::executor::Executor;
+use super::holds::{Hold, Target, released_by};
+use super::sample;
+use crate::failpoint;
+use crate::store::{
+    self, Backoff, CONTROL, Error, OPERATIONS, Result, STATE, Transaction, Writer, update_row, upsert_row,
+};
+
+/// It is not finished here: the daemon stops, or another instance goes on with it.
+#[derive(Debug)]
+pub(super) struct Unfinished;
+
+/// How it ended.
+pub(super) enum Ended {
+    Done(Document),
+    Cancelled(Document),
+    Failed(String),
+}
+
+/// An operation, as this instance carries it out.
+pub(super) struct Running {
+    pub(super) executor: Executor,
+    pub(super) id: Bson,
+    pub(super) request: Request,
+    /// When it was first begun: what ends later is not meant.
+    pub(super) started_at: DateTime,
+    /// The control number that it has raised already.
+    control: Option<i64>,
+    /// How many deliveries it is about, if they were counted already.
+    pub(super) of: Option<i64>,
+    pub(super) cancel: CancellationToken,
+    term: CancellationToken,
+    /// Whether what it cancels is counted in the statistics.
+    pub(super) is_counted: AtomicBool,
+}
+
+impl Running {
+    pub(super) fn new(
+        executor: Executor,
+        id: Bson,
+        request: Request,
+        document: &Document,
+        cancel: CancellationToken,
+        term: CancellationToken,
+    ) -> Self {
+        let started_at = document.get_datetime("startedAt").copied();
+        let progress = document.get_document("progress").ok();
+        Self {
+            started_at: started_at.unwrap_or_else(|_| executor.parts.clock.now()),
+            control: document.get_i64("control").ok(),
+            of: progress.and_then(|progress| progress.get_i64("of").ok()),
+            executor,
+            id,
+            request,
+            cancel,
+            term,
+            is_counted: AtomicBool::new(true),
+        }
+    }
+
+    pub(super) async fn run(mut self) -> std::result::Result<(), Unfinished> {
+        let ended = match self.request.kind {
+            Kind::Hold | Kind::Release => self.hold().await?,
+            Kind::Replay | Kind::Cancel => self.in_steps().await?,
+            Kind::Test => self.test().await,
+        };
+        self.finish(ended).await
+    }
+
+    /// Whose deliveries wait from now on, or no longer.
+    async fn hold(&mut self) -> std::result::Result<Ended, Unfinished> {
+        let Some(target) = self.request.target.clone() else {
+            return Ok(Ended::Failed("nothing is meant".into()));
+        };
+        let rows = vec![match self.request.kind {
+            Kind::Hold => Hold {
+                target: target.clone(),
+                by: self.request.by.clone(),
+                reason: self.request.reason.clone(),
+                at: Some(self.started_at),
+                until: self.request.until,
+            }
+            .row(),
+            _ => release_row(&target, self.started_at)?,
+        }];
+        match self.raise_control(rows).await? {
+            Ok(instances) => {
+                let instances = i64::try_from(instances).unwrap_or(i64::MAX);
+                Ok(Ended::Done(
+                    doc! { "target": target.to_string(), "instances": instances },
+                ))
+            }
+            Err(error) => Ok(Ended::Failed(error)),
+        }
+    }
+
+    /// Writes these rows of `webhook_state` and raises the control number in one transaction, then waits until every living instance
+    /// has acted on it. Returns how many live.
+    pub(super) async fn raise_control(
+        &mut self,
+        rows: Vec<RawDocumentBuf>,
+    ) -> std::result::Result<std::result::Result<usize, String>, Unfinished> {
+        let number = match self.control {
+            Some(number) => number,
+            None => match self.persist(|| self.try_raise(rows.clone())).await? {
+                Ok(number) => number,
+                Err(error) => return Ok(Err(error)),
+            },
+        };
+        self.control = Some(number);
+        failpoint::reach("control-raised");
+        (self.executor.parts.act_on)(number);
+        self.acknowledged(number).await.map(Ok)
+    }
+
+    async fn try_raise(&self, mut rows: Vec<RawDocumentBuf>) -> Result<i64> {
+        let store = &self.executor.parts.store;
+        let mut transaction = store.begin(Writer::Operations).await?;
+        rows.push(upsert_row(
+            rawdoc! { "_id": CONTROL },
+            rawdoc! { "$inc": { "number": 1_i64 } },
+        ));
+        transaction.update(STATE, rows.iter()).await?;
+        let state = store.database().collection(STATE);
+        let control = transaction
+            .find(&state, doc! { "_id": CONTROL }, FindOptions::default(), |_| true)
+            .await?;
+        let number = control
+            .first()
+            .and_then(|control| control.get_i64("number").ok())
+            .unwrap_or(0);
+        self.note_in_transaction(&mut transaction, rawdoc! { "$set": { "control": number } })
+            .await?;
+        failpoint::reach("control-to-be-raised");
+        transaction.commit().await?;
+        Ok(number)
+    }
+
+    /// Writes down how far it has come, if this instance still carries it out.
+    ///
+    /// # Errors
+    /// Another does; or the transaction is spoiled.
+    pub(super) async fn note_in_transaction(
+        &self,
+        transaction: &mut Transaction,
+        update: RawDocumentBuf,
+    ) -> Result<()> {
+        let id = bson::RawBson::try_from(self.id.clone()).map_err(mongodb::error::Error::custom)?;
+        let filter = rawdoc! { "_id": id, "state": "running", "instance": self.executor.instance_id() };
+        let row = update_row(filter, update, false);
+        let reply = transaction.update(OPERATIONS, [row].iter()).await?;
+        match reply.matched {
+            0 => {
+                self.term.cancel();
+                Err(Error::refused("another instance carries the operation out"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tries until it works, or until MongoDB refuses: returns what it says then.
+    pub(super) async fn persist<T, F>(
+        &self,
+        operation: impl Fn() -> F,
+    ) -> std::result::Result<std::result::Result<T, String>, Unfinished>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut backoff = Backoff::default();
+        loop {
+            self.go_on()?;
+            let error = match operation().await {
+                Ok(value) => return Ok(Ok(value)),
+                Err(error) => error,
+            };
+            self.go_on()?;
+            match error.kind() {
+                store::Kind::Refused | store::Kind::Denied | store::Kind::TooLarge => {
+                    return Ok(Err(error.to_string()));
+                }
+                store::Kind::Unavailable | store::Kind::Conflict | store::Kind::Authentication => {}
+            }
+            if self.term.run_until_cancelled(backoff.wait()).await.is_none() {
+                return Err(Unfinished);
+            }
+        }
+    }
+
+    /// Changes the operation's document, if `filter` still matches it.
+    pub(super) async fn update(&self, filter: Document, update: Document) -> Result<()> {
+        self.executor
+            .parts
+            .store
+            .operations()
+            .update_one(filter, update)
+            .await?;
+        Ok(())
+    }
+
+    /// The filter for the operation's document while this instance carries it out.
+    pub(super) fn own(&self) -> Document {
+        doc! { "_id": &self.id, "state": "running", "instance": self.executor.instance_id() }
+    }
+
+    /// Whether this instance still carries it out.
+    pub(super) fn go_on(&self) -> std::result::Result<(), Unfinished> {
+        if self.term.is_cancelled() {
+            Err(Unfinished)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Rests that long, or until who asked for it wants it to stop.
+    pub(super) async fn rest(&self, time: Duration) -> std::result::Result<(), Unfinished> {
+        tokio::select! {
+            () = tokio::time::sleep(time) => {}
+            () = self.cancel.cancelled() => {}
+            () = self.term.cancelled() => {}
+        }
+        self.go_on()
+    }
+
+    async fn test(&self) -> Ended {
+        let parts = &self.executor.parts;
+        let sent = sample::send(parts, &self.request.selection).await;
+        sent.map_or_else(Ended::Failed, Ended::Done)
+    }
+
+    async fn finish(&self, ended: Ended) -> std::result::Result<(), Unfinished> {
+        let (state, result, error) = match ended {
+            Ended::Done(result) => ("done", Some(result), None),
+            Ended::Cancelled(result) => ("cancelled", Some(result), None),
+            Ended::Failed(error) => ("failed", None, Some(error)),
+        };
+        let (id, kind) = (id_text(&self.id), self.request.kind.as_str());
+        match &error {
+            Some(error) => tracing::error!(operation = id, kind, error, "an operation has failed"),
+            None => info!(operation = id, kind, state, "an operation has ended"),
+        }
+        let parts = &self.executor.parts;
+        let mut set = doc! { "state": state, "finishedAt": parts.clock.now() };
+        set.extend(result.map(|result| ("result".to_owned(), result.into())));
+        set.extend(error.map(|error| ("error".to_owned(), error.into())));
+        failpoint::reach("operation-to-be-finished");
+        let update = doc! { "$set": set };
+        let write = || self.update(self.own(), update.clone());
+        self.persist(write).await?.map(drop).map_err(|error| {
+            tracing::error!(
+                operation = id,
+                kind,
+                error,
+                "MongoDB refuses the result of an operation: it is carried out again"
+            );
+            Unfinished
+        })
+    }
+}
+
+fn release_row(target: &Target, now: DateTime) -> std::result::Result<RawDocumentBuf, Unfinished> {
+    let filter = RawDocumentBuf::try_from(&released_by(target)).map_err(|_| Unfinished)?;
+    Ok(update_row(filter, rawdoc! { "$set": { "until": now } }, true))
+}

@@ -1,0 +1,85 @@
+//! Acting on what an operation has changed for all instances: the control number of `webhook_state`.
+//!
+//! Whoever raises it waits until every living instance has stated in its heartbeat that it has acted on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::DateTime;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::Engine;
+use crate::store::{Kind, Stopped};
+
+/// How long until it is tried again to put behind what somebody else wrote to meanwhile.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Follows the control number, and the ends of holds that end by themselves, until `stop`.
+///
+/// # Errors
+/// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable.
+pub(super) async fn control(engine: Arc<Engine>, stop: CancellationToken) -> Result<(), Stopped> {
+    let mut wanted = engine.control.subscribe();
+    // What was read before this subscribed.
+    wanted.mark_changed();
+    loop {
+        let now = engine.clock.now();
+        let end = engine.holds.next_end(now);
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            changed = wanted.changed() => if changed.is_err() { return Ok(()) },
+            () = sleep_until(end, now) => {
+                engine.waiting.look_now();
+                continue;
+            }
+        }
+        wanted.borrow_and_update();
+        let load = || engine.holds.load(&engine.store);
+        let number = engine.store.persist("read what is held", load).await?;
+        let now = engine.clock.now();
+        engine.queue.drop_held(|endpoint| engine.holds.is_held(endpoint, now));
+        engine.waiting.look_now();
+        engine.cluster.acknowledge(number);
+        let holds = engine.holds.lasting(now).len();
+        debug!(number, holds, "acted on what operations have changed");
+    }
+}
+
+/// At most a day: clocks are corrected meanwhile.
+async fn sleep_until(end: Option<DateTime>, now: DateTime) {
+    const LONGEST: Duration = Duration::from_secs(24 * 3600);
+    let Some(end) = end else {
+        return std::future::pending().await;
+    };
+    let millis = end.timestamp_millis() - now.timestamp_millis();
+    tokio::time::sleep(Duration::from_millis(u64::try_from(millis).unwrap_or(0)).min(LONGEST)).await;
+}
+
+/// Puts what has waited for endpoints that are served again behind what happens now, until `stop`.
+pub(super) async fn released(engine: Arc<Engine>, stop: CancellationToken) {
+    while let Some(endpoint) = stop.run_until_cancelled(engine.released.next()).await {
+        info!(
+            organization = endpoint.organization(),
+            endpoint = endpoint.endpoint(),
+            "an endpoint is served again: what has waited goes out behind what happens now, one request at first"
+        );
+        while let Some(since) = engine
+            .endpoint_states
+            .served_since(&endpoint)
+            .filter(|_| !stop.is_cancelled())
+        {
+            match engine.outbox.put_behind(&endpoint, since).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) if error.kind() == Kind::Conflict => {
+                    stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await;
+                }
+                Err(error) => {
+                    debug!(%endpoint, %error, "what has waited for this endpoint goes out before what happens now");
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Hold and release: what is held goes nowhere, in no instance, and nothing of it is lost.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bson::{DateTime, Document, doc};
+use certhookd::model::Clock;
+use certhookd::sandbox::Response;
+use nix::sys::signal::Signal;
+
+use crate::fixture::{
+    Daemon, Fixture, LIMIT, certificate, completed_id, endpoint_key, expired, is_scan, pending_batch,
+};
+
+async fn told(fixture: &Fixture, arguments: &[&str]) -> String {
+    let outcome = fixture.outcome(arguments).await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    outcome.stdout.trim_end().to_owned()
+}
+
+async fn award(fixture: &Fixture, organization: bson::oid::ObjectId) -> Document {
+    let award = certificate(organization, None);
+    fixture.badge_users().insert_one(&award).await.unwrap();
+    award
+}
+
+async fn wait_for_pending(fixture: &Fixture, count: u64) {
+    fixture.wait_for_deliveries(doc! { "state": "pending" }, count).await;
+}
+
+#[tokio::test]
+async fn nothing_begins_in_any_instance_between_done_and_release() {
+    let fixture = Fixture::new().await;
+    let endpoints: Vec<_> = (0..6).map(|n| fixture.endpoint(&format!("/{n}"))).collect();
+    let organization = fixture.organization(endpoints).await;
+    let (_one, _other) = (fixture.daemon().await, fixture.daemon().await);
+    let mut awarded = HashSet::new();
+    for round in 0..3 {
+        for _ in 0..20 {
+            awarded.insert(completed_id(&award(&fixture, organization).await));
+        }
+        let hold = ["hold", "--all", "--by", "ops", "--reason", "a test"];
+        let text = told(&fixture, &hold).await;
+        assert!(
+            text.starts_with("everything is held: 2 instances have seen it"),
+            "{text}"
+        );
+        // What was in flight ends within this machine's pace; what begins now waits.
+        let held = award(&fixture, organization).await;
+        awarded.insert(completed_id(&held));
+        let of_held = doc! { "state": "pending", "event": completed_id(&held) };
+        fixture.wait_for_deliveries(of_held, 6).await;
+        let received = fixture.receiver.requests();
+        let is_of_held = |one: &&certhookd::sandbox::Received| one.header("webhook-id") == completed_id(&held);
+        assert_eq!(received.iter().filter(is_of_held).count(), 0, "round {round}");
+        assert_eq!(told(&fixture, &["release", "--all"]).await, "everything is released");
+        let all = doc! { "state": "delivered" };
+        fixture.wait_for_deliveries(all, awarded.len() as u64 * 6).await;
+    }
+    let received = fixture.receiver.requests();
+    let ids: HashSet<_> = received.iter().map(|one| one.header("webhook-id").to_owned()).collect();
+    assert_eq!(ids, awarded);
+    assert_eq!(received.len(), awarded.len() * 6, "nothing twice");
+}
+
+#[tokio::test]
+async fn an_endpoint_or_an_organization_is_held_and_the_others_go_on() {
+    let fixture = Fixture::new().await;
+    let (held, other) = (fixture.endpoint("/held"), fixture.endpoint("/other"));
+    let organization = fixture.organization(vec![held.clone(), other.clone()]).await;
+    let _daemon = fixture.daemon().await;
+    let id = held.get_object_id("_id").unwrap().to_string();
+    let text = told(
+        &fixture,
+        &["hold", "--endpoint", &id, "--by", "ops", "--reason", "its owner asked"],
+    )
+    .await;
+    assert!(
+        text.starts_with(&format!("endpoint {} is held", endpoint_key(organization, &held))),
+        "{text}"
+    );
+    award(&fixture, organization).await;
+    fixture.receiver.wait_for_total(1, LIMIT).await.unwrap();
+    assert_eq!(
+        (fixture.receiver.count("/held"), fixture.receiver.count("/other")),
+        (0, 1)
+    );
+
+    let organization_id = organization.to_string();
+    told(&fixture, &["hold", "--organization", &organization_id]).await;
+    let shown = told(&fixture, &["status"]).await;
+    assert!(shown.contains("held: by ops: its owner asked"), "{shown}");
+    assert!(
+        shown.contains(&format!("held       organization {organization}")),
+        "{shown}"
+    );
+    award(&fixture, organization).await;
+    wait_for_pending(&fixture, 3).await;
+    let text = told(&fixture, &["release", "--endpoint", &id]).await;
+    assert!(
+        text.contains(&format!("organization {organization} is held by")),
+        "{text}"
+    );
+    assert_eq!(fixture.receiver.total(), 1);
+    told(&fixture, &["release", "--organization", &organization_id]).await;
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 4).await;
+    assert_eq!(
+        (fixture.receiver.count("/held"), fixture.receiver.count("/other")),
+        (2, 2)
+    );
+}
+
+#[tokio::test]
+async fn a_hold_until_an_instant_ends_by_itself() {
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let _daemon = fixture.daemon().await;
+    let until = DateTime::from_millis(Clock::local().timestamp_millis() + 3_000);
+    let hold =
+        doc! { "kind": "hold", "selection": { "all": true }, "options": { "until": until }, "by": "back office" };
+    let done = fixture.operate(hold).await;
+    assert_eq!(done.get_str("state").ok(), Some("done"), "{done}");
+    award(&fixture, organization).await;
+    fixture.receiver.wait_for_total(1, LIMIT).await.unwrap();
+    assert!(Clock::local() >= until);
+}
+
+#[tokio::test]
+async fn what_was_held_goes_out_behind_what_happens_now_one_request_at_first() {
+    const WAITING: usize = 30;
+    let fixture = Fixture::new().await.with("completions.enabled = false");
+    fixture
+        .receiver
+        .script("/a", [Response::ok().after(Duration::from_millis(30))]);
+    let endpoint = fixture.endpoint("/a");
+    let organization = fixture.organization(vec![endpoint.clone()]).await;
+    let daemon = fixture.daemon().await;
+    daemon.wait_for(is_scan).await;
+    told(&fixture, &["hold", "--all"]).await;
+    let key = endpoint_key(organization, &endpoint);
+    let waiting = (0..WAITING).map(|_| pending_batch(&key, &[expired(organization)]));
+    fixture.outbox().insert_many(waiting).await.unwrap();
+    daemon
+        .wait_for(|line| line["message"] == "acted on what operations have changed" && line["holds"] == 1)
+        .await;
+    let noted = doc! { "_id": format!("endpoint/{key}"), "waitingSince": { "$exists": true } };
+    fixture.wait_for_count(&fixture.state(), noted, 1).await;
+    told(&fixture, &["release", "--all"]).await;
+    fixture.receiver.wait_for_total(1, LIMIT).await.unwrap();
+    let now = expired(organization);
+    fixture.badge_users().insert_one(&now).await.unwrap();
+    daemon.signal(Signal::SIGUSR1);
+    fixture.receiver.wait_for_total(WAITING + 1, LIMIT).await.unwrap();
+    let received = fixture.receiver.requests();
+    let id = crate::fixture::expired_id(&now);
+    let place = received.iter().position(|one| one.header("webhook-id") == id).unwrap();
+    assert!(place < WAITING, "what happened meanwhile came last: {place}");
+    assert!(
+        fixture.receiver.max_parallel("/a") <= 2,
+        "one, and one more after 20 successes"
+    );
+}
+
+#[tokio::test]
+async fn a_start_that_holds_sends_nothing_until_a_release() {
+    let fixture = Fixture::new().await.with("service.start_held = true");
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    for count in [1, 2] {
+        let mut daemon = fixture.daemon().await;
+        daemon.wait_for(is_scan).await;
+        award(&fixture, organization).await;
+        wait_for_pending(&fixture, count + 1).await;
+        assert!(daemon.stop().await.success());
+    }
+    assert_eq!(fixture.receiver.total(), 0);
+    let _daemon = fixture.daemon().await;
+    told(&fixture, &["release", "--all"]).await;
+    fixture.receiver.wait_for_total(3, LIMIT).await.unwrap();
+}
+
+#[tokio::test]
+async fn killed_at_each_step_of_a_hold_another_start_ends_it() {
+    for failpoint in ["control-to-be-raised", "control-raised", "operation-to-be-finished"] {
+        let fixture = Fixture::new().await;
+        let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+        let mut command = fixture.command(&["run"]);
+        command.env("FAILPOINTS", format!("{failpoint}=return"));
+        let mut daemon = Daemon::spawn(command);
+        daemon.wait_for(|line| line["message"] == "ready").await;
+        let hold = doc! { "kind": "hold", "selection": { "all": true }, "by": "ops" };
+        let id = fixture.operations().insert_one(hold).await.unwrap().inserted_id;
+        daemon.ended().await;
+        let _daemon = fixture.daemon().await;
+        let ended = fixture.ended(&id).await;
+        assert_eq!(ended.get_str("state").ok(), Some("done"), "{failpoint}: {ended}");
+        award(&fixture, organization).await;
+        wait_for_pending(&fixture, 1).await;
+        assert_eq!(fixture.receiver.total(), 0, "{failpoint}");
+    }
+}
