@@ -5,6 +5,7 @@
 mod output;
 
 mod ask;
+mod backfill;
 mod cancel;
 mod check;
 mod demo;
@@ -91,6 +92,8 @@ enum Command {
     Release(hold::Release),
     /// End deliveries that wait, or dead letters: kept as cancelled, and replayable.
     Cancel(cancel::Args),
+    /// Send an endpoint what its organization's certificates are now: behind what happens meanwhile, at a rate.
+    Backfill(backfill::Args),
     /// Send a sample event to an endpoint as the daemon would, and show request and response. Nothing is stored.
     SendTest(send_test::Args),
     /// Follow deliveries live: one line per change of a delivery, until Ctrl-C.
@@ -167,6 +170,7 @@ async fn execute(args: Args) -> anyhow::Result<ExitCode> {
         Command::Hold(args) => hold::hold(&load(file.as_deref())?, args).await?,
         Command::Release(args) => hold::release(&load(file.as_deref())?, args).await?,
         Command::Cancel(args) => cancel::run(&load(file.as_deref())?, args).await?,
+        Command::Backfill(args) => backfill::run(&load(file.as_deref())?, args).await?,
         Command::SendTest(args) => return send_test::run(&load(file.as_deref())?, args).await,
         Command::Events(args) => events::run(&load(file.as_deref())?, args).await?,
         Command::Status(args) => status::run(&load(file.as_deref())?, args).await?,

@@ -7,6 +7,7 @@
 //! ```
 
 mod acknowledged;
+mod backfill;
 mod client;
 mod document;
 mod executor;

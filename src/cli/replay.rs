@@ -49,7 +49,7 @@ async fn replay(store: &Store, config: &Config, mut args: Args) -> anyhow::Resul
     let selection = args.which.selection(&args.state)?;
     if args.dry_run || args.which.id.is_some() {
         let (first, number) = preview(store, &selection).await?;
-        if args.dry_run && !first.is_empty() {
+        if args.dry_run && (number > 0 || args.which.id.is_none()) {
             show(&first);
         }
         // Nobody need be asked for it.

@@ -145,6 +145,8 @@ pub struct Message {
     pub event_type: EventType,
     /// The request's body, byte for byte.
     pub body: Bytes,
+    /// Whether it is sent again, or late, because somebody asked for it: `X-Webhook-Replay`.
+    pub is_replay: bool,
 }
 
 impl Message {

@@ -23,15 +23,18 @@ pub enum Kind {
     Cancel,
     /// A sample goes to an endpoint.
     Test,
+    /// The present state of an organization's certificates goes to one of its endpoints.
+    Backfill,
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 5] = [
+    const ALL: [(Self, &'static str); 6] = [
         (Self::Replay, "replay"),
         (Self::Hold, "hold"),
         (Self::Release, "release"),
         (Self::Cancel, "cancel"),
         (Self::Test, "test"),
+        (Self::Backfill, "backfill"),
     ];
 
     /// Its name in a document.
@@ -66,6 +69,7 @@ impl Kind {
             ],
             Self::Hold | Self::Release => &["all", "organization", "endpoint"],
             Self::Test => &["organization", "endpoint", "eventType"],
+            Self::Backfill => &["organization", "endpoint", "certificate", "from", "to"],
         }
     }
 
@@ -73,6 +77,7 @@ impl Kind {
         match self {
             Self::Replay | Self::Cancel => &["ratePerSecond", "dryRun"],
             Self::Hold => &["until"],
+            Self::Backfill => &["ratePerSecond", "dryRun", "includeExpired"],
             Self::Release | Self::Test => &[],
         }
     }
@@ -98,6 +103,7 @@ pub struct Request {
     /// Deliveries per second, at most.
     pub(super) rate: Option<f64>,
     pub(super) is_dry_run: bool,
+    pub(super) includes_expired: bool,
     pub(super) by: String,
     pub(super) reason: String,
     pub(super) cancel: bool,
@@ -168,6 +174,7 @@ impl Request {
             until: instant(&options, "options.", "until")?,
             rate: rate(&options)?,
             is_dry_run: boolean(&options, "options.", "dryRun")?,
+            includes_expired: boolean(&options, "options.", "includeExpired")?,
             by: text(document, "by")?,
             reason: text(document, "reason")?,
             cancel: boolean(document, "", "cancel")?,
@@ -245,7 +252,7 @@ fn read_selection(kind: Kind, selection: &Document) -> Result<Selection, Refusal
     let all = boolean(selection, "selection.", "all")?;
     match kind {
         Kind::Hold | Kind::Release => {}
-        Kind::Test if chosen.endpoint.is_none() => return Err(empty("an endpoint")),
+        Kind::Test | Kind::Backfill if chosen.endpoint.is_none() => return Err(empty("an endpoint")),
         _ if !all && !chosen.chooses() => return Err(empty("what is meant, or all: true")),
         _ if all && chosen.chooses() => {
             return Err("`selection`: expected `all` or a choice, found both".into());

@@ -169,7 +169,7 @@ impl Executor {
         tasks.cancels.insert(name.clone(), cancel.clone());
         let running = Running::new(self.clone(), id, request, &document, cancel, tasks.term.clone());
         tasks.running.spawn(async move {
-            if let Err(Unfinished) = running.run().await {
+            if let Err(Unfinished) = running.run(document).await {
                 debug!(operation = name, "an operation is left to whoever holds the lease");
             }
             name

@@ -69,11 +69,12 @@ impl Running {
         }
     }
 
-    pub(super) async fn run(mut self) -> std::result::Result<(), Unfinished> {
+    pub(super) async fn run(mut self, document: Document) -> std::result::Result<(), Unfinished> {
         let ended = match self.request.kind {
             Kind::Hold | Kind::Release => self.hold().await?,
             Kind::Replay | Kind::Cancel => self.in_steps().await?,
             Kind::Test => self.test().await,
+            Kind::Backfill => self.backfill(&document).await?,
         };
         self.finish(ended).await
     }

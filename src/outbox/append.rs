@@ -10,7 +10,7 @@ use mongodb::options::FindOptions;
 use parking_lot::Mutex;
 
 use super::document::{BATCH_BYTES, BATCH_DELIVERIES, encode_batch, hint};
-use super::{Class, Head, NewDelivery, Outbox, single_id};
+use super::{Head, NewDelivery, Outbox, single_id};
 use crate::model::{EndpointKey, EventId};
 use crate::store::{OUTBOX, Result, Transaction};
 
@@ -97,7 +97,7 @@ impl Outbox {
             let (document, due) = encode_batch(&id, &batch, now);
             let head = Head {
                 endpoint: batch[0].endpoint.clone(),
-                class: Class::Live,
+                class: batch[0].class,
                 due,
                 id,
             };
@@ -206,6 +206,7 @@ fn batches(deliveries: Vec<NewDelivery>) -> Vec<Vec<NewDelivery>> {
 mod tests {
     use super::*;
     use crate::model::{EventType, Message};
+    use crate::outbox::Class;
     use bson::{RawBson, RawBsonRef};
     use bytes::Bytes;
 
@@ -216,8 +217,10 @@ mod tests {
                 event_id: EventId::derive(EventType::CertificateExpired, RawBsonRef::Int32(place), at),
                 event_type: EventType::CertificateExpired,
                 body: Bytes::from(vec![b'x'; bytes]),
+                is_replay: false,
             },
             endpoint: EndpointKey::from_stored(endpoint),
+            class: Class::Live,
             certificate: RawBson::Int32(place),
             occurred_at: at,
         }

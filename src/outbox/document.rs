@@ -69,6 +69,8 @@ pub struct NewDelivery {
     pub message: Message,
     /// To whom.
     pub endpoint: EndpointKey,
+    /// In which part of the endpoint's queue it waits.
+    pub class: Class,
     /// The BadgeUser's `_id`.
     pub certificate: RawBson,
     /// When it happened: `expires` or `creationDate`.
@@ -196,7 +198,7 @@ pub(super) fn encode_delivery(message: &Message, certificate: &RawBson, occurred
     }
 }
 
-/// A new batch of these deliveries, which are of one endpoint and in order of occurrence.
+/// A new batch of these deliveries, which are of one endpoint and class and in order of occurrence.
 pub(super) fn encode_batch(id: &str, deliveries: &[NewDelivery], now: DateTime) -> (RawDocumentBuf, DateTime) {
     let first = &deliveries[0];
     // What happened first goes out first.
@@ -209,19 +211,22 @@ pub(super) fn encode_batch(id: &str, deliveries: &[NewDelivery], now: DateTime) 
             delivery.occurred_at,
         ));
     }
-    let document = rawdoc! {
+    let mut document = rawdoc! {
         "_id": id,
         "v": LAYOUT,
         "version": 1,
         "state": "pending",
         "endpoint": first.endpoint.as_str(),
-        "queue": Class::Live.queue(&first.endpoint),
+        "queue": first.class.queue(&first.endpoint),
         "due": due,
         "open": i32::try_from(deliveries.len()).unwrap_or(i32::MAX),
         "createdAt": now,
         "deliveries": entries,
         "results": RawArrayBuf::new(),
     };
+    if first.message.is_replay {
+        document.append(cstr!("replay"), true);
+    }
     (document, due)
 }
 
@@ -300,6 +305,7 @@ struct Attempts {
     first_at: Option<DateTime>,
     redriven: bool,
     begun: u32,
+    is_replay: bool,
 }
 
 fn decode_attempts(document: &RawDocument) -> Attempts {
@@ -309,6 +315,7 @@ fn decode_attempts(document: &RawDocument) -> Attempts {
         first_at: document.get_datetime("firstAttemptAt").ok(),
         redriven: document.get_bool("redriven").unwrap_or(false),
         begun: count("begun").unwrap_or(0),
+        is_replay: document.get_bool("replay").unwrap_or(false),
     }
 }
 
@@ -321,7 +328,7 @@ fn decode_delivery(
     let certificate = entry.get("certificate").ok().flatten();
     let occurred_at = entry.get_datetime("occurredAt");
     Ok(Delivery {
-        message: decode_message(entry)?,
+        message: decode_message(entry, attempts.is_replay)?,
         endpoint: batch.endpoint.clone(),
         attempt: attempts.made.saturating_add(1),
         first_attempt_at: attempts.first_at,
@@ -334,7 +341,7 @@ fn decode_delivery(
     })
 }
 
-fn decode_message(entry: &RawDocument) -> Result<Message, &'static str> {
+fn decode_message(entry: &RawDocument, is_replay: bool) -> Result<Message, &'static str> {
     let event = entry.get_str("event").map_err(|_| "`event` is not a string")?;
     let event_type = entry.get_str("type").ok().and_then(EventType::parse);
     let payload = entry.get_str("payload").map_err(|_| "`payload` is not a string")?;
@@ -342,6 +349,7 @@ fn decode_message(entry: &RawDocument) -> Result<Message, &'static str> {
         event_id: EventId::from_stored(event),
         event_type: event_type.ok_or("`type` is unknown")?,
         body: Bytes::copy_from_slice(payload.as_bytes()),
+        is_replay,
     })
 }
 
@@ -368,7 +376,7 @@ pub(super) fn hint(index: &str) -> mongodb::options::Hint {
 }
 
 /// The fields that a fetch reads of a batch, beside `deliveries`.
-pub(super) const FETCHED_FIELDS: [&str; 10] = [
+pub(super) const FETCHED_FIELDS: [&str; 11] = [
     "version",
     "queue",
     "due",
@@ -378,6 +386,7 @@ pub(super) const FETCHED_FIELDS: [&str; 10] = [
     "firstAttemptAt",
     "redriven",
     "begun",
+    "replay",
     "state",
 ];
 

@@ -51,6 +51,16 @@ pub fn expired(document: &RawDocument, marked_at: DateTime) -> Result<Event, Unf
     }
 }
 
+/// The event of a certificate that has expired and is marked. The payload is the document as it is.
+///
+/// # Errors
+/// As [`expired`].
+pub fn expired_before(document: &RawDocument) -> Result<Event, Unfit> {
+    event(document, EventType::CertificateExpired, "expires", || {
+        Ok(document.to_owned())
+    })
+}
+
 /// The event of a certificate that was awarded. The payload is the document as it is.
 ///
 /// # Errors
@@ -110,6 +120,7 @@ fn event(
             event_id: event_id.clone(),
             event_type,
             body,
+            is_replay: false,
         },
         certificate: RawBson::from(id),
         organization,

@@ -7,6 +7,7 @@ use http::HeaderValue;
 use tracing::debug;
 
 use super::endpoint_states::EndpointStates;
+use crate::cluster::Cluster;
 use crate::dispatch::Deliver;
 use crate::failpoint;
 use crate::mail::Mailer;
@@ -32,6 +33,7 @@ pub struct Courier {
     pub policy: Reloadable<RetryPolicy>,
     pub states: EndpointStates,
     pub holds: Holds,
+    pub cluster: Cluster,
 }
 
 impl Deliver for Courier {
@@ -97,8 +99,8 @@ impl Courier {
     }
 
     async fn send(&self, delivery: &Delivery, now: DateTime, trace: Option<HeaderValue>) -> Outcome {
-        // Since the queue was asked.
-        if self.holds.is_held(&delivery.endpoint, now) {
+        // Since the queue was asked, this process may have been frozen.
+        if self.holds.is_held(&delivery.endpoint, now) || !self.cluster.may_begin(&delivery.endpoint) {
             return Outcome::NotSent;
         }
         match self.directory.find(&delivery.endpoint) {

@@ -309,6 +309,7 @@ impl Engine {
             policy: self.settings.retry.clone(),
             states: self.endpoint_states.clone(),
             holds: self.holds.clone(),
+            cluster: self.cluster.clone(),
         };
         let (states, cluster) = (self.endpoint_states.clone(), self.cluster.clone());
         let (recorder, results) = Recorder::new(RecorderParts {

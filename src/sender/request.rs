@@ -14,6 +14,7 @@ use crate::platform::{Endpoint, is_reserved};
 const SOURCE: HeaderName = HeaderName::from_static("x-webhook-source");
 const EVENT: HeaderName = HeaderName::from_static("x-webhook-event");
 const TEST: HeaderName = HeaderName::from_static("x-webhook-test");
+const REPLAY: HeaderName = HeaderName::from_static("x-webhook-replay");
 const ID: HeaderName = HeaderName::from_static("webhook-id");
 const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
@@ -71,6 +72,9 @@ pub(super) fn build(
     auth::authenticate(&mut headers, endpoint, token)?;
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(ID, HeaderValue::from_str(message.event_id.as_str())?);
+    if message.is_replay {
+        headers.insert(REPLAY, HeaderValue::from_static("true"));
+    }
     headers.insert(TIMESTAMP, HeaderValue::from(timestamp));
     if let Some(signature) = sign::sign(&endpoint.signing_secrets, message, timestamp)? {
         headers.insert(SIGNATURE, signature);

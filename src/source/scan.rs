@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::model::{Clock, Reloadable};
-use crate::outbox::{NewDelivery, Outbox};
+use crate::outbox::{Class, NewDelivery, Outbox};
 use crate::platform::{Directory, Event, badge_user};
 use crate::store::{Stopped, Store};
 
@@ -157,6 +157,7 @@ pub fn deliveries(directory: &Directory, event: &Event) -> Vec<NewDelivery> {
     let delivery = |endpoint| NewDelivery {
         message: event.message.clone(),
         endpoint,
+        class: Class::Live,
         certificate: event.certificate.clone(),
         occurred_at: event.occurred_at,
     };

@@ -90,6 +90,7 @@ async fn pages_and_completions_are_of_every_command_that_people_see() {
     let mut offered: Vec<_> = offered.lines().collect();
     offered.sort_unstable();
     let seen = [
+        "backfill",
         "cancel",
         "check",
         "demo",

@@ -87,6 +87,7 @@ async fn each_delivery_of_a_batch_has_lines_of_its_own() {
     assert_eq!(told(&line), ("cancelled", 0, None, Some("the endpoint is off")));
     assert_eq!(line["webhook_id"], expiry(0).as_str());
 
+    let _daemon = fixture.daemon().await;
     let count = fixture
         .outcome(&["replay", "--all", "--state", "cancelled"])
         .await

@@ -6,6 +6,7 @@ mod fixture;
 mod guard;
 mod sandbox;
 
+mod backfill;
 mod bad_input;
 mod by_hand;
 mod check;

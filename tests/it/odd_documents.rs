@@ -115,10 +115,11 @@ async fn dead_letters_go_out_again_by_themselves_and_on_request_whatever_their_v
         );
         fixture.outbox().update_one(of, set).await.unwrap();
     }
+    let _daemon = fixture.daemon().await;
     let replay = ["replay", "--endpoint", &key, "--state", "delivered"];
     let outcome = fixture.outcome(&replay).await;
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    fixture.wait_for_deliveries(doc! { "state": "pending" }, 5).await;
+    fixture.receiver.wait_for_total(10, LIMIT).await.unwrap();
 }
 
 #[tokio::test]

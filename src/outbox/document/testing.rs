@@ -20,6 +20,7 @@ pub(crate) fn fetched(endpoint: &str, name: &str, size: u32) -> Fetched {
             event_id: EventId::from_stored(&format!("certificate_expired_{name}-{index}_0")),
             event_type: EventType::CertificateExpired,
             body: Bytes::from_static(b"{}"),
+            is_replay: false,
         },
         endpoint: endpoint.clone(),
         attempt: 1,

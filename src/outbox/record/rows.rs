@@ -135,7 +135,10 @@ fn apart(id: &str, settlement: &Settlement, instance_id: &str, now: DateTime) ->
         "v": LAYOUT, "endpoint": delivery.endpoint.as_str(), "queue": Class::Retry.queue(&delivery.endpoint), "due": now,
         "open": 1, "deliveries": [entry], "results": RawArrayBuf::new(),
     };
-    let fresh = merged(&fresh, &set);
+    let mut fresh = merged(&fresh, &set);
+    if delivery.message.is_replay {
+        fresh.append(cstr!("replay"), true);
+    }
     // Whatever stands there in the place of a version or a history.
     let version = rawdoc! { "$cond": [{ "$eq": [{ "$type": "$version" }, "int"] }, { "$add": ["$version", 1] }, 1] };
     let before = rawdoc! { "$cond": [{ "$isArray": "$history" }, "$history", []] };

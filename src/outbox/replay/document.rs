@@ -104,7 +104,7 @@ impl Ended {
     pub(super) fn reopen(&self, now: DateTime) -> (Document, Document) {
         let mut set = doc! {
             "state": "pending", "queue": self.queue(), "due": now, "open": i32::try_from(self.reopened()).unwrap_or(i32::MAX),
-            "results": self.results(),
+            "results": self.results(), "replay": true,
         };
         if self.attempts.is_some() {
             set.insert("attempts", 0);
@@ -166,6 +166,7 @@ impl Ended {
                 "deliveries": [entry(place)?.to_owned()],
                 "results": [],
                 "attempts": 0,
+                "replay": true,
                 "history": [history],
             })
         };

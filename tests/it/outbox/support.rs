@@ -37,8 +37,10 @@ pub fn delivery(endpoint: &EndpointKey) -> NewDelivery {
             event_id: EventId::derive(EventType::CertificateExpired, id.as_raw_bson_ref(), at),
             event_type: EventType::CertificateExpired,
             body: "{}".into(),
+            is_replay: false,
         },
         endpoint: endpoint.clone(),
+        class: Class::Live,
         certificate: id,
         occurred_at: at,
     }

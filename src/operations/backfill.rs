@@ -1,0 +1,328 @@
+//! Backfill: an endpoint that was added today gets to know what its organization has. Goes through the platform's collection once, in
+//! pages in the order of `_id`, because no index of ours leads to an organization.
+
+use std::time::{Duration, Instant};
+
+use bson::{Bson, DateTime, Document, RawBson, RawDocument, RawDocumentBuf, doc, rawdoc};
+use mongodb::options::FindOptions;
+
+use super::running::{Ended, Running, Unfinished};
+use crate::failpoint;
+use crate::model::{EndpointKey, EventType, id_part, key_part};
+use crate::outbox::{Appended, Class, NewDelivery};
+use crate::platform::{Endpoint, Event, Found, badge_user};
+use crate::store::{Result, Writer};
+
+/// Certificates that are looked at per page.
+const LOOKED_AT: i64 = 2_000;
+
+/// Certificates that are appended in one transaction.
+const STEP: usize = 100;
+
+/// Payload bytes that are appended in one transaction.
+const BUDGET: usize = 4 << 20;
+
+/// Deliveries per second where nobody says otherwise.
+const RATE: f64 = 100.0;
+
+/// How far it has come; also what its result says.
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    /// The `_id` of the last certificate that was looked at.
+    after: Option<Bson>,
+    /// Deliveries that are new in the outbox.
+    deliveries: i64,
+    /// Deliveries that the outbox held already.
+    known: i64,
+    /// Certificates that make no event, or one that the endpoint doesn't want.
+    skipped: i64,
+}
+
+impl Progress {
+    fn read(document: &Document) -> Self {
+        let progress = document.get_document("progress").cloned().unwrap_or_default();
+        let number = |name| progress.get_i64(name).unwrap_or(0);
+        Self {
+            after: progress.get("after").cloned(),
+            deliveries: number("done"),
+            known: number("known"),
+            skipped: number("skipped"),
+        }
+    }
+
+    fn to_raw(&self) -> Result<RawDocumentBuf> {
+        let mut progress = doc! { "done": self.deliveries, "known": self.known, "skipped": self.skipped };
+        progress.extend(self.after.clone().map(|after| ("after".to_owned(), after)));
+        Ok(RawDocumentBuf::try_from(&progress)?)
+    }
+
+    fn result(&self) -> Document {
+        doc! { "deliveries": self.deliveries, "known": self.known, "skipped": self.skipped }
+    }
+}
+
+/// What a page says of the organization's certificates.
+#[derive(Default)]
+struct Page {
+    /// The `_id`s of those that are meant.
+    meant: Vec<Bson>,
+    /// The last `_id` of the page.
+    last: Option<Bson>,
+}
+
+impl Running {
+    pub(super) async fn backfill(&self, document: &Document) -> std::result::Result<Ended, Unfinished> {
+        let key = EndpointKey::from_stored(self.request.selection.endpoint.as_deref().unwrap_or_default());
+        let mut progress = Progress::read(document);
+        while !self.cancel.is_cancelled() {
+            let Some(endpoint) = self.endpoint(&key) else {
+                return Ok(Ended::Failed(format!("endpoint {key} is off or not configured")));
+            };
+            let page = match self.persist(|| self.look_at(&key, progress.after.as_ref())).await? {
+                Ok(page) => page,
+                Err(error) => return Ok(Ended::Failed(error)),
+            };
+            let Some(last) = page.last else { break };
+            let mut left = page.meant.as_slice();
+            while !left.is_empty() {
+                let ids = &left[..left.len().min(self.certificates_per_step())];
+                let began = Instant::now();
+                let turn = self.executor.turns.acquire().await.map_err(|_| Unfinished)?;
+                let stepped = self.persist(|| self.append(&endpoint, ids, progress.clone())).await?;
+                drop(turn);
+                self.go_on()?;
+                let step = match stepped {
+                    Ok(step) => step,
+                    Err(error) => return Ok(Ended::Failed(error)),
+                };
+                let appended = step.progress.deliveries - progress.deliveries;
+                progress = step.progress;
+                left = &left[step.certificates..];
+                self.executor.parts.outbox.announce(step.appended);
+                self.rest(self.pace(appended, began.elapsed())).await?;
+                if self.cancel.is_cancelled() {
+                    return Ok(Ended::Cancelled(progress.result()));
+                }
+            }
+            progress.after = Some(last);
+            if page.meant.is_empty()
+                && let Err(error) = self.persist(|| self.note(progress.clone())).await?
+            {
+                return Ok(Ended::Failed(error));
+            }
+        }
+        Ok(match self.cancel.is_cancelled() {
+            true => Ended::Cancelled(progress.result()),
+            false => Ended::Done(progress.result()),
+        })
+    }
+
+    /// The endpoint, if it gets deliveries, now or later.
+    fn endpoint(&self, key: &EndpointKey) -> Option<Wanting> {
+        let directory = &self.executor.parts.directory;
+        match directory.find(key) {
+            Found::Served(endpoint) => Some(Wanting::of(&endpoint)),
+            Found::OutOfService { .. } => Some(Wanting {
+                key: key.clone(),
+                event_types: EventType::ALL
+                    .into_iter()
+                    .filter(|event_type| directory.wanting(key.organization(), *event_type).contains(key))
+                    .collect(),
+            }),
+            Found::Off { .. } | Found::Email { .. } => None,
+        }
+    }
+
+    /// The next certificates in the order of their `_id`, and those of them that are meant.
+    async fn look_at(&self, key: &EndpointKey, after: Option<&Bson>) -> Result<Page> {
+        let collection = self.executor.parts.store.badge_users();
+        // By value whatever the types: `$gt` alone would stay within one.
+        let filter = after.map_or_else(
+            Document::new,
+            |after| doc! { "$expr": { "$gt": ["$_id", { "$literal": after }] } },
+        );
+        let fields = doc! { "_ownerId": 1, "creationDate": 1, "expires": 1, "expiryReminderSent": 1 };
+        let find = collection
+            .find(filter)
+            .projection(fields)
+            .sort(doc! { "_id": 1 })
+            .limit(LOOKED_AT);
+        let mut cursor = find.batch_size(u32::try_from(LOOKED_AT).unwrap_or(u32::MAX)).await?;
+        let mut page = Page::default();
+        let now = self.executor.parts.clock.now();
+        while cursor.advance().await? {
+            let document = cursor.current();
+            let id = document
+                .get("_id")
+                .ok()
+                .flatten()
+                .and_then(|id| Bson::try_from(RawBson::from(id)).ok());
+            if self.is_meant(document, key, now) {
+                page.meant.extend(id.clone());
+            }
+            page.last = id.or(page.last);
+        }
+        Ok(page)
+    }
+
+    fn is_meant(&self, document: &RawDocument, key: &EndpointKey, now: DateTime) -> bool {
+        let selection = &self.request.selection;
+        let is_of = document
+            .get("_ownerId")
+            .is_ok_and(|owner| owner.is_some_and(|owner| id_part(owner) == key.organization()));
+        let is_certificate = selection.certificate.as_ref().is_none_or(|certificate| {
+            document
+                .get("_id")
+                .is_ok_and(|id| id.is_some_and(|id| key_part(id) == *certificate))
+        });
+        let state = self.state_of(document, now);
+        let at = state.and_then(|event_type| document.get_datetime(instant(event_type)).ok());
+        is_of
+            && is_certificate
+            && at
+                .is_some_and(|at| selection.from.is_none_or(|from| at >= from) && selection.to.is_none_or(|to| at < to))
+    }
+
+    /// Which event tells of the certificate's present state. One that has expired and is not marked yet is the scan's.
+    fn state_of(&self, document: &RawDocument, now: DateTime) -> Option<EventType> {
+        let is_past = document.get_datetime("expires").is_ok_and(|expires| expires <= now);
+        match is_past {
+            false => Some(EventType::CertificateCompleted),
+            true if !self.request.includes_expired => None,
+            true => {
+                let is_marked = document.get_bool("expiryReminderSent").unwrap_or(false);
+                is_marked.then_some(EventType::CertificateExpired)
+            }
+        }
+    }
+
+    /// Appends the events of these certificates, as they are now, behind the endpoint's live traffic.
+    async fn append(&self, endpoint: &Wanting, ids: &[Bson], mut progress: Progress) -> Result<Step> {
+        let parts = &self.executor.parts;
+        // The watch's writer: of one event two transactions must not append a delivery each.
+        let mut transaction = parts.store.begin(Writer::Source).await?;
+        let filter = doc! { "_id": { "$in": ids } };
+        let mut options = FindOptions::default();
+        options.sort = Some(doc! { "_id": 1 });
+        let found = transaction
+            .find(&parts.store.badge_users(), filter, options, |_| true)
+            .await?;
+        let (now, mut deliveries, mut bytes) = (parts.clock.now(), Vec::new(), 0);
+        let mut certificates = ids.len();
+        for document in &found {
+            let event = match self.state_of(document, now) {
+                Some(EventType::CertificateCompleted) => badge_user::completed(document).ok(),
+                Some(EventType::CertificateExpired) => badge_user::expired_before(document).ok(),
+                None => None,
+            };
+            let event = event.filter(|event| {
+                event.organization == endpoint.key.organization()
+                    && endpoint.event_types.contains(&event.message.event_type)
+            });
+            let size = event.as_ref().map_or(0, |event| event.message.body.len());
+            if bytes > 0 && bytes + size > BUDGET {
+                certificates = ids
+                    .iter()
+                    .position(|id| progress.after.as_ref() == Some(id))
+                    .map_or(0, |place| place + 1);
+                break;
+            }
+            bytes += size;
+            match event {
+                Some(event) => deliveries.push(delivery(event, &endpoint.key)),
+                None => progress.skipped += 1,
+            }
+            progress.after = document
+                .get("_id")
+                .ok()
+                .flatten()
+                .and_then(|id| Bson::try_from(RawBson::from(id)).ok());
+        }
+        if certificates == ids.len() {
+            progress.after = ids.last().cloned();
+        }
+        let dry = self.request.is_dry_run;
+        let append = if dry {
+            Vec::new()
+        } else {
+            std::mem::take(&mut deliveries)
+        };
+        let appended = parts
+            .outbox
+            .append_in_transaction(&mut transaction, append, usize::MAX, now)
+            .await?;
+        progress.deliveries += i64::try_from(appended.fresh + deliveries.len()).unwrap_or(0);
+        progress.known += i64::try_from(appended.known).unwrap_or(0);
+        self.note_in_transaction(&mut transaction, rawdoc! { "$set": { "progress": progress.to_raw()? } })
+            .await?;
+        failpoint::reach("step-to-be-committed");
+        transaction.commit().await?;
+        failpoint::reach("step-committed");
+        Ok(Step {
+            progress,
+            appended,
+            certificates,
+        })
+    }
+
+    async fn note(&self, progress: Progress) -> Result<()> {
+        let progress = Document::try_from(progress.to_raw()?)?;
+        self.update(self.own(), doc! { "$set": { "progress": progress } }).await
+    }
+
+    fn certificates_per_step(&self) -> usize {
+        let rate = self.request.rate.unwrap_or(RATE);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "cut to 1 to 100")]
+        let step = rate as usize;
+        step.clamp(1, STEP)
+    }
+
+    fn pace(&self, deliveries: i64, took: Duration) -> Duration {
+        let rate = self.request.rate.unwrap_or(RATE);
+        #[allow(clippy::cast_precision_loss, reason = "at most 100")]
+        let paced = Duration::from_secs_f64(deliveries as f64 / rate);
+        paced.saturating_sub(took).max(took)
+    }
+}
+
+/// What one transaction did.
+struct Step {
+    progress: Progress,
+    appended: Appended,
+    /// How many of the certificates it was about: the others were too large for it.
+    certificates: usize,
+}
+
+/// What is known of the endpoint.
+struct Wanting {
+    key: EndpointKey,
+    event_types: Vec<EventType>,
+}
+
+impl Wanting {
+    fn of(endpoint: &Endpoint) -> Self {
+        Self {
+            key: endpoint.key.clone(),
+            event_types: endpoint.event_types.clone(),
+        }
+    }
+}
+
+fn instant(event_type: EventType) -> &'static str {
+    match event_type {
+        EventType::CertificateCompleted => "creationDate",
+        EventType::CertificateExpired => "expires",
+    }
+}
+
+fn delivery(event: Event, endpoint: &EndpointKey) -> NewDelivery {
+    let mut message = event.message;
+    message.is_replay = true;
+    NewDelivery {
+        message,
+        endpoint: endpoint.clone(),
+        class: Class::Background,
+        certificate: event.certificate,
+        occurred_at: event.occurred_at,
+    }
+}

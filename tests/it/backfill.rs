@@ -1,0 +1,185 @@
+//! Backfill: an endpoint that is added today gets to know what its organization has.
+
+use std::collections::HashSet;
+
+use bson::oid::ObjectId;
+use bson::{Bson, Document, doc};
+use certhookd::sandbox::Received;
+
+use crate::fixture::{Daemon, Fixture, LIMIT, certificate, completed_id, expired, expired_id, is_scan};
+
+/// An organization whose first endpoint has got everything; the second is added when all that is done.
+struct Organization {
+    fixture: Fixture,
+    id: ObjectId,
+    added: Document,
+    alive: Vec<Document>,
+    expired: Vec<Document>,
+}
+
+impl Organization {
+    async fn with(alive: usize, past: usize) -> Self {
+        let fixture = Fixture::new().await;
+        let id = fixture.organization(vec![]).await;
+        let alive: Vec<_> = (0..alive).map(|_| certificate(id, None)).collect();
+        let past: Vec<_> = (0..past).map(|_| expired(id)).collect();
+        let marked = past.iter().map(|one| {
+            let mut marked = one.clone();
+            marked.insert("expiryReminderSent", true);
+            marked
+        });
+        let other = fixture.organization(vec![]).await;
+        let others = (0..5).map(|_| certificate(other, None));
+        let all: Vec<_> = alive.iter().cloned().chain(marked).chain(others).collect();
+        fixture.badge_users().insert_many(all).await.unwrap();
+        let added = fixture.endpoint("/added");
+        let push = doc! { "$push": { "webHookConfig.endpoints": added.clone() } };
+        fixture
+            .member_configs()
+            .update_one(doc! { "_ownerId": id }, push)
+            .await
+            .unwrap();
+        Self {
+            fixture,
+            id,
+            added,
+            alive,
+            expired: past,
+        }
+    }
+
+    fn endpoint(&self) -> Bson {
+        self.added.get("_id").unwrap().clone()
+    }
+
+    async fn backfill(&self, options: Document) -> Document {
+        let operation = doc! { "kind": "backfill", "selection": { "endpoint": self.endpoint() }, "options": options };
+        self.fixture.operate(operation).await
+    }
+
+    fn ids(&self, received: &[Received]) -> HashSet<String> {
+        received.iter().map(|one| one.header("webhook-id").to_owned()).collect()
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_gets_the_present_state_of_its_organization_and_nothing_twice() {
+    let organization = Organization::with(30, 4).await;
+    let fixture = &organization.fixture;
+    let _daemon = fixture.daemon().await;
+    let dry = organization
+        .backfill(doc! { "dryRun": true, "includeExpired": true })
+        .await;
+    let expected = doc! { "deliveries": 34_i64, "known": 0_i64, "skipped": 0_i64 };
+    assert_eq!(dry.get_document("result").ok(), Some(&expected), "{dry}");
+    assert_eq!(fixture.count_deliveries(doc! {}).await, 0);
+
+    let done = organization.backfill(doc! {}).await;
+    let expected = doc! { "deliveries": 30_i64, "known": 0_i64, "skipped": 0_i64 };
+    assert_eq!(done.get_document("result").ok(), Some(&expected), "{done}");
+    fixture.receiver.wait_for_total(30, LIMIT).await.unwrap();
+    let again = organization.backfill(doc! { "includeExpired": true }).await;
+    let expected = doc! { "deliveries": 4_i64, "known": 30_i64, "skipped": 0_i64 };
+    assert_eq!(again.get_document("result").ok(), Some(&expected), "{again}");
+    fixture.receiver.wait_for_total(34, LIMIT).await.unwrap();
+    let received = fixture.receiver.requests();
+    let ids = organization
+        .alive
+        .iter()
+        .map(completed_id)
+        .chain(organization.expired.iter().map(expired_id));
+    assert_eq!(organization.ids(&received), ids.collect());
+    assert!(received.iter().all(|one| one.header("x-webhook-replay") == "true"));
+}
+
+#[tokio::test]
+async fn what_happens_meanwhile_goes_out_before_a_backfill() {
+    let organization = Organization::with(300, 0).await;
+    let fixture = &organization.fixture;
+    let daemon = fixture.daemon().await;
+    daemon.wait_for(is_scan).await;
+    let operation = doc! { "kind": "backfill", "selection": { "endpoint": organization.endpoint() }, "options": { "ratePerSecond": 10_000 } };
+    fixture.operations().insert_one(operation).await.unwrap();
+    fixture.receiver.wait_for_total(1, LIMIT).await.unwrap();
+    let award = certificate(organization.id, None);
+    fixture.badge_users().insert_one(&award).await.unwrap();
+    let received = fixture.wait_for(|received| received.len() == 301).await;
+    let place = received
+        .iter()
+        .position(|one| one.header("webhook-id") == completed_id(&award))
+        .unwrap();
+    assert!(place < 300, "it came last");
+    assert_eq!(received[place].header("x-webhook-replay"), "");
+}
+
+#[tokio::test]
+async fn killed_at_each_step_everything_arrives_and_is_counted_once() {
+    for failpoint in ["step-to-be-committed", "step-committed", "operation-to-be-finished"] {
+        let organization = Organization::with(250, 0).await;
+        let fixture = &organization.fixture;
+        let operation = doc! { "kind": "backfill", "selection": { "endpoint": organization.endpoint() }, "options": { "ratePerSecond": 5_000 } };
+        let id = fixture.operations().insert_one(operation).await.unwrap().inserted_id;
+        let mut command = fixture.command(&["run"]);
+        command.env("FAILPOINTS", format!("{failpoint}=return"));
+        Daemon::spawn(command).ended().await;
+        let _daemon = fixture.daemon().await;
+        let done = fixture.ended(&id).await;
+        let expected = doc! { "deliveries": 250_i64, "known": 0_i64, "skipped": 0_i64 };
+        assert_eq!(done.get_document("result").ok(), Some(&expected), "{failpoint}: {done}");
+        let received = fixture
+            .wait_for(|received| organization.ids(received).len() == 250)
+            .await;
+        assert_eq!(
+            organization.ids(&received),
+            organization.alive.iter().map(completed_id).collect()
+        );
+    }
+}
+
+#[tokio::test]
+async fn certificates_of_any_type_of_id_are_gone_through() {
+    let organization = Organization::with(3, 0).await;
+    let fixture = &organization.fixture;
+    let odd = [
+        Bson::from("text"),
+        7.into(),
+        8_i64.into(),
+        true.into(),
+        doc! { "a": 1 }.into(),
+    ];
+    let odd = odd.map(|id| {
+        let mut certificate = certificate(organization.id, None);
+        certificate.insert("_id", id);
+        certificate
+    });
+    let mut unfit = certificate(organization.id, None);
+    unfit.insert("creationDate", "yesterday");
+    fixture
+        .badge_users()
+        .insert_many(odd.iter().chain([&unfit]))
+        .await
+        .unwrap();
+    let _daemon = fixture.daemon().await;
+    let done = organization.backfill(doc! {}).await;
+    let expected = doc! { "deliveries": 8_i64, "known": 0_i64, "skipped": 0_i64 };
+    assert_eq!(done.get_document("result").ok(), Some(&expected), "{done}");
+    let off = doc! { "$set": { "webHookConfig.endpoints.0.enabled": false } };
+    fixture
+        .member_configs()
+        .update_one(doc! { "_ownerId": organization.id }, off)
+        .await
+        .unwrap();
+    let ended = async {
+        loop {
+            let ended = organization.backfill(doc! {}).await;
+            if ended.get_str("state").is_ok_and(|state| state == "failed") {
+                return ended;
+            }
+        }
+    };
+    let failed = tokio::time::timeout(LIMIT, ended).await.unwrap();
+    assert!(
+        failed.get_str("error").unwrap().ends_with("is off or not configured"),
+        "{failed}"
+    );
+}
