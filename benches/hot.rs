@@ -68,13 +68,13 @@ fn outcome(criterion: &mut Criterion) {
     let delivered = Outcome::Delivered {
         status: 200,
         elapsed: Duration::from_millis(3),
+        connect: None,
     };
     let failed = Outcome::TransientFailure(Failure {
         status: Some(503),
         reason: "HTTP 503".to_owned(),
-        retry_after: None,
         elapsed: Duration::from_millis(3),
-        timed_out: false,
+        ..Failure::default()
     });
     let past = PastAttempts {
         attempt: 3,

@@ -81,15 +81,18 @@ impl Mailer {
         let failure = |Cause { status, reason }| Failure {
             status,
             reason,
-            retry_after: None,
             elapsed,
-            timed_out: false,
+            ..Failure::default()
         };
         match sent {
             Ok(Ok(receipt)) => {
                 let status = receipt.status;
                 receipt.farewell().await;
-                Outcome::Delivered { status, elapsed }
+                Outcome::Delivered {
+                    status,
+                    elapsed,
+                    connect: None,
+                }
             }
             Ok(Err(Unsent::NoUser)) => Outcome::Cancelled {
                 reason: "the certificate's user is gone".into(),

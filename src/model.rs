@@ -11,4 +11,4 @@ pub(crate) use event::key_part;
 pub use event::{EndpointKey, EventId, EventType, Message, id_part};
 pub use outcome::{Failure, Outcome};
 pub use reloadable::Reloadable;
-pub(crate) use text::{count, stays_in_line};
+pub(crate) use text::{count, printable, stays_in_line};

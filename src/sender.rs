@@ -9,6 +9,7 @@ mod connection;
 mod connector;
 mod guard;
 mod lookup;
+mod mask;
 mod oauth;
 mod protocol;
 mod reason;
@@ -40,4 +41,6 @@ pub struct Policy {
     pub allow_networks: Vec<IpNet>,
     /// The value of `X-Webhook-Source`.
     pub source: String,
+    /// Whether a failed attempt keeps how the response's body begins.
+    pub keep_responses: bool,
 }

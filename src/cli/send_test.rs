@@ -16,9 +16,6 @@ use crate::sender::{Preview, ShownResponse};
 use crate::service::one_line;
 use crate::store::Store;
 
-/// The most of an answer's body that is printed, in characters.
-const SHOWN: usize = 1000;
-
 /// Under the first column of what is printed.
 const INDENT: &str = "          ";
 
@@ -89,12 +86,8 @@ fn show_response(response: &ShownResponse) {
         &format!("{:?} {}", response.version, response.status),
         &response.headers,
     );
-    let (shown, rest) = match response.body.char_indices().nth(SHOWN) {
-        Some((end, _)) => (&response.body[..end], " …"),
-        None => (&*response.body, ""),
-    };
-    if !shown.is_empty() {
-        say!("\n{INDENT}{}{rest}", one_line(shown));
+    if !response.body.is_empty() {
+        say!("\n{INDENT}{}", response.body);
     }
 }
 

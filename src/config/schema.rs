@@ -114,6 +114,8 @@ section! {
         redrive_for: Duration = "24h", duration("0s"..="365d");
         /// How long finished deliveries are kept.
         retention: Duration = "30d", duration("1h"..="3650d");
+        /// Whether a failed attempt keeps the first 1 KB of its response.
+        keep_responses: bool = "true", boolean;
         /// Whether endpoints may have `http` addresses.
         allow_http: bool = "false", boolean;
         /// Networks that may be delivered to although they are otherwise refused.

@@ -140,11 +140,11 @@ impl<O: Observer> Recorder<O> {
                 continue;
             };
             self.parts.observer.attempted(&delivery, &outcome, &next);
-            let ms = elapsed(&outcome);
             self.gathering.add(Settlement {
                 delivery,
                 at: now,
-                ms: u64::try_from(ms.as_millis()).unwrap_or(u64::MAX),
+                ms: ms(outcome.elapsed()),
+                connect_ms: outcome.connect().map(ms),
                 next,
                 paused_until: pause.map(|pause| later(now, pause)),
             });
@@ -172,12 +172,6 @@ impl<O: Observer> Recorder<O> {
     }
 }
 
-fn elapsed(outcome: &Outcome) -> Duration {
-    match outcome {
-        Outcome::Delivered { elapsed, .. } => *elapsed,
-        Outcome::TransientFailure(failure) | Outcome::PermanentFailure(failure) | Outcome::Gone(failure) => {
-            failure.elapsed
-        }
-        Outcome::Cancelled { .. } | Outcome::NotSent => Duration::ZERO,
-    }
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

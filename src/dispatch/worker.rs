@@ -150,10 +150,8 @@ fn broke(delivery: &Delivery, panic: &(dyn Any + Send), began: Instant) -> Outco
         "a bug in this daemon broke off an attempt: it counts as failed, all others go on; please report it"
     );
     Outcome::TransientFailure(Failure {
-        status: None,
         reason: "a bug in certhookd broke off the attempt".into(),
-        retry_after: None,
         elapsed: began.elapsed(),
-        timed_out: false,
+        ..Failure::default()
     })
 }

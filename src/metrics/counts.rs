@@ -171,9 +171,8 @@ mod tests {
         Failure {
             status: Some(500),
             reason: "status 500".into(),
-            retry_after: None,
             elapsed: Duration::from_millis(3),
-            timed_out: false,
+            ..Failure::default()
         }
     }
 
@@ -201,6 +200,7 @@ mod tests {
         let accepted = Outcome::Delivered {
             status: 200,
             elapsed: Duration::from_millis(3),
+            connect: None,
         };
         for (n, (age, expected)) in (1..).zip(ages) {
             let mut old = webhook(false);
@@ -222,6 +222,7 @@ mod tests {
         let accepted = Outcome::Delivered {
             status: 250,
             elapsed: Duration::from_millis(3),
+            connect: None,
         };
         let email = delivery(EndpointKey::email(), false);
         counts.note(&email, &accepted, &Next::Delivered { status: 250 }, NOW);

@@ -11,6 +11,8 @@ pub enum Outcome {
         status: u16,
         /// From the start of the attempt to the head of the response.
         elapsed: Duration,
+        /// Until there was a connection, zero for one that was there; `None` where that is not known.
+        connect: Option<Duration>,
     },
     /// A later attempt may succeed.
     TransientFailure(Failure),
@@ -28,7 +30,7 @@ pub enum Outcome {
 }
 
 /// A failed attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failure {
     /// The response's status, if there was a response.
     pub status: Option<u16>,
@@ -40,4 +42,28 @@ pub struct Failure {
     pub elapsed: Duration,
     /// Whether it ended because the endpoint's timeout had passed.
     pub timed_out: bool,
+    /// Until there was a connection, zero for one that was there; `None` if there was none.
+    pub connect: Option<Duration>,
+    /// How the response's body begins, printable and without the endpoint's secrets, if it is kept.
+    pub response: Option<String>,
+}
+
+impl Outcome {
+    /// How long the attempt took; zero if nothing was attempted.
+    pub fn elapsed(&self) -> Duration {
+        match self {
+            Self::Delivered { elapsed, .. } => *elapsed,
+            Self::TransientFailure(failure) | Self::PermanentFailure(failure) | Self::Gone(failure) => failure.elapsed,
+            Self::Cancelled { .. } | Self::NotSent => Duration::ZERO,
+        }
+    }
+
+    /// How long it was until there was a connection, if that is known.
+    pub fn connect(&self) -> Option<Duration> {
+        match self {
+            Self::Delivered { connect, .. } => *connect,
+            Self::TransientFailure(failure) | Self::PermanentFailure(failure) | Self::Gone(failure) => failure.connect,
+            Self::Cancelled { .. } | Self::NotSent => None,
+        }
+    }
 }

@@ -25,6 +25,8 @@ pub struct Settlement {
     pub at: DateTime,
     /// How long it took, in milliseconds.
     pub ms: u64,
+    /// How long until there was a connection, in milliseconds, where that is known.
+    pub connect_ms: Option<u64>,
     /// What is to be written.
     pub next: Next,
     /// Until when its endpoint is paused, if its response asked for that.

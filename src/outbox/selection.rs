@@ -184,16 +184,18 @@ fn between(keys: Range<String>) -> Document {
 }
 
 /// What is read of each document: no payload.
-pub(super) const FIELDS: [&str; 12] = [
+pub(super) const FIELDS: [&str; 14] = [
     "version",
     "state",
     "endpoint",
     "finishedAt",
     "attempts",
+    "reason",
     "lastError",
     "open",
     "results",
     "history.at",
+    "replays.at",
     "deliveries.event",
     "deliveries.type",
     "deliveries.occurredAt",

@@ -62,13 +62,10 @@ impl Courier {
     async fn begin_large(&self, delivery: &Delivery) -> Option<Outcome> {
         if delivery.begun >= UNFINISHED {
             return Some(Outcome::PermanentFailure(Failure {
-                status: None,
                 reason: format!(
                     "the daemon ended during each of the last {UNFINISHED} attempts, before there was a result"
                 ),
-                retry_after: None,
-                elapsed: Duration::ZERO,
-                timed_out: false,
+                ..Failure::default()
             }));
         }
         // In a task of its own: the attempt may be cut short, and a future of the driver must not be dropped.

@@ -101,5 +101,6 @@ fn policy(config: &Config) -> Policy {
         allow_http: config.delivery.allow_http,
         allow_networks: config.delivery.allow_networks.clone(),
         source: config.delivery.source.to_str().unwrap_or_default().to_owned(),
+        keep_responses: config.delivery.keep_responses,
     }
 }

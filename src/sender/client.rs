@@ -4,13 +4,16 @@ mod exchange;
 mod inspect;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::DateTime;
 use http::{HeaderValue, Response, StatusCode};
+use hyper::body::Body as _;
 use tokio::time::Instant;
 
 use super::connector::{self, Clients};
 use super::lookup::system_lookup;
+use super::mask::Secrets;
 use super::oauth::Tokens;
 use super::protocol::Http1Hosts;
 use super::request::Unsendable;
@@ -57,11 +60,27 @@ struct Attempt<'a> {
     deadline: Instant,
 }
 
-/// Why an attempt got no response.
+/// A response, and what is known of how it came.
+struct Answer {
+    response: Response<response::Body>,
+    /// How long the request waited for its connection.
+    connect: Duration,
+    /// The OAuth2 token that it was authenticated with.
+    token: Option<HeaderValue>,
+}
+
+/// Why an attempt got no response. `connect` is how long the request waited for its connection, if it got one.
 enum NoResponse {
     Unsendable(Unsendable),
-    Broken(String),
-    Timeout { connected: bool },
+    Broken { reason: String, connect: Option<Duration> },
+    Timeout { connect: Option<Duration> },
+}
+
+impl NoResponse {
+    /// It failed before there was a connection.
+    fn unconnected(reason: String) -> Self {
+        Self::Broken { reason, connect: None }
+    }
 }
 
 impl Client {
@@ -113,28 +132,40 @@ impl Client {
             ..Attempt::begin(endpoint, message, now)
         };
         match self.answer(&attempt).await {
-            Ok(response) => {
-                let outcome = attempt.judge(&response);
-                response::drain(response.into_body(), attempt.deadline).await;
-                outcome
-            }
+            Ok(answer) => self.conclude(&attempt, answer).await,
             Err(none) => attempt.without_response(none),
         }
     }
 
+    /// What the answer means. Its body is read so that the connection can be used again; how it begins is kept of a failure.
+    async fn conclude(&self, attempt: &Attempt<'_>, answer: Answer) -> Outcome {
+        let mut outcome = attempt.judge(&answer);
+        let body = answer.response.into_body();
+        match &mut outcome {
+            Outcome::TransientFailure(failure) | Outcome::Gone(failure)
+                if self.policy.keep_responses && !body.is_end_stream() =>
+            {
+                let secrets = Secrets::of(attempt.endpoint, answer.token.as_ref());
+                failure.response = response::drain_to_excerpt(body, attempt.deadline, &secrets).await;
+            }
+            _ => response::drain(body, attempt.deadline).await,
+        }
+        outcome
+    }
+
     /// Sends the request as the endpoint wants it, and once more with a new token where it refuses the one it got.
-    async fn answer(&self, attempt: &Attempt<'_>) -> Result<Response<response::Body>, NoResponse> {
+    async fn answer(&self, attempt: &Attempt<'_>) -> Result<Answer, NoResponse> {
         guard::check_url(&attempt.endpoint.url, &self.policy)
-            .map_err(|refused| NoResponse::Broken(refused.to_string()))?;
+            .map_err(|refused| NoResponse::unconnected(refused.to_string()))?;
         let Auth::OAuth2(credentials) = &attempt.endpoint.auth else {
             return self.exchange(attempt, None).await;
         };
         let token = self.token(credentials, None, attempt).await?;
-        let response = self.exchange(attempt, Some(&token)).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
-            return Ok(response);
+        let answer = self.exchange(attempt, Some(&token)).await?;
+        if answer.response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
         }
-        response::drain(response.into_body(), attempt.deadline).await;
+        response::drain(answer.response.into_body(), attempt.deadline).await;
         let renewed = self.token(credentials, Some(&token), attempt).await?;
         self.exchange(attempt, Some(&renewed)).await
     }
@@ -148,7 +179,7 @@ impl Client {
         let token = self
             .tokens
             .authorization(credentials, refused, attempt.now, attempt.deadline);
-        token.await.map_err(NoResponse::Broken)
+        token.await.map_err(NoResponse::unconnected)
     }
 }
 
@@ -166,30 +197,35 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn judge(&self, head: &Response<response::Body>) -> Outcome {
-        response::judge(head, self.now, self.start.elapsed())
+    fn judge(&self, answer: &Answer) -> Outcome {
+        response::judge(&answer.response, self.now, self.start.elapsed(), answer.connect)
     }
 
     fn without_response(&self, none: NoResponse) -> Outcome {
         let timed_out = matches!(none, NoResponse::Timeout { .. });
-        let reason = match none {
+        let (reason, connect) = match none {
             NoResponse::Unsendable(error) => {
                 return Outcome::Cancelled {
                     reason: error.to_string(),
                 };
             }
-            NoResponse::Broken(reason) => reason,
-            NoResponse::Timeout { connected } => {
-                let what = if connected { "no response" } else { "no connection" };
-                format!("timeout after {} ms: {what}", self.endpoint.timeout.as_millis())
+            NoResponse::Broken { reason, connect } => (reason, connect),
+            NoResponse::Timeout { connect } => {
+                let what = if connect.is_some() {
+                    "no response"
+                } else {
+                    "no connection"
+                };
+                let after = self.endpoint.timeout.as_millis();
+                (format!("timeout after {after} ms: {what}"), connect)
             }
         };
         Outcome::TransientFailure(Failure {
-            status: None,
             reason,
-            retry_after: None,
             elapsed: self.start.elapsed(),
             timed_out,
+            connect,
+            ..Failure::default()
         })
     }
 }

@@ -5,11 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::StatusCode;
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::connector::MAX_HEAD;
 use super::status_line;
@@ -44,11 +46,13 @@ impl Drop for Counted {
 }
 
 /// What a connection has carried. Shared by the connection, the pool and each answer's extensions.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct History(Arc<Carried>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Carried {
+    /// When it was made, TLS included.
+    made_at: Instant,
     /// Whether it has carried an answer.
     answered: AtomicBool,
     /// Whether what is written next is another request.
@@ -60,6 +64,22 @@ struct Carried {
 }
 
 impl History {
+    /// That of a connection that was just made.
+    fn new() -> Self {
+        Self(Arc::new(Carried {
+            made_at: Instant::now(),
+            answered: AtomicBool::default(),
+            is_between: AtomicBool::default(),
+            beginning: Mutex::default(),
+            read: AtomicUsize::default(),
+        }))
+    }
+
+    /// How long a request that began at `began` waited for the connection: not at all for one that was there.
+    pub(super) fn made_after(&self, began: Instant) -> Duration {
+        self.0.made_at.saturating_duration_since(began)
+    }
+
     /// Notes an answer.
     pub(super) fn answered(&self) {
         self.0.answered.store(true, Ordering::Relaxed);
@@ -114,7 +134,7 @@ impl<T: Connection> Remembering<T> {
         Self {
             is_http1: !transport.connected().is_negotiated_h2(),
             transport,
-            history: History::default(),
+            history: History::new(),
             _counted: Counted::new(),
         }
     }

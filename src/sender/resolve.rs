@@ -133,6 +133,7 @@ mod tests {
             allow_http: false,
             allow_networks: Vec::new(),
             source: "beedeez".into(),
+            keep_responses: true,
         })
     }
 

@@ -10,26 +10,30 @@ use http_body_util::{BodyExt, Either, Empty};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 
-use crate::model::{Failure, Outcome};
+use super::mask::Secrets;
+use crate::model::{Failure, Outcome, printable};
 
 /// The most of an answer's body that is read.
 const MAX_BODY: usize = 64 * 1024;
 /// The longest that the rest of an answer is waited for. Its status has decided by then; the rest is only read so that
 /// the connection can be used again, which is not worth more.
 const DRAIN: Duration = Duration::from_millis(250);
+/// This much of an answer is shown and kept, in bytes.
+const EXCERPT: usize = 1024;
 /// The longest `Retry-After` that is taken at its word.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What follows an answer's head; nothing where the head couldn't be parsed.
 pub(super) type Body = Either<Incoming, Empty<Bytes>>;
 
-/// What the answer's head says of the attempt that took `elapsed`: the status decides, whatever the body does.
-pub(super) fn judge(head: &Response<Body>, now: DateTime, elapsed: Duration) -> Outcome {
-    let status = head.status();
+/// What the answer's head says of the attempt that took `elapsed`, `connect` of it until there was a connection: the status decides, whatever the body does.
+pub(super) fn judge(head: &Response<Body>, now: DateTime, elapsed: Duration, connect: Duration) -> Outcome {
+    let (status, connect) = (head.status(), Some(connect));
     if status.is_success() {
         return Outcome::Delivered {
             status: status.as_u16(),
             elapsed,
+            connect,
         };
     }
     let failure = Failure {
@@ -37,7 +41,8 @@ pub(super) fn judge(head: &Response<Body>, now: DateTime, elapsed: Duration) -> 
         reason: reason(status),
         retry_after: retry_after(status, head.headers(), now),
         elapsed,
-        timed_out: false,
+        connect,
+        ..Failure::default()
     };
     if status == StatusCode::GONE {
         Outcome::Gone(failure)
@@ -76,11 +81,19 @@ pub(super) async fn drain(body: Body, deadline: Instant) {
     read(body, deadline.min(Instant::now() + DRAIN), |_| {}).await;
 }
 
-/// What comes of a body until `deadline`, at most the first 64 KiB or so.
-pub(super) async fn head_of(body: Body, deadline: Instant) -> Vec<u8> {
-    let mut head = Vec::new();
-    read(body, deadline, |data| head.extend_from_slice(data)).await;
-    head
+/// The same; how the body begins is kept: see [`excerpt`].
+pub(super) async fn drain_to_excerpt(body: Body, deadline: Instant, secrets: &Secrets) -> Option<String> {
+    excerpt(body, deadline.min(Instant::now() + DRAIN), secrets).await
+}
+
+/// What comes of a body until `deadline`: its first 1 KB, without these secrets and printable. `None` if nothing came.
+pub(super) async fn excerpt(body: Body, deadline: Instant, secrets: &Secrets) -> Option<String> {
+    let (mut head, most) = (Vec::new(), secrets.reach(EXCERPT));
+    read(body, deadline, |data| {
+        head.extend_from_slice(&data[..data.len().min(most - head.len())]);
+    })
+    .await;
+    (!head.is_empty()).then(|| printable(&secrets.mask(&head, EXCERPT), EXCERPT))
 }
 
 async fn read(mut body: Body, deadline: Instant, mut take: impl FnMut(&[u8])) {

@@ -41,6 +41,7 @@ mod crash;
 mod endpoint_queues;
 mod failpoints;
 mod health;
+mod history;
 mod hold;
 mod isolation;
 mod metrics;

@@ -4,7 +4,6 @@ pub mod support;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
@@ -20,9 +19,7 @@ fn failure() -> Failure {
     Failure {
         status: Some(500),
         reason: "status 500".into(),
-        retry_after: None,
-        elapsed: Duration::ZERO,
-        timed_out: false,
+        ..Failure::default()
     }
 }
 

@@ -24,6 +24,7 @@ fn the_defaults_are_those_that_operators_rely_on() {
         (chrono_tz::UTC, None, 1000)
     );
     assert!(scan.on_start && scan.ensure_indexes && completions.enabled && !delivery.allow_http);
+    assert!(delivery.keep_responses);
     assert_eq!(
         (queue.capacity, delivery.concurrency, delivery.max_in_flight),
         (1024, 5, 256)
@@ -87,6 +88,7 @@ fn every_key_can_be_set_in_the_file() {
         max_attempts = 3
         retry_window = "1h 30m"
         retention = "2d"
+        keep_responses = false
         allow_http = true
         allow_networks = ["10.0.0.0/8", "fd00::/8"]
         source = "other"
@@ -136,6 +138,7 @@ fn every_key_can_be_set_in_the_file() {
     assert_eq!([email.users, email.address_field], ["people", "profile.mail"]);
     assert_eq!(format!("{:?}{:?}", email.subject, email.text), r#""s""t""#);
     assert!(!config.completions.enabled && !config.scan.on_start && config.delivery.allow_http);
+    assert!(!config.delivery.keep_responses);
 }
 
 #[test]

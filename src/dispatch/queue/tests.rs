@@ -21,16 +21,15 @@ fn delivered() -> Outcome {
     Outcome::Delivered {
         status: 200,
         elapsed: Duration::ZERO,
+        connect: None,
     }
 }
 
 fn failed(timed_out: bool) -> Outcome {
     Outcome::TransientFailure(Failure {
-        status: None,
         reason: "it failed".into(),
-        retry_after: None,
-        elapsed: Duration::ZERO,
         timed_out,
+        ..Failure::default()
     })
 }
 

@@ -252,17 +252,33 @@ fn keeps_history(settlement: &Settlement) -> bool {
 fn attempt(settlement: &Settlement, instance_id: &str) -> RawDocumentBuf {
     let n = i32::try_from(settlement.delivery.attempt).unwrap_or(i32::MAX);
     let mut attempt = rawdoc! { "at": settlement.at, "instance": instance_id, "n": n, "ms": ms(settlement) };
+    if let Some(connect) = settlement.connect_ms {
+        attempt.append(cstr!("connectMs"), i32::try_from(connect).unwrap_or(i32::MAX));
+    }
+    if settlement.delivery.redriven {
+        attempt.append(cstr!("redriven"), true);
+    }
     match &settlement.next {
         Next::Delivered { status } => attempt.append(cstr!("status"), i32::from(*status)),
-        Next::Retry { failure, .. } | Next::Dead { failure, .. } => {
-            if let Some(status) = failure.status {
-                attempt.append(cstr!("status"), i32::from(status));
-            }
-            attempt.append(cstr!("error"), failure.reason.as_str());
+        Next::Retry { failure, .. } => failed_attempt(&mut attempt, failure),
+        Next::Dead { failure, verdict, .. } => {
+            failed_attempt(&mut attempt, failure);
+            // A redrive or a replay takes it out of the document.
+            attempt.append(cstr!("reason"), verdict.as_str());
         }
         Next::Cancelled { .. } => {}
     }
     attempt
+}
+
+fn failed_attempt(attempt: &mut RawDocumentBuf, failure: &Failure) {
+    if let Some(status) = failure.status {
+        attempt.append(cstr!("status"), i32::from(status));
+    }
+    attempt.append(cstr!("error"), failure.reason.as_str());
+    if let Some(response) = &failure.response {
+        attempt.append(cstr!("response"), response.as_str());
+    }
 }
 
 fn ms(settlement: &Settlement) -> i32 {

@@ -16,7 +16,12 @@ pub(super) struct Ended {
     endpoint: String,
     finished_at: DateTime,
     attempts: Option<i32>,
+    reason: Option<String>,
     last_error: Option<String>,
+    /// The document's own state.
+    state: &'static str,
+    /// Whether it notes replays already.
+    has_replays: bool,
     /// When the last attempt was made that `history` holds.
     last_in_history: Option<DateTime>,
     deliveries: Vec<Delivery>,
@@ -69,7 +74,10 @@ impl Ended {
             endpoint: found.get_str("endpoint").ok()?.to_owned(),
             finished_at: found.get_datetime("finishedAt").ok()?,
             attempts: found.get_i32("attempts").ok(),
+            reason: found.get_str("reason").ok().map(str::to_owned),
             last_error: found.get_str("lastError").ok().map(str::to_owned),
+            state,
+            has_replays: found.get_array("replays").is_ok(),
             last_in_history: last.and_then(|last| last.get_datetime("at").ok()),
             deliveries,
             chosen,
@@ -118,9 +126,20 @@ impl Ended {
         } else {
             set.insert("version", 1);
         }
-        update.insert("$set", set);
+        let push = |entry: Document| doc! { "$each": [entry], "$slice": -HISTORY };
+        let mut pushed = Document::new();
+        if self.has_replays {
+            pushed.insert("replays", push(self.replay(self.state, now)));
+        } else {
+            // Whatever stands there.
+            set.insert("replays", [self.replay(self.state, now)]);
+        }
         if let Some(attempt) = self.unrecorded() {
-            update.insert("$push", doc! { "history": { "$each": [attempt], "$slice": -HISTORY } });
+            pushed.insert("history", push(attempt));
+        }
+        update.insert("$set", set);
+        if !pushed.is_empty() {
+            update.insert("$push", pushed);
         }
         (doc! { "_id": &self.id, "version": { "$eq": &self.version } }, update)
     }
@@ -168,9 +187,25 @@ impl Ended {
                 "attempts": 0,
                 "replay": true,
                 "history": [history],
+                "replays": [rawdoc! { "at": now, "state": delivery.state }],
             })
         };
         self.copied().into_iter().filter_map(copy).collect()
+    }
+
+    /// What a replay takes out of the document: an entry of `replays`.
+    fn replay(&self, state: &str, now: DateTime) -> Document {
+        let mut replay = doc! { "at": now, "state": state };
+        replay.extend(
+            self.attempts
+                .map(|attempts| ("attempts".to_owned(), Bson::Int32(attempts))),
+        );
+        replay.extend(
+            self.reason
+                .clone()
+                .map(|reason| ("reason".to_owned(), Bson::String(reason))),
+        );
+        replay
     }
 
     /// What is sent again is a retry.

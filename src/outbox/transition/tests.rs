@@ -26,7 +26,7 @@ fn failure(retry_after: Option<u64>) -> Failure {
         reason: "status 503".into(),
         retry_after: retry_after.map(Duration::from_secs),
         elapsed: Duration::from_millis(200),
-        timed_out: false,
+        ..Failure::default()
     }
 }
 
@@ -59,11 +59,12 @@ fn dead(past: PastAttempts, retry_after: Option<u64>, verdict: &str) {
 #[test]
 fn any_success_delivers_at_any_attempt() {
     for past in [at(1, None), at(100, Some(599_000)), at(7, Some(3_600_000))] {
-        let (status, elapsed) = (204, Duration::ZERO);
-        assert_eq!(
-            next(&past, &Outcome::Delivered { status, elapsed }),
-            Next::Delivered { status }
-        );
+        let accepted = Outcome::Delivered {
+            status: 204,
+            elapsed: Duration::ZERO,
+            connect: None,
+        };
+        assert_eq!(next(&past, &accepted), Next::Delivered { status: 204 });
     }
 }
 

@@ -1,6 +1,7 @@
 //! One request and its response, over a connection that works.
 
 use std::io::{self, ErrorKind};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
@@ -10,7 +11,7 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Attempt, Client, NoResponse};
+use super::{Answer, Attempt, Client, NoResponse};
 use crate::sender::connection::History;
 use crate::sender::connector::{Clients, Http};
 use crate::sender::{protocol, reason, request, response};
@@ -33,7 +34,7 @@ impl Client {
         &self,
         attempt: &Attempt<'_>,
         token: Option<&HeaderValue>,
-    ) -> Result<Response<response::Body>, NoResponse> {
+    ) -> Result<Answer, NoResponse> {
         let mut request = request::build(attempt.endpoint, attempt.message, &self.source, attempt.now, token)
             .map_err(NoResponse::Unsendable)?;
         if let Some(trace) = &attempt.trace {
@@ -41,13 +42,19 @@ impl Client {
         }
         let is_http1 = self.http1_hosts.contains(request.uri());
         let clients = if is_http1 { &self.http1 } else { &self.any_version };
+        let began = Instant::now();
         let mut sent = send_somehow(clients, &request, attempt.deadline).await?;
         if let Err(error) = &sent
             && self.note_fault(error, request.uri(), is_http1)
         {
             sent = send_somehow(&self.http1, &request, attempt.deadline).await?;
         }
-        received(sent)
+        let (response, connect) = received(sent, began)?;
+        Ok(Answer {
+            response,
+            connect,
+            token: token.cloned(),
+        })
     }
 
     /// Whether the server didn't begin with the request and wants it by HTTP/1.1.
@@ -82,36 +89,44 @@ async fn send_somehow(
 
 /// Sends within the deadline. A connection that let it pass is not used again: over HTTP/2 it would be shared.
 async fn send(http: &Http, mut request: Request<Full<Bytes>>, deadline: Instant) -> Result<Sent, NoResponse> {
+    let began = Instant::now();
     let connection = capture_connection(&mut request);
     let sent = timeout_at(deadline, http.request(request)).await;
     sent.map_err(|_| NoResponse::Timeout {
-        connected: poison(&connection),
+        connect: poison(&connection, began),
     })
 }
 
-/// Takes the connection out of the pool, if there was one.
-fn poison(connection: &CaptureConnection) -> bool {
+/// Takes the connection out of the pool, if there was one. Returns how long the request that began at `began` waited for it.
+fn poison(connection: &CaptureConnection, began: Instant) -> Option<Duration> {
     let connected = connection.connection_metadata();
-    connected.as_ref().inspect(|connection| connection.poison()).is_some()
+    let connection = connected.as_ref()?;
+    connection.poison();
+    Some(History::of(connection).map_or(Duration::ZERO, |history| history.made_after(began)))
 }
 
-/// What came back: also a status alone, if the rest of the head makes no sense.
-fn received(sent: Sent) -> Result<Response<response::Body>, NoResponse> {
+/// What came back to a request that began at `began`, and how long it waited for its connection: also a status alone, if the rest of
+/// the head makes no sense.
+fn received(sent: Sent, began: Instant) -> Result<(Response<response::Body>, Duration), NoResponse> {
     let response = match sent {
         Ok(response) => response,
         Err(error) => {
+            let connect = history_of(&error).map(|history| history.made_after(began));
             let Some(status) = status_of(&error) else {
-                return Err(NoResponse::Broken(reason::of(&error)));
+                let reason = reason::of(&error);
+                return Err(NoResponse::Broken { reason, connect });
             };
             let mut response = Response::new(Either::Right(Empty::new()));
             *response.status_mut() = status;
-            return Ok(response);
+            return Ok((response, connect.unwrap_or_default()));
         }
     };
+    let mut connect = Duration::ZERO;
     if let Some(history) = response.extensions().get::<History>() {
         history.answered();
+        connect = history.made_after(began);
     }
-    Ok(response.map(Either::Left))
+    Ok((response.map(Either::Left), connect))
 }
 
 fn history_of(error: &legacy::Error) -> Option<History> {

@@ -85,6 +85,7 @@ pub fn settlement(delivery: &Delivery, next: Next) -> Settlement {
         delivery: delivery.clone(),
         at: Clock::local(),
         ms: 3,
+        connect_ms: Some(1),
         next,
     }
 }

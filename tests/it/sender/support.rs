@@ -23,6 +23,7 @@ pub(crate) fn policy() -> Policy {
         allow_http: true,
         allow_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
         source: "beedeez".into(),
+        keep_responses: true,
     }
 }
 
