@@ -8,6 +8,7 @@ mod ask;
 mod backfill;
 mod cancel;
 mod check;
+mod deliveries;
 mod demo;
 mod events;
 mod generate;
@@ -16,6 +17,7 @@ mod replay;
 mod sandbox;
 mod scan;
 mod send_test;
+mod show;
 mod status;
 mod table;
 mod target;
@@ -84,6 +86,10 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Show all that is known of a certificate, an event or a delivery: every endpoint, every attempt, and what happens next.
+    Show(show::Args),
+    /// List deliveries, page by page.
+    Deliveries(deliveries::Args),
     /// Send again what has ended: dead letters, cancelled or delivered ones. Running instances do it within a second.
     Replay(replay::Args),
     /// Have deliveries of an endpoint, an organization or all wait, in every instance: nothing begins any more.
@@ -166,6 +172,8 @@ async fn execute(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Check { config_only } => return Ok(check::run(file.as_deref(), config_only).await),
         Command::Scan { dry_run } => return scan::run(&load(file.as_deref())?, dry_run).await,
+        Command::Show(args) => return show::run(&load(file.as_deref())?, args).await,
+        Command::Deliveries(args) => deliveries::run(&load(file.as_deref())?, args).await?,
         Command::Replay(args) => replay::run(&load(file.as_deref())?, args).await?,
         Command::Hold(args) => hold::hold(&load(file.as_deref())?, args).await?,
         Command::Release(args) => hold::release(&load(file.as_deref())?, args).await?,

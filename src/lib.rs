@@ -25,6 +25,7 @@ mod mail;
 pub mod sender;
 
 mod cluster;
+pub mod history;
 mod metrics;
 mod service;
 pub mod status;

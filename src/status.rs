@@ -94,14 +94,14 @@ pub async fn gather(store: &Store, directory: &Directory) -> Result<Status> {
 }
 
 /// The time by the database's clock.
-async fn now(store: &Store) -> Result<DateTime> {
+pub(crate) async fn now(store: &Store) -> Result<DateTime> {
     let hello = store.hello().await?;
     Ok(*hello.get_datetime("localTime").map_err(mongodb::error::Error::custom)?)
 }
 
 /// What the directory knows of an endpoint, if it knows it. Of others it would say that they are out of service, because their
 /// documents may be on their way.
-fn find(directory: &Directory, endpoint: &EndpointKey) -> Option<Found> {
+pub(crate) fn find(directory: &Directory, endpoint: &EndpointKey) -> Option<Found> {
     let is_known = endpoint.is_email() || directory.knows(endpoint);
     is_known.then(|| directory.find(endpoint))
 }
@@ -126,7 +126,7 @@ fn instant(document: &Document, field: &str) -> Option<DateTime> {
     document.get_datetime(field).ok().copied()
 }
 
-fn rfc3339<S: Serializer>(at: &DateTime, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+pub(crate) fn rfc3339<S: Serializer>(at: &DateTime, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.serialize_str(&at.try_to_rfc3339_string().unwrap_or_default())
 }
 

@@ -93,6 +93,7 @@ async fn pages_and_completions_are_of_every_command_that_people_see() {
         "backfill",
         "cancel",
         "check",
+        "deliveries",
         "demo",
         "events",
         "hold",
@@ -101,6 +102,7 @@ async fn pages_and_completions_are_of_every_command_that_people_see() {
         "run",
         "scan",
         "send-test",
+        "show",
         "status",
     ];
     assert_eq!(offered, seen);
