@@ -1,15 +1,17 @@
 //! Hold and release: what is held goes nowhere, in no instance, and nothing of it is lost.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
 use certhookd::model::Clock;
-use certhookd::sandbox::Response;
+use certhookd::sandbox::{Options, ReplicaSet, Response};
 use nix::sys::signal::Signal;
+use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{
-    Daemon, Fixture, LIMIT, certificate, completed_id, endpoint_key, expired, is_scan, pending_batch,
+    Daemon, Fixture, LIMIT, certificate, completed_id, endpoint_key, expired, expired_id, is_scan, pending_batch,
 };
 
 async fn told(fixture: &Fixture, arguments: &[&str]) -> String {
@@ -18,7 +20,7 @@ async fn told(fixture: &Fixture, arguments: &[&str]) -> String {
     outcome.stdout.trim_end().to_owned()
 }
 
-async fn award(fixture: &Fixture, organization: bson::oid::ObjectId) -> Document {
+async fn award(fixture: &Fixture, organization: ObjectId) -> Document {
     let award = certificate(organization, None);
     fixture.badge_users().insert_one(&award).await.unwrap();
     award
@@ -61,6 +63,82 @@ async fn nothing_begins_in_any_instance_between_done_and_release() {
     let ids: HashSet<_> = received.iter().map(|one| one.header("webhook-id").to_owned()).collect();
     assert_eq!(ids, awarded);
     assert_eq!(received.len(), awarded.len() * 6, "nothing twice");
+}
+
+/// Awards at 200 a second and expiries, until `stop`; the ids of their events.
+async fn award_on(fixture: &Fixture, organization: ObjectId, stop: CancellationToken) -> HashSet<String> {
+    let mut ids = HashSet::new();
+    let mut ticks = tokio::time::interval(Duration::from_millis(50));
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let some: Vec<_> = (0..10).map(|_| expired(organization)).collect();
+        // Each is an award, and an expiry for the next scan.
+        let badge_users = fixture.badge_users();
+        let insert = || badge_users.insert_many(&some).ordered(false).into_future();
+        // Meanwhile MongoDB may be away: what was inserted is found all the same.
+        while let Err(error) = insert().await {
+            let text = error.to_string();
+            assert!(!stop.is_cancelled(), "{text}");
+            if text.contains("E11000") {
+                break;
+            }
+        }
+        ids.extend(some.iter().flat_map(|one| [completed_id(one), expired_id(one)]));
+    }
+    ids
+}
+
+#[tokio::test]
+async fn holds_are_heeded_while_instances_are_killed_and_mongodb_restarts() {
+    let set = ReplicaSet::start(Options::default()).await.unwrap();
+    let fixture = Fixture::on(set.uri(), set.client().await.unwrap());
+    let endpoints: Vec<_> = (0..4).map(|n| fixture.endpoint(&format!("/{n}"))).collect();
+    let organization = fixture.organization(endpoints).await;
+    let mut first = fixture.daemon().await;
+    let _second = fixture.daemon().await;
+    let stop = CancellationToken::new();
+    let rounds = async {
+        for round in 0..3 {
+            told(&fixture, &["hold", "--all"]).await;
+            let done = Instant::now();
+            match round {
+                0 => {
+                    first.signal(Signal::SIGKILL);
+                    first.ended().await;
+                    first = fixture.daemon().await;
+                }
+                1 => {
+                    set.kill(0).unwrap();
+                    set.restart(0).await.unwrap();
+                }
+                _ => {}
+            }
+            first.signal(Signal::SIGUSR1);
+            let before = fixture.count_deliveries(doc! { "state": "pending" }).await;
+            let more = async { while fixture.count_deliveries(doc! { "state": "pending" }).await <= before + 400 {} };
+            tokio::time::timeout(LIMIT, more).await.unwrap();
+            let between = done..Instant::now();
+            told(&fixture, &["release", "--all"]).await;
+            let received = fixture.receiver.requests();
+            let meanwhile = received.iter().filter(|one| between.contains(&one.instant)).count();
+            assert_eq!(meanwhile, 0, "round {round}");
+        }
+        stop.cancel();
+    };
+    let ((), ids) = tokio::join!(rounds, award_on(&fixture, organization, stop.clone()));
+    first.signal(Signal::SIGUSR1);
+    let received = fixture
+        .wait_for(|received| {
+            received
+                .iter()
+                .map(|one| one.header("webhook-id"))
+                .collect::<HashSet<_>>()
+                .len()
+                >= ids.len()
+        })
+        .await;
+    fixture.wait_for_deliveries(doc! { "state": "pending" }, 0).await;
+    let received: HashSet<_> = received.iter().map(|one| one.header("webhook-id").to_owned()).collect();
+    assert_eq!(received, ids);
 }
 
 #[tokio::test]
@@ -152,7 +230,7 @@ async fn what_was_held_goes_out_behind_what_happens_now_one_request_at_first() {
     daemon.signal(Signal::SIGUSR1);
     fixture.receiver.wait_for_total(WAITING + 1, LIMIT).await.unwrap();
     let received = fixture.receiver.requests();
-    let id = crate::fixture::expired_id(&now);
+    let id = expired_id(&now);
     let place = received.iter().position(|one| one.header("webhook-id") == id).unwrap();
     assert!(place < WAITING, "what happened meanwhile came last: {place}");
     assert!(

@@ -18,12 +18,20 @@ async fn what_happens_next_is_said_for_each_state_of_delivery_and_endpoint() {
     let off = doc! { "enabled": false };
     configure(
         &fixture,
-        &[("10", doc! {}), ("11", doc! {}), ("12", off), ("13", out_of_service)],
+        &[
+            ("10", doc! {}),
+            ("11", doc! {}),
+            ("12", off),
+            ("13", out_of_service),
+            ("14", doc! {}),
+        ],
     )
     .await;
     let endpoint = |digits: &str| format!("{ORGANIZATION}/6747000000000000000000{digits}");
     let pause = doc! { "_id": format!("endpoint/{}", endpoint("11")), "slowedUntil": after(Clock::local(), 2 * HOUR) };
     fixture.state().insert_one(pause).await.unwrap();
+    let hold = doc! { "_id": format!("hold/endpoint/{}", endpoint("14")), "by": "ops", "reason": "its owner asked" };
+    fixture.state().insert_one(hold).await.unwrap();
     let changed = |mut document: Document, change: Document| {
         document.extend(change);
         document
@@ -99,12 +107,22 @@ async fn what_happens_next_is_said_for_each_state_of_delivery_and_endpoint() {
             "attempt",
             "attempt 101, the only one",
         ),
+        (
+            batch(&endpoint("14"), &[expiry(16)]),
+            "wait",
+            "waits because its endpoint is held by ops: its owner asked",
+        ),
+        (
+            dead(&endpoint("14"), &expiry(17)),
+            "redrive",
+            "goes out by itself once its endpoint is no longer held (by ops",
+        ),
     ];
     outbox(&fixture)
         .insert_many(table.iter().map(|(document, ..)| document))
         .await
         .unwrap();
-    let events: Vec<_> = (1..=15).map(expiry).collect();
+    let events: Vec<_> = (1..=17).map(expiry).collect();
     let all = show_all(&fixture, &events.iter().map(String::as_str).collect::<Vec<_>>()).await;
     for (shown, (document, code, text)) in all.iter().zip(&table) {
         let next = &only(shown)["next"];
