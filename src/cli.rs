@@ -38,7 +38,7 @@ use crate::run::{self, Misconfigured};
 use crate::service::telemetry::{self, LogFormat};
 use crate::store::{Kind, Store};
 
-/// What only the configuration can mend. systemd does not restart on it (`EX_CONFIG` of sysexits.h).
+/// What needs a change of the configuration. systemd does not restart on it (`EX_CONFIG` of sysexits.h).
 const EX_CONFIG: u8 = 78;
 
 /// What clap exits with on bad usage, too.
@@ -52,7 +52,7 @@ struct Usage(String);
 /// The configuration file where none is named.
 const CONFIG_FILE: &str = "/etc/certhookd/config.toml";
 
-/// What a sandbox logs: what goes wrong, and that it fetches a mongod. Failed attempts are part of the demo, which tells them.
+/// What a sandbox logs: what goes wrong, and that it fetches a mongod. Failed attempts are part of the demo, which prints them.
 const QUIET: &str = "warn,certhookd::sandbox=info,certhookd::run::tally=error,rustls_platform_verifier=off";
 
 /// Durable webhooks for certificates, from MongoDB to the endpoints that subscribed.
@@ -231,12 +231,12 @@ async fn directory(store: &Store, config: &Config) -> anyhow::Result<Directory> 
             concurrency: u32::try_from(config.delivery.concurrency).unwrap_or(u32::MAX),
         }),
     };
-    // What is wrong with endpoints is for the daemon's log; who asks for them here is told by the command.
+    // Endpoints with faults are logged by the daemon; the commands that need to show them print them.
     refresh.read_once().with_subscriber(NoSubscriber::new()).await?;
     Ok(directory)
 }
 
-/// What MongoDB says of itself. If it is no member of the replica set that the connection string names, it is told what it is.
+/// MongoDB's reply to `hello`. If it is no member of the replica set that the connection string names, the error says what it is.
 async fn hello(store: &Store) -> anyhow::Result<Document> {
     let error = match store.hello().await {
         Ok(hello) => return Ok(hello),

@@ -42,7 +42,7 @@ pub struct Config {
     pub scan: Scan,
     /// Awarded certificates, from the change stream.
     pub completions: Completions,
-    /// What is held in memory.
+    /// Deliveries in memory.
     pub queue: Queue,
     /// How events reach the endpoints.
     pub delivery: Delivery,
@@ -50,9 +50,9 @@ pub struct Config {
     pub email: Email,
     /// The daemon itself.
     pub service: Service,
-    /// What it tells of itself.
+    /// `[operations]`
     pub operations: Operations,
-    /// `[telemetry]`
+    /// Traces.
     pub telemetry: Telemetry,
     /// Where the connection string comes from, for people.
     pub connection_string_from: String,

@@ -1,7 +1,7 @@
-//! Reminders: an expired certificate's user is told by e-mail.
+//! Reminders: an e-mail to the user of an expired certificate.
 //!
 //! They go through the outbox like webhooks, in one queue for all organizations ([`email`](crate::model::EndpointKey::email)): there is one mail
-//! server, so it has the limits, the breaker and the redrive of one endpoint, and while it hangs it holds up no webhook.
+//! server, so it has the limits, the breaker and the redrive of one endpoint, and while it hangs no webhook waits for it.
 
 mod helo;
 mod message;
@@ -21,9 +21,9 @@ use crate::store::Store;
 
 use smtp::{Receipt, Server};
 
-/// The longest that one attempt may take. A server that checks a text at length is waited for: who hangs up on it sends the
-/// same e-mail twice (RFC 5321, 4.5.3.2).
-const PATIENCE: Duration = Duration::from_secs(120);
+/// A server may check a text at length; a client that ends the connection meanwhile sends the same e-mail twice (RFC 5321,
+/// 4.5.3.2).
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub struct Mailer {
     server: Server,
@@ -33,11 +33,11 @@ pub struct Mailer {
 
 /// Why an e-mail was not sent.
 enum Unsent {
-    /// A later attempt may succeed.
+    /// A transient failure.
     NotNow(Cause),
-    /// None will.
+    /// A permanent failure.
     Never(Cause),
-    /// There is nobody to tell any more.
+    /// The user was deleted.
     NoUser,
 }
 
@@ -47,6 +47,13 @@ struct Cause {
     status: Option<u16>,
     /// In one line, without address or text.
     reason: String,
+}
+
+/// Why the mail server can't be used.
+pub struct CheckError {
+    pub reason: String,
+    /// The server replied with 5xx.
+    pub is_permanent: bool,
 }
 
 impl From<String> for Cause {
@@ -71,12 +78,12 @@ impl Mailer {
         }))
     }
 
-    /// Tries once to tell the user of the certificate in `message`; `now` is the e-mail's date.
+    /// One attempt to send the e-mail of the certificate in `message` to its user; `now` is the e-mail's date.
     ///
-    /// What no later attempt mends ends as [`Outcome::PermanentFailure`]: no usable address, a reply of 5xx to this e-mail.
+    /// A [`Outcome::PermanentFailure`] is one that a retry does not change: no usable address, a reply of 5xx to this e-mail.
     pub async fn attempt(&self, store: &Store, message: &Message, now: DateTime) -> Outcome {
         let start = Instant::now();
-        let sent = timeout(PATIENCE, self.send(store, message, now)).await;
+        let sent = timeout(ATTEMPT_TIMEOUT, self.send(store, message, now)).await;
         let elapsed = start.elapsed();
         let failure = |Cause { status, reason }| Failure {
             status,
@@ -87,7 +94,7 @@ impl Mailer {
         match sent {
             Ok(Ok(receipt)) => {
                 let status = receipt.status;
-                receipt.farewell().await;
+                receipt.quit().await;
                 Outcome::Delivered {
                     status,
                     elapsed,
@@ -95,28 +102,28 @@ impl Mailer {
                 }
             }
             Ok(Err(Unsent::NoUser)) => Outcome::Cancelled {
-                reason: "the certificate's user is gone".into(),
+                reason: "the certificate's user was deleted".into(),
             },
             Ok(Err(Unsent::Never(cause))) => Outcome::PermanentFailure(failure(cause)),
             Ok(Err(Unsent::NotNow(cause))) => Outcome::TransientFailure(failure(cause)),
             Err(_) => Outcome::TransientFailure(Failure {
                 timed_out: true,
-                ..failure(format!("timeout after {} s", PATIENCE.as_secs()).into())
+                ..failure(format!("timeout after {} s", ATTEMPT_TIMEOUT.as_secs()).into())
             }),
         }
     }
 
-    /// Connects, logs in where that is asked for, and takes its leave.
+    /// Connects, and logs in where that is configured.
     ///
     /// # Errors
-    /// What failed, and whether the server refused for good.
-    pub async fn check(&self) -> Result<(), (String, bool)> {
+    /// What failed.
+    pub async fn check(&self) -> Result<(), CheckError> {
         let opened = self.server.open().await;
-        let connection = opened.map_err(|cause| {
-            let refused = cause.status.is_some_and(|status| status >= 500);
-            (cause.reason, refused)
+        let connection = opened.map_err(|cause| CheckError {
+            is_permanent: cause.status.is_some_and(|status| status >= 500),
+            reason: cause.reason,
         })?;
-        connection.farewell().await;
+        connection.quit().await;
         Ok(())
     }
 

@@ -1,15 +1,15 @@
-//! What Prometheus is told: counted where it happens, read when somebody asks.
+//! What Prometheus reads: counted where it happens, put together when it is asked for.
 //!
 //! No label holds an endpoint, an organization or a URL, so that the number of series is the same for ten endpoints and for
 //! ten thousand.
 
 mod counts;
+mod encoder;
 mod histogram;
 mod history;
 mod process;
 mod reading;
-mod sheet;
 
 pub use counts::Counts;
 pub use history::{History, MINUTES, Minute};
-pub use reading::{Endpoints, Reading, Working};
+pub use reading::{Reading, Working};

@@ -11,7 +11,7 @@
 //!                      └─────── redrive, replay ──── dead, cancelled, delivered
 //! ```
 //!
-//! Nobody claims a delivery: an endpoint is assigned to one instance, and only that one fetches (see `cluster`). Every write
+//! No instance claims a delivery: an endpoint is assigned to one instance, and only that one fetches (see `cluster`). Every write
 //! compares the document's `version` and raises it.
 
 mod append;
@@ -53,7 +53,7 @@ pub use follow::{Change, Follower, Wanted};
 pub use large::UNFINISHED;
 pub use look_up::{LookedUp, look_up};
 pub use record::{Settlement, Unrecorded};
-pub use redrive::Redriven;
+pub use redrive::{DocumentState, Redriven};
 pub use reject::{Rejected, Unmarkable};
 pub use replay::Replayable;
 pub use selection::{Search, Selection};

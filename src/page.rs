@@ -23,22 +23,18 @@ pub const STYLE: &str = include_str!("page/style.css");
 pub const CONTENT_SECURITY_POLICY: &str =
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// What the page tells of the instance that serves it.
+/// What the page shows of the instance that serves it.
 #[derive(Debug)]
 pub struct Own {
-    /// Its name.
     pub id: String,
-    /// The time by the cluster's clock.
+    /// By the database's clock.
     pub now: DateTime,
-    /// When it started.
     pub since: DateTime,
-    /// Its state.
     pub working: Working,
-    /// Its last hour.
     pub minutes: Vec<Minute>,
 }
 
-/// The ending has every value escaped as HTML.
+/// Its name ends in `.html`, so that every value is escaped as HTML.
 const NAME: &str = "page.html";
 
 /// The page. `unready` says why the instance does not do its work; `own` is there once it has found its database, `status` once that

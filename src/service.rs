@@ -11,4 +11,4 @@ mod watchdog;
 
 pub use listener::Listener;
 pub(crate) use one_line::one_line;
-pub use watchdog::{Pulse, Watchdog};
+pub use watchdog::{Progress, Watchdog};

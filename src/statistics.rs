@@ -1,6 +1,6 @@
 //! Figures for the platform's back office, per endpoint and day (UTC): see docs/statistics.md.
 //!
-//! Pure: the recorder writes these rows in the transaction that writes the results, so each result counts once.
+//! Pure: the recorder runs these rows of an `update` in the transaction that writes the results, so each result counts once.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::model::EndpointKey;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// What is to be added to the figures of one endpoint and day.
+/// What is added to the figures of one endpoint and day.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
     /// Deliveries that the endpoint accepted.
@@ -19,20 +19,18 @@ pub struct Figures {
     pub failures: i64,
     /// Deliveries that became dead letters.
     pub dead: i64,
-    /// Deliveries that ended because nobody wants them any more. Negative where one arrived all the same.
+    /// Deliveries that ended because their endpoint was deleted or disabled. Negative where one was delivered all the same.
     pub cancelled: i64,
-    /// When the last success was in.
     pub last_success: Option<DateTime>,
-    /// When the last failure was in, and what failed.
+    /// When the last failure was, and what failed.
     pub last_failure: Option<(DateTime, String)>,
 }
 
-/// What is to be added to the figures of several endpoints, all at one instant.
+/// What is added to the figures of several endpoints, all at one instant.
 #[derive(Clone, Debug, Default)]
 pub struct Additions(BTreeMap<EndpointKey, Figures>);
 
 impl Additions {
-    /// The figures of that endpoint.
     pub fn of(&mut self, endpoint: &EndpointKey) -> &mut Figures {
         self.0.entry(endpoint.clone()).or_default()
     }

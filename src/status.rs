@@ -24,14 +24,14 @@ use crate::platform::{Directory, Found};
 use crate::store::{Result, Store};
 
 pub use backlog::{Backlog, backlog, dead_letters, pending};
-pub use cached::Cached;
+pub(crate) use cached::Cached;
 pub use endpoints::{DAYS, Endpoint};
 pub use heads::{Head, NEXT};
 pub use instances::Instance;
 pub use operations::Operation;
 pub use sources::{Find, Scan, Stream};
 
-/// All of it.
+/// The state of everything.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     /// When it was asked, by the database's clock.
@@ -57,7 +57,7 @@ pub struct Status {
     pub stream: Option<Stream>,
 }
 
-/// Asks MongoDB; who the endpoints are is taken from `directory`.
+/// Reads it from MongoDB; which endpoints there are is taken from `directory`.
 ///
 /// # Errors
 /// MongoDB refused or is unavailable.
@@ -93,14 +93,13 @@ pub async fn gather(store: &Store, directory: &Directory) -> Result<Status> {
     })
 }
 
-/// The time by the database's clock.
 pub(crate) async fn now(store: &Store) -> Result<DateTime> {
     let hello = store.hello().await?;
     Ok(*hello.get_datetime("localTime").map_err(mongodb::error::Error::custom)?)
 }
 
-/// What the directory knows of an endpoint, if it knows it. Of others it would say that they are out of service, because their
-/// documents may be on their way.
+/// What the directory knows of an endpoint, if it knows it. It counts others as out of service, because their documents may be on
+/// their way.
 pub(crate) fn find(directory: &Directory, endpoint: &EndpointKey) -> Option<Found> {
     let is_known = endpoint.is_email() || directory.knows(endpoint);
     is_known.then(|| directory.find(endpoint))

@@ -4,15 +4,15 @@ mod command;
 mod connection;
 mod denied;
 mod error;
+mod error_kind;
 mod indexes;
-mod kind;
 mod options;
 mod outage;
 mod pauses;
 mod persist;
 mod privileges;
-mod pulse;
-mod reading;
+mod progress;
+mod read_session;
 mod reply;
 mod token;
 mod topology;
@@ -33,21 +33,21 @@ use options::durable;
 pub use command::{WriteReply, insert_if_absent, update_row, upsert_row};
 pub use denied::Denied;
 pub use error::{Error, RowError};
+pub use error_kind::Kind;
 pub use indexes::{
     SCAN_INDEX, ensure_operations, ensure_outbox, ensure_scan, ensure_statistics, missing_in_outbox, scan_index,
 };
-pub use kind::Kind;
 pub(crate) use outage::Backoff;
-pub use outage::{Outage, Tries};
+pub use outage::{Outage, Reporter};
 pub use pauses::Pauses;
 pub use privileges::{Login, Privilege, needed};
-pub use pulse::with_pulse;
-pub use reading::ReadSession;
+pub use progress::with_progress;
+pub use read_session::ReadSession;
 pub use token::loses_token;
 pub use topology::NEEDS_REPLICA_SET;
 pub use transaction::{Transaction, Writer};
 
-/// The outbox's collection.
+/// The collection of batches.
 pub const OUTBOX: &str = "webhook_outbox";
 
 /// The collection of heartbeats, the lease, the position and the states of endpoints.
@@ -65,7 +65,7 @@ pub const OPERATIONS: &str = "webhook_operations";
 /// The `_id` of the control number in [`STATE`].
 pub const CONTROL: &str = "control";
 
-/// The result of an operation on MongoDB.
+/// What an operation on MongoDB returns.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// The daemon is stopping: what was asked for did not happen, and must not be asked again.
@@ -73,10 +73,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[error("the daemon is stopping")]
 pub struct Stopped;
 
-/// The collections, and the way to them. Writes are majority and journaled.
+/// The collections. Writes are majority and journaled.
 ///
-/// Handles are those of the present client: they are asked for anew for each operation, because a new client may have taken
-/// its place.
+/// Handles belong to the present client: they are asked for anew for each operation, because a new client may have replaced it.
 #[derive(Clone, Debug)]
 pub struct Store {
     connection: Arc<Connection>,
@@ -95,7 +94,7 @@ impl Store {
     /// A URI or TLS file that makes no sense; a host name that can't be looked up is [`Kind::Unavailable`].
     pub async fn new(config: &Mongodb, stop: CancellationToken) -> Result<Self> {
         let mut options = ClientOptions::parse(config.uri.expose_secret()).await?;
-        let overridden = options::set_over(&mut options);
+        let overridden = options::set_required(&mut options);
         let hosts: Vec<_> = options.hosts.iter().map(ToString::to_string).collect();
         let connection = Arc::new(Connection::new(options, &config.database).await?);
         Ok(Self {
@@ -114,7 +113,7 @@ impl Store {
         &self.hosts
     }
 
-    /// A line for each option of the connection string that contradicts what the protocol relies on, and is set over.
+    /// A line for each option of the connection string that contradicts what the protocol relies on, and is not applied.
     pub fn overridden(&self) -> &[String] {
         &self.overridden
     }
@@ -159,7 +158,7 @@ impl Store {
         &self.outage
     }
 
-    /// Asks the server who it is: `setName` is there on a replica set, `localTime` is its clock.
+    /// The reply to `hello`: `setName` is there on a replica set, `localTime` is its clock.
     ///
     /// # Errors
     /// The server can't be reached, or refuses the login.
@@ -167,7 +166,7 @@ impl Store {
         Ok(self.database().run_command(doc! { "hello": 1 }).await?)
     }
 
-    /// Where no server is usable: what those that reply are instead of what the connection string says.
+    /// Where no server is usable: how those that reply contradict the connection string.
     pub async fn contradiction(&self) -> Option<String> {
         self.connection.contradiction().await
     }
@@ -186,8 +185,8 @@ impl Store {
         Ok(client.start_session().causal_consistency(true).await?)
     }
 
-    /// Whether MongoDB confirms a write that nothing speaks against: where it does, a write that it refuses is refused for its
-    /// own sake.
+    /// Whether MongoDB confirms a write that is certainly valid. If it does, another write that it refuses is refused for its own
+    /// content.
     ///
     /// # Errors
     /// It does not.

@@ -1,4 +1,4 @@
-//! Traces by OpenTelemetry, where a collector is configured: one for each event, from its discovery to each answer.
+//! Traces by OpenTelemetry, where a collector is configured: one for each event, from its discovery to each response.
 //!
 //! The trace's id and that of its first span are derived from the event's id. So nothing of a trace is stored, and an attempt
 //! belongs to its event's trace whichever daemon makes it, and whenever. Spans are values in a bounded queue: where the
@@ -36,7 +36,7 @@ pub struct Tracer(Option<Arc<Shared>>);
 #[derive(Debug)]
 struct Shared {
     spans: mpsc::Sender<SpanData>,
-    /// Spans that did not fit in the queue, until the exporter tells of them.
+    /// Spans that did not fit in the queue, until the exporter logs them.
     lost: Arc<AtomicU64>,
     exporter: Mutex<Option<Exporter>>,
 }

@@ -3,7 +3,7 @@
 # starts, upgrades, removes and purges it. CERTHOOKD lends a throwaway MongoDB. Prints a line per promise; exits with 1 if
 # one is broken. Needs root, systemd, dpkg and cargo-deb.
 set -euo pipefail
-source "$(dirname "$0")/words.sh"
+source "$(dirname "$0")/shell-functions.sh"
 
 packaged() { # CERTHOOKD
   local packages revision deb code=0

@@ -2,7 +2,7 @@
 # systemd.sh CERTHOOKD: runs that binary as systemd/certhookd.service under a real systemd, over a throwaway MongoDB, and
 # shows what the unit promises. Prints a line per promise; exits with 1 if one is broken. Needs root and systemd.
 set -euo pipefail
-source "$(dirname "$0")/words.sh"
+source "$(dirname "$0")/shell-functions.sh"
 
 has_fields() { # JOURNALCTL_MATCH... -- FIELD...: the entry has these fields and none is empty
   local matches=() entry field

@@ -25,7 +25,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_certhookd");
 pub const GRACE: &str = "2s";
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// The exit code for what no new start mends: a refused login among others.
+/// The exit code for what a restart does not change, such as a refused login.
 const MISCONFIGURED: i32 = 78;
 
 /// What its log says once its start has succeeded.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::rule::Rule;
 
-/// One accident, and how long it lasts; then what was broken is mended.
+/// One accident, and how long it lasts; then what was broken is repaired.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     pub kind: Kind,

@@ -1,4 +1,4 @@
-//! Makes faults happen, and mends what they broke.
+//! Makes faults happen, and repairs what they broke.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ use tokio::time::sleep;
 
 use super::daemon::Daemon;
 use super::fault::{Fault, Kind, Victims};
+use super::fixture::Fixture;
 use super::plan::Step;
 use super::rule::{LOCK_LIMIT_MS, persist};
-use super::stage::Stage;
 
 /// How long an instance lives in a crash loop, in turn.
 const LIVES: [Duration; 4] = [
@@ -29,58 +29,58 @@ const TO_END: Duration = Duration::from_secs(1);
 /// From one deletion of the position to the next.
 const LOSE_AGAIN: Duration = Duration::from_millis(50);
 
-/// One fault after the other; each is mended when this returns.
-pub async fn inject(stage: &Stage<'_>, steps: &[Step]) -> Result<()> {
+/// One fault after the other; each is repaired when this returns.
+pub async fn inject(fixture: &Fixture<'_>, steps: &[Step]) -> Result<()> {
     for (pause, fault) in steps {
         sleep(*pause).await;
-        happen(stage, fault).await?;
+        happen(fixture, fault).await?;
     }
     Ok(())
 }
 
-async fn happen(stage: &Stage<'_>, fault: &Fault) -> Result<()> {
+async fn happen(fixture: &Fixture<'_>, fault: &Fault) -> Result<()> {
     let wait = sleep(fault.lasts);
     match fault.kind {
-        Kind::Kill(victims) => kill(stage, victims, wait).await,
-        Kind::KillAt(victim, step) => kill_at(&stage.daemons[victim], step, wait).await,
-        Kind::CrashLoop(victim) => crash_loop(&stage.daemons[victim], fault.lasts).await,
-        Kind::Terminate(victims) => terminate(stage, victims, wait).await,
-        Kind::Freeze(victim) => freeze(stage, victim, wait).await,
+        Kind::Kill(victims) => kill(fixture, victims, wait).await,
+        Kind::KillAt(victim, step) => kill_at(&fixture.daemons[victim], step, wait).await,
+        Kind::CrashLoop(victim) => crash_loop(&fixture.daemons[victim], fault.lasts).await,
+        Kind::Terminate(victims) => terminate(fixture, victims, wait).await,
+        Kind::Freeze(victim) => freeze(fixture, victim, wait).await,
         Kind::KillMongod => {
-            stage.set.kill(0)?;
+            fixture.set.kill(0)?;
             wait.await;
-            stage.set.restart(0).await
+            fixture.set.restart(0).await
         }
         Kind::StepDown => {
-            stage.set.step_down(u32::try_from(fault.lasts.as_secs())?).await?;
+            fixture.set.step_down(u32::try_from(fault.lasts.as_secs())?).await?;
             wait.await;
             Ok(())
         }
-        Kind::Cut(victims) => break_network(stage, victims, Proxy::cut, wait).await,
-        Kind::BlackHole(victims) => break_network(stage, victims, Proxy::black_hole, wait).await,
-        Kind::DropUser => drop_user(stage, wait).await,
-        Kind::Refuse(path) => respond(stage, path, Response::status(StatusCode::SERVICE_UNAVAILABLE), wait).await,
-        Kind::Hang(path) => respond(stage, path, Response::silence(), wait).await,
+        Kind::Cut(victims) => break_network(fixture, victims, Proxy::cut, wait).await,
+        Kind::BlackHole(victims) => break_network(fixture, victims, Proxy::black_hole, wait).await,
+        Kind::DropUser => drop_user(fixture, wait).await,
+        Kind::Refuse(path) => respond(fixture, path, Response::status(StatusCode::SERVICE_UNAVAILABLE), wait).await,
+        Kind::Hang(path) => respond(fixture, path, Response::silence(), wait).await,
         Kind::Refused(rule) => {
-            rule.impose(&stage.database).await?;
+            rule.impose(&fixture.database).await?;
             wait.await;
-            rule.lift(&stage.database).await
+            rule.lift(&fixture.database).await
         }
         Kind::DropIndexes => {
-            drop_indexes(&stage.database).await?;
+            drop_indexes(&fixture.database).await?;
             wait.await;
             Ok(())
         }
-        Kind::LosePosition => lose_position(&stage.database, fault.lasts).await,
+        Kind::LosePosition => lose_position(&fixture.database, fault.lasts).await,
     }
 }
 
-async fn kill(stage: &Stage<'_>, victims: Victims, wait: impl Future<Output = ()>) -> Result<()> {
-    for daemon in daemons(stage, victims) {
+async fn kill(fixture: &Fixture<'_>, victims: Victims, wait: impl Future<Output = ()>) -> Result<()> {
+    for daemon in daemons(fixture, victims) {
         daemon.kill().await?;
     }
     wait.await;
-    restart(stage, victims).await
+    restart(fixture, victims).await
 }
 
 async fn kill_at(daemon: &Daemon, step: &str, wait: impl Future<Output = ()>) -> Result<()> {
@@ -91,21 +91,21 @@ async fn kill_at(daemon: &Daemon, step: &str, wait: impl Future<Output = ()>) ->
     daemon.start(None).await
 }
 
-async fn terminate(stage: &Stage<'_>, victims: Victims, wait: impl Future<Output = ()>) -> Result<()> {
-    for daemon in daemons(stage, victims) {
+async fn terminate(fixture: &Fixture<'_>, victims: Victims, wait: impl Future<Output = ()>) -> Result<()> {
+    for daemon in daemons(fixture, victims) {
         daemon.terminate().await?;
     }
     wait.await;
-    restart(stage, victims).await
+    restart(fixture, victims).await
 }
 
 /// An instance that started meanwhile has given up, as it must where its login is refused: it is started again.
-async fn drop_user(stage: &Stage<'_>, wait: impl Future<Output = ()>) -> Result<()> {
-    stage.user.remove().await?;
+async fn drop_user(fixture: &Fixture<'_>, wait: impl Future<Output = ()>) -> Result<()> {
+    fixture.user.remove().await?;
     wait.await;
-    stage.user.restore().await?;
+    fixture.user.restore().await?;
     sleep(TO_END).await;
-    stage.revive().await
+    fixture.revive().await
 }
 
 /// Again and again: whoever watches writes it anew every second.
@@ -128,12 +128,12 @@ async fn drop_indexes(database: &Database) -> Result<()> {
     Ok(())
 }
 
-fn daemons<'a>(stage: &'a Stage<'_>, victims: Victims) -> &'a [Daemon] {
-    &stage.daemons[victims.of(stage.daemons.len())]
+fn daemons<'a>(fixture: &'a Fixture<'_>, victims: Victims) -> &'a [Daemon] {
+    &fixture.daemons[victims.of(fixture.daemons.len())]
 }
 
-async fn restart(stage: &Stage<'_>, victims: Victims) -> Result<()> {
-    for daemon in daemons(stage, victims) {
+async fn restart(fixture: &Fixture<'_>, victims: Victims) -> Result<()> {
+    for daemon in daemons(fixture, victims) {
         daemon.start(None).await?;
     }
     Ok(())
@@ -152,13 +152,13 @@ async fn crash_loop(daemon: &Daemon, lasts: Duration) -> Result<()> {
     Ok(())
 }
 
-async fn freeze(stage: &Stage<'_>, victim: usize, wait: impl Future<Output = ()>) -> Result<()> {
-    let daemon = &stage.daemons[victim];
-    let frozen = daemon.freeze(stage.receiver.address().port()).await?;
+async fn freeze(fixture: &Fixture<'_>, victim: usize, wait: impl Future<Output = ()>) -> Result<()> {
+    let daemon = &fixture.daemons[victim];
+    let frozen = daemon.freeze(fixture.receiver.address().port()).await?;
     wait.await;
     let until = Some(Instant::now());
     daemon.thaw().await?;
-    stage
+    fixture
         .freezes
         .lock()
         .extend(frozen.map(|frozen| super::freeze::Freeze { until, ..frozen }));
@@ -166,21 +166,21 @@ async fn freeze(stage: &Stage<'_>, victim: usize, wait: impl Future<Output = ()>
 }
 
 async fn break_network(
-    stage: &Stage<'_>,
+    fixture: &Fixture<'_>,
     victims: Victims,
     how: fn(&Proxy),
     wait: impl Future<Output = ()>,
 ) -> Result<()> {
-    let proxies = &stage.proxies[victims.of(stage.proxies.len())];
+    let proxies = &fixture.proxies[victims.of(fixture.proxies.len())];
     proxies.iter().for_each(how);
     wait.await;
     proxies.iter().for_each(Proxy::pass);
     Ok(())
 }
 
-async fn respond(stage: &Stage<'_>, path: &str, response: Response, wait: impl Future<Output = ()>) -> Result<()> {
-    stage.receiver.script(path, [response]);
+async fn respond(fixture: &Fixture<'_>, path: &str, response: Response, wait: impl Future<Output = ()>) -> Result<()> {
+    fixture.receiver.script(path, [response]);
     wait.await;
-    stage.respond_as_usual(path);
+    fixture.respond_as_usual(path);
     Ok(())
 }

@@ -28,7 +28,7 @@ pub struct Subscriptions {
 #[derive(Clone, Copy, Debug)]
 pub struct Certificate {
     pub id: ObjectId,
-    /// The place of its organization.
+    /// The index of its organization.
     pub organization: usize,
     pub expires: Option<i64>,
     pub awarded_again: bool,

@@ -16,6 +16,7 @@
 mod crowd;
 mod daemon;
 mod fault;
+mod fixture;
 mod freeze;
 mod inject;
 mod ledger;
@@ -26,7 +27,6 @@ mod platform;
 mod round;
 mod rule;
 mod skew;
-mod stage;
 mod verdict;
 
 use std::process::ExitCode;

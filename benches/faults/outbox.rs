@@ -6,8 +6,8 @@ use anyhow::Result;
 use bson::{Bson, Document, doc};
 use futures_util::TryStreamExt;
 
+use super::fixture::Fixture;
 use super::ledger::Pair;
-use super::stage::Stage;
 
 /// The layout that is expected.
 const LAYOUT: i32 = 2;
@@ -32,8 +32,8 @@ pub struct Outbox {
 
 impl Outbox {
     /// Reads all documents. `paths`: the receiver's path of each endpoint.
-    pub async fn read(stage: &Stage<'_>, paths: &HashMap<String, &'static str>) -> Result<Self> {
-        let collection = stage.database.collection::<Document>("webhook_outbox");
+    pub async fn read(fixture: &Fixture<'_>, paths: &HashMap<String, &'static str>) -> Result<Self> {
+        let collection = fixture.database.collection::<Document>("webhook_outbox");
         let find = collection.find(doc! {}).projection(doc! { "deliveries.payload": 0 });
         let documents: Vec<Document> = find.await?.try_collect().await?;
         let mut outbox = Self::default();

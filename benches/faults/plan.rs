@@ -64,7 +64,7 @@ impl Plan {
         }
     }
 
-    /// Until all is mended.
+    /// Until all is repaired.
     pub fn length(&self) -> Duration {
         let all = [&self.instances, &self.surroundings, &self.losses];
         let lengths = all.map(|steps| steps.iter().map(|(pause, fault)| *pause + fault.lasts).sum());

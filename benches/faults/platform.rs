@@ -12,10 +12,10 @@ use mongodb::Collection;
 use mongodb::error::Error;
 use tokio::time::{Instant, sleep};
 
+use super::fixture::Fixture;
 use super::ledger::{Certificate, Ledger, Subscriptions, expiry};
 use super::plan::Plan;
 use super::rule::{Rule, is_refusable, persist};
-use super::stage::Stage;
 
 /// The endpoints that get something.
 pub const PATHS: [&str; 4] = ["/0/all", "/0/expired", "/1/all", "/1/completed"];
@@ -33,15 +33,19 @@ pub struct Platform {
 
 impl Platform {
     /// Four organizations: two with endpoints that want all or a part, one with an endpoint that is disabled, one with none.
-    pub async fn create(stage: &Stage<'_>, seed: u64, plan: &Plan) -> Result<Self> {
+    pub async fn create(fixture: &Fixture<'_>, seed: u64, plan: &Plan) -> Result<Self> {
         let organizations: Vec<_> = (0..4).map(|_| ObjectId::new()).collect();
-        let (endpoints, paths) = endpoints(stage, &organizations);
+        let (endpoints, paths) = endpoints(fixture, &organizations);
         let configs = organizations.iter().zip(endpoints).map(
             |(organization, endpoints)| doc! { "_ownerId": organization, "webHookConfig": { "endpoints": endpoints } },
         );
-        stage.database.collection("memberconfigs").insert_many(configs).await?;
+        fixture
+            .database
+            .collection("memberconfigs")
+            .insert_many(configs)
+            .await?;
         Ok(Self {
-            badge_users: stage.database.collection("badgeusers"),
+            badge_users: fixture.database.collection("badgeusers"),
             organizations,
             // Not the numbers that the plan is made of.
             random: Rng::with_seed(!seed),
@@ -209,15 +213,15 @@ async fn insert(badge_users: &Collection<Document>, document: &Document) -> Resu
 }
 
 /// The endpoints of each organization, and the path of each endpoint by its key in the outbox.
-fn endpoints(stage: &Stage<'_>, organizations: &[ObjectId]) -> (Vec<Vec<Document>>, HashMap<String, &'static str>) {
+fn endpoints(fixture: &Fixture<'_>, organizations: &[ObjectId]) -> (Vec<Vec<Document>>, HashMap<String, &'static str>) {
     let (completed, expired) = ("certificate_completed", "certificate_expired");
     let mut paths = HashMap::new();
     let mut endpoint = |organization: usize, path: &'static str, enabled: bool, types: &[&str]| {
         let id = ObjectId::new();
         paths.insert(format!("{}/{id}", organizations[organization]), path);
         doc! {
-            "_id": id, "name": path, "url": stage.receiver.url(path), "enabled": enabled, "eventTypes": types,
-            "timeout": timeout_ms(stage.pace(path)),
+            "_id": id, "name": path, "url": fixture.receiver.url(path), "enabled": enabled, "eventTypes": types,
+            "timeout": timeout_ms(fixture.pace(path)),
         }
     };
     let [all, only_expired, all_too, only_completed] = PATHS;

@@ -6,10 +6,10 @@ use anyhow::Result;
 use certhookd::sandbox::ReplicaSet;
 use tokio::time::{Instant, sleep};
 
+use super::fixture::Fixture;
 use super::inject::inject;
 use super::plan::Plan;
 use super::platform::{Platform, now};
-use super::stage::Stage;
 use super::verdict::Verdict;
 
 /// How long all may take to come to rest. By design a minute passes until a transaction of a killed instance ends whose session nobody
@@ -23,12 +23,12 @@ const SHOWN: usize = 10;
 pub async fn run(set: &ReplicaSet, seed: u64, instances: usize) -> Result<Verdict> {
     let began = Instant::now();
     let plan = Plan::new(seed, instances);
-    let stage = Stage::new(set, seed, &plan).await?;
-    let verdict = match work(&stage, seed, &plan).await {
+    let fixture = Fixture::new(set, seed, &plan).await?;
+    let verdict = match work(&fixture, seed, &plan).await {
         Ok(verdict) => verdict,
         Err(error) => {
             print!("seed {seed}: {error}\n{plan}");
-            keep_logs(stage);
+            keep_logs(fixture);
             return Err(error);
         }
     };
@@ -38,47 +38,47 @@ pub async fn run(set: &ReplicaSet, seed: u64, instances: usize) -> Result<Verdic
         println!("  {wrong}");
     }
     if verdict.holds() {
-        stage.database.drop().await?;
+        fixture.database.drop().await?;
     } else {
-        keep_logs(stage);
+        keep_logs(fixture);
     }
     Ok(verdict)
 }
 
-fn keep_logs(stage: Stage<'_>) {
-    println!("  the daemons' logs stay in {}", stage.directory.keep().display());
+fn keep_logs(fixture: Fixture<'_>) {
+    println!("  the daemons' logs stay in {}", fixture.directory.keep().display());
 }
 
 /// Work and faults side by side, until all is at rest.
-async fn work(stage: &Stage<'_>, seed: u64, plan: &Plan) -> Result<Verdict> {
-    let mut platform = Platform::create(stage, seed, plan).await?;
-    stage.open().await?;
+async fn work(fixture: &Fixture<'_>, seed: u64, plan: &Plan) -> Result<Verdict> {
+    let mut platform = Platform::create(fixture, seed, plan).await?;
+    fixture.open().await?;
     let (worked, instances, surroundings, losses) = tokio::join!(
         platform.work(plan.length()),
-        inject(stage, &plan.instances),
-        inject(stage, &plan.surroundings),
-        inject(stage, &plan.losses)
+        inject(fixture, &plan.instances),
+        inject(fixture, &plan.surroundings),
+        inject(fixture, &plan.losses)
     );
     worked.and(instances).and(surroundings).and(losses)?;
-    rest(stage, &mut platform, plan).await
+    rest(fixture, &mut platform, plan).await
 }
 
 /// Waits until all that should happen has happened, stops the daemons, and counts.
-async fn rest(stage: &Stage<'_>, platform: &mut Platform, plan: &Plan) -> Result<Verdict> {
+async fn rest(fixture: &Fixture<'_>, platform: &mut Platform, plan: &Plan) -> Result<Verdict> {
     let (ledger, rules) = (&mut platform.ledger, plan.rules());
-    stage.respond_at_once();
-    stage.revive().await?;
+    fixture.respond_at_once();
+    fixture.revive().await?;
     // Nothing that a daemon still waits for expires later.
     let last = ledger.certificates.values().filter_map(|one| one.expires);
     let last = last.filter(|expires| *expires < now() + 60_000).max().unwrap_or(0);
     sleep(Duration::from_millis(u64::try_from(last - now()).unwrap_or(0))).await;
     ledger.conclude(last);
     let limit = Instant::now() + PEACE_LIMIT;
-    while !Verdict::reach(stage, ledger, &rules, last).await?.holds() && Instant::now() < limit {
+    while !Verdict::reach(fixture, ledger, &rules, last).await?.holds() && Instant::now() < limit {
         sleep(Duration::from_millis(500)).await;
     }
-    stage.close().await?;
-    let mut verdict = Verdict::reach(stage, ledger, &rules, last).await?;
-    verdict.close(stage);
+    fixture.close().await?;
+    let mut verdict = Verdict::reach(fixture, ledger, &rules, last).await?;
+    verdict.close(fixture);
     Ok(verdict)
 }

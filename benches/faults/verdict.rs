@@ -10,10 +10,10 @@ use bson::{Document, doc};
 use futures_util::TryStreamExt;
 
 use super::crowd::crowds;
+use super::fixture::Fixture;
 use super::ledger::{Ledger, Pair, expiry, is_over};
 use super::outbox::Outbox;
 use super::rule::{Rule, is_refusable};
-use super::stage::Stage;
 
 /// What a round came to.
 #[derive(Debug, Default)]
@@ -40,9 +40,9 @@ impl Verdict {
     }
 
     /// Compares what is with what must be at `now`. `rules`: what MongoDB refused for a while.
-    pub async fn reach(stage: &Stage<'_>, ledger: &Ledger, rules: &[Rule], now: i64) -> Result<Self> {
-        let (heard, accepted) = arrived(stage);
-        let outbox = Outbox::read(stage, &ledger.paths).await?;
+    pub async fn reach(fixture: &Fixture<'_>, ledger: &Ledger, rules: &[Rule], now: i64) -> Result<Self> {
+        let (heard, accepted) = arrived(fixture);
+        let outbox = Outbox::read(fixture, &ledger.paths).await?;
         let mut verdict = Self {
             events: ledger.events(),
             deliveries: ledger.expected.len(),
@@ -67,20 +67,20 @@ impl Verdict {
             "recorded, and never accepted",
             recorded.filter(|pair| !accepted.contains_key(*pair)),
         );
-        verdict.wrong.extend(marks(stage, ledger, &outbox, now).await?);
+        verdict.wrong.extend(marks(fixture, ledger, &outbox, now).await?);
         verdict.wrong.extend(refusals(&outbox, rules));
-        verdict.wrong.extend(statistics(stage, &outbox, rules).await?);
+        verdict.wrong.extend(statistics(fixture, &outbox, rules).await?);
         verdict.wrong.extend(outbox.wrong);
         Ok(verdict)
     }
 
-    /// Adds what time can't mend.
-    pub fn close(&mut self, stage: &Stage<'_>) {
-        let (crowds, excused) = crowds(&stage.receiver.requests(), &stage.freezes.lock());
+    /// Adds what more time can't change.
+    pub fn close(&mut self, fixture: &Fixture<'_>) {
+        let (crowds, excused) = crowds(&fixture.receiver.requests(), &fixture.freezes.lock());
         self.excused = excused;
         self.wrong.extend(crowds);
         self.wrong
-            .extend(stage.daemons.iter().flat_map(|daemon| daemon.complaints()));
+            .extend(fixture.daemons.iter().flat_map(|daemon| daemon.complaints()));
     }
 
     fn complain<'a>(&mut self, what: &str, pairs: impl Iterator<Item = &'a Pair>) {
@@ -89,12 +89,12 @@ impl Verdict {
 }
 
 /// What was heard at all, and how often each was accepted.
-fn arrived(stage: &Stage<'_>) -> (HashSet<Pair>, HashMap<Pair, usize>) {
+fn arrived(fixture: &Fixture<'_>) -> (HashSet<Pair>, HashMap<Pair, usize>) {
     let (mut heard, mut accepted) = (HashSet::new(), HashMap::new());
-    for request in stage.receiver.requests() {
+    for request in fixture.receiver.requests() {
         let pair = (request.path.clone(), request.header("webhook-id").to_owned());
         heard.insert(pair.clone());
-        if request.answer.is_some_and(|status| status.is_success()) {
+        if request.status.is_some_and(|status| status.is_success()) {
             *accepted.entry(pair).or_default() += 1;
         }
     }
@@ -102,8 +102,8 @@ fn arrived(stage: &Stage<'_>) -> (HashSet<Pair>, HashMap<Pair, usize>) {
 }
 
 /// Certificates that are marked and must not be, or the other way round.
-async fn marks(stage: &Stage<'_>, ledger: &Ledger, outbox: &Outbox, now: i64) -> Result<Vec<String>> {
-    let badge_users = stage.database.collection::<Document>("badgeusers");
+async fn marks(fixture: &Fixture<'_>, ledger: &Ledger, outbox: &Outbox, now: i64) -> Result<Vec<String>> {
+    let badge_users = fixture.database.collection::<Document>("badgeusers");
     let marked = badge_users.distinct("_id", doc! { "expiryReminderSent": true }).await?;
     let marked: HashSet<ObjectId> = marked.iter().filter_map(bson::Bson::as_object_id).collect();
     let is_noted = |event: String| outbox.unmarkable.contains(&event);
@@ -130,8 +130,8 @@ fn refusals(outbox: &Outbox, rules: &[Rule]) -> Vec<String> {
 }
 
 /// Deliveries that the statistics have not counted, or counted twice.
-async fn statistics(stage: &Stage<'_>, outbox: &Outbox, rules: &[Rule]) -> Result<Option<String>> {
-    let figures = stage.database.collection::<Document>("webhook_stats");
+async fn statistics(fixture: &Fixture<'_>, outbox: &Outbox, rules: &[Rule]) -> Result<Option<String>> {
+    let figures = fixture.database.collection::<Document>("webhook_stats");
     let days: Vec<Document> = figures.find(doc! {}).await?.try_collect().await?;
     let successes: i64 = days.iter().filter_map(|day| day.get_i64("successes").ok()).sum();
     let (counted, recorded) = (usize::try_from(successes)?, outbox.delivered.len());

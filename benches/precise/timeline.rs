@@ -45,7 +45,7 @@ impl Plan {
     };
 }
 
-/// What an instant is to its certificate.
+/// What an instant means to its certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     /// It expires, and was written before the daemon started.
@@ -70,7 +70,7 @@ impl Change {
     pub const ALL: [Self; 3] = [Self::Renewed, Self::ReDated, Self::Deleted];
 }
 
-/// All that is to happen.
+/// All that will happen.
 pub struct Timeline {
     before: Vec<Document>,
     /// By the instant before which each must be done.
@@ -134,7 +134,7 @@ impl Timeline {
         &self.before
     }
 
-    /// Does what is to be done while the daemon runs, each in its time.
+    /// Makes the changes while the daemon runs, each at its time.
     ///
     /// # Errors
     /// Also when something could not be done in time: the machine is too busy then for what is measured.

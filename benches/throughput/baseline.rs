@@ -52,11 +52,11 @@ fn say(what: &str) {
     eprintln!("{{\"message\":\"{what}\"}}");
 }
 
-/// Runs a write command as the daemon writes: majority and journaled. A refused row is an error.
+/// Runs a write command as the daemon writes: majority and journaled. A refused document is an error.
 async fn write(database: &Database, mut command: RawDocumentBuf) -> Result<()> {
     command.append(bson::cstr!("writeConcern"), rawdoc! { "w": "majority", "j": true });
     let reply = database.run_raw_command(command).await?;
-    anyhow::ensure!(reply.get("writeErrors").is_none(), "a row was refused");
+    anyhow::ensure!(reply.get("writeErrors").is_none(), "a document was refused");
     anyhow::ensure!(reply.get("writeConcernError").is_none(), "a write was not confirmed");
     Ok(())
 }

@@ -204,7 +204,7 @@ impl Shared {
     }
 }
 
-/// The 24 hex digits of the payload's `_id`, which stands first.
+/// The 24 hex digits of the payload's `_id`, which comes first.
 fn certificate(body: &[u8]) -> String {
     let id = body.strip_prefix(br#"{"_id":""#).and_then(|rest| rest.get(..24));
     String::from_utf8_lossy(id.unwrap_or_default()).into_owned()

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::statistics::Spread;
 
-/// What a row is to reach.
+/// What a row must reach.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {

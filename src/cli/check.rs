@@ -17,11 +17,10 @@ use crate::run::{Settings, is_refusal, is_replica_set};
 use crate::service::one_line;
 use crate::store::{Error, Kind, Login, NEEDS_REPLICA_SET, Result, SCAN_INDEX, Store, scan_index};
 
-/// The name of a point.
 const MAIL_SERVER: &str = "mail server";
 
-/// MongoDB, and the mail server, are asked for no longer than this.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long MongoDB and the mail server are waited for.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is found, worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,11 +28,11 @@ enum Finding {
     Good,
     /// Can't be reached: exit 1.
     Unreachable,
-    /// The configuration must mend it, ours or MongoDB's: exit 78.
+    /// The configuration must change, ours or MongoDB's: exit 78.
     Misconfigured,
 }
 
-/// Checks; prints a line for each point.
+/// Prints a line for each point.
 pub(super) async fn run(file: Option<&Path>, config_only: bool) -> ExitCode {
     let config = match super::read(file) {
         Ok(config) => config,
@@ -53,7 +52,7 @@ pub(super) async fn run(file: Option<&Path>, config_only: bool) -> ExitCode {
     }
 }
 
-/// What a start and a reload make of it, MongoDB apart.
+/// What a start and a reload check, MongoDB apart.
 fn configuration(file: Option<&Path>, config: &Config) -> Finding {
     let point = "configuration";
     let from = file.map_or("the defaults and the environment".into(), |file| {
@@ -84,8 +83,8 @@ async fn database(config: &Config) -> Finding {
 }
 
 async fn ask(config: &Config, store: &Store) -> Finding {
-    let (hello, login, version) = match tokio::time::timeout(PATIENCE, introduce(store)).await {
-        Ok(Ok(introduced)) => introduced,
+    let server = match tokio::time::timeout(REPLY_TIMEOUT, Server::read(store)).await {
+        Ok(Ok(server)) => server,
         Ok(Err(error)) => return not_connected(store, &error).await,
         Err(_) => {
             return say(
@@ -95,11 +94,13 @@ async fn ask(config: &Config, store: &Store) -> Finding {
             );
         }
     };
+    let Server { hello, login, version } = server;
     let user = match login.users.join(", ") {
         user if user.is_empty() => "without a login".to_owned(),
         user => format!("as {user}"),
     };
-    let (hosts, database) = (store.hosts(), &config.mongodb.database);
+    let hosts = store.hosts();
+    let database = &config.mongodb.database;
     let now = hello
         .get_datetime("localTime")
         .copied()
@@ -137,16 +138,24 @@ async fn not_connected(store: &Store, error: &Error) -> Finding {
     }
 }
 
-/// Who replies, who we are there, and which version it is.
-async fn introduce(store: &Store) -> Result<(Document, Login, String)> {
-    let hello = store.hello().await?;
-    // Anybody may ask who is there; this is for who is logged in, where MongoDB asks for that.
-    let list = doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true };
-    store.database().run_command(list).await?;
-    let login = Login::ask(store).await?;
-    let build = store.database().run_command(doc! { "buildInfo": 1 }).await?;
-    let version = build.get_str("version").unwrap_or("of an unknown version").to_owned();
-    Ok((hello, login, version))
+/// The server that replies.
+struct Server {
+    hello: Document,
+    login: Login,
+    version: String,
+}
+
+impl Server {
+    async fn read(store: &Store) -> Result<Self> {
+        let hello = store.hello().await?;
+        // `hello` and the next ones need no login. This does, where MongoDB asks for one.
+        let list = doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true };
+        store.database().run_command(list).await?;
+        let login = Login::read(store).await?;
+        let build = store.database().run_command(doc! { "buildInfo": 1 }).await?;
+        let version = build.get_str("version").unwrap_or("of an unknown version").to_owned();
+        Ok(Self { hello, login, version })
+    }
 }
 
 fn replica_set(hello: &Document) -> Finding {
@@ -191,14 +200,14 @@ async fn mail_server(config: &Config) -> Finding {
         Ok(None) => return Finding::Good,
         Err(error) => return say(Finding::Misconfigured, MAIL_SERVER, &error.to_string()),
     };
-    match tokio::time::timeout(PATIENCE, mailer.check()).await {
+    match tokio::time::timeout(REPLY_TIMEOUT, mailer.check()).await {
         Ok(Ok(())) => say(
             Finding::Good,
             MAIL_SERVER,
-            "answers, and takes the login where one is configured",
+            "it replies, and accepts the login where one is configured",
         ),
-        Ok(Err((reason, true))) => say(Finding::Misconfigured, MAIL_SERVER, &reason),
-        Ok(Err((reason, false))) => say(Finding::Unreachable, MAIL_SERVER, &reason),
+        Ok(Err(error)) if error.is_permanent => say(Finding::Misconfigured, MAIL_SERVER, &error.reason),
+        Ok(Err(error)) => say(Finding::Unreachable, MAIL_SERVER, &error.reason),
         Err(_) => say(Finding::Unreachable, MAIL_SERVER, "no response within 10 s"),
     }
 }
@@ -217,7 +226,7 @@ fn say(finding: Finding, point: &str, what: &str) -> Finding {
     finding
 }
 
-/// Something that deserves a look and fails nothing.
+/// Something to be looked at that does not change the exit code.
 fn warn(point: &str, what: &str) -> Finding {
     print("WARN", point, what);
     Finding::Good

@@ -19,7 +19,7 @@ use crate::sandbox::{Receiver, Response};
 use crate::service::signals::Signals;
 use story::Story;
 
-/// Certificates of each kind, one an organization.
+/// Certificates of each kind, one per organization.
 const EACH: usize = 6;
 
 /// Within this time after the start certificates expire, one after the other.
@@ -38,8 +38,8 @@ const INTRO: &str = "\
 certhookd demo: certificates in MongoDB become webhooks. Six sample organizations, about 20 seconds; Ctrl-C ends it.
 
   6 certificates have expired already    expired    the first scan finds them
-  6 expire while you watch               expired    a scan every second finds each when its time has come
-  6 are awarded while you watch          completed  the change stream tells of each at once
+  6 expire while you watch               expired    a scan every second finds each when it has expired
+  6 are awarded while you watch          completed  the change stream yields each at once
 
 Each line below is a request as it reached an endpoint, in seconds since the start. What to look at:
   /horizon/lms  responds with 503 twice and recovers: the same webhook-id, attempt 3; no other waits for it
@@ -55,7 +55,7 @@ pub(super) async fn run() -> Result<ExitCode> {
     let mut sandbox = Sandbox::start().await?;
     let played = play(&mut sandbox, &mut signals).await;
     sandbox.end().await;
-    say!("Nothing is left of it: the MongoDB is gone, and so are its files.");
+    say!("Nothing is left of it: the MongoDB has ended, and its files are removed.");
     played
 }
 
@@ -143,7 +143,7 @@ async fn watch(story: &mut Story, receiver: &Receiver, began: Instant) {
             return;
         };
         for request in &requests[seen..] {
-            say!("{}", story.note(request, began));
+            say!("{}", story.add(request, began));
         }
         seen = requests.len();
     }

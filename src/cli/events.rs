@@ -21,7 +21,7 @@ use crate::store::Store;
 const BUFFER: usize = 100;
 
 /// How long a stop waits for what MongoDB was asked last.
-const PATIENCE: Duration = Duration::from_secs(2);
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What to follow; what is given must all hold.
 #[derive(Debug, clap::Args)]
@@ -85,7 +85,7 @@ async fn follow(follower: Follower, json: bool, states: &[String]) -> anyhow::Re
     };
     stop.cancel();
     // It ends by itself, unless MongoDB does not respond.
-    let _ = tokio::time::timeout(PATIENCE, following).await;
+    let _ = tokio::time::timeout(STOP_TIMEOUT, following).await;
     match printed {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         printed => Ok(printed?),

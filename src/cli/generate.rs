@@ -1,4 +1,4 @@
-//! `certhookd generate`: manual pages and shell completions of this very binary, for whoever packages it.
+//! `certhookd generate`: manual pages and shell completions of this binary, for packages.
 //!
 //! A subcommand rather than a build script: builds stay as quick as they are, and no second binary has to be built.
 

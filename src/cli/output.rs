@@ -1,4 +1,4 @@
-//! What is printed. A reader that has gone away, as in `certhookd status | head`, is no failure; a full disk is.
+//! What is printed. A reader that has ended, as in `certhookd status | head`, is no failure; a full disk is.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};

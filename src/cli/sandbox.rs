@@ -1,4 +1,4 @@
-//! `certhookd sandbox`: the platform in small, for whoever wants to try a daemon or a receiver against it.
+//! `certhookd sandbox`: a small platform, to run a daemon or a receiver against.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use crate::sandbox::{Options, Receiver, ReplicaSet, Samples};
 /// The database's name, which is the configuration's default.
 const DATABASE: &str = "beedeez";
 
-/// Expired certificates, two an organization.
+/// Expired certificates, two per organization.
 const EXPIRED: usize = 12;
 
 /// The same people and secrets each time.
@@ -36,9 +36,7 @@ pub(super) async fn run() -> Result<()> {
 
 /// A replica set with the sample organizations, and the receiver at which their endpoints are.
 pub(super) struct Sandbox {
-    /// Where the endpoints are.
     pub(super) receiver: Receiver,
-    /// Who the organizations are, and what they expect.
     pub(super) samples: Samples,
     set: ReplicaSet,
     client: Client,
@@ -64,7 +62,6 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    /// Where MongoDB is.
     pub(super) fn uri(&self) -> &str {
         self.set.uri()
     }
@@ -76,7 +73,6 @@ impl Sandbox {
         Ok(certificates)
     }
 
-    /// Where the certificates are.
     pub(super) fn badge_users(&self) -> Collection<Document> {
         self.database().collection("badgeusers")
     }

@@ -13,16 +13,17 @@ use crate::dispatch::EndpointState;
 use crate::run::{Engine, Settings, Tasks, connect, reach};
 use crate::service::signals::Signals;
 use crate::service::systemd::Manager;
-use crate::source::Extent;
+use crate::source::{Extent, WouldSend};
 
-/// How often is looked whether all is delivered.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often the outbox is asked whether all is delivered.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(config: &Config, dry_run: bool) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::install()?;
     let give_up = CancellationToken::new();
     let settings = Settings::new(config)?;
-    let (manager, stop) = (Manager::from_env(), CancellationToken::new());
+    let manager = Manager::from_env();
+    let stop = CancellationToken::new();
     let store = if dry_run {
         reach(config, &manager, &stop, give_up.clone()).await?
     } else {
@@ -52,8 +53,12 @@ async fn count(engine: &Engine) -> anyhow::Result<ExitCode> {
         .scan(CancellationToken::new())
         .dry_run(crate::model::Clock::local())
         .await?;
-    let row = |(organization, certificates, deliveries): (String, usize, usize)| {
-        vec![organization, certificates.to_string(), deliveries.to_string()]
+    let row = |(organization, count): (String, WouldSend)| {
+        vec![
+            organization,
+            count.certificates.to_string(),
+            count.deliveries.to_string(),
+        ]
     };
     table::print(
         &["organization", "certificates", "deliveries"],
@@ -71,12 +76,12 @@ async fn deliver(engine: &Arc<Engine>, config: &Config, give_up: CancellationTok
         .run_once(Extent::All, began)
         .await?;
     loop {
-        let looked = Instant::now();
-        if !open(engine, began).await? {
+        let asked = Instant::now();
+        if !is_under_way(engine, began).await? {
             break;
         }
-        // Others' backlogs make a look long.
-        tokio::time::sleep(LOOK.max(looked.elapsed() * 2)).await;
+        // The backlogs of other endpoints make it slow.
+        tokio::time::sleep(ASK_EVERY.max(asked.elapsed() * 2)).await;
     }
     tasks.shut_down(config.service.shutdown_grace).await;
     let counts = &engine.tally.counts;
@@ -97,8 +102,8 @@ async fn deliver(engine: &Arc<Engine>, config: &Config, give_up: CancellationTok
     })
 }
 
-/// Whether something that was appended since then is still on its way, to endpoints that are served.
-async fn open(engine: &Engine, since: DateTime) -> crate::store::Result<bool> {
+/// Whether something that was appended since then is still on its way to endpoints that are served.
+async fn is_under_way(engine: &Engine, since: DateTime) -> crate::store::Result<bool> {
     let looked = engine.outbox.look().await?;
     let waits = |endpoint: &crate::model::EndpointKey| engine.endpoint_state(endpoint) == EndpointState::OutOfService;
     let waiting: Vec<_> = looked

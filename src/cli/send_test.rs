@@ -1,4 +1,4 @@
-//! `certhookd send-test`: a sample event on the way that every event takes to its endpoint, outbox left out.
+//! `certhookd send-test`: a sample event, sent as every event is, but without the outbox.
 
 use std::process::ExitCode;
 
@@ -36,9 +36,9 @@ pub(super) struct Args {
 /// Sends it and prints what went out and what came back. Succeeds on a 2xx alone.
 pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
-    let found = find(&store, config, &args.endpoint).await;
+    let read = read_endpoint(&store, config, &args.endpoint).await;
     store.close().await;
-    let (mut endpoint, now) = found?;
+    let (mut endpoint, now) = read?;
     let event_type = args.event.or(endpoint.event_types.first().copied());
     let event_type = event_type.unwrap_or(EventType::CertificateExpired);
     introduce(&endpoint, event_type);
@@ -52,15 +52,15 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
     if args.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
-    let (outcome, answer) = client.inspect(&endpoint, &message, now).await;
-    if let Some(answer) = answer {
-        show_response(&answer);
+    let (outcome, response) = client.inspect(&endpoint, &message, now).await;
+    if let Some(response) = response {
+        show_response(&response);
     }
     Ok(conclude(&outcome, &endpoint))
 }
 
 /// The endpoint as it is configured, and the time by MongoDB's clock, which the daemon goes by.
-async fn find(store: &Store, config: &Config, wanted: &str) -> anyhow::Result<(Endpoint, DateTime)> {
+async fn read_endpoint(store: &Store, config: &Config, wanted: &str) -> anyhow::Result<(Endpoint, DateTime)> {
     let now = super::hello(store).await?.get_datetime("localTime").copied()?;
     let directory = super::directory(store, config).await?;
     Ok((target::find(&directory, wanted)?, now))

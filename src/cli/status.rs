@@ -32,7 +32,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    fn takes(&self, organization: &str, endpoint: &str) -> bool {
+    fn matches(&self, organization: &str, endpoint: &str) -> bool {
         let is_organization = self.organization.as_ref().is_none_or(|wanted| wanted == organization);
         let is_endpoint = self
             .endpoint
@@ -45,15 +45,15 @@ impl Args {
         self.trouble || self.organization.is_some() || self.endpoint.is_some()
     }
 
-    /// Leaves what was asked for, the worst first.
-    fn choose(&self, status: &mut Status) {
+    /// Keeps what was asked for, the worst first.
+    fn filter(&self, status: &mut Status) {
         status
             .endpoints
-            .retain(|one| self.takes(&one.organization, &one.endpoint) && (!self.trouble || one.needs_a_look()));
-        // Stable: by organization within.
+            .retain(|one| self.matches(&one.organization, &one.endpoint) && (!self.trouble || one.needs_a_look()));
+        // The sort is stable: endpoints of one severity stay sorted by organization.
         status.endpoints.sort_by_key(Endpoint::severity);
         for heads in [&mut status.dead_letters, &mut status.next] {
-            heads.retain(|head| self.takes(&head.organization, &head.endpoint));
+            heads.retain(|head| self.matches(&head.organization, &head.endpoint));
         }
     }
 }
@@ -81,11 +81,11 @@ async fn ask(store: &Store, config: &Config, args: &Args) -> anyhow::Result<Stat
     let is_known = status
         .endpoints
         .iter()
-        .any(|one| args.takes(&one.organization, &one.endpoint));
+        .any(|one| args.matches(&one.organization, &one.endpoint));
     if let Some(endpoint) = &args.endpoint {
         ensure!(is_known, "{}", target::unknown(&directory, endpoint));
     }
-    args.choose(&mut status);
+    args.filter(&mut status);
     Ok(status)
 }
 
@@ -182,55 +182,58 @@ fn print_scan(scan: &Scan) {
     }
 }
 
-/// The worst first; where nobody chose, as many as can be read.
+/// The worst first; without a choice of the user at most [`LISTED`].
 fn print_endpoints(endpoints: &[Endpoint], chosen: bool) {
+    let all = endpoints.len();
     let troubled = endpoints.iter().filter(|one| one.needs_a_look()).count();
-    let (well, all) = (endpoints.len() - troubled, endpoints.len());
-    let shown = match () {
-        () if chosen || all <= LISTED => all,
-        () => troubled.min(LISTED),
+    let shown = if chosen || all <= LISTED {
+        all
+    } else {
+        troubled.min(LISTED)
     };
     say!(
-        "\n{}, {troubled} in trouble; what was delivered, failed and cancelled is of the last {DAYS} days, what is pending and dead as of now",
+        "\n{}, {troubled} in trouble; delivered, failed and cancelled are those of the last {DAYS} days, pending and dead are as of now",
         count(all as u64, "endpoint")
     );
-    let rows: Vec<_> = endpoints[..shown].iter().map(endpoint).collect();
-    let notes: Vec<_> = endpoints[..shown].iter().map(Endpoint::trouble).collect();
-    table::print_with_notes(
-        &[
-            "organization",
-            "endpoint",
-            "name",
-            "state",
-            "delivered",
-            "failed attempts",
-            "pending",
-            "dead letters",
-            "cancelled",
-        ],
-        &rows,
-        &notes,
-    );
-    for endpoint in endpoints[..shown]
-        .iter()
-        .filter(|endpoint| !endpoint.warnings.is_empty())
-    {
-        let (organization, id) = (&endpoint.organization, &endpoint.endpoint);
-        say!("\n{organization}/{id} is not quite served as it is configured:");
-        endpoint
-            .warnings
-            .iter()
-            .for_each(|warning| say!("  {}", one_line(warning)));
-    }
+    print_table(&endpoints[..shown]);
+    endpoints[..shown].iter().for_each(print_warnings);
     if troubled > shown {
         say!("{} more in trouble: --trouble lists all", troubled - shown);
     }
+    let well = all - troubled;
     if shown < all && well > 0 {
         say!(
             "{} without trouble: --organization, --endpoint and --json show them",
             count(well as u64, "endpoint")
         );
     }
+}
+
+fn print_table(endpoints: &[Endpoint]) {
+    let header = [
+        "organization",
+        "endpoint",
+        "name",
+        "state",
+        "delivered",
+        "failed attempts",
+        "pending",
+        "dead letters",
+        "cancelled",
+    ];
+    let rows: Vec<_> = endpoints.iter().map(endpoint).collect();
+    let notes: Vec<_> = endpoints.iter().map(Endpoint::trouble).collect();
+    table::print_with_notes(&header, &rows, &notes);
+}
+
+fn print_warnings(endpoint: &Endpoint) {
+    if endpoint.warnings.is_empty() {
+        return;
+    }
+    let (organization, id) = (&endpoint.organization, &endpoint.endpoint);
+    say!("\n{organization}/{id} is not quite served as it is configured:");
+    let warnings = endpoint.warnings.iter();
+    warnings.for_each(|warning| say!("  {}", one_line(warning)));
 }
 
 fn iso(at: DateTime) -> String {

@@ -2,8 +2,8 @@
 
 use crate::model::stays_in_line;
 
-/// Prints rows under a header, each column as wide as its widest cell; numbers are aligned to the right. What could break
-/// or turn a line is taken out: names come from outside.
+/// Prints rows under a header, each column as wide as its widest cell; numbers are aligned to the right. Characters that could break
+/// or turn a line are replaced: names come from outside.
 pub(super) fn print(header: &[&str], rows: &[Vec<String>]) {
     print_with_notes(header, rows, &[]);
 }
@@ -20,9 +20,9 @@ pub(super) fn print_with_notes(header: &[&str], rows: &[Vec<String>], notes: &[O
     };
     let widths: Vec<_> = (0..header.len()).map(width).collect();
     say!("{}", line(header.iter().map(|cell| (*cell).to_owned()), &widths));
-    for (place, row) in clean.into_iter().enumerate() {
+    for (index, row) in clean.into_iter().enumerate() {
         say!("{}", line(row.into_iter(), &widths));
-        if let Some(Some(note)) = notes.get(place) {
+        if let Some(Some(note)) = notes.get(index) {
             say!("  {}", safe(note));
         }
     }

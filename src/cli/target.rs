@@ -1,4 +1,4 @@
-//! Which endpoint is meant, and that there is such an organization. A misspelling is told, with the nearest.
+//! Which endpoint is meant, and that there is such an organization. The error for a misspelling has the nearest name.
 
 use anyhow::bail;
 use bson::doc;

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Cluster;
 use crate::model::EndpointKey;
-use crate::store::{Result, Tries};
+use crate::store::{Reporter, Result};
 
 /// How often an instance beside others reads their notes.
 const WAKE_UP_EVERY: Duration = Duration::from_millis(200);
@@ -86,24 +86,24 @@ impl WakeUps {
         stop: CancellationToken,
         woken: impl Fn(Vec<EndpointKey>),
         control: impl Fn(i64),
-        beat: impl Fn(),
+        progress: impl Fn(),
     ) {
         let mut seen = HashMap::new();
-        let mut tries: Tries = cluster.store.outage().tries();
+        let mut reporter: Reporter = cluster.store.outage().reporter();
         while stop
             .run_until_cancelled(tokio::time::sleep(WAKE_UP_EVERY))
             .await
             .is_some()
         {
-            beat();
+            progress();
             if !cluster.has_others() {
                 seen.clear();
                 continue;
             }
             let began = std::time::Instant::now();
             match read_once(&cluster, &mut seen, &woken, &control).await {
-                Ok(()) => tries.succeeded(),
-                Err(error) => tries.failed("read other instances' notes", &error, began),
+                Ok(()) => reporter.succeeded(),
+                Err(error) => reporter.failed("read other instances' notes", &error, began),
             }
         }
     }

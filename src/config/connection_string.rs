@@ -1,5 +1,5 @@
 //! The connection string, as far as it can be judged without asking anybody: which part or option is wrong, which options mean
-//! nothing here, and the database in its path. Names of options are told, values never: they may hold a password.
+//! nothing here, and the database in its path. Names of options are shown, values never: they may hold a password.
 
 use mongodb::error::ErrorKind;
 use mongodb::options::ConnectionString;
@@ -82,14 +82,14 @@ pub(super) fn resolve(settings: &mut Settings) {
         other => other,
     };
     if let Some(path) = raw.as_text().and_then(database) {
-        take_database(path, settings);
+        set_database(path, settings);
     }
     settings.give(URI_KEY, raw, origin);
 }
 
 /// Why the driver refuses that text; `None` if it doesn't.
 pub(super) fn why_refused(text: &str) -> Option<String> {
-    let (base, options) = parts(text);
+    let (base, options) = split(text);
     if let Some(why) = base_refused(base, options) {
         return Some(why);
     }
@@ -104,8 +104,8 @@ pub(super) fn why_refused(text: &str) -> Option<String> {
     Some(refused.join(" and "))
 }
 
-/// What is before the options, and they.
-fn parts(text: &str) -> (&str, &str) {
+/// The part before the options, and the options.
+fn split(text: &str) -> (&str, &str) {
     text.split_once('?').unwrap_or((text, ""))
 }
 
@@ -123,7 +123,7 @@ fn parses(text: &str) -> bool {
 
 /// What is wrong before the options. What comes after an unexpected `?` may be a part of the password.
 fn base_refused(base: &str, options: &str) -> Option<String> {
-    let encode = "percent-encode what stands in user and password, such as %40 for @";
+    let encode = "percent-encode user and password, such as %40 for @";
     let Some((scheme, rest)) = base.split_once("://").filter(|(scheme, _)| known_scheme(scheme)) else {
         return Some("it begins with neither mongodb:// nor mongodb+srv://".into());
     };
@@ -133,15 +133,15 @@ fn base_refused(base: &str, options: &str) -> Option<String> {
     if !rest.contains('@') && options.contains('@') {
         return Some(format!("there is an @ after the first question mark: {encode}"));
     }
-    let (user, place) = rest
+    let (user, after_user) = rest
         .rsplit_once('@')
-        .map_or((None, rest), |(user, place)| (Some(user), place));
-    let hosts = place.split('/').next().unwrap_or_default();
+        .map_or((None, rest), |(user, rest)| (Some(user), rest));
+    let hosts = after_user.split('/').next().unwrap_or_default();
     if !parses(&format!("{scheme}://{hosts}")) {
         return Some("a host or its port makes no sense".into());
     }
     if user.is_some_and(|user| !parses(&format!("{scheme}://{user}@{hosts}"))) {
-        // A certificate may say who it is.
+        // The user name may be in a certificate.
         let by_certificate = user == Some("") && options.contains("authMechanism");
         return (!by_certificate).then(|| format!("the user or the password makes no sense: {encode}"));
     }
@@ -160,19 +160,20 @@ fn refused_options(base: &str, options: &[&str]) -> Vec<String> {
     };
     let mut ordered: Vec<_> = options.iter().collect();
     ordered.sort_by_key(rank);
-    let (mut accepted, mut refused) = (format!("{base}?"), Vec::new());
+    let mut accepted = format!("{base}?");
+    let mut refused = Vec::new();
     for pair in ordered {
         let more = format!("{accepted}&{pair}").replace("?&", "?");
         match ConnectionString::parse(&more) {
             Ok(_) => accepted = more,
-            Err(error) => refused.push(told(pair, &error.kind)),
+            Err(error) => refused.push(reason(pair, &error.kind)),
         }
     }
     refused
 }
 
 /// The driver's reason, unless it quotes the value.
-fn told(pair: &str, error: &ErrorKind) -> String {
+fn reason(pair: &str, error: &ErrorKind) -> String {
     let name = printable(name_of(pair));
     let Some((_, value)) = pair.split_once('=') else {
         return format!("the option {name} has no value");
@@ -187,7 +188,7 @@ fn told(pair: &str, error: &ErrorKind) -> String {
 
 /// The same connection string without what the driver does not know. One that is refused for its beginning stays as it is.
 fn without_unknown(text: &str, origin: &str, warnings: &mut Vec<String>) -> String {
-    let (base, options) = parts(text);
+    let (base, options) = split(text);
     if options.is_empty() || base_refused(base, options).is_some() {
         return text.to_owned();
     }
@@ -212,7 +213,8 @@ fn warning(pair: &str) -> Option<String> {
         return None;
     }
     let hint = nearest(name, KNOWN.into_iter(), |known| known).map(|known| format!("; did you mean {known}?"));
-    let (name, hint) = (printable(name), hint.unwrap_or_default());
+    let name = printable(name);
+    let hint = hint.unwrap_or_default();
     Some(format!("the option {name} is unknown and ignored{hint}"))
 }
 
@@ -228,13 +230,13 @@ fn database(text: &str) -> Option<String> {
     (path != AUTH_DATABASE).then_some(path)
 }
 
-fn take_database(path: String, settings: &mut Settings) {
+fn set_database(path: String, settings: &mut Settings) {
     let Some(given) = settings.given(DATABASE_KEY) else {
         let origin = "the path of the connection string".to_owned();
         settings.give(DATABASE_KEY, Raw::Untyped(path), origin);
         return;
     };
-    // What is no text is told by the key's own rule.
+    // The key's own rule reports what is no text.
     if given.raw.as_text().is_none_or(|named| named == path) {
         return;
     }

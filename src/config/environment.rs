@@ -13,7 +13,7 @@ const SEPARATOR: &str = "__";
 /// Variables that are no keys.
 const OTHERS: [&str; 2] = ["CERTHOOKD_CONFIG", "CERTHOOKD_LOG"];
 
-/// Adds what the variables say. One that is like a key's name without being one is told and ignored: others set variables
+/// Adds what the variables say. One that is like a key's name without being one is a warning and ignored: others set variables
 /// that begin like ours.
 pub(super) fn merge(env: &[(String, String)], settings: &mut Settings) {
     for (variable, value) in env {

@@ -19,7 +19,7 @@ impl Fault {
         &self.key
     }
 
-    /// `problem` with `key`, which stands at `origin`.
+    /// `problem` with `key`, which is set at `origin`.
     pub(super) fn new(key: &str, problem: String, origin: Option<String>) -> Self {
         Self {
             key: key.escape_debug().to_string(),
@@ -35,7 +35,7 @@ impl Fault {
         Self::new(key, problem, Some(origin.to_owned()))
     }
 
-    /// A name that means nothing; `kind` is what should stand there, `nearest` what was probably meant.
+    /// A name that means nothing; `kind` is what is expected, `nearest` what was probably meant.
     pub(super) fn unknown(key: &str, kind: &str, nearest: Option<&str>, origin: String) -> Self {
         let hint = nearest.map_or(String::new(), |nearest| format!("; did you mean {nearest}?"));
         Self::new(

@@ -52,9 +52,9 @@ section! {
     /// `[mongodb]`: where the certificates are.
     ["mongodb"] Mongodb {
         /// The connection string, from `uri`, `uri_file` or the credential. Without one there is no configuration: its default
-        /// stands in for it while the other values are judged.
+        /// replaces it while the other values are checked.
         uri: SecretString = "mongodb://none.invalid/", connection_string;
-        /// The platform's database; the daemon's own collections stand in it too.
+        /// The platform's database; the daemon's own collections are in it, too.
         database: String = "beedeez", database_name;
         /// The collection of BadgeUser documents.
         badge_users: String = "badgeusers", collection_name;
@@ -92,9 +92,9 @@ section! {
 }
 
 section! {
-    /// `[queue]`: what is held in memory.
+    /// `[queue]`: deliveries in memory.
     ["queue"] Queue {
-        /// Events held in memory, in all.
+        /// Deliveries in memory, in all.
         capacity: usize = "1024", number(1..=100_000);
     }
 }
@@ -118,7 +118,7 @@ section! {
         keep_responses: bool = "true", boolean;
         /// Whether endpoints may have `http` addresses.
         allow_http: bool = "false", boolean;
-        /// Networks that may be delivered to although they are otherwise refused.
+        /// Networks that may be delivered to although their addresses are blocked otherwise.
         allow_networks: Vec<IpNet> = "", networks;
         /// Becomes `X-Webhook-Source`.
         source: HeaderValue = "beedeez", header_value;
@@ -130,7 +130,7 @@ section! {
     ["email"] Email {
         /// The mail server, from `smtp_url`, `smtp_url_file` or the credential; `None` turns reminders off.
         smtp_url: Option<SmtpServer> = "", smtp_server;
-        /// Who they come from.
+        /// Their sender.
         from: Option<Mailbox> = "", mailbox;
         /// Their subject.
         subject: Template = "Your certificate {{ certificate.ruleData.name }} has expired", template;
@@ -171,7 +171,7 @@ section! {
 }
 
 section! {
-    /// `[telemetry]`: what the daemon tells of itself.
+    /// `[telemetry]`: traces.
     ["telemetry"] Telemetry {
         /// The collector of traces, without `/v1/traces`; `None` turns them off.
         otlp_endpoint: Option<Url> = "", base_url;

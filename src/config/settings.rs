@@ -1,4 +1,4 @@
-//! The merged layer: what the operator gave, where it stands, and what is wrong with it.
+//! The merged layer: what the operator set, where, and what is wrong with it.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +8,8 @@ use super::rules::Mismatch;
 
 /// A value that the operator gave.
 pub(super) struct Given {
-    /// The value.
     pub(super) raw: Raw,
-    /// Where it stands, for a message: file and line, variable or credential.
+    /// Where it was set, for a message: file and line, variable or credential.
     pub(super) origin: String,
 }
 
@@ -45,7 +44,7 @@ impl Settings {
         self.given.get(key).map_or("the default", |given| &given.origin)
     }
 
-    /// The typed value of `key`. A given value that breaks its rule is a fault, and the default stands in for it so that
+    /// The typed value of `key`. A given value that breaks its rule is a fault, and the default replaces it so that
     /// the other values can be judged. `None` if the default breaks the rule: a fault too.
     pub(super) fn read<T>(
         &mut self,

@@ -13,7 +13,7 @@ pub struct SmtpServer {
     pub port: u16,
     /// How the connection is protected.
     pub encryption: Encryption,
-    /// Who logs in, where that is asked for. Only over TLS that is certain.
+    /// The login, if the server asks for one. Only over TLS that is certain.
     pub credentials: Option<Credentials>,
 }
 

@@ -1,22 +1,34 @@
-//! How many deliveries of an endpoint may be in memory: a pure function.
+//! How many deliveries of an endpoint may be in memory, in slots of the delivery queue: a pure function.
 //!
-//! An endpoint that is **not known to answer** (no success since it was assigned to this instance, or its last attempt timed
-//! out) gets one slot, and all such endpoints together at most a quarter of `max_in_flight`, those of one organization half of
-//! that. So endpoints that hang, however many, leave three quarters of the requests in flight to those that answer, and those of
-//! one organization leave slots to others that are not known yet.
+//! An endpoint is **known to answer** after a success since it was assigned to this instance, until an attempt times out or its circuit
+//! breaker opens.
 //!
-//! An endpoint that answers gets its share of what those leave: `(capacity - max_in_flight / 4) / (contenders + 1)`. Contenders
-//! are the endpoints that are known to answer and hold slots or ask for some. n greedy endpoints so leave one part in n + 1 to
-//! the next. However many they are, a share is no less than `concurrency` slots, because with fewer an endpoint could not use its
-//! parallel requests; who finds none free waits for its turn. An endpoint is refilled when half of its share is used up: a read per freed slot would be a
-//! command per delivery. One organization gets at most half of the slots, as it gets at most half of the requests in flight.
+//! **Not known to answer:** one slot. All such endpoints together get at most `quarter = max_in_flight / 4`, those of one
+//! organization `quarter / 2`. However many endpoints hang, three quarters of the requests in flight are left to those that
+//! answer; however many of one organization hang, slots are left to others that are not known yet.
 //!
-//! An endpoint with a rate gets no more than it can use in two seconds. All these are rounded up where half of a batch has slots: then
-//! it is read whole, because what is read in parts is recorded in parts. The capacity alone is never exceeded.
+//! **Known to answer:** a share of the other slots,
 //!
-//! Example: capacity 1024, max_in_flight 256, 9 contenders, 20 slots held by the endpoint, 300 by its organization, 500 in all. Its
-//! share is (1024 - 64) / 10 = 96, half of that is 48, it holds less, so it may have 76 more; its organization may have 212 more,
-//! and 524 are free: it gets 76.
+//! ```text
+//! share = (capacity - quarter) / (contenders + 1)      at least concurrency, at most what its rate needs for two seconds
+//! grant = share - active                               if active ≤ share / 2, else 0
+//!         at most capacity / 2 - taken by the organization, at most capacity - taken by all
+//! ```
+//!
+//! * `contenders` are the endpoints that are known to answer and have deliveries in memory or ask for some, this one included.
+//! * The 1 leaves a share to the next endpoint that asks.
+//! * With fewer slots than `concurrency` an endpoint could not use its parallel requests. An endpoint for which no slot is free
+//!   waits for its turn.
+//! * `active` are the endpoint's deliveries that are queued or in flight; a slot is `taken` until the result is recorded.
+//! * Only half of the share is waited for, because a read per freed slot would be a command per delivery.
+//! * One organization gets at most half of the slots, as it gets at most half of the requests in flight.
+//!
+//! Where half of a batch or more has slots, the batch is read whole, because what is read in parts is recorded in parts. Then a
+//! grant is exceeded, but never the capacity.
+//!
+//! Example: capacity 1024, max_in_flight 256, 9 contenders. The endpoint has 20 deliveries in memory that are queued or in flight, its
+//! organization has taken 300 slots, all together 500. quarter = 256 / 4 = 64; share = (1024 - 64) / (9 + 1) = 96; 20 ≤ 96 / 2, so
+//! it may have 96 - 20 = 76 more. Its organization may have 512 - 300 = 212 more, and 1024 - 500 = 524 are free: it gets 76.
 
 use std::collections::HashMap;
 
@@ -31,18 +43,18 @@ pub(super) struct Admission {
     pub max_in_flight: usize,
     /// Requests in flight to one endpoint at most: `delivery.concurrency`.
     pub concurrency: usize,
-    /// Endpoints that are known to answer and hold slots or ask for some.
+    /// Endpoints that are known to answer and have deliveries in memory or ask for some.
     pub contenders: usize,
-    /// Slots taken by all endpoints.
+    /// Slots taken by all endpoints: until the results are recorded.
     pub taken: usize,
     /// Slots taken by the endpoint's organization.
     pub taken_by_organization: usize,
-    /// Slots of the endpoint with deliveries that are queued or in flight.
-    pub taken_by_endpoint: usize,
-    /// Slots taken by all endpoints that are not known to answer.
-    pub taken_by_unproven: usize,
-    /// Of these, those of the endpoint's organization.
-    pub unproven_by_organization: usize,
+    /// Deliveries of the endpoint that are queued or in flight.
+    pub active_of_endpoint: usize,
+    /// Deliveries of all endpoints that are not known to answer, queued or in flight.
+    pub active_of_unproven: usize,
+    /// The same of the endpoint's organization alone.
+    pub active_of_unproven_in_organization: usize,
     /// Whether the endpoint is known to answer.
     pub answers: bool,
     /// Slots that the endpoint can use: see [`usable`].
@@ -50,7 +62,7 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// How many slots are the endpoint's part.
+    /// How many slots an endpoint that answers may take.
     pub(super) fn share(&self) -> usize {
         let shared = self.capacity.saturating_sub(quarter(self.max_in_flight));
         let share = shared / (self.contenders + 1);
@@ -62,42 +74,53 @@ impl Admission {
         let free = self.capacity.saturating_sub(self.taken);
         if !self.answers {
             let quarter = quarter(self.max_in_flight);
-            let may = self.taken_by_unproven < quarter && self.unproven_by_organization < half(quarter);
-            return usize::from(may && self.taken_by_endpoint == 0).min(free);
+            let is_within_quarter = self.active_of_unproven < quarter;
+            let is_within_half = self.active_of_unproven_in_organization < half(quarter);
+            let may = is_within_quarter && is_within_half && self.active_of_endpoint == 0;
+            return usize::from(may).min(free);
         }
         let share = self.share();
-        if self.taken_by_endpoint > share / 2 {
+        if self.active_of_endpoint > share / 2 {
             return 0;
         }
         let organization = half(self.capacity).saturating_sub(self.taken_by_organization);
-        (share - self.taken_by_endpoint).min(organization).min(free)
+        (share - self.active_of_endpoint).min(organization).min(free)
     }
 }
 
 /// Slots that a round has granted and that are not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Granted {
-    pub(super) all: usize,
+    pub(super) all: GrantedSlots,
+    organizations: HashMap<String, GrantedSlots>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct GrantedSlots {
+    pub(super) slots: usize,
+    /// Those of endpoints that are not known to answer.
     pub(super) unproven: usize,
-    organizations: HashMap<String, (usize, usize)>,
+}
+
+impl GrantedSlots {
+    fn add(&mut self, slots: usize, answers: bool) {
+        self.slots += slots;
+        self.unproven += if answers { 0 } else { slots };
+    }
 }
 
 impl Granted {
     /// This many go to that endpoint.
     pub(super) fn add(&mut self, endpoint: &EndpointKey, slots: usize, answers: bool) {
-        let unproven = if answers { 0 } else { slots };
         let organization = self
             .organizations
             .entry(endpoint.organization().to_owned())
             .or_default();
-        organization.0 += slots;
-        organization.1 += unproven;
-        self.all += slots;
-        self.unproven += unproven;
+        organization.add(slots, answers);
+        self.all.add(slots, answers);
     }
 
-    /// Those of an organization, and of these those of endpoints that are not known to answer.
-    pub(super) fn of(&self, organization: &str) -> (usize, usize) {
+    pub(super) fn to_organization(&self, organization: &str) -> GrantedSlots {
         self.organizations.get(organization).copied().unwrap_or_default()
     }
 }
@@ -121,7 +144,7 @@ pub(super) fn quarter(all: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// Ten endpoints of as many organizations, of which this one holds nothing.
+    /// One of ten endpoints of as many organizations, with nothing in memory.
     const FRESH: Admission = Admission {
         capacity: 1024,
         max_in_flight: 256,
@@ -129,153 +152,102 @@ mod tests {
         contenders: 10,
         taken: 0,
         taken_by_organization: 0,
-        taken_by_endpoint: 0,
-        taken_by_unproven: 0,
-        unproven_by_organization: 0,
+        active_of_endpoint: 0,
+        active_of_unproven: 0,
+        active_of_unproven_in_organization: 0,
         answers: true,
         usable: usize::MAX,
     };
 
+    fn grants(table: &[(&str, Admission, usize)]) {
+        for (what, admission, slots) in table {
+            assert_eq!(admission.grant(), *slots, "{what}: {admission:?}");
+        }
+    }
+
     #[test]
-    fn the_examples() {
+    fn an_endpoint_that_answers_gets_its_share_when_half_of_it_is_used_up() {
+        let active = |active_of_endpoint| Admission {
+            active_of_endpoint,
+            ..FRESH
+        };
+        let contenders = |contenders| Admission { contenders, ..FRESH };
+        let usable = |usable| Admission { usable, ..FRESH };
+        grants(&[
+            ("its share", FRESH, 87),
+            ("alone, half of what is shared", contenders(1), 480),
+            ("10,000 contenders", contenders(10_000), 5),
+            ("more than half of its share left", active(44), 0),
+            ("half of its share left", active(43), 44),
+            ("a rate of 3 per second", usable(6), 6),
+        ]);
+    }
+
+    #[test]
+    fn neither_the_capacity_nor_half_of_it_for_one_organization_is_exceeded() {
+        let taken = |taken| Admission { taken, ..FRESH };
+        let organization = |taken| Admission {
+            taken_by_organization: taken,
+            taken,
+            ..FRESH
+        };
+        grants(&[
+            ("nearly all taken", taken(1020), 4),
+            ("all taken", taken(1024), 0),
+            ("a shrunken capacity", taken(2000), 0),
+            ("its organization has half", organization(512), 0),
+            ("its organization has nearly half", organization(500), 12),
+        ]);
+    }
+
+    #[test]
+    fn endpoints_that_are_not_known_to_answer_get_one_slot_of_a_quarter() {
         let unproven = Admission {
             answers: false,
             ..FRESH
         };
-        let table = [
-            ("its share", FRESH, 87),
-            (
-                "alone, half of what is shared",
-                Admission { contenders: 1, ..FRESH },
-                480,
-            ),
-            (
-                "more than half of its share left",
-                Admission {
-                    taken_by_endpoint: 44,
-                    ..FRESH
-                },
-                0,
-            ),
-            (
-                "half of its share left",
-                Admission {
-                    taken_by_endpoint: 43,
-                    ..FRESH
-                },
-                44,
-            ),
-            ("nearly all taken", Admission { taken: 1020, ..FRESH }, 4),
-            ("all taken", Admission { taken: 1024, ..FRESH }, 0),
-            ("a shrunken capacity", Admission { taken: 2000, ..FRESH }, 0),
-            (
-                "its organization has half",
-                Admission {
-                    taken_by_organization: 512,
-                    taken: 512,
-                    ..FRESH
-                },
-                0,
-            ),
-            (
-                "its organization has nearly half",
-                Admission {
-                    taken_by_organization: 500,
-                    taken: 500,
-                    ..FRESH
-                },
-                12,
-            ),
-            (
-                "10,000 contenders",
-                Admission {
-                    contenders: 10_000,
-                    ..FRESH
-                },
-                5,
-            ),
-            ("not known to answer", unproven, 1),
-            (
-                "not known to answer, one under way",
-                Admission {
-                    taken_by_endpoint: 1,
-                    ..unproven
-                },
-                0,
-            ),
-            (
-                "63 others not known to answer",
-                Admission {
-                    taken_by_unproven: 63,
-                    ..unproven
-                },
-                1,
-            ),
-            (
-                "64 others not known to answer",
-                Admission {
-                    taken_by_unproven: 64,
-                    ..unproven
-                },
-                0,
-            ),
-            (
-                "31 others of its organization not known to answer",
-                Admission {
-                    taken_by_unproven: 31,
-                    unproven_by_organization: 31,
-                    ..unproven
-                },
-                1,
-            ),
-            (
-                "32 others of its organization not known to answer",
-                Admission {
-                    taken_by_unproven: 32,
-                    unproven_by_organization: 32,
-                    ..unproven
-                },
-                0,
-            ),
-            (
-                "one that answers beside 64 that don't",
-                Admission {
-                    taken_by_unproven: 64,
-                    taken: 64,
-                    ..FRESH
-                },
-                87,
-            ),
-            (
-                "a single slot",
-                Admission {
-                    capacity: 1,
-                    ..unproven
-                },
-                1,
-            ),
-            (
-                "a single request in flight",
-                Admission {
-                    max_in_flight: 1,
-                    ..unproven
-                },
-                1,
-            ),
-            (
-                "the module's",
-                Admission {
-                    contenders: 9,
-                    taken: 500,
-                    taken_by_organization: 300,
-                    taken_by_endpoint: 20,
-                    ..FRESH
-                },
-                76,
-            ),
-        ];
-        for (what, admission, slots) in table {
-            assert_eq!(admission.grant(), slots, "{what}: {admission:?}");
-        }
+        let others = |all, of_organization| Admission {
+            active_of_unproven: all,
+            active_of_unproven_in_organization: of_organization,
+            ..unproven
+        };
+        let active = Admission {
+            active_of_endpoint: 1,
+            ..unproven
+        };
+        let beside = Admission {
+            active_of_unproven: 64,
+            taken: 64,
+            ..FRESH
+        };
+        let capacity = |capacity| Admission { capacity, ..unproven };
+        let in_flight = |max_in_flight| Admission {
+            max_in_flight,
+            ..unproven
+        };
+        grants(&[
+            ("the first", unproven, 1),
+            ("one under way", active, 0),
+            ("63 others", others(63, 0), 1),
+            ("64 others", others(64, 0), 0),
+            ("31 others of its organization", others(31, 31), 1),
+            ("32 others of its organization", others(32, 32), 0),
+            ("one that answers beside 64 that don't", beside, 87),
+            ("a single slot", capacity(1), 1),
+            ("a single request in flight", in_flight(1), 1),
+        ]);
+    }
+
+    #[test]
+    fn the_example_of_the_module() {
+        let example = Admission {
+            contenders: 9,
+            taken: 500,
+            taken_by_organization: 300,
+            active_of_endpoint: 20,
+            ..FRESH
+        };
+        assert_eq!(example.share(), 96);
+        assert_eq!(example.grant(), 76);
     }
 }

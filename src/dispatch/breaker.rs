@@ -18,7 +18,7 @@ const THRESHOLD: u32 = 10;
 /// The time between two probes.
 pub(super) const PROBE_EVERY: Duration = Duration::from_secs(1);
 
-/// The health of the endpoints that are assigned to this instance, as far as it has tried them.
+/// The health of the endpoints that are assigned to this instance, as far as it has sent to them.
 #[derive(Debug, Default)]
 pub(super) struct Breakers {
     health: HashMap<EndpointKey, Health>,
@@ -28,8 +28,14 @@ pub(super) struct Breakers {
 struct Health {
     answers: bool,
     failures: u32,
-    /// When the breaker opened, and when the next probe may go out.
-    open: Option<(Instant, Instant)>,
+    open: Option<OpenBreaker>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct OpenBreaker {
+    since: Instant,
+    /// When the next probe may go out.
+    next_probe: Instant,
 }
 
 impl Breakers {
@@ -51,18 +57,17 @@ impl Breakers {
 
     /// When an open breaker lets the next probe out.
     pub(super) fn next_probe(&self, endpoint: &EndpointKey) -> Option<Instant> {
-        let (_, next) = self.health.get(endpoint)?.open?;
-        Some(next)
+        Some(self.health.get(endpoint)?.open?.next_probe)
     }
 
     /// A probe of an endpoint whose breaker is open goes out.
     pub(super) fn probed(&mut self, endpoint: &EndpointKey, now: Instant) {
-        if let Some((_, next)) = self.health.get_mut(endpoint).and_then(|health| health.open.as_mut()) {
-            *next = now + PROBE_EVERY;
+        if let Some(open) = self.health.get_mut(endpoint).and_then(|health| health.open.as_mut()) {
+            open.next_probe = now + PROBE_EVERY;
         }
     }
 
-    /// The endpoint answered. Returns whether that was not known.
+    /// The endpoint answered. Returns whether it was not known to answer before.
     pub(super) fn succeeded(&mut self, endpoint: &EndpointKey) -> bool {
         let before = self.health.insert(
             endpoint.clone(),
@@ -72,8 +77,8 @@ impl Breakers {
             },
         );
         let before = before.unwrap_or_default();
-        if let Some((since, _)) = before.open {
-            let outage_s = since.elapsed().as_secs();
+        if let Some(open) = before.open {
+            let outage_s = open.since.elapsed().as_secs();
             info!(
                 organization = endpoint.organization(),
                 endpoint = endpoint.endpoint(),
@@ -91,7 +96,10 @@ impl Breakers {
         health.failures += 1;
         health.answers &= !timed_out;
         if health.failures >= THRESHOLD && health.open.is_none() {
-            health.open = Some((now, now + PROBE_EVERY));
+            health.open = Some(OpenBreaker {
+                since: now,
+                next_probe: now + PROBE_EVERY,
+            });
             warn!(
                 organization = endpoint.organization(),
                 endpoint = endpoint.endpoint(),
@@ -101,7 +109,7 @@ impl Breakers {
         before && !health.is_known_to_answer()
     }
 
-    /// The endpoint is not this instance's any more, or is switched off.
+    /// The endpoint is no longer assigned to this instance, or is switched off.
     pub(super) fn forget(&mut self, endpoint: &EndpointKey) {
         self.health.remove(endpoint);
     }
@@ -123,7 +131,9 @@ mod tests {
     use super::*;
 
     fn opened() -> (Breakers, EndpointKey, Instant) {
-        let (mut breakers, endpoint, now) = (Breakers::default(), EndpointKey::from_stored("a/b"), Instant::now());
+        let mut breakers = Breakers::default();
+        let endpoint = EndpointKey::from_stored("a/b");
+        let now = Instant::now();
         for _ in 1..THRESHOLD {
             breakers.failed(&endpoint, false, now);
             assert!(!breakers.is_open(&endpoint));
@@ -152,7 +162,9 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_known_to_answer_from_a_success_until_a_timeout() {
-        let (mut breakers, endpoint, now) = (Breakers::default(), EndpointKey::from_stored("a/b"), Instant::now());
+        let mut breakers = Breakers::default();
+        let endpoint = EndpointKey::from_stored("a/b");
+        let now = Instant::now();
         assert!(!breakers.answers(&endpoint), "nothing is known of it");
         assert!(!breakers.failed(&endpoint, false, now), "nothing is known of it yet");
         assert!(breakers.succeeded(&endpoint));

@@ -94,8 +94,8 @@ impl Fetcher {
         }
     }
 
-    /// Fetches until `stop`. `beat` is called after every round.
-    pub async fn run(mut self, stop: CancellationToken, beat: impl Fn()) {
+    /// Fetches until `stop`. `progress` is called after every round.
+    pub async fn run(mut self, stop: CancellationToken, progress: impl Fn()) {
         let queue = self.queue.clone();
         while !stop.is_cancelled() {
             // Registered before looking: a notification meanwhile is not missed.
@@ -103,7 +103,7 @@ impl Fetcher {
             let Ok(next) = self.run_once(self.clock.now()).await else {
                 return;
             };
-            beat();
+            progress();
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = wanted => {}

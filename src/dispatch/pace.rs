@@ -44,7 +44,7 @@ pub(super) struct Paces {
 struct Pace {
     /// Requests at once, since it was slowed.
     parallel: Option<usize>,
-    /// Since `parallel` last changed.
+    /// Successes since `parallel` last changed.
     successes: u32,
     /// Whether anything has succeeded since it was last slowed.
     has_succeeded: bool,
@@ -54,14 +54,14 @@ struct Pace {
 }
 
 impl Pace {
-    /// When the next request is due, by the rate as it is now: who has raised it waits no longer for the old one.
+    /// When the next request is due, by the rate as it is now: after a raise the old rate is not waited for.
     fn next(&self, configured: ConfiguredPace) -> Option<Instant> {
         self.last?.checked_add(Duration::from_secs_f64(1.01 / configured.rate?))
     }
 }
 
 impl Paces {
-    /// Requests at once, of the `configured` ones.
+    /// How many requests are allowed at once; at most `configured`.
     pub(super) fn parallel(&self, endpoint: &EndpointKey, configured: usize) -> usize {
         let slowed = self.paces.get(endpoint).and_then(|pace| pace.parallel);
         slowed.unwrap_or(configured).min(configured)
@@ -83,7 +83,6 @@ impl Paces {
         self.paces.get(endpoint)?.paused_until
     }
 
-    /// A request begins.
     pub(super) fn began(&mut self, endpoint: &EndpointKey, configured: ConfiguredPace, now: Instant) {
         if configured.rate.is_some() {
             let pace = self.paces.entry(endpoint.clone()).or_default();
@@ -143,7 +142,7 @@ impl Paces {
         pace.paused_until = pace.paused_until.max(Some(until));
     }
 
-    /// Forgets all but these, and pauses that last: an endpoint that is this instance's again is still paused.
+    /// Forgets all but these, and pauses that last: an endpoint that is assigned to this instance again is still paused.
     pub(super) fn retain(&mut self, keep: impl Fn(&EndpointKey) -> bool, now: Instant) {
         self.paces
             .retain(|endpoint, pace| pace.paused_until.is_some_and(|until| until > now) || keep(endpoint));
@@ -177,7 +176,8 @@ mod tests {
 
     #[test]
     fn what_a_response_halves_comes_back_one_per_twenty_successes() {
-        let (mut paces, now) = (Paces::default(), Instant::now());
+        let mut paces = Paces::default();
+        let now = Instant::now();
         let table = [
             (429, false, 2),
             (503, false, 1),
@@ -202,7 +202,8 @@ mod tests {
 
     #[test]
     fn retry_after_pauses_and_the_longest_counts() {
-        let (mut paces, now) = (Paces::default(), Instant::now());
+        let mut paces = Paces::default();
+        let now = Instant::now();
         let seconds = Duration::from_secs;
         assert_eq!(paces.failed(&key(), 5, response(429, false), now), Some(seconds(20)));
         assert_eq!(
@@ -222,7 +223,8 @@ mod tests {
 
     #[test]
     fn a_payload_that_always_fails_slows_the_others_once() {
-        let (mut paces, now) = (Paces::default(), Instant::now());
+        let mut paces = Paces::default();
+        let now = Instant::now();
         assert!(paces.failed(&key(), 5, response(503, false), now).is_some());
         assert!(
             paces.failed(&key(), 5, response(503, true), now).is_some(),
@@ -243,13 +245,15 @@ mod tests {
 
     #[test]
     fn a_rate_is_kept_and_lost_time_made_up_for_a_little() {
-        let (mut paces, start) = (Paces::default(), Instant::now());
+        let mut paces = Paces::default();
+        let start = Instant::now();
         let configured = ConfiguredPace {
             concurrency: None,
             rate: Some(100.0),
         };
         // Each wakes up 3 ms late.
-        let (mut now, mut count) = (start, 0);
+        let mut now = start;
+        let mut count = 0;
         while now < start + Duration::from_secs(1) {
             assert_eq!(paces.waits_until(&key(), configured, now), None);
             paces.began(&key(), configured, now);
@@ -280,7 +284,8 @@ mod tests {
             ("taken away", None, None),
         ];
         for (what, now_is, expected) in table {
-            let (mut paces, start) = (Paces::default(), Instant::now());
+            let mut paces = Paces::default();
+            let start = Instant::now();
             paces.began(&key(), rate(Some(0.1)), start);
             let waits = paces.waits_until(&key(), rate(now_is), start);
             assert_eq!(waits, expected.map(|wait| start + seconds(wait)), "{what}");

@@ -1,9 +1,9 @@
-//! Results, recorded in groups: those of a batch that is not at its end wait for it or for half a second; failures, single
-//! deliveries and what is drained go at once.
+//! Records results, many in one transaction: successes of a batch wait until all of its deliveries in memory have a result, at most half
+//! a second; failures, batches of one delivery and results of endpoints that are drained are recorded at once.
 
-mod gathering;
-mod lost_counts;
-mod write;
+mod pending_results;
+mod uncounted_results;
+mod write_results;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,10 +20,10 @@ use crate::outbox::{Delivery, Next, Outbox, PastAttempts, Settlement, later, tra
 use crate::sender::RetryPolicy;
 use crate::store::{Pauses, Stopped, Store};
 
-use gathering::Gathering;
-use lost_counts::LostCounts;
+use pending_results::PendingResults;
+use uncounted_results::UncountedResults;
 
-/// Told of every result, before it is recorded.
+/// Is called with every result, before it is recorded.
 pub trait Observer: Send + Sync + 'static {
     /// `delivery` was attempted with this outcome, and this is what becomes of it.
     fn attempted(&self, delivery: &Delivery, outcome: &Outcome, next: &Next);
@@ -32,40 +32,33 @@ pub trait Observer: Send + Sync + 'static {
 /// Since when an endpoint is served again after its deliveries had to wait.
 pub type ServedSince = dyn Fn(&crate::model::EndpointKey) -> Option<DateTime> + Send + Sync;
 
-/// Whether results of that endpoint are to be recorded at once, because another instance waits for it.
+/// Whether results of that endpoint must be recorded at once, because another instance waits for it.
 pub type Drained = dyn Fn(&crate::model::EndpointKey) -> bool + Send + Sync;
 
-/// What the recorder needs.
 pub struct RecorderParts<O> {
     pub outbox: Outbox,
-    /// How to wait for MongoDB.
     pub store: Store,
     pub queue: DeliveryQueue,
-    /// Hears of retries.
+    /// Gets the retries.
     pub waiting: Waiting,
     pub clock: Clock,
-    /// Attempts and retry period.
     pub policy: Reloadable<RetryPolicy>,
-    /// Told of every result.
     pub observer: O,
-    /// See [`ServedSince`].
     pub served_since: Box<ServedSince>,
-    /// See [`Drained`].
     pub drained: Box<Drained>,
-    /// Told when results of an endpoint that is drained are recorded.
+    /// Notified when results of an endpoint that is drained are recorded.
     pub recorded: Arc<tokio::sync::Notify>,
 }
 
-/// Records results.
 pub struct Recorder<O> {
     parts: RecorderParts<O>,
     results: mpsc::UnboundedReceiver<Attempted>,
-    gathering: Gathering,
-    /// When something was last recorded: what MongoDB refuses then is not everybody's.
+    pending: PendingResults,
+    /// When something was last recorded: what MongoDB refuses shortly after is refused for its own content.
     succeeded: Option<Instant>,
     /// Batches whose results MongoDB refuses.
     refused: Pauses<Arc<str>>,
-    lost: LostCounts,
+    uncounted: UncountedResults,
 }
 
 impl<O: Observer> Recorder<O> {
@@ -75,40 +68,40 @@ impl<O: Observer> Recorder<O> {
         let recorder = Self {
             parts,
             results,
-            gathering: Gathering::default(),
+            pending: PendingResults::default(),
             succeeded: None,
             refused: Pauses::default(),
-            lost: LostCounts::default(),
+            uncounted: UncountedResults::default(),
         };
         (recorder, sender)
     }
 
-    /// Records results until every sender is gone and all is written.
+    /// Records results until every sender is dropped and all is written.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable; the deliveries are then sent again.
     pub async fn run(mut self) -> Result<(), Stopped> {
         let mut attempted = Vec::new();
         loop {
-            let open = self.gather(&mut attempted).await;
-            self.judge(attempted.drain(..));
+            let goes_on = self.receive(&mut attempted).await;
+            self.decide(attempted.drain(..));
             let capacity = self.parts.queue.capacity();
             let drained = &self.parts.drained;
-            let ready = self.gathering.take(!open, capacity / 4, &**drained);
+            let ready = self.pending.remove_ready(!goes_on, capacity / 4, &**drained);
             if !ready.is_empty() {
                 self.record(ready).await?;
-            } else if !open {
-                self.lost.tell_all();
+            } else if !goes_on {
+                self.uncounted.log_all();
                 return Ok(());
             }
         }
     }
 
-    /// Waits for results, or until those that wait are to be recorded; `false` when none will come any more.
-    async fn gather(&mut self, attempted: &mut Vec<Attempted>) -> bool {
-        let deadline = self.gathering.deadline();
+    /// Waits for results, or until those that wait must be recorded; `false` when none will come any more.
+    async fn receive(&mut self, attempted: &mut Vec<Attempted>) -> bool {
+        let deadline = self.pending.deadline();
         let received = self.results.recv_many(attempted, 1024);
-        let open = match deadline {
+        let goes_on = match deadline {
             Some(deadline) => tokio::select! {
                 received = received => received > 0,
                 () = tokio::time::sleep_until(deadline) => true,
@@ -118,12 +111,13 @@ impl<O: Observer> Recorder<O> {
         while let Ok(more) = self.results.try_recv() {
             attempted.push(more);
         }
-        open
+        goes_on
     }
 
     /// Decides what becomes of deliveries.
-    fn judge(&mut self, attempted: impl Iterator<Item = Attempted>) {
-        let (now, policy) = (self.parts.clock.now(), self.parts.policy.get());
+    fn decide(&mut self, attempted: impl Iterator<Item = Attempted>) {
+        let now = self.parts.clock.now();
+        let policy = self.parts.policy.get();
         for Attempted {
             delivery,
             outcome,
@@ -140,7 +134,7 @@ impl<O: Observer> Recorder<O> {
                 continue;
             };
             self.parts.observer.attempted(&delivery, &outcome, &next);
-            self.gathering.add(Settlement {
+            self.pending.add(Settlement {
                 delivery,
                 at: now,
                 ms: ms(outcome.elapsed()),
@@ -151,7 +145,7 @@ impl<O: Observer> Recorder<O> {
         }
     }
 
-    /// Records these results, whatever it takes; they leave memory then.
+    /// Records these results, however long that takes; then they leave memory.
     async fn record(&mut self, settlements: Vec<Settlement>) -> Result<(), Stopped> {
         let drained = settlements
             .iter()
@@ -164,7 +158,7 @@ impl<O: Observer> Recorder<O> {
         Ok(())
     }
 
-    /// The deliveries of these results leave memory: the results are recorded, or nobody needs them.
+    /// The deliveries of these results leave memory: the results are recorded, or no longer needed.
     fn done(&self, settlements: &[Settlement]) {
         self.parts
             .queue

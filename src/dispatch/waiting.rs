@@ -1,5 +1,5 @@
-//! What is known to wait in the outbox, per endpoint and class. Bounded: beyond a few batches per queue it only says that there
-//! are more.
+//! What is known to wait in the outbox, per endpoint and class. Memory is bounded: beyond a few batches per class it only says that
+//! there are more.
 
 mod class_queue;
 
@@ -27,11 +27,11 @@ struct State {
     endpoints: HashMap<EndpointKey, Endpoint>,
     /// Endpoints for which the fetcher may have something to do.
     changed: HashSet<EndpointKey>,
-    /// When batches will be due that were not when they were found, and for whom.
+    /// When batches will be due that were not when they were found, and their endpoints.
     dues: BTreeSet<(DateTime, EndpointKey)>,
-    /// Batches that were due until then have been noted.
+    /// Until when [`Waiting::next_due`] has looked for batches that are due.
     checked: Option<DateTime>,
-    /// Whether all queues must be looked at now.
+    /// Whether the fetcher must look at all queues now.
     look: bool,
     /// Bytes of batches that need not be read.
     document_bytes: DocumentBytes,
@@ -40,7 +40,7 @@ struct State {
 }
 
 impl State {
-    fn note_due(&mut self, due: DateTime, endpoint: &EndpointKey) {
+    fn add_due(&mut self, due: DateTime, endpoint: &EndpointKey) {
         if self.checked.is_none_or(|checked| due > checked) {
             self.dues.insert((due, endpoint.clone()));
         }
@@ -60,7 +60,6 @@ struct Endpoint {
 }
 
 impl Waiting {
-    /// Nothing is known to wait.
     pub fn new(queue: DeliveryQueue) -> Self {
         Self {
             state: Arc::default(),
@@ -106,7 +105,7 @@ impl Waiting {
                 id: head.id,
                 document,
             });
-            state.note_due(head.due, &head.endpoint);
+            state.add_due(head.due, &head.endpoint);
             state.changed.insert(head.endpoint);
         }
         drop(state);
@@ -124,7 +123,7 @@ impl Waiting {
         self.queue.wake_fetcher();
     }
 
-    /// Endpoints may be served that were not before: all queues are looked at now.
+    /// Endpoints may be served that were not before: the fetcher looks at all queues now.
     pub fn look_now(&self) {
         self.state.lock().look = true;
         self.queue.wake_fetcher();
@@ -149,12 +148,12 @@ impl Waiting {
                 .or_default()
                 .queue_of(head.class);
             part.found(head.due, head.id, in_memory, now);
-            state.note_due(head.due, &head.endpoint);
+            state.add_due(head.due, &head.endpoint);
             state.changed.insert(head.endpoint);
         }
     }
 
-    /// Deliveries of this endpoint left memory unsent: they wait before whatever is known to.
+    /// Deliveries of this endpoint left memory unsent: they wait before all that are known to wait.
     pub(super) fn dropped(&self, endpoint: &EndpointKey) {
         let mut state = self.state.lock();
         let waiting = state.endpoints.entry(endpoint.clone()).or_default();
@@ -177,7 +176,7 @@ impl Waiting {
         changed.into_iter().filter(waits).collect()
     }
 
-    /// The fetcher could not serve this endpoint now; it is to be asked again.
+    /// The fetcher could not fetch for this endpoint now, and does it again later.
     pub(super) fn again(&self, endpoint: EndpointKey) {
         self.state.lock().changed.insert(endpoint);
     }
@@ -190,7 +189,7 @@ impl Waiting {
         }
     }
 
-    /// Notes which batches have come to be due by `now`, and says when the next will be.
+    /// Adds the batches that are due at `now` to those that wait, and returns when the next will be due.
     pub(super) fn next_due(&self, now: DateTime) -> Option<DateTime> {
         let mut state = self.state.lock();
         state.checked = Some(now);
@@ -264,11 +263,11 @@ impl Waiting {
 }
 
 impl Endpoint {
-    /// The rest of a batch of which only the first deliveries are in memory, from the place `skip`.
+    /// The rest of a batch of which only the first `skip` deliveries are in memory.
     fn go_on(&self, id: &Arc<str>, skip: u32, slots: usize) -> Want {
         match &self.live.begun {
-            Some((begun, document)) if begun == id => Want::Appended {
-                document: Arc::clone(&document.batch),
+            Some(begun) if begun.id == *id => Want::Appended {
+                document: Arc::clone(&begun.document.batch),
                 from: skip,
                 limit: slots,
             },
@@ -280,7 +279,8 @@ impl Endpoint {
         }
     }
 
-    /// Where both wait, live deliveries and retries get half of the slots each, or one of them in turn.
+    /// Where both wait, live deliveries and retries get half of the slots each; a single slot goes to them by turns. Background
+    /// deliveries get slots where nothing else waits or is in memory.
     fn choose(
         &mut self,
         endpoint: &EndpointKey,

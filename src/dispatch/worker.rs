@@ -1,4 +1,4 @@
-//! Workers: each sends one delivery after the other, as long as the queue has one that may go out.
+//! Workers: each sends one delivery after another, as long as the queue has one that may go out.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -18,7 +18,6 @@ use crate::model::{Failure, Outcome};
 use crate::outbox::Delivery;
 
 pub trait Deliver: Send + Sync + 'static {
-    /// Makes one attempt and says what came of it.
     fn attempt(&self, delivery: &Delivery) -> impl Future<Output = Outcome> + Send;
 }
 
@@ -56,7 +55,6 @@ pub struct Workers<D> {
 }
 
 impl<D: Deliver> Workers<D> {
-    /// Workers for that queue, whose requests `abort` can cut short.
     pub fn new(queue: DeliveryQueue, deliver: D, abort: Abort, results: mpsc::UnboundedSender<Attempted>) -> Self {
         Self {
             queue,
@@ -91,7 +89,9 @@ impl<D: Deliver> Workers<D> {
     }
 
     fn worker(&self, first: Delivery) -> impl Future<Output = ()> + Send + 'static {
-        let (queue, deliver, abort) = (self.queue.clone(), Arc::clone(&self.deliver), self.abort.clone());
+        let queue = self.queue.clone();
+        let deliver = Arc::clone(&self.deliver);
+        let abort = self.abort.clone();
         let results = self.results.clone();
         async move {
             let mut next = Some(first);

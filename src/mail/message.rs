@@ -13,7 +13,7 @@ use crate::model::EventId;
 const LONGEST_SUBJECT: usize = 200;
 
 impl Mailer {
-    /// The e-mail to `address`. Its Message-ID is that of the event, so that duplicates can be told (RFC 5322, 3.6.4).
+    /// The e-mail to `address`. Its Message-ID is that of the event, so that duplicates can be recognized (RFC 5322, 3.6.4).
     ///
     /// # Errors
     /// The template that this certificate does not fit, or what the parts lack to be an e-mail.
@@ -47,7 +47,7 @@ impl Mailer {
     }
 }
 
-/// Asks that no absence notice answers (RFC 3834, 5).
+/// Asks for no automatic reply (RFC 3834, 5).
 fn automatic() -> HeaderValue {
     let name = HeaderName::new_from_ascii_str("Auto-Submitted");
     HeaderValue::new(name, "auto-generated".to_owned())

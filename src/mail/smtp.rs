@@ -1,6 +1,6 @@
 //! The mail server: one connection an e-mail.
 //!
-//! Connections are not pooled: one that a timeout interrupted would answer the next e-mail with the reply to the last.
+//! Connections are not pooled: on one that a timeout interrupted, the reply to the last e-mail would be taken for that to the next.
 
 use std::time::Duration;
 
@@ -19,11 +19,10 @@ use crate::config::{Encryption, SmtpServer};
 use crate::sender::describe;
 
 /// How long connecting to one address of the server may take.
-const CONNECTING: Duration = Duration::from_secs(10);
-/// How long a farewell may take. By then all is decided.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long QUIT may take. By then the outcome is known.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The server that takes our e-mails.
 pub(super) struct Server {
     server: SmtpServer,
     tls: Option<TlsParameters>,
@@ -33,9 +32,8 @@ pub(super) struct Server {
 /// A connection that is logged in.
 pub(super) struct Connection(AsyncSmtpConnection);
 
-/// The server has taken an e-mail.
+/// The server has accepted an e-mail.
 pub(super) struct Receipt {
-    /// Its reply code.
     pub(super) status: u16,
     connection: Connection,
 }
@@ -51,8 +49,8 @@ impl Server {
         })
     }
 
-    /// Hands in one e-mail. A refusal of the connection or of the login is a matter of all e-mails, which another attempt may find
-    /// mended; what the server says of this one with 5xx is final (RFC 5321, 4.2.1).
+    /// Sends one e-mail. A refusal of the connection or of the login concerns all e-mails, and is a transient failure; a 5xx for this one
+    /// is permanent (RFC 5321, 4.2.1).
     pub(super) async fn send(&self, mail: &Message) -> Result<Receipt, Unsent> {
         let mut connection = self.open().await.map_err(Unsent::NotNow)?;
         let sent = connection.0.send(mail.envelope(), &mail.formatted()).await;
@@ -97,11 +95,11 @@ impl Server {
         let wrapped = self.tls.clone().filter(|_| encryption == Encryption::Implicit);
         let address = (self.server.host.as_str(), self.server.port);
         let connected =
-            AsyncSmtpConnection::connect_tokio1(address, Some(CONNECTING), &self.hello, wrapped, None).await;
+            AsyncSmtpConnection::connect_tokio1(address, Some(CONNECT_TIMEOUT), &self.hello, wrapped, None).await;
         let may_be_plain = matches!(encryption, Encryption::Opportunistic | Encryption::None);
         match connected {
             Err(error) if may_be_plain && error.status().is_some_and(|code| UNKNOWN_EHLO.contains(&code.into())) => {
-                let Ok(Ok(stream)) = timeout(CONNECTING, TcpStream::connect(address)).await else {
+                let Ok(Ok(stream)) = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await else {
                     return Err(error);
                 };
                 AsyncSmtpConnection::connect_with_transport(Box::new(Helo::new(stream)), &self.hello).await
@@ -112,16 +110,15 @@ impl Server {
 }
 
 impl Connection {
-    /// Says goodbye, as far as the server listens.
-    pub(super) async fn farewell(mut self) {
-        let _ = timeout(FAREWELL, self.0.quit()).await;
+    pub(super) async fn quit(mut self) {
+        let _ = timeout(QUIT_TIMEOUT, self.0.quit()).await;
     }
 }
 
 impl Receipt {
-    /// Ends the connection. Whatever comes of it, the e-mail is taken.
-    pub(super) async fn farewell(self) {
-        self.connection.farewell().await;
+    /// Ends the connection. The e-mail is accepted, whether that succeeds or not.
+    pub(super) async fn quit(self) {
+        self.connection.quit().await;
     }
 }
 
@@ -133,7 +130,7 @@ impl Cause {
 }
 
 impl From<&Error> for Cause {
-    /// Of a reply only its codes: its text may hold the address.
+    /// Only the codes of a reply: its text may hold the address.
     fn from(error: &Error) -> Self {
         let status = error.status().map(u16::from);
         let reason = match status {

@@ -1,4 +1,4 @@
-//! Where a certificate's user wants e-mails.
+//! The e-mail address of a certificate's user.
 
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
@@ -35,7 +35,7 @@ async fn read(store: &Store, users: &str, filter: Document, field: &str) -> Resu
     }
 }
 
-/// What `_id` may be, as a filter: JSON does not tell an ObjectId from its 24 hex digits.
+/// What `_id` may be, as a filter: in JSON an ObjectId looks like the text of its 24 hex digits.
 fn id(value: &Value) -> Option<Bson> {
     match value {
         Value::String(text) => Some(match ObjectId::parse_str(text) {

@@ -17,14 +17,14 @@ const END_TO_END: [u32; 14] = [
     50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000, 900_000, 3_600_000, 86_400_000,
 ];
 
-/// What happened longer ago was imported, replayed or redriven: how long that took says nothing of the daemon.
+/// What happened longer ago was imported, replayed or redriven: how long that took does not show how fast the daemon is.
 const IMPORTED: Duration = Duration::from_secs(24 * 3600);
 
 /// The counts of each kind of delivery.
 #[derive(Debug)]
 pub struct Counts([Kind; 3]);
 
-/// A kind of delivery: how it goes out, and what it tells of.
+/// A kind of delivery: its channel and its type of event.
 #[derive(Debug)]
 pub(super) struct Kind {
     pub(super) channel: &'static str,
@@ -40,8 +40,8 @@ pub(super) struct Kind {
 }
 
 impl Counts {
-    /// `delivery` was attempted with this outcome, which came at `now`, and this becomes of it.
-    pub fn note(&self, delivery: &Delivery, outcome: &Outcome, next: &Next, now: DateTime) {
+    /// `delivery` was attempted with this outcome, which came at `now`; `next` is what becomes of it.
+    pub fn count(&self, delivery: &Delivery, outcome: &Outcome, next: &Next, now: DateTime) {
         let kind = self.kind(&delivery.endpoint, delivery.message.event_type);
         match outcome {
             Outcome::Delivered { elapsed, .. } => {
@@ -92,7 +92,7 @@ impl Counts {
 
     /// Deliveries of an endpoint that is off were cancelled in bulk.
     pub fn note_cancelled(&self, endpoint: &EndpointKey, deliveries: u64) {
-        // Of what types they were is not read.
+        // Their types are not read, so all count as this one.
         let kind = self.kind(endpoint, EventType::CertificateExpired);
         kind.cancelled.fetch_add(deliveries, Ordering::Relaxed);
     }
@@ -187,7 +187,7 @@ mod tests {
             redrivable: true,
         };
         for redriven in [false, true] {
-            counts.note(&webhook(redriven), &Outcome::TransientFailure(failure()), &dead, NOW);
+            counts.count(&webhook(redriven), &Outcome::TransientFailure(failure()), &dead, NOW);
         }
         assert_eq!((counts.failed(), counts.dead()), (2, 1));
     }
@@ -206,7 +206,7 @@ mod tests {
             let mut old = webhook(false);
             old.message.event_id = EventId::from_stored("certificate_expired_a_1000");
             let now = DateTime::from_millis(1000 + age);
-            counts.note(&old, &accepted, &Next::Delivered { status: 200 }, now);
+            counts.count(&old, &accepted, &Next::Delivered { status: 200 }, now);
             let kind = counts.kind(&old.endpoint, old.message.event_type);
             assert_eq!(
                 (kind.attempt.count(), kind.end_to_end.count()),
@@ -225,7 +225,7 @@ mod tests {
             connect: None,
         };
         let email = delivery(EndpointKey::email(), false);
-        counts.note(&email, &accepted, &Next::Delivered { status: 250 }, NOW);
+        counts.count(&email, &accepted, &Next::Delivered { status: 250 }, NOW);
         let delivered: Vec<_> = counts
             .kinds()
             .iter()

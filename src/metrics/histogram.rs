@@ -1,4 +1,4 @@
-//! A histogram that is observed without a lock: the one of prometheus-client takes one.
+//! A histogram that observes without a lock; that of prometheus-client locks.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,8 +33,8 @@ impl Histogram {
 
     pub(super) fn observe(&self, duration: Duration) {
         let bounds = self.bounds;
-        let place = bounds.partition_point(|bound| duration > Duration::from_millis(u64::from(*bound)));
-        self.counts[place].fetch_add(1, Ordering::Relaxed);
+        let index = bounds.partition_point(|bound| duration > Duration::from_millis(u64::from(*bound)));
+        self.counts[index].fetch_add(1, Ordering::Relaxed);
         let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.sum_us.fetch_add(us, Ordering::Relaxed);
     }
@@ -68,7 +68,8 @@ mod tests {
         for millis in [10, 11, 1000, 1001] {
             histogram.observe(Duration::from_millis(millis));
         }
-        let (mut registry, mut text) = (Registry::default(), String::new());
+        let mut registry = Registry::default();
+        let mut text = String::new();
         registry.register("h", "H", Box::leak(Box::new(histogram)) as &Histogram);
         encode(&mut text, &registry).unwrap();
         let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();

@@ -1,4 +1,4 @@
-//! The last hour, minute by minute, made of counts that are looked at once a second: attempts pay nothing for it.
+//! The last hour, minute by minute, made of counts that are read once a second: an attempt costs no more for it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,27 +17,28 @@ pub struct History(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The counts at the last look.
-    counted: (u64, u64),
+    /// The counts when they were last added.
+    delivered: u64,
+    failed: u64,
     minutes: VecDeque<Minute>,
 }
 
-/// One minute; one in which nothing was looked at is left out.
+/// One minute; one in which no counts were read is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Minute {
     /// Minutes since 1970.
     pub number: i64,
-    /// Deliveries that succeeded.
     pub delivered: u64,
     /// Attempts that failed.
     pub failed: u64,
 }
 
 impl History {
-    /// The counts since the start, as they are at `now`.
-    pub fn note(&self, now: DateTime, delivered: u64, failed: u64) {
+    /// Adds what the counts since the start say more than before.
+    pub fn add(&self, now: DateTime, delivered: u64, failed: u64) {
         let mut state = self.0.lock();
-        let before = std::mem::replace(&mut state.counted, (delivered, failed));
+        let more_delivered = delivered - std::mem::replace(&mut state.delivered, delivered);
+        let more_failed = failed - std::mem::replace(&mut state.failed, failed);
         let number = now.timestamp_millis().div_euclid(MINUTE_MS);
         // A clock that was set back goes on in the minute in which it was.
         if state.minutes.back().is_none_or(|last| last.number < number) {
@@ -55,8 +56,8 @@ impl History {
             state.minutes.pop_front();
         }
         if let Some(minute) = state.minutes.back_mut() {
-            minute.delivered += delivered - before.0;
-            minute.failed += failed - before.1;
+            minute.delivered += more_delivered;
+            minute.failed += more_failed;
         }
     }
 
@@ -85,7 +86,7 @@ mod tests {
     fn each_minute_has_what_came_in_it_even_if_the_clock_is_set_back() {
         let history = History::default();
         for (second, delivered, failed) in [(59, 3, 0), (61, 5, 1), (58, 6, 1), (119, 6, 2), (180, 7, 2)] {
-            history.note(at(second), delivered, failed);
+            history.add(at(second), delivered, failed);
         }
         assert_eq!(minutes(&history), [(0, 3, 0), (1, 3, 2), (3, 1, 0)]);
     }
@@ -93,7 +94,7 @@ mod tests {
     #[test]
     fn an_hour_is_remembered_and_no_more() {
         let history = History::default();
-        (0..200).for_each(|minute| history.note(at(minute * 60), 0, 0));
+        (0..200).for_each(|minute| history.add(at(minute * 60), 0, 0));
         let minutes = minutes(&history);
         assert_eq!((minutes.len(), minutes[0].0), (60, 140));
     }

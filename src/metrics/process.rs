@@ -1,4 +1,4 @@
-//! What Prometheus' own libraries tell of a process, under their names, from /proc.
+//! The metrics of a process that Prometheus' own libraries export, under their names, from /proc.
 
 use std::fmt;
 use std::fs;
@@ -8,7 +8,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
-use super::sheet::Sheet;
+use super::encoder::Encoder;
 
 /// This process. What can't be read is left out.
 #[derive(Debug)]
@@ -16,19 +16,19 @@ pub(super) struct Process;
 
 impl Collector for Process {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut sheet = Sheet(encoder);
+        let mut encoder = Encoder(encoder);
         let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         if let Some(stat) = Stat::parse(&text) {
-            stat.encode(&mut sheet)?;
+            stat.encode(&mut encoder)?;
         }
         let open = fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64);
-        sheet.gauge("process_open_fds", "Open file descriptors", open)?;
+        encoder.gauge("process_open_fds", "Open file descriptors", open)?;
         let most = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(most, _)| most);
-        sheet.gauge("process_max_fds", "Most file descriptors that may be open", most)
+        encoder.gauge("process_max_fds", "Most file descriptors that may be open", most)
     }
 }
 
-/// Of /proc/self/stat, in its units: see proc_pid_stat(5).
+/// Fields of /proc/self/stat, in its units: see proc_pid_stat(5).
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     cpu_ticks: u64,
@@ -38,7 +38,7 @@ struct Stat {
 
 impl Stat {
     fn parse(text: &str) -> Option<Self> {
-        // The name of the program stands in brackets, and may hold blanks and brackets.
+        // The name of the program is in brackets, and may hold blanks and brackets.
         let (_, rest) = text.rsplit_once(") ")?;
         // The first of them is the third field of the manual.
         let fields: Vec<_> = rest.split(' ').collect();
@@ -51,16 +51,16 @@ impl Stat {
     }
 
     #[allow(clippy::cast_precision_loss, reason = "ticks since the start of the machine fit")]
-    fn encode(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
+    fn encode(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
         if let Some(hertz) = system(SysconfVar::CLK_TCK) {
             let seconds = |ticks: u64| ticks as f64 / hertz as f64;
             let cpu = seconds(self.cpu_ticks);
-            sheet.counter("process_cpu_seconds", "CPU time, user and system", cpu)?;
+            encoder.counter("process_cpu_seconds", "CPU time, user and system", cpu)?;
             let started = booted_at().map(|booted| booted as f64 + seconds(self.start_ticks));
-            sheet.gauge("process_start_time_seconds", "When the process started", started)?;
+            encoder.gauge("process_start_time_seconds", "When the process started", started)?;
         }
         let resident = system(SysconfVar::PAGE_SIZE).map(|bytes| self.resident_pages * bytes);
-        sheet.gauge("process_resident_memory_bytes", "Memory that is resident", resident)
+        encoder.gauge("process_resident_memory_bytes", "Memory that is resident", resident)
     }
 }
 

@@ -10,10 +10,11 @@ use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
 use prometheus_client::registry::Registry;
 
 use super::counts::{Counts, Kind};
+use super::encoder::Encoder;
 use super::process::Process;
-use super::sheet::Sheet;
 use crate::dispatch::Fill;
 use crate::model::EventType;
+use crate::platform::EndpointCounts;
 use crate::source::Rejections;
 use crate::status::Backlog;
 
@@ -33,7 +34,7 @@ pub struct Working {
     /// Documents that can't be events.
     pub rejections: Rejections,
     pub fill: Fill,
-    pub endpoints: Endpoints,
+    pub endpoints: EndpointCounts,
     /// Holds that last: of everything, of organizations, of endpoints.
     pub holds: usize,
     /// Whether it holds the lease for finding events: it is the one that scans and watches.
@@ -48,17 +49,6 @@ pub struct Working {
     pub outage: Option<Duration>,
     /// What is pending and dead, as MongoDB last said.
     pub backlog: Option<Arc<Backlog>>,
-}
-
-/// How many endpoints are configured, each counted once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Endpoints {
-    /// Switched on, and in a document that makes sense.
-    pub served: usize,
-    /// Switched off.
-    pub off: usize,
-    /// In a document that makes no sense.
-    pub out_of_service: usize,
 }
 
 impl Reading {
@@ -81,24 +71,24 @@ impl Reading {
 
 impl Collector for Reading {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut sheet = Sheet(encoder);
+        let mut encoder = Encoder(encoder);
         let version = [(env!("CARGO_PKG_VERSION"), 1)];
-        sheet.gauges("build_info", "The version that runs", "version", version)?;
-        sheet.gauge(
+        encoder.gauges("build_info", "The version that runs", "version", version)?;
+        encoder.gauge(
             "ready",
             "1 while the instance does its work, as /readyz says",
             Some(i64::from(self.ready)),
         )?;
         let Some(working) = &self.working else { return Ok(()) };
-        working.deliveries(&mut sheet)?;
-        working.outbox(&mut sheet)?;
-        working.queue(&mut sheet)?;
-        working.sources(&mut sheet)
+        working.deliveries(&mut encoder)?;
+        working.outbox(&mut encoder)?;
+        working.queue(&mut encoder)?;
+        working.sources(&mut encoder)
     }
 }
 
 impl Working {
-    fn deliveries(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
+    fn deliveries(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
         let kinds = self.counts.kinds();
         let labels = |kind: &Kind| [("channel", kind.channel), ("event", kind.event.as_str())];
         let attempts = kinds.iter().flat_map(|kind| {
@@ -111,47 +101,47 @@ impl Working {
             ];
             outcomes.map(|(outcome, count)| ([channel, event, ("outcome", outcome)], count))
         });
-        sheet.counters("attempts", "Attempts by what came of them", attempts)?;
+        encoder.counters("attempts", "Attempts by what came of them", attempts)?;
         let dead = kinds.iter().map(|kind| (labels(kind), &kind.dead));
-        sheet.counters("dead_letters", "Deliveries that became dead letters", dead)?;
+        encoder.counters("dead_letters", "Deliveries that became dead letters", dead)?;
         let cancelled = kinds.iter().map(|kind| (labels(kind), &kind.cancelled));
-        sheet.counters(
+        encoder.counters(
             "cancelled",
             "Deliveries whose endpoint was deleted or disabled",
             cancelled,
         )?;
         let attempt = kinds.iter().map(|kind| (labels(kind), &kind.attempt));
-        sheet.histograms(
+        encoder.histograms(
             "delivery_duration_seconds",
             "From the start of an attempt that succeeded to the end of its response",
             attempt,
         )?;
         let end_to_end = kinds.iter().map(|kind| (labels(kind), &kind.end_to_end));
-        sheet.histograms(
+        encoder.histograms(
             "end_to_end_seconds",
             "From the certificate's expires or creationDate to the response that accepted it, where that was within a day",
             end_to_end,
         )
     }
 
-    fn outbox(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
+    fn outbox(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
         let Some(backlog) = &self.backlog else { return Ok(()) };
         let deliveries = [("pending", backlog.pending), ("dead", backlog.dead)];
-        sheet.gauges(
+        encoder.gauges(
             "outbox_deliveries",
             "Deliveries in the outbox by state, of all instances; dead: dead letters",
             "state",
             deliveries,
         )?;
         let oldest = backlog.oldest.map_or(0.0, |age| age.as_secs_f64());
-        sheet.gauge(
+        encoder.gauge(
             "oldest_pending_seconds",
             "How long a delivery that is due has been waiting for an endpoint that is served, of all instances",
             Some(oldest),
         )
     }
 
-    fn queue(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
+    fn queue(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
         let Fill {
             taken,
             queued,
@@ -159,63 +149,63 @@ impl Working {
             in_flight,
             capacity,
         } = self.fill;
-        sheet.gauge("queue_used", "Slots of the delivery queue that are used", Some(taken))?;
-        sheet.gauge("queue_waiting", "Deliveries in it that wait for a worker", Some(queued))?;
-        sheet.gauge("queue_capacity", "Slots of the delivery queue in all", Some(capacity))?;
-        sheet.gauge("in_flight", "Requests in flight", Some(in_flight))?;
-        sheet.gauge(
+        encoder.gauge("queue_used", "Slots of the delivery queue that are used", Some(taken))?;
+        encoder.gauge("queue_waiting", "Deliveries in it that wait for a worker", Some(queued))?;
+        encoder.gauge("queue_capacity", "Slots of the delivery queue in all", Some(capacity))?;
+        encoder.gauge("in_flight", "Requests in flight", Some(in_flight))?;
+        encoder.gauge(
             "breakers_open",
             "Endpoints whose circuit breaker is open: they fail and are only probed",
             Some(probed),
         )?;
-        let Endpoints {
+        let EndpointCounts {
             served,
             off,
             out_of_service,
         } = self.endpoints;
         let endpoints = [("served", served), ("off", off), ("out_of_service", out_of_service)];
-        sheet.gauges(
+        encoder.gauges(
             "endpoints",
             "Endpoints that are configured, by state",
             "state",
             endpoints,
         )?;
-        sheet.gauge(
+        encoder.gauge(
             "holds",
             "Holds that last: of everything, of organizations and of endpoints",
             Some(self.holds),
         )
     }
 
-    fn sources(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
-        sheet.gauge(
+    fn sources(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
+        encoder.gauge(
             "lease_held",
             "1 where this instance is the one that scans and watches",
             Some(i64::from(self.has_lease)),
         )?;
-        sheet.gauge(
+        encoder.gauge(
             "stream_token_age_seconds",
             "How long ago the change stream last moved; only where it is followed",
             self.stream_age.map(|age| age.as_secs_f64()),
         )?;
-        sheet.gauge(
+        encoder.gauge(
             "last_scan_timestamp_seconds",
             "When the last scan of this instance ended",
             self.last_scan.map(seconds),
         )?;
-        sheet.gauge(
+        encoder.gauge(
             "scan_due_timestamp_seconds",
             "When the schedule has the next scan after the last one; only where this instance scans",
             self.scan_due.map(seconds),
         )?;
         let rejected = EventType::ALL.map(|event| ([("event", event.as_str())], self.rejections.count(event)));
-        sheet.counters("rejected", "Documents that can't be events", rejected)?;
-        sheet.counters(
+        encoder.counters("rejected", "Documents that can't be events", rejected)?;
+        encoder.counters(
             "unconfigured_events",
             "Events of organizations that have no configuration document: nothing is sent",
             [([], self.rejections.unconfigured())],
         )?;
-        sheet.gauge(
+        encoder.gauge(
             "mongodb_outage_seconds",
             "How long MongoDB has been unavailable; 0 while it is available",
             Some(self.outage.unwrap_or_default().as_secs_f64()),

@@ -1,4 +1,4 @@
-//! What happened, to whom it goes, and the names under which both are kept.
+//! Events, endpoints, and the keys under which both are stored.
 
 use std::fmt;
 use std::sync::Arc;
@@ -99,7 +99,7 @@ impl EndpointKey {
         Self(format!("{organization}/{endpoint}").into())
     }
 
-    /// The endpoint that stands for reminders by e-mail, of all organizations: the parts of other keys are hashes and ObjectIds.
+    /// The key of reminders by e-mail, of all organizations: the parts of other keys are hashes and ObjectIds.
     pub fn email() -> Self {
         Self(EMAIL.into())
     }
@@ -150,7 +150,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// A longer body, in bytes, does not fit in a document of the outbox (16 MB with all else that stands in it).
+    /// A longer body, in bytes, does not fit in a document of the outbox (16 MB with all its other fields).
     pub const MAX_BODY: usize = 15 << 20;
 }
 
@@ -166,7 +166,7 @@ pub(crate) fn key_part(id: RawBsonRef<'_>) -> String {
 }
 
 /// The id of an organization or an endpoint as it is in a key: the same for an ObjectId and its hex text, and for one whole number
-/// as Int32, Int64 and Double, because who writes them in two places may write two types. Else as that of a certificate.
+/// as Int32, Int64 and Double, because a platform that writes them in two places may write two types. Else as that of a certificate.
 pub fn id_part(id: RawBsonRef<'_>) -> String {
     match id {
         RawBsonRef::String(text) if text.len() == 24 => match ObjectId::parse_str(text) {

@@ -1,4 +1,4 @@
-//! What came of one attempt. A value: who makes it decides nothing, and who decides sends nothing.
+//! The outcome of one attempt, as a value: the code that sends decides nothing, and the code that decides sends nothing.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub enum Outcome {
     Gone(Failure),
     /// No later attempt can succeed: there is no address to send to, or it was refused for good.
     PermanentFailure(Failure),
-    /// There is nobody to send to any more: nothing was sent, and nothing will be.
+    /// The endpoint or the user no longer exists: nothing was sent, and nothing will be.
     Cancelled {
         /// Why, for the operator.
         reason: String,

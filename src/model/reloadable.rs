@@ -25,7 +25,7 @@ impl<T> Reloadable<T> {
         Arc::clone(&self.0.read())
     }
 
-    /// Replaces the value; who holds the old one keeps it.
+    /// Replaces the value; what [`Reloadable::get`] has returned stays the old one.
     pub fn set(&self, value: T) {
         *self.0.write() = Arc::new(value);
     }

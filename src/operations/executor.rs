@@ -82,15 +82,15 @@ impl Executor {
         }
     }
 
-    /// Carries operations out while this instance holds the lease, until `stop`. `beat` is called after every look.
-    pub async fn run(self, stop: CancellationToken, beat: impl Fn()) {
+    /// Carries operations out while this instance holds the lease, until `stop`. `progress` is called after every look.
+    pub async fn run(self, stop: CancellationToken, progress: impl Fn()) {
         let lease = self.parts.cluster.lease();
         let mut tasks = Tasks::default();
         let mut refused = Pauses::default();
-        let mut tries = self.parts.store.outage().tries();
+        let mut reporter = self.parts.store.outage().reporter();
         let mut has_indexes = false;
         while stop.run_until_cancelled(tasks.wait(LOOK_EVERY)).await.is_some() {
-            beat();
+            progress();
             if lease.borrow().is_none() {
                 tasks.abandon().await;
                 continue;
@@ -100,14 +100,14 @@ impl Executor {
                 match ensure_operations(&self.parts.store, self.parts.retention).await {
                     Ok(()) => has_indexes = true,
                     Err(error) => {
-                        tries.failed("create the indexes of the operations", &error, began);
+                        reporter.failed("create the indexes of the operations", &error, began);
                         continue;
                     }
                 }
             }
             match self.look(&mut tasks, &mut refused).await {
-                Ok(()) => tries.succeeded(),
-                Err(error) => tries.failed("look for operations", &error, began),
+                Ok(()) => reporter.succeeded(),
+                Err(error) => reporter.failed("look for operations", &error, began),
             }
         }
         tasks.abandon().await;

@@ -17,9 +17,9 @@ use crate::store::{OUTBOX, Result, Transaction};
 /// Ids that are known to be taken, at most: what is forgotten is met again.
 const TAKEN: usize = 1_000;
 
-/// What an append wrote. [`Outbox::announce`] must be told of it when the transaction is committed.
+/// What an append wrote. [`Outbox::announce`] must be called with it when the transaction is committed.
 #[derive(Debug)]
-#[must_use = "who waits for these batches must be told"]
+#[must_use = "these batches must be announced"]
 pub struct Appended {
     /// Deliveries that are new.
     pub fresh: usize,
@@ -113,7 +113,7 @@ impl Outbox {
         inserted.map(|()| appended)
     }
 
-    /// The transaction of this append is committed: wakes up whoever sends.
+    /// The transaction of this append is committed: wakes up the fetchers.
     pub fn announce(&self, appended: Appended) {
         let (now, began) = appended.found;
         let events = appended.events.iter().map(|(message, endpoint)| (message, endpoint));
@@ -135,7 +135,7 @@ impl Outbox {
         format!("{}/{}", batch[0].endpoint, ObjectId::new()).into()
     }
 
-    /// Which of the deliveries the outbox holds, whatever became of them.
+    /// Which of the deliveries are in the outbox, in any state.
     async fn known(
         &self,
         transaction: &mut Transaction,

@@ -2,7 +2,7 @@
 //! `tests/data/outbox-v2.json` holds one of each state.
 //!
 //! A **batch** holds deliveries of one endpoint in order of occurrence. `results[i]` says how `deliveries[i]` was settled; null
-//! or missing means that it is not. Whoever changes a batch compares `version` and raises it by one.
+//! or missing means that it is not. A write that changes a batch compares `version` and raises it by one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -67,7 +67,7 @@ impl Class {
 pub struct NewDelivery {
     /// What to send.
     pub message: Message,
-    /// To whom.
+    /// Where it goes.
     pub endpoint: EndpointKey,
     /// In which part of the endpoint's queue it waits.
     pub class: Class,
@@ -146,7 +146,7 @@ fn bit(index: u32) -> u64 {
 pub struct Delivery {
     /// What to send.
     pub message: Message,
-    /// To whom.
+    /// Where it goes.
     pub endpoint: EndpointKey,
     /// The number of the attempt that is made next, from 1.
     pub attempt: u32,
@@ -160,7 +160,7 @@ pub struct Delivery {
     pub occurred_at: DateTime,
     /// The BadgeUser's `_id`.
     pub certificate: RawBson,
-    /// Where it stands in the outbox.
+    /// Its document in the outbox.
     pub batch: Arc<Batch>,
     /// Its place in the batch.
     pub index: u32,
@@ -186,7 +186,7 @@ pub fn single_id(event: &EventId, endpoint: &EndpointKey) -> String {
     format!("{endpoint}/{event}")
 }
 
-/// A delivery as it stands in `deliveries`.
+/// An element of `deliveries`.
 pub(super) fn encode_delivery(message: &Message, certificate: &RawBson, occurred_at: DateTime) -> RawDocumentBuf {
     let payload = String::from_utf8_lossy(&message.body);
     rawdoc! {
@@ -245,7 +245,8 @@ pub(super) fn decode(document: &RawDocument, skip: u32, from: u32, limit: usize)
         .map_err(|_| "`deliveries` is not an array")?;
     let batch = Arc::new(decode_batch(document, endpoint, entries, skip, &settled)?);
     let attempts = decode_attempts(document);
-    let (mut deliveries, mut next) = (Vec::new(), skip);
+    let mut deliveries = Vec::new();
+    let mut next = skip;
     for entry in entries {
         if deliveries.len() >= limit {
             break;

@@ -99,7 +99,8 @@ impl Outbox {
         let mut looked = Looked::default();
         let mut options = AggregateOptions::default();
         options.hint = Some(hint("pending"));
-        let (mut session, outbox) = (self.store.read_session().await?, self.store.outbox());
+        let mut session = self.store.read_session().await?;
+        let outbox = self.store.outbox();
         let look = session.aggregate(&outbox, pipeline, options, |row| {
             looked.add(&row);
             true
@@ -113,7 +114,8 @@ impl Outbox {
     /// # Errors
     /// MongoDB refused or is unavailable.
     pub async fn fetch(&self, wants: &[Want], now: DateTime, budget: usize) -> Result<Read> {
-        let (mut read, mut bytes) = (Read::default(), 0);
+        let mut read = Read::default();
+        let mut bytes = 0;
         for want in wants {
             if let Want::Appended { document, from, limit } = want {
                 bytes += document.as_bytes().len();
@@ -131,7 +133,8 @@ impl Outbox {
             if !goes_on {
                 break;
             }
-            let (mut session, outbox) = (self.store.read_session().await?, self.store.outbox());
+            let mut session = self.store.read_session().await?;
+            let outbox = self.store.outbox();
             let options = AggregateOptions::default();
             goes_on = session.aggregate(&outbox, pipeline, options, &mut take).await?;
         }
@@ -152,7 +155,8 @@ impl Outbox {
         let filter = doc! { "_id": { "$in": known }, "state": "pending" };
         let mut options = FindOptions::default();
         options.hint = Some(hint("_id_"));
-        let (mut session, outbox) = (self.store.read_session().await?, self.store.outbox());
+        let mut session = self.store.read_session().await?;
+        let outbox = self.store.outbox();
         session.find(&outbox, filter, options, take).await
     }
 }
@@ -227,26 +231,10 @@ fn pipeline(want: &Want, now: DateTime) -> Option<Vec<Document>> {
         Want::Batch(_) | Want::Appended { .. } => None,
         Want::Slice { id, skip, limit } => {
             let skip = skip.map_or_else(first_open, |skip| Bson::Int32(i32::try_from(skip).unwrap_or(i32::MAX)));
-            let limit = i32::try_from(*limit).unwrap_or(i32::MAX);
-            let mut fields: Document = FETCHED_FIELDS
-                .iter()
-                .map(|field| ((*field).to_owned(), Bson::Int32(1)))
-                .collect();
-            fields.insert("skip", 1);
-            fields.insert(
-                "size",
-                array_or_empty("$deliveries", |array| doc! { "$size": array }.into()),
-            );
-            fields.insert(
-                "deliveries",
-                doc! { "$cond": [
-                    { "$isArray": "$deliveries" }, { "$slice": ["$deliveries", "$skip", limit] }, "$deliveries",
-                ] },
-            );
             Some(vec![
                 doc! { "$match": { "_id": &**id, "state": "pending" } },
                 doc! { "$set": { "skip": skip } },
-                doc! { "$project": fields },
+                doc! { "$project": slice_fields(*limit) },
             ])
         }
         Want::Next {
@@ -257,7 +245,7 @@ fn pipeline(want: &Want, now: DateTime) -> Option<Vec<Document>> {
         } => {
             let except: Vec<&str> = except.iter().map(|id| &**id).collect();
             Some(vec![
-                // All but the state is answered by the keys of the index. What has no date or no text for its id is left to a look.
+                // All but the state is in the keys of the index. What has no date or no text for its id is reported by a look.
                 doc! { "$match": {
                     "state": "pending", "queue": class.queue(endpoint), "due": { "$lte": now },
                     "_id": { "$nin": except, "$gte": "" },
@@ -267,6 +255,27 @@ fn pipeline(want: &Want, now: DateTime) -> Option<Vec<Document>> {
             ])
         }
     }
+}
+
+/// The fields of a batch, with at most `limit` of its deliveries from `skip` on.
+fn slice_fields(limit: usize) -> Document {
+    let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+    let mut fields: Document = FETCHED_FIELDS
+        .iter()
+        .map(|field| ((*field).to_owned(), Bson::Int32(1)))
+        .collect();
+    fields.insert("skip", 1);
+    fields.insert(
+        "size",
+        array_or_empty("$deliveries", |array| doc! { "$size": array }.into()),
+    );
+    fields.insert(
+        "deliveries",
+        doc! { "$cond": [
+            { "$isArray": "$deliveries" }, { "$slice": ["$deliveries", "$skip", limit] }, "$deliveries",
+        ] },
+    );
+    fields
 }
 
 /// The first place of a batch that is not settled.

@@ -1,4 +1,4 @@
-//! Watching deliveries from outside: each change of a delivery, as a change stream tells it.
+//! Watching deliveries from outside: each change of a delivery, from a change stream.
 
 mod change;
 
@@ -20,7 +20,7 @@ pub use change::Change;
 /// How long the server waits for a change before it says that there is none: this long a stop may take.
 const WAIT: Duration = Duration::from_millis(500);
 
-/// The fields of a document by which its deliveries are told of.
+/// The fields of a document that are needed to show its deliveries.
 const FIELDS: [&str; 11] = [
     "state",
     "type",
@@ -114,7 +114,7 @@ impl Follower {
 }
 
 impl Wanted {
-    /// Of a batch, which is of one endpoint, deliveries may be of several types.
+    /// Deliveries of one batch may be of several types.
     fn includes(&self, change: &Change) -> bool {
         self.event_type
             .is_none_or(|event_type| change.event_type == event_type.as_str())
@@ -125,7 +125,7 @@ impl Wanted {
 fn note(error: &Error, token: &mut Option<ResumeToken>) {
     if loses_token(error) {
         *token = None;
-        warn!(%error, "the change stream can't go on; what happens until it is opened anew is not told");
+        warn!(%error, "the change stream can't go on; changes until it is opened again are not shown");
     } else {
         warn!(%error, "MongoDB is unavailable; deliveries are followed again once it is back");
     }
@@ -136,7 +136,7 @@ async fn open(store: &Store, wanted: &Wanted, after: Option<ResumeToken>) -> Res
     let watch = outbox
         .watch()
         .pipeline(pipeline(wanted))
-        // An update tells only what has changed: not which deliveries a batch holds, nor why a second failure like the first failed.
+        // An update holds only what has changed: not which deliveries a batch holds, nor why a second failure like the first failed.
         .full_document(FullDocumentType::UpdateLookup)
         .max_await_time(WAIT);
     let watch = match after {
@@ -149,10 +149,10 @@ async fn open(store: &Store, wanted: &Wanted, after: Option<ResumeToken>) -> Res
 /// Matches on ids and on what was updated alone: the document as it was looked up is for reading.
 fn pipeline(wanted: &Wanted) -> [Document; 3] {
     // A result changes `open`, a failed attempt of a retry does not.
-    let telling = ["state", "open", "lastAttemptAt"]
+    let relevant = ["state", "open", "lastAttemptAt"]
         .map(|field| doc! { format!("updateDescription.updatedFields.{field}"): { "$exists": true } });
-    let telling = doc! { "operationType": "update", "$or": &telling[..] };
-    let mut all = vec![doc! { "$or": [{ "operationType": { "$in": ["insert", "replace"] } }, telling] }];
+    let relevant = doc! { "operationType": "update", "$or": &relevant[..] };
+    let mut all = vec![doc! { "$or": [{ "operationType": { "$in": ["insert", "replace"] } }, relevant] }];
     // `ORGANIZATION/ENDPOINT/…`; `0` comes after `/`.
     let begins = |key: &str| doc! { "documentKey._id": { "$gte": format!("{key}/"), "$lt": format!("{key}0") } };
     all.extend(wanted.organization.as_deref().map(begins));

@@ -55,7 +55,8 @@ async fn neighbours(store: &Store, id: &str, bound: &str, order: i32, is_event: 
         true => ("deliveries.event", "events"),
         false => ("_id", "_id_"),
     };
-    let (outbox, mut filter) = (store.outbox(), doc! {});
+    let outbox = store.outbox();
+    let mut filter = doc! {};
     filter.insert(field, doc! { bound: id });
     let next = outbox.find_one(filter).sort(doc! { field: order }).hint(hint(index));
     let Some(next) = next.projection(doc! { field: 1 }).await? else {

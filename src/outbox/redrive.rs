@@ -21,6 +21,15 @@ pub enum Redriven {
     Refused(Error),
 }
 
+/// The state of a document.
+#[derive(Clone, Debug)]
+pub struct DocumentState {
+    /// As in the document: `pending`, `delivered`, `dead` or `cancelled`.
+    pub state: String,
+    /// When it ended, if it has.
+    pub ended: Option<DateTime>,
+}
+
 impl Outbox {
     /// The endpoints of which some delivery died after `since`. Served by a distinct scan of the index on dead letters: its cost
     /// grows with the endpoints that have some.
@@ -91,19 +100,22 @@ impl Outbox {
         Ok(Redriven::Again(ids.map(head).collect()))
     }
 
-    /// The state of each of these documents, and when it ended, if it has; without those that are gone.
+    /// The state of each of these documents that is there, by `_id`.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn states_of(&self, ids: &[&str]) -> Result<HashMap<String, (String, Option<DateTime>)>> {
+    pub async fn states_of(&self, ids: &[&str]) -> Result<HashMap<String, DocumentState>> {
         let outbox = self.store.outbox();
         let found = outbox.find(doc! { "_id": { "$in": ids } });
         let mut cursor = found.projection(doc! { "state": 1, "finishedAt": 1 }).await?;
         let mut states = HashMap::new();
         while let Some(row) = cursor.try_next().await? {
             if let (Ok(id), Ok(state)) = (row.get_str("_id"), row.get_str("state")) {
-                let ended = row.get_datetime("finishedAt").ok();
-                states.insert(id.to_owned(), (state.to_owned(), ended));
+                let document = DocumentState {
+                    state: state.to_owned(),
+                    ended: row.get_datetime("finishedAt").ok(),
+                };
+                states.insert(id.to_owned(), document);
             }
         }
         Ok(states)

@@ -15,13 +15,13 @@ pub struct Rejected {
     pub event_type: EventType,
     /// The BadgeUser's `_id`.
     pub certificate: RawBson,
-    /// What tells this rejection from a later one of the same certificate: the event's id.
+    /// What distinguishes this rejection from a later one of the same certificate: the event's id.
     pub event_id: EventId,
     /// What is wrong, in one line.
     pub reason: String,
 }
 
-/// A certificate whose expiry went out, and that MongoDB refuses to mark. It stays unmarked until somebody mends it.
+/// A certificate whose expiry went out, and that MongoDB refuses to mark. It stays unmarked until somebody corrects it.
 #[derive(Clone, Debug)]
 pub struct Unmarkable {
     /// The BadgeUser's `_id`.
@@ -53,7 +53,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Notes that these certificates can't be marked, until [`Outbox::mended`].
+    /// Notes that these certificates can't be marked, until [`Outbox::settle_unmarkable`].
     ///
     /// # Errors
     /// The transaction is spoiled.
@@ -74,7 +74,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// The certificates that could not be marked and are not known to be mended.
+    /// The certificates that could not be marked and are not known to be marked, changed or deleted.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
@@ -85,12 +85,12 @@ impl Outbox {
         Ok(found.iter().filter_map(read_unmarkable).collect())
     }
 
-    /// These certificates are marked, changed or gone: their notes end, and go after the retention.
+    /// These certificates are marked, changed or deleted: their documents have ended, and are deleted after the retention.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn mended(&self, mended: &[Unmarkable], now: DateTime) -> Result<()> {
-        let ids: Vec<_> = mended
+    pub async fn settle_unmarkable(&self, settled: &[Unmarkable], now: DateTime) -> Result<()> {
+        let ids: Vec<_> = settled
             .iter()
             .map(|one| format!("unmarkable/{}", one.event_id))
             .collect();

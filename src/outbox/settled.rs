@@ -8,7 +8,7 @@ pub(super) fn settled(results: &RawArray) -> Vec<bool> {
     results.into_iter().map(is_settled).collect()
 }
 
-/// How many of a batch's deliveries are not settled, whatever stands in its field `open`.
+/// How many of a batch's deliveries are not settled, whatever its field `open` says.
 pub(super) fn open(settled: &[bool], size: u32) -> u32 {
     let done = (0..size).zip(settled).filter(|(_, settled)| **settled).count();
     size - u32::try_from(done).unwrap_or(size)

@@ -13,7 +13,7 @@ pub fn state_id(endpoint: &EndpointKey) -> String {
     format!("endpoint/{endpoint}")
 }
 
-/// The rows that note pauses, of endpoints whose responses asked for one.
+/// The rows of an update that record pauses, for endpoints whose responses asked for one.
 pub(super) fn rows(settlements: &[Settlement]) -> Vec<RawDocumentBuf> {
     let mut ends: BTreeMap<&EndpointKey, DateTime> = BTreeMap::new();
     for settlement in settlements {

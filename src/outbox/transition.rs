@@ -20,7 +20,7 @@ pub struct PastAttempts {
     pub redriven: bool,
 }
 
-/// What is to be written.
+/// What must be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Done.
@@ -46,7 +46,7 @@ pub enum Next {
         /// Whether it goes out again by itself once the endpoint answers: not after a permanent failure.
         redrivable: bool,
     },
-    /// There is nobody to send to any more.
+    /// The endpoint or the user no longer exists.
     Cancelled {
         /// Why.
         reason: String,

@@ -10,7 +10,7 @@ use crate::store::Result;
 /// A pending document that can't be read.
 #[derive(Clone, Debug)]
 pub struct Unreadable {
-    /// Its `_id`, of whatever type.
+    /// Its `_id`, of any type.
     pub id: Bson,
     /// The queue in which it waits, if that can be read.
     pub queue: Option<(EndpointKey, Class)>,
@@ -23,7 +23,7 @@ pub struct Unreadable {
 impl Unreadable {
     /// `id` is the name of the field with its `_id`, `seen` says which of its fields were read and under which names.
     pub(super) fn new(document: &RawDocument, id: &str, seen: &[(&str, &str)], reason: String) -> Self {
-        // Whatever is there is compared as it is; null is also what is not there.
+        // What is there is compared as it is; null also matches an absent field.
         let seen = seen.iter().map(|(field, name)| {
             let value = doc! { "$eq": bson(document, name) };
             ((*field).to_owned(), value.into())

@@ -1,4 +1,4 @@
-//! Changing a document only if nobody else has since it was read: whoever does compares its version and raises it.
+//! Changing a document only if nobody else has since it was read: every write compares its version and raises it.
 
 use bson::{RawBson, RawDocument, RawDocumentBuf, cstr, rawdoc};
 use tracing::warn;

@@ -14,7 +14,7 @@ const STEP: i64 = 12;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Picture {
-    /// The most in one minute, which the highest bar stands for.
+    /// The most in one minute, shown by the highest bar.
     highest: String,
     bars: Vec<Bar>,
 }
@@ -32,7 +32,7 @@ struct Bar {
 }
 
 impl Picture {
-    /// Of the hour that ends with `now`.
+    /// Shows the hour that ends with `now`.
     pub(super) fn of(minutes: &[Minute], now: DateTime) -> Self {
         let first = now.timestamp_millis().div_euclid(60_000) - MINUTES + 1;
         let highest = minutes
@@ -51,7 +51,7 @@ impl Picture {
     }
 }
 
-/// Whatever happened is seen, be it once among thousands.
+/// At least 1 where something happened, so that one failure among thousands is seen.
 fn bar(minute: &Minute, x: i64, highest: u64) -> Bar {
     let length = |n: u64| (n * HEIGHT / highest.max(1)).max(u64::from(n > 0));
     let (failed, delivered) = (length(minute.failed), length(minute.delivered));

@@ -35,10 +35,10 @@ impl<T> Rows<T> {
 }
 
 impl Rows<EndpointView> {
-    /// Within both kinds they stay in the order of their organizations.
+    /// Endpoints with trouble first, each kind in the order of the organizations.
     pub(super) fn trouble_first(status: &Status) -> Self {
         let (bad, well): (Vec<_>, Vec<_>) = status.endpoints.iter().partition(|endpoint| is_bad(endpoint));
-        // What is tried next failed later than what is dead.
+        // What is pending failed later than what is dead.
         let heads = status.dead_letters.iter().chain(&status.next);
         let errors: HashMap<_, _> = heads
             .filter(|head| !head.error.is_empty())
@@ -68,7 +68,7 @@ pub(super) struct EndpointView {
     warnings: Vec<String>,
     delivered: String,
     failed: String,
-    /// Of a hundred attempts those that succeeded; `None` without any.
+    /// Attempts that succeeded, in percent; `None` without any.
     rate: Option<i64>,
     pending: String,
     dead: String,

@@ -1,4 +1,4 @@
-//! What the page says, in words: the template only places it.
+//! What the page says, in words: the template puts it in its place.
 
 use serde::Serialize;
 
@@ -8,7 +8,8 @@ use super::rows::{EndpointView, HeadView, InstanceView, Rows};
 use super::words::{ago, count, foreign, moment, number, seconds, span, until};
 use crate::status::{DAYS, Scan, Status, Stream};
 
-/// A delivery that is due for longer waits too long, in seconds: by then a failing one is a dead letter, if `delivery.retry_window` is what it is by default.
+/// In seconds. A delivery that is due for longer waits too long: with the default `delivery.retry_window` of 10 minutes one that fails
+/// is a dead letter by then.
 const TOO_LONG: i64 = 900;
 
 #[derive(Debug, Serialize)]

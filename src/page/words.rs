@@ -51,8 +51,8 @@ pub(super) fn moment(at: DateTime) -> String {
 pub(super) fn number(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push('\u{202f}');
         }
         text.push(digit);

@@ -1,11 +1,12 @@
 //! A certificate that a user holds, as the platform wrote it, and the events that it yields.
 
 use bson::{DateTime, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
+use bytes::Bytes;
 
 use super::json;
 use crate::model::{EventId, EventType, Message, id_part};
 
-/// A longer `_id`, in bytes, is no certificate's: it would stand next to the payload in a delivery, which has 16 MB in all.
+/// The longest `_id`, in bytes: it is stored with the payload in a delivery, which has 16 MB in all.
 const MAX_ID: usize = 64 << 10;
 
 /// Something that happened to a certificate.
@@ -15,7 +16,7 @@ pub struct Event {
     pub message: Message,
     /// The certificate's `_id`.
     pub certificate: RawBson,
-    /// The organization, as it stands in an [`EndpointKey`](crate::model::EndpointKey).
+    /// The organization, as in an [`EndpointKey`](crate::model::EndpointKey).
     pub organization: String,
     /// When it happened: `expires` or `creationDate`.
     pub occurred_at: DateTime,
@@ -101,20 +102,8 @@ fn event(
     if occurred_at.is_err() {
         return Err(unfit(format!("`{instant}` is not a date")));
     }
-    let organization = match document.get("_ownerId") {
-        Ok(Some(organization)) if !matches!(organization, RawBsonRef::Null | RawBsonRef::Undefined) => {
-            id_part(organization)
-        }
-        _ => return Err(unfit("`_ownerId` is missing".into())),
-    };
-    let payload = payload().map_err(|error| unfit(format!("malformed BSON: {error}")))?;
-    let body = json::to_json(&payload).map_err(|error| unfit(format!("can't be printed as JSON: {error}")))?;
-    if body.len() > Message::MAX_BODY {
-        return Err(unfit(format!(
-            "its JSON has {} bytes, more than a delivery can hold",
-            body.len()
-        )));
-    }
+    let organization = organization(document).ok_or_else(|| unfit("`_ownerId` is missing".into()))?;
+    let body = body(payload).map_err(unfit)?;
     Ok(Event {
         message: Message {
             event_id: event_id.clone(),
@@ -126,6 +115,23 @@ fn event(
         organization,
         occurred_at: at,
     })
+}
+
+fn organization(document: &RawDocument) -> Option<String> {
+    let id = document.get("_ownerId").ok().flatten()?;
+    (!matches!(id, RawBsonRef::Null | RawBsonRef::Undefined)).then(|| id_part(id))
+}
+
+fn body(payload: impl FnOnce() -> bson::error::Result<RawDocumentBuf>) -> Result<Bytes, String> {
+    let payload = payload().map_err(|error| format!("malformed BSON: {error}"))?;
+    let body = json::to_json(&payload).map_err(|error| format!("can't be printed as JSON: {error}"))?;
+    if body.len() > Message::MAX_BODY {
+        return Err(format!(
+            "its JSON has {} bytes, more than a delivery can hold",
+            body.len()
+        ));
+    }
+    Ok(body)
 }
 
 fn size(value: RawBsonRef<'_>) -> usize {

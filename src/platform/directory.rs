@@ -1,14 +1,14 @@
-//! Who wants which events: every organization's endpoints in memory, kept fresh by a change stream.
+//! Which endpoints want which events: those of all organizations in memory, kept up to date by a change stream.
 
+mod claims;
 mod document_id;
 mod freshness;
+mod full_reads;
 mod index;
 mod read;
 mod refresh;
-mod slot;
 #[cfg(test)]
 mod tests;
-mod walks;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::{Endpoint, MemberConfig};
 use crate::model::{EndpointKey, EventType};
 use crate::store::Stopped;
 use freshness::Freshness;
-use index::{Doubles, Index};
+use index::{Doubles, Index, LostDocument};
 
 pub use document_id::DocumentId;
 pub use refresh::Refresh;
@@ -43,8 +43,19 @@ struct Shared {
     freshness: Freshness,
     email: AtomicBool,
     changes: watch::Sender<u64>,
-    /// Held from reading documents until they are in `index`: of two readings the later must not lose to the earlier.
+    /// Locked from reading documents until they are in `index`: an earlier reading must not replace a later one.
     reading: Mutex<()>,
+}
+
+/// How many endpoints are configured, each counted once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointCounts {
+    /// Switched on, and in a document that makes sense.
+    pub served: usize,
+    /// Switched off.
+    pub off: usize,
+    /// In a document that makes no sense.
+    pub out_of_service: usize,
 }
 
 /// What the directory knows of an endpoint.
@@ -91,8 +102,8 @@ impl Directory {
         wanting.chain(email.then(EndpointKey::email)).collect()
     }
 
-    /// The endpoint as it is configured now. Who asks for one of an organization that was never seen is told that it is out of
-    /// service for the next 10 minutes: its document may be on its way.
+    /// The endpoint as it is configured now. One of an organization that was never seen counts as out of service for the next
+    /// 10 minutes: its document may be on its way.
     pub fn find(&self, key: &EndpointKey) -> Found {
         if key.is_email() {
             return Found::Email { enabled: self.email() };
@@ -103,15 +114,17 @@ impl Directory {
         }
         let mut index = self.0.index.write();
         index.miss(key.organization(), now);
-        index.find(key, now).unwrap_or(Found::Off { reason: slot::DELETED })
+        index.find(key, now).unwrap_or(Found::Off {
+            reason: claims::DELETED,
+        })
     }
 
     /// Whether some document has or had the endpoint.
     pub fn knows(&self, key: &EndpointKey) -> bool {
-        self.index().slot(key).is_some()
+        self.index().claims(key).is_some()
     }
 
-    /// Tells whenever anything has changed.
+    /// Notified whenever anything has changed.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
@@ -121,25 +134,28 @@ impl Directory {
         self.index().knows(organization)
     }
 
-    /// How many endpoints are served, off and out of service.
-    pub fn count(&self) -> (usize, usize, usize) {
+    /// How many endpoints there are.
+    pub fn count(&self) -> EndpointCounts {
         self.index().count()
     }
 
     /// The endpoint if it makes sense, on or off.
     pub fn endpoint(&self, key: &EndpointKey) -> Option<Arc<Endpoint>> {
-        self.index().slot(key)?.endpoint().cloned()
+        self.index().claims(key)?.endpoint().cloned()
     }
 
     /// Every endpoint that makes sense, on or off.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         let index = self.index();
-        index.slots().filter_map(|(_, slot)| slot.endpoint().cloned()).collect()
+        index
+            .endpoints()
+            .filter_map(|(_, claims)| claims.endpoint().cloned())
+            .collect()
     }
 
     /// The keys of all endpoints, of those that are out of service too. Sorted.
     pub fn keys(&self) -> Vec<EndpointKey> {
-        let mut keys: Vec<_> = self.index().slots().map(|(key, _)| key.clone()).collect();
+        let mut keys: Vec<_> = self.index().endpoints().map(|(key, _)| key.clone()).collect();
         keys.sort();
         keys
     }
@@ -150,14 +166,16 @@ impl Directory {
             return "reminders to users".into();
         }
         let index = self.index();
-        index.slot(key).map_or_else(String::new, |slot| slot.name().to_owned())
+        index
+            .claims(key)
+            .map_or_else(String::new, |claims| claims.name().to_owned())
     }
 
-    /// What of the endpoint's configuration is not as it stands there: see [`MemberConfig::warnings`].
+    /// What of the endpoint's configuration is not applied as it is written: see [`MemberConfig::warnings`].
     pub fn warnings(&self, key: &EndpointKey) -> Vec<String> {
         self.index()
-            .slot(key)
-            .map_or_else(Vec::new, |slot| slot.warnings().to_vec())
+            .claims(key)
+            .map_or_else(Vec::new, |claims| claims.warnings().to_vec())
     }
 
     /// Waits until changes are followed: from then on each takes effect by itself.
@@ -190,8 +208,10 @@ impl Directory {
             ids.insert(id);
         }
         let known = self.index().documents();
-        let gone = known.iter().filter(|id| !ids.contains(id));
-        let lost = gone.filter_map(|id| self.remove(id)).filter(|(_, count)| *count > 0);
+        let absent = known.iter().filter(|id| !ids.contains(id));
+        let lost = absent
+            .filter_map(|id| self.remove(id))
+            .filter(|lost| lost.endpoints > 0);
         let documents = lost.count();
         if documents > 0 {
             warn!(
@@ -209,11 +229,11 @@ impl Directory {
             self.notify_if(index.changed());
             doubles
         };
-        doubles.iter().for_each(tell);
+        doubles.iter().for_each(warn_of);
     }
 
-    /// One document is not there any more. Returns its organization and how many endpoints it had, if it was there.
-    fn remove(&self, id: &DocumentId) -> Option<(String, usize)> {
+    /// One document is not there any more. Returns what it was, if it was there.
+    fn remove(&self, id: &DocumentId) -> Option<LostDocument> {
         let mut index = self.0.index.write();
         let removed = index.remove(id, Instant::now());
         self.notify_if(index.changed());
@@ -251,7 +271,7 @@ impl Directory {
 }
 
 /// One WARN for each pair of documents, when it is first seen.
-fn tell(doubles: &Doubles) {
+fn warn_of(doubles: &Doubles) {
     warn!(
         organization = doubles.endpoint.organization(),
         endpoint = doubles.endpoint.endpoint(),

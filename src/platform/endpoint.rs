@@ -23,7 +23,7 @@ pub struct Endpoint {
     pub enabled: bool,
     /// The event types it subscribed to, of those that this daemon knows.
     pub event_types: Vec<EventType>,
-    /// How long to wait for the whole answer: 1 s to 30 s.
+    /// How long to wait for the whole response: 1 s to 30 s.
     pub timeout: Duration,
     /// The organization's extra request headers, the forbidden ones taken out. Values are marked sensitive.
     pub headers: HeaderMap,
@@ -74,7 +74,7 @@ pub struct ClientCredentials {
     pub client_id: String,
     /// The client's secret there.
     pub client_secret: SecretString,
-    /// What the token is to be good for, where the server wants to be told.
+    /// What the token must be valid for, where the server asks for that.
     pub scope: Option<String>,
 }
 
@@ -86,7 +86,7 @@ impl Endpoint {
 }
 
 impl fmt::Debug for ClientCredentials {
-    /// Of the URL only its origin, as of an endpoint's.
+    /// Shows only the origin of the URL, as of an endpoint's.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientCredentials")
             .field("token_url", &self.token_url.origin().ascii_serialization())
@@ -97,7 +97,7 @@ impl fmt::Debug for ClientCredentials {
 }
 
 impl fmt::Debug for Endpoint {
-    /// Of the URL only its origin: path and query may each hold a secret.
+    /// Shows only the origin of the URL: path and query may each hold a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
             .field("key", &self.key)

@@ -2,7 +2,7 @@
 //!
 //! The reference is the Node driver 6, that of Mongoose 8: its npm package `bson` 6 with the driver's default options. `tests/data/json`
 //! holds what it and version 7, that of Mongoose 9, printed for every BSON type. They differ in two things: 7 puts a 64-bit integer's
-//! `high` before its `low`, and doesn't take what stands in a Code's scope for a DBRef. What surprises:
+//! `high` before its `low`, and makes no DBRef of a document in a Code's scope. What surprises:
 //!
 //! * JavaScript objects put integer keys ("0", "10") first, in ascending order, and a repeated key keeps its first place and
 //!   takes its last value. So do we; all other fields keep their order.
@@ -114,7 +114,7 @@ impl<'doc> Writer<'_, 'doc> {
         Ok(())
     }
 
-    /// The keys of a BSON array are not looked at: its elements are taken in the order in which they stand.
+    /// The keys of a BSON array are ignored: its elements are written in their order.
     fn array(&mut self, array: &'doc RawArray) -> Result<(), JsonError> {
         self.enter()?;
         self.out.push(b'[');
@@ -156,7 +156,7 @@ impl<'doc> Writer<'_, 'doc> {
         Ok(())
     }
 
-    /// Ends an object or array whose members each left a comma behind.
+    /// Ends an object or array whose last member is followed by a comma.
     fn close(&mut self, bracket: u8) {
         self.out.pop_if(|last| *last == b',');
         self.out.push(bracket);

@@ -1,6 +1,6 @@
 //! An organization's webhook settings: which of its endpoints make sense, and why the others don't.
 //!
-//! Every endpoint is judged alone. A bad one is refused with a reason for the operator, whatever is beside it, and one
+//! Every endpoint is judged alone. A bad one is refused with a reason for the operator, whatever the others are, and one
 //! whose authentication or signature can't be made as configured is refused too: it never sends with less.
 
 mod address;
@@ -82,17 +82,17 @@ pub struct Refused {
     pub key: Option<EndpointKey>,
     /// The organization, as in [`MemberConfig::organization`].
     pub organization: Option<String>,
-    /// Its place in `webHookConfig.endpoints`, from 0; `None` for the settings as a whole.
+    /// Its position in `webHookConfig.endpoints`, from 0; `None` for the settings as a whole.
     pub position: Option<usize>,
     /// Why, in one line. Names fields, never what they hold.
     pub reason: String,
 }
 
 impl Refused {
-    /// What it says of which endpoint, wherever that is in the document now. One that can't be named is known by its place.
+    /// What it says of which endpoint, wherever that is in the document now. One that can't be named is known by its position.
     pub fn identity(&self) -> (Option<&EndpointKey>, Option<usize>, &str) {
-        let place = self.position.filter(|_| self.key.is_none());
-        (self.key.as_ref(), place, &self.reason)
+        let position = self.position.filter(|_| self.key.is_none());
+        (self.key.as_ref(), position, &self.reason)
     }
 }
 
@@ -107,7 +107,7 @@ pub struct Warning {
 
 /// Judges a document of `memberconfigs`. Takes any document and never fails as a whole: see [`MemberConfig::refused`].
 ///
-/// Of a repeated field the last counts, as in the Node driver. Of two endpoints with one key the first counts that makes sense.
+/// If a field is repeated, the last one counts, as in the Node driver. If two endpoints have one key, the first that makes sense counts.
 pub fn parse(document: &RawDocument, policy: &EndpointPolicy) -> MemberConfig {
     let fields = Fields::read(document, &["_ownerId", "webHookConfig"]);
     let organization = match fields.present("_ownerId") {
@@ -121,7 +121,7 @@ pub fn parse(document: &RawDocument, policy: &EndpointPolicy) -> MemberConfig {
     match (endpoints(&fields), organization) {
         (Ok(Some(endpoints)), Ok(organization)) => config.judge_all(endpoints, &organization, policy),
         (Ok(None), Ok(_)) => {}
-        // Without endpoints it is nobody's business whose they are.
+        // Without endpoints the organization does not matter.
         (Ok(endpoints), Err(reason)) if endpoints.is_none_or(RawArray::is_empty) => {
             config.incomplete = Some(reason.into());
         }
@@ -137,7 +137,7 @@ fn endpoints<'a>(document: &Fields<'a>) -> Result<Option<&'a RawArray>, String> 
     let settings = settings
         .as_document()
         .ok_or_else(|| wrong_type("webHookConfig", settings, "a document"))?;
-    // Null is no array: who sets it has deleted nothing.
+    // Null is no array: whoever sets it has deleted nothing.
     match Fields::read(settings, &["endpoints"]).get("endpoints")? {
         None | Some(RawBsonRef::Undefined) => Ok(None),
         Some(RawBsonRef::Array(endpoints)) => Ok(Some(endpoints)),
@@ -150,7 +150,7 @@ type Unfit = (Option<EndpointKey>, String);
 
 impl MemberConfig {
     fn judge_all(&mut self, endpoints: &RawArray, organization: &str, policy: &EndpointPolicy) {
-        let mut places = HashMap::new();
+        let mut positions = HashMap::new();
         for (position, value) in endpoints.into_iter().enumerate() {
             if position == MAX_ENDPOINTS {
                 self.refuse_all(format!(
@@ -159,7 +159,7 @@ impl MemberConfig {
                 break;
             }
             let judged = match value {
-                Ok(value) => self.judge(value, organization, policy, &mut places),
+                Ok(value) => self.judge(value, organization, policy, &mut positions),
                 Err(_) => Err((None, "is not valid BSON".to_owned())),
             };
             let Err((key, reason)) = judged else { continue };
@@ -178,11 +178,11 @@ impl MemberConfig {
         value: RawBsonRef<'_>,
         organization: &str,
         policy: &EndpointPolicy,
-        places: &mut HashMap<EndpointKey, usize>,
+        positions: &mut HashMap<EndpointKey, usize>,
     ) -> Result<(), Unfit> {
         let (source, key) = named(value, organization).map_err(|reason| (None, reason))?;
-        let before = places.get(&key).copied();
-        if before.is_some_and(|place| self.entries[place].fault().is_none()) {
+        let before = positions.get(&key).copied();
+        if before.is_some_and(|index| self.entries[index].fault().is_none()) {
             let reason = "an endpoint before it has the same `_id`, or the same `url` and no `_id`";
             return Err((Some(key), reason.into()));
         }
@@ -195,10 +195,10 @@ impl MemberConfig {
         let fault = entry.fault().map(|reason| (Some(key.clone()), reason.to_string()));
         match (before, &fault) {
             (None, _) => {
-                places.insert(key.clone(), self.entries.len());
+                positions.insert(key.clone(), self.entries.len());
                 self.entries.push(entry);
             }
-            (Some(place), None) => self.entries[place] = entry,
+            (Some(index), None) => self.entries[index] = entry,
             (Some(_), Some(_)) => {}
         }
         fault.map_or(Ok(()), Err)?;

@@ -1,4 +1,4 @@
-//! `certhookd run`: start in order, answer signals, stop in order.
+//! `certhookd run`: start in order, handle signals, stop in order.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         config,
     };
     let ended = tokio::select! {
-        () = daemon.answer(&mut signals) => Ok(()),
+        () = daemon.handle(&mut signals) => Ok(()),
         broken = running.broken() => Err(broken),
     };
     let grace = daemon.config.service.shutdown_grace;
@@ -60,7 +60,7 @@ struct Daemon {
 
 impl Daemon {
     /// Answers signals until one says stop.
-    async fn answer(&mut self, signals: &mut Signals) {
+    async fn handle(&mut self, signals: &mut Signals) {
         loop {
             match signals.next().await {
                 Signal::Scan => self.trigger.ask_for_operator(),
@@ -74,7 +74,7 @@ impl Daemon {
     fn report(&mut self) {
         let engine = Arc::clone(&self.engine);
         self.reports
-            .spawn(async move { Snapshot::take(&engine).log(&engine).await });
+            .spawn(async move { Snapshot::of(&engine).log(&engine).await });
         while self.reports.try_join_next().is_some() {}
     }
 

@@ -10,19 +10,19 @@ use tracing::{debug, info, warn};
 use super::{Engine, Snapshot};
 use crate::cluster::{BEAT, CUT_SHORT, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::dispatch::EndpointState;
-use crate::service::Pulse;
+use crate::service::Progress;
 use crate::service::systemd::Manager;
 use crate::source::{Extent, Report, ScanTrigger};
 use crate::store::Stopped;
 
 /// How often the line in `systemctl status` is brought up to date.
-const STATUS: Duration = Duration::from_secs(1);
+const STATUS_EVERY: Duration = Duration::from_secs(1);
 
-/// How often an instance without the lease shows that it is alive.
+/// How often an instance without the lease reports progress.
 const STANDBY: Duration = Duration::from_secs(10);
 
-/// How often it is tried to mark what MongoDB refused to.
-const MEND: Duration = Duration::from_secs(3600);
+/// How often certificates are marked again that MongoDB refused to mark.
+const MARK_AGAIN_EVERY: Duration = Duration::from_secs(3600);
 
 /// Scans whenever that is triggered.
 pub(super) async fn scans(engine: Arc<Engine>, trigger: ScanTrigger, stop: CancellationToken) -> Result<(), Stopped> {
@@ -31,30 +31,30 @@ pub(super) async fn scans(engine: Arc<Engine>, trigger: ScanTrigger, stop: Cance
         .store
         .persist("read which certificates can't be marked", || scan.load_unmarkable())
         .await?;
-    let mut mended = Instant::now();
+    let mut marked_again = Instant::now();
     while let Some(extent) = stop.run_until_cancelled(trigger.triggered()).await {
         let report = scan.run_once(extent, engine.clock.now()).await?;
         let ended = engine.clock.now();
         engine.last_scan.set(Some((ended, report)));
         log(&report, extent);
         save(&engine, ended, &report).await?;
-        if mended.elapsed() >= MEND {
-            mended = Instant::now();
-            if let Err(error) = scan.mend_unmarkable().await {
-                debug!(%error, "certificates that can't be marked are tried again in an hour");
+        if marked_again.elapsed() >= MARK_AGAIN_EVERY {
+            marked_again = Instant::now();
+            if let Err(error) = scan.mark_again().await {
+                debug!(%error, "certificates that can't be marked are marked again in an hour");
             }
         }
     }
     Ok(())
 }
 
-/// Tells when the lease comes and goes. Who takes it scans at once: ticks may have been missed.
+/// Logs when this instance gets or loses the lease. Whoever gets it scans at once: instants of the schedule may have been missed.
 pub(super) async fn lease(engine: Arc<Engine>, trigger: ScanTrigger, stop: CancellationToken) {
     let mut lease = engine.cluster.lease();
-    let mut held = *lease.borrow_and_update();
+    let mut before = *lease.borrow_and_update();
     while let Some(Ok(())) = stop.run_until_cancelled(lease.changed()).await {
         let now = *lease.borrow_and_update();
-        if held.is_none() && now.is_some() {
+        if before.is_none() && now.is_some() {
             trigger.ask();
         }
         info!(
@@ -62,15 +62,19 @@ pub(super) async fn lease(engine: Arc<Engine>, trigger: ScanTrigger, stop: Cance
             number = now,
             "the lease for scanning and watching has changed"
         );
-        held = now;
+        before = now;
     }
 }
 
 /// Follows the change stream while this instance holds the lease.
-pub(super) async fn watch(engine: Arc<Engine>, pulse: Arc<Pulse>, stop: CancellationToken) -> Result<(), Stopped> {
+pub(super) async fn watch(
+    engine: Arc<Engine>,
+    progress: Arc<Progress>,
+    stop: CancellationToken,
+) -> Result<(), Stopped> {
     let mut lease = engine.cluster.lease();
     while !stop.is_cancelled() {
-        pulse.beat();
+        progress.report();
         let Some(number) = *lease.borrow_and_update() else {
             let _ = stop
                 .run_until_cancelled(tokio::time::timeout(STANDBY, lease.changed()))
@@ -78,7 +82,7 @@ pub(super) async fn watch(engine: Arc<Engine>, pulse: Arc<Pulse>, stop: Cancella
             continue;
         };
         let term = stop.child_token();
-        let watching = engine.watch().run(number, term.clone(), || pulse.beat());
+        let watching = engine.watch().run(number, term.clone(), || progress.report());
         tokio::pin!(watching);
         let ended = loop {
             tokio::select! {
@@ -88,7 +92,7 @@ pub(super) async fn watch(engine: Arc<Engine>, pulse: Arc<Pulse>, stop: Cancella
         };
         ended?;
         if !stop.is_cancelled() && *lease.borrow() == Some(number) {
-            // A later lease moved the position, and the next heartbeat will tell.
+            // A later lease moved the position, and the next heartbeat will show it.
             let _ = stop
                 .run_until_cancelled(tokio::time::timeout(BEAT, lease.changed()))
                 .await;
@@ -97,7 +101,7 @@ pub(super) async fn watch(engine: Arc<Engine>, pulse: Arc<Pulse>, stop: Cancella
     Ok(())
 }
 
-/// A scan that finds nothing is routine, unless somebody waits to hear so.
+/// A scan that finds nothing is logged at DEBUG, unless an operator asked for it.
 fn log(report: &Report, extent: Extent) {
     macro_rules! line {
         ($level:ident) => {
@@ -149,8 +153,8 @@ async fn save(engine: &Engine, at: DateTime, report: &Report) -> Result<(), Stop
 }
 
 /// Sends heartbeats: every two seconds, and at once where somebody waits for what the next one says.
-pub(super) async fn heartbeat(engine: Arc<Engine>, pulse: Arc<Pulse>, end: CancellationToken) {
-    let mut tries = engine.store.outage().tries();
+pub(super) async fn heartbeat(engine: Arc<Engine>, progress: Arc<Progress>, end: CancellationToken) {
+    let mut reporter = engine.store.outage().reporter();
     loop {
         tokio::select! {
             () = end.cancelled() => return,
@@ -160,24 +164,25 @@ pub(super) async fn heartbeat(engine: Arc<Engine>, pulse: Arc<Pulse>, end: Cance
         }
         let began = Instant::now();
         let beaten = engine.beat().await;
-        pulse.beat();
+        progress.report();
         match beaten {
-            Ok(()) => tries.succeeded(),
-            Err(error) => tries.failed("take the heartbeat", &error, began),
+            Ok(()) => reporter.succeeded(),
+            Err(error) => reporter.failed("take the heartbeat", &error, began),
         }
     }
 }
 
-/// Keeps what this instance may not do any more when its heartbeat is too old: see `cluster`.
+/// Holds this instance to what it may still do when its heartbeat is too old: see `cluster`.
 pub(super) async fn fence(engine: Arc<Engine>, end: CancellationToken) {
-    let (mut silent, mut cut) = (false, false);
+    let mut silent = false;
+    let mut cut = false;
     loop {
         let age = engine.cluster.age().unwrap_or_default();
         if age >= NO_NEW_REQUESTS && !silent {
             silent = true;
             let what =
                 "no heartbeat was confirmed for 8 s: nothing more is sent until one is, other instances may take over";
-            // An outage is told of already.
+            // An outage has been logged already.
             match engine.store.outage().lasts() {
                 Some(_) => debug!("{what}"),
                 None => warn!("{what}"),
@@ -200,8 +205,8 @@ pub(super) async fn fence(engine: Arc<Engine>, end: CancellationToken) {
     }
 }
 
-/// Has the outbox looked at when endpoints change: one that is served again may have much waiting. Of one that is not served any
-/// more no failures are remembered: where nothing waits for it, no look would find it.
+/// Has the fetcher look at the outbox when endpoints change: one that is served again may have much waiting. The failures of one that is no
+/// longer served are forgotten here: where nothing waits for it, no look would come upon it.
 pub(super) async fn changed_endpoints(engine: Arc<Engine>, stop: CancellationToken) {
     let mut changes = engine.directory.subscribe();
     while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
@@ -214,8 +219,8 @@ pub(super) async fn changed_endpoints(engine: Arc<Engine>, stop: CancellationTok
     }
 }
 
-/// Reads what other instances note of what they appended.
-pub(super) async fn wake_ups(engine: Arc<Engine>, pulse: Arc<Pulse>, stop: CancellationToken) {
+/// Reads for which endpoints other instances have appended something.
+pub(super) async fn wake_ups(engine: Arc<Engine>, progress: Arc<Progress>, stop: CancellationToken) {
     let woken = |endpoints: Vec<crate::model::EndpointKey>| {
         let mine = endpoints
             .into_iter()
@@ -223,7 +228,7 @@ pub(super) async fn wake_ups(engine: Arc<Engine>, pulse: Arc<Pulse>, stop: Cance
         engine.waiting.may_wait(mine);
     };
     let control = |number| engine.act_on(number);
-    WakeUps::read(engine.cluster.clone(), stop, woken, control, || pulse.beat()).await;
+    WakeUps::read(engine.cluster.clone(), stop, woken, control, || progress.report()).await;
 }
 
 /// Shows the state in `systemctl status`, and remembers the last hour.
@@ -232,11 +237,15 @@ pub(super) async fn status(engine: Arc<Engine>, manager: Manager, stop: Cancella
         let counts = &engine.tally.counts;
         engine
             .history
-            .note(engine.clock.now(), counts.delivered(), counts.failed());
-        let snapshot = Snapshot::take(&engine);
+            .add(engine.clock.now(), counts.delivered(), counts.failed());
+        let snapshot = Snapshot::of(&engine);
         let prefix = if stop.is_cancelled() { "stopping: " } else { "" };
         manager.status(&format!("{prefix}{}", snapshot.status()));
-        if end.run_until_cancelled(tokio::time::sleep(STATUS)).await.is_none() {
+        if end
+            .run_until_cancelled(tokio::time::sleep(STATUS_EVERY))
+            .await
+            .is_none()
+        {
             return;
         }
     }

@@ -6,15 +6,15 @@ use std::time::Duration;
 use bson::DateTime;
 
 use super::Engine;
-use crate::metrics::{Endpoints, Working};
+use crate::metrics::Working;
 use crate::page::Own;
 use crate::service::Watchdog;
 use crate::status::{Backlog, Cached, Status, backlog, gather};
 
 /// How long a scrape or a reader waits for MongoDB. Prometheus gives up after 10 s.
-pub(super) const PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What is looked at.
+/// What metrics and page are read from.
 pub(super) struct Watched {
     pub(super) engine: Arc<Engine>,
     pub(super) watchdog: Watchdog,
@@ -25,21 +25,21 @@ pub(super) struct Watched {
 
 impl Watched {
     pub(super) fn new(engine: &Arc<Engine>, watchdog: &Watchdog) -> Self {
-        let (store, directory) = (engine.store.clone(), engine.directory.clone());
-        let ask_backlog = move || {
-            let (store, directory) = (store.clone(), directory.clone());
-            Box::pin(async move { backlog(&store, &directory).await }) as _
+        let asked = Arc::clone(engine);
+        let read_backlog = move || {
+            let engine = Arc::clone(&asked);
+            Box::pin(async move { backlog(&engine.store, &engine.directory).await }) as _
         };
-        let (store, directory) = (engine.store.clone(), engine.directory.clone());
-        let ask_status = move || {
-            let (store, directory) = (store.clone(), directory.clone());
-            Box::pin(async move { gather(&store, &directory).await }) as _
+        let asked = Arc::clone(engine);
+        let read_status = move || {
+            let engine = Arc::clone(&asked);
+            Box::pin(async move { gather(&engine.store, &engine.directory).await }) as _
         };
         Self {
             engine: Arc::clone(engine),
             watchdog: watchdog.clone(),
-            status: Cached::new(ask_status),
-            backlog: Cached::new(ask_backlog),
+            status: Cached::new(read_status),
+            backlog: Cached::new(read_backlog),
             since: engine.clock.now(),
         }
     }
@@ -49,27 +49,22 @@ impl Watched {
 pub(super) async fn read(watched: &Watched) -> Working {
     let engine = &watched.engine;
     let lease = *engine.cluster.lease().borrow();
-    let (served, off, out_of_service) = engine.directory.count();
     Working {
         counts: Arc::clone(&engine.tally.counts),
         rejections: engine.rejections.clone(),
         fill: engine.queue.fill(),
-        endpoints: Endpoints {
-            served,
-            off,
-            out_of_service,
-        },
+        endpoints: engine.directory.count(),
         holds: engine.holds.lasting(engine.clock.now()).len(),
         has_lease: lease.is_some(),
         stream_age: lease.and_then(|_| stream_age(engine)),
         scan_due: lease.and_then(|_| scan_due(watched)),
         last_scan: engine.last_scan.get().map(|(at, _)| at),
         outage: engine.store.outage().lasts(),
-        backlog: watched.backlog.get(PATIENCE).await,
+        backlog: watched.backlog.get(REPLY_TIMEOUT).await,
     }
 }
 
-/// What the page tells of this daemon.
+/// What the page shows of this instance.
 pub(super) async fn own(watched: &Watched) -> Own {
     let engine = &watched.engine;
     Own {

@@ -1,13 +1,13 @@
 //! Dead letters that go out again by themselves: an ordinary outage of a receiver needs no operator.
 //!
-//! While an endpoint fails, its oldest dead letter is tried now and then; once the endpoint answers, the others follow, the
-//! oldest first, at a gentle rate.
+//! While an endpoint fails, its oldest dead letter goes out once a minute; once the endpoint accepts one, the others follow, the
+//! oldest first, at most ten a second.
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bson::DateTime;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
@@ -15,104 +15,132 @@ use super::Engine;
 use super::upkeep::MOST_REFUSED;
 use crate::failpoint;
 use crate::model::EndpointKey;
-use crate::outbox::{Head, Redriven};
+use crate::outbox::{DocumentState, Head, Redriven};
 use crate::platform::Found;
-use crate::store::{Kind, Pauses, Result};
+use crate::store::{Error, Kind, Pauses, Result};
 
-/// How often is looked for dead letters that may go out again.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the outbox is asked for dead letters that may go out again.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How often an endpoint that has not answered since is tried with one dead letter.
-const TRY_EVERY: Duration = Duration::from_secs(60);
+/// How often an endpoint that has accepted none since gets one dead letter.
+const ONE_EVERY: Duration = Duration::from_secs(60);
 
-/// This many go to an endpoint that answers, at each look: ten a second.
-const GENTLE: i64 = 50;
+/// This many go to an endpoint that accepts them, per look: ten a second.
+const PER_LOOK: i64 = 50;
 
-/// What was last tried of an endpoint's dead letters. `None`: none of them may go out again, and all had to be read to know it.
-struct Trial {
-    at: Instant,
+/// The dead letters of an endpoint that were last made pending again.
+struct LastRedrive {
+    at: tokio::time::Instant,
+    /// The last of them. `None`: none of the endpoint's may go out again, and all had to be read to know it.
     id: Option<String>,
 }
 
-/// What was tried.
+/// What was redriven, and what can't be.
 #[derive(Default)]
-struct Trials {
-    last: HashMap<EndpointKey, Trial>,
+struct Redrives {
+    last: HashMap<EndpointKey, LastRedrive>,
     /// Endpoints whose dead letters MongoDB refuses to change.
     refused: Pauses<EndpointKey>,
 }
 
+/// By the `_id` of the document.
+type States = HashMap<String, DocumentState>;
+
 /// Sends dead letters again until `stop`.
-pub(super) async fn redrive(engine: std::sync::Arc<Engine>, stop: CancellationToken) {
-    let (mut trials, mut tries) = (Trials::default(), engine.store.outage().tries());
-    let look_every = failpoint::limit("redrive-look", LOOK);
+pub(super) async fn redrive(engine: Arc<Engine>, stop: CancellationToken) {
+    let mut redrives = Redrives::default();
+    let mut reporter = engine.store.outage().reporter();
+    let look_every = failpoint::limit("redrive-look", LOOK_EVERY);
     while stop.run_until_cancelled(tokio::time::sleep(look_every)).await.is_some() {
-        let began = std::time::Instant::now();
-        match look(&engine, &mut trials).await {
-            Ok(()) => tries.succeeded(),
-            Err(error) => tries.failed("send dead letters again", &error, began),
+        let began = Instant::now();
+        match redrives.run_once(&engine, began).await {
+            Ok(()) => reporter.succeeded(),
+            Err(error) => reporter.failed("send dead letters again", &error, began),
         }
     }
 }
 
-async fn look(engine: &Engine, trials: &mut Trials) -> Result<()> {
-    let began = std::time::Instant::now();
-    let age = i64::try_from(engine.settings.redrive_for.get().as_millis()).unwrap_or(i64::MAX);
-    let now = engine.clock.now();
-    let since = DateTime::from_millis(now.timestamp_millis().saturating_sub(age));
-    // Before the endpoints: what dies in between is found among these.
-    let tried: Vec<_> = trials.last.values().filter_map(|trial| trial.id.as_deref()).collect();
-    let states = engine.outbox.states_of(&tried).await?;
-    let state_of = |trial: &Trial| states.get(trial.id.as_deref()?);
-    let endpoints = engine.outbox.with_dead_letters(since).await?;
-    // An endpoint whose only dead letter is on its way has none now.
-    trials.last.retain(|endpoint, trial| {
-        endpoints.contains(endpoint) || state_of(trial).is_some_and(|(state, _)| state == "pending")
-    });
-    let ours = |endpoint: &&EndpointKey| {
-        let enabled = match engine.directory.find(endpoint) {
-            Found::Served(_) => true,
-            Found::Email { enabled } => enabled,
-            Found::Off { .. } | Found::OutOfService { .. } => false,
-        };
-        enabled && engine.cluster.is_assigned(endpoint)
-    };
-    for endpoint in endpoints.iter().filter(ours) {
-        if trials.refused.has(endpoint, began) {
-            continue;
-        }
-        let last = trials.last.get(endpoint);
-        let Some(limit) = allowed(last, last.and_then(state_of), now) else {
-            continue;
-        };
-        let redriven = match redrive_some(engine, endpoint, since, limit).await {
-            Ok(redriven) => redriven,
-            Err(error) if error.kind() == Kind::Unavailable => return Err(error),
-            Err(error) if error.kind() == Kind::Conflict => {
-                debug!(%endpoint, %error, "dead letters of this endpoint can't go out again now; those of the others do");
+impl Redrives {
+    async fn run_once(&mut self, engine: &Engine, began: Instant) -> Result<()> {
+        let now = engine.clock.now();
+        let age = i64::try_from(engine.settings.redrive_for.get().as_millis()).unwrap_or(i64::MAX);
+        let since = DateTime::from_millis(now.timestamp_millis().saturating_sub(age));
+        // Before the endpoints: what dies in between is found among these.
+        let ids: Vec<_> = self.last.values().filter_map(|last| last.id.as_deref()).collect();
+        let states = engine.outbox.states_of(&ids).await?;
+        let endpoints = engine.outbox.with_dead_letters(since).await?;
+        self.forget_settled(&endpoints, &states);
+        for endpoint in endpoints.iter().filter(|endpoint| is_sent_to(engine, endpoint)) {
+            if self.refused.has(endpoint, began) {
                 continue;
             }
-            Err(error) => {
-                let pause = trials.refused.refused(endpoint.clone(), began).as_secs();
-                error!(%endpoint, %error, "MongoDB refuses to send dead letters of this endpoint again: tried again in {pause} s, those of the others go out");
+            let last = self.last.get(endpoint);
+            let state = last.and_then(|last| states.get(last.id.as_deref()?));
+            let Some(limit) = allowed(last, state, now) else {
                 continue;
+            };
+            match redrive_some(engine, endpoint, since, limit).await {
+                Ok(heads) => self.redriven(engine, endpoint, heads),
+                Err(error) => self.failed(endpoint, error, began)?,
             }
-        };
-        let (count, id) = (redriven.len(), redriven.last().map(|head| head.id.to_string()));
-        trials.refused.accepted(endpoint);
-        trials.last.insert(endpoint.clone(), Trial { at: Instant::now(), id });
-        if count == 0 {
-            continue;
         }
-        engine.waiting.add(redriven);
+        Ok(())
+    }
+
+    /// Keeps the endpoints that have dead letters, or whose only one is on its way.
+    fn forget_settled(&mut self, endpoints: &HashSet<EndpointKey>, states: &States) {
+        let is_pending = |last: &LastRedrive| {
+            let state = last.id.as_ref().and_then(|id| states.get(id));
+            state.is_some_and(|document| document.state == "pending")
+        };
+        self.last
+            .retain(|endpoint, last| endpoints.contains(endpoint) || is_pending(last));
+    }
+
+    fn redriven(&mut self, engine: &Engine, endpoint: &EndpointKey, heads: Vec<Head>) {
+        self.refused.accepted(endpoint);
+        let last = LastRedrive {
+            at: tokio::time::Instant::now(),
+            id: heads.last().map(|head| head.id.to_string()),
+        };
+        self.last.insert(endpoint.clone(), last);
+        if heads.is_empty() {
+            return;
+        }
         info!(
             organization = endpoint.organization(),
             endpoint = endpoint.endpoint(),
-            count,
+            count = heads.len(),
             "dead letters go out again"
         );
+        engine.waiting.add(heads);
     }
-    Ok(())
+
+    /// # Errors
+    /// The error itself where it is not the endpoint's own.
+    fn failed(&mut self, endpoint: &EndpointKey, error: Error, began: Instant) -> Result<()> {
+        match error.kind() {
+            Kind::Unavailable => return Err(error),
+            Kind::Conflict => {
+                debug!(%endpoint, %error, "dead letters of this endpoint can't go out again now; those of the others do");
+            }
+            _ => {
+                let pause = self.refused.refused(endpoint.clone(), began).as_secs();
+                error!(%endpoint, %error, "MongoDB refuses to send dead letters of this endpoint again: repeated in {pause} s, those of the others go out");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether this instance sends to the endpoint.
+fn is_sent_to(engine: &Engine, endpoint: &EndpointKey) -> bool {
+    let is_served = match engine.directory.find(endpoint) {
+        Found::Served(_) => true,
+        Found::Email { enabled } => enabled,
+        Found::Off { .. } | Found::OutOfService { .. } => false,
+    };
+    is_served && engine.cluster.is_assigned(endpoint)
 }
 
 /// Sends the oldest again, but for documents that MongoDB refuses to change, unless these are many.
@@ -131,15 +159,15 @@ async fn redrive_some(engine: &Engine, endpoint: &EndpointKey, since: DateTime, 
     }
 }
 
-/// How many may go out now: many where the last trial arrived, none while it is on its way, one at a time where it failed,
-/// [`TRY_EVERY`] after it did.
-fn allowed(last: Option<&Trial>, state: Option<&(String, Option<DateTime>)>, now: DateTime) -> Option<i64> {
+/// How many may go out now: many where the last one was delivered, none while it is on its way, and one where it failed,
+/// [`ONE_EVERY`] after it did.
+fn allowed(last: Option<&LastRedrive>, document: Option<&DocumentState>, now: DateTime) -> Option<i64> {
     let Some(last) = last else { return Some(1) };
-    match state {
-        Some((state, _)) if state == "delivered" => Some(GENTLE),
-        Some((state, _)) if state == "pending" => None,
-        Some((_, Some(ended))) => is_past(*ended, TRY_EVERY, now).then_some(1),
-        _ => (last.at.elapsed() >= TRY_EVERY).then_some(1),
+    match document {
+        Some(document) if document.state == "delivered" => Some(PER_LOOK),
+        Some(document) if document.state == "pending" => None,
+        Some(DocumentState { ended: Some(ended), .. }) => is_past(*ended, ONE_EVERY, now).then_some(1),
+        _ => (last.at.elapsed() >= ONE_EVERY).then_some(1),
     }
 }
 
@@ -153,26 +181,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trial_that_failed_is_followed_a_minute_after_its_end() {
-        let trial = Trial {
-            at: Instant::now(),
+    fn a_redrive_that_failed_is_followed_a_minute_after_its_end() {
+        let last = LastRedrive {
+            at: tokio::time::Instant::now(),
             id: Some("a".into()),
         };
         let seconds = |seconds: i64| DateTime::from_millis(seconds * 1000);
         let table = [
             ("on its way", "pending", None, None),
-            ("arrived", "delivered", Some(0), Some(GENTLE)),
+            ("delivered", "delivered", Some(0), Some(PER_LOOK)),
             ("just failed", "dead", Some(995), None),
             ("failed a minute ago", "dead", Some(940), Some(1)),
             ("cancelled a while ago", "cancelled", Some(100), Some(1)),
             ("fails at a later time than now", "dead", Some(1_010), None),
         ];
         for (what, state, ended, expected) in table {
-            let state = (state.to_owned(), ended.map(seconds));
-            assert_eq!(allowed(Some(&trial), Some(&state), seconds(1_000)), expected, "{what}");
+            let document = DocumentState {
+                state: state.to_owned(),
+                ended: ended.map(seconds),
+            };
+            assert_eq!(
+                allowed(Some(&last), Some(&document), seconds(1_000)),
+                expected,
+                "{what}"
+            );
         }
         assert_eq!(
-            allowed(Some(&trial), None, seconds(1_000)),
+            allowed(Some(&last), None, seconds(1_000)),
             None,
             "nothing is known of it"
         );

@@ -3,6 +3,7 @@
 use bson::DateTime;
 
 use super::Engine;
+use crate::platform::EndpointCounts;
 use crate::source::Report;
 use crate::status;
 
@@ -17,18 +18,16 @@ pub struct Snapshot {
     delivered: u64,
     failed: u64,
     dead: u64,
-    endpoints: usize,
-    refused: usize,
+    endpoints: EndpointCounts,
     outage_s: Option<u64>,
     last_scan: Option<(DateTime, Report)>,
     stream_lag_ms: Option<i64>,
 }
 
 impl Snapshot {
-    /// Reads it from memory; asks nobody.
-    pub fn take(engine: &Engine) -> Self {
+    /// Read from memory alone.
+    pub fn of(engine: &Engine) -> Self {
         let fill = engine.queue.fill();
-        let (endpoints, _, refused) = engine.directory.count();
         let moved = *engine.stream_moved_at.get();
         Self {
             taken: fill.taken,
@@ -39,8 +38,7 @@ impl Snapshot {
             delivered: engine.tally.counts.delivered(),
             failed: engine.tally.counts.failed(),
             dead: engine.tally.counts.dead(),
-            endpoints,
-            refused,
+            endpoints: engine.directory.count(),
             outage_s: engine.store.outage().lasts().map(|lasts| lasts.as_secs()),
             last_scan: *engine.last_scan.get(),
             stream_lag_ms: moved.map(|at| engine.clock.now().timestamp_millis() - at.timestamp_millis()),
@@ -51,11 +49,11 @@ impl Snapshot {
     pub fn status(&self) -> String {
         let mut line = match self.outage_s {
             Some(_) => "waiting for MongoDB".to_owned(),
-            None => format!("{} endpoints", self.endpoints),
+            None => format!("{} endpoints", self.endpoints.served),
         };
         let mut add = |text: String| line = format!("{line}, {text}");
-        if self.refused > 0 {
-            add(format!("{} out of service", self.refused));
+        if self.endpoints.out_of_service > 0 {
+            add(format!("{} out of service", self.endpoints.out_of_service));
         }
         if self.probed > 0 {
             add(format!("{} failing", self.probed));
@@ -86,8 +84,8 @@ impl Snapshot {
             dead_letters,
             delivered = self.delivered,
             failed_attempts = self.failed,
-            endpoints = self.endpoints,
-            endpoints_out_of_service = self.refused,
+            endpoints = self.endpoints.served,
+            endpoints_out_of_service = self.endpoints.out_of_service,
             last_scan = scan.map(|(at, _)| text(*at)),
             last_scan_found = scan.map(|(_, report)| report.found),
             stream_lag_ms = self.stream_lag_ms,

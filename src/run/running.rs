@@ -1,4 +1,4 @@
-//! A daemon at work: started in order, stopped in order. What makes it stop is its owner's affair.
+//! A daemon at work: started in order, stopped in order. When it stops is decided by its caller.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::service::{Listener, Watchdog};
 use crate::source::ScanTrigger;
 use crate::store::{Stopped, Store};
 
-/// How long the database is asked to note that this daemon leaves; otherwise the others learn it from its silence.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long MongoDB is waited for to record that this instance leaves; if it does not, the others learn it from missing heartbeats.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The whole pipeline, running. [`Running::stop`] must end it.
+/// [`Running::stop`] must end it.
 pub struct Running {
     pub engine: Arc<Engine>,
     /// Asks for a scan.
@@ -34,14 +34,15 @@ impl Running {
     /// Waits for MongoDB, prepares it, and starts everything. `None`: `stopped` came first.
     ///
     /// # Errors
-    /// [`super::Misconfigured`] for what waiting can't mend; an address that can't be listened on.
+    /// [`super::Misconfigured`] for what waiting can't change; an address that can't be listened on.
     pub async fn start(config: &Config, host: &str, stopped: impl Future<Output = ()>) -> anyhow::Result<Option<Self>> {
         tokio::pin!(stopped);
         let manager = Manager::from_env();
         let settings = Settings::new(config)?;
         let stage = Stage::default();
         let listener = serve(&config.service, &stage).await?;
-        let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
+        let stop = CancellationToken::new();
+        let give_up = CancellationToken::new();
         let store = tokio::select! {
             store = connect(config, &manager, &stop, give_up.clone()) => store?,
             () = &mut stopped => return Ok(None),
@@ -55,10 +56,11 @@ impl Running {
             store.close().await;
             return Ok(None);
         }
-        let (trigger, watchdog) = (ScanTrigger::default(), Watchdog::new());
+        let trigger = ScanTrigger::default();
+        let watchdog = Watchdog::new();
         stage.working(&engine, &watchdog);
         let tasks = Tasks::spawn(&engine, config, &trigger, &watchdog, &manager, give_up);
-        let mut running = Self {
+        let running = Self {
             engine,
             trigger,
             tasks,
@@ -67,28 +69,33 @@ impl Running {
             stage,
             listener,
         };
+        running.until_ready(stopped, config.service.shutdown_grace).await
+    }
+
+    /// Stops if it is not ready before `stopped`, or if a task breaks.
+    async fn until_ready(mut self, stopped: impl Future<Output = ()>, grace: Duration) -> anyhow::Result<Option<Self>> {
         let ended = tokio::select! {
-            () = running.engine.directory.followed() => {
-                running.manager.ready();
-                running.stage.ready();
-                info!(instance_id = %running.engine.cluster.instance_id(), version = env!("CARGO_PKG_VERSION"), "ready");
-                return Ok(Some(running));
+            () = self.engine.directory.followed() => {
+                self.manager.ready();
+                self.stage.ready();
+                info!(instance_id = %self.engine.cluster.instance_id(), version = env!("CARGO_PKG_VERSION"), "ready");
+                return Ok(Some(self));
             }
             () = stopped => Ok(None),
-            broken = running.tasks.broken() => Err(broken),
+            broken = self.tasks.broken() => Err(broken),
         };
-        running.stop(config.service.shutdown_grace).await;
+        self.stop(grace).await;
         ended
     }
 
-    /// Waits for a task that ends although nobody asked it to.
+    /// Waits for a task that ends although it was not stopped.
     pub async fn broken(&mut self) -> anyhow::Error {
         self.tasks.broken().await
     }
 
     /// Stops all in order; what is in flight has until `grace` has passed.
     pub async fn stop(self, grace: Duration) {
-        // Before the log tells it: who reads the one finds the other.
+        // Before it is logged: whoever reads the line finds it in `/readyz`.
         self.stage.stopping();
         info!(
             grace_s = grace.as_secs(),
@@ -96,12 +103,12 @@ impl Running {
         );
         self.manager.stopping();
         self.tasks.shut_down(grace).await;
-        let _ = tokio::time::timeout(FAREWELL, self.engine.cluster.leave()).await;
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.engine.cluster.leave()).await;
         info!(
             delivered = self.engine.tally.counts.delivered(),
             "stopped; what is left stays in the outbox"
         );
-        self.stage.gone();
+        self.stage.stopped();
         if let Some(listener) = self.listener {
             listener.close().await;
         }

@@ -19,7 +19,6 @@ use crate::trace::Tracer;
 pub struct Settings {
     /// `[scan]`.
     pub scan: Reloadable<config::Scan>,
-    /// When to scan.
     pub schedule: Reloadable<Schedule>,
     /// Notified when the schedule was replaced.
     pub schedule_changed: Arc<Notify>,
@@ -60,7 +59,8 @@ impl Settings {
     /// # Errors
     /// The HTTP client or the mailer can't be built; then nothing has changed.
     pub fn replace(&self, config: &Config, queue: &DeliveryQueue, directory: &Directory) -> anyhow::Result<()> {
-        let (client, mailer) = (Client::new(policy(config))?, Mailer::new(&config.email)?);
+        let client = Client::new(policy(config))?;
+        let mailer = Mailer::new(&config.email)?;
         self.client.set(client);
         directory.switch_email(mailer.is_some());
         self.mailer.set(mailer);

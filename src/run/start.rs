@@ -13,7 +13,7 @@ use crate::store::{
     Backoff, Error, Kind, NEEDS_REPLICA_SET, Outage, Result, Store, ensure_outbox, ensure_scan, ensure_statistics,
 };
 
-/// Something that only a change of the configuration (ours, or MongoDB's) can mend: exit code 78.
+/// Something that needs a change of the configuration (ours, or MongoDB's): exit code 78.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Misconfigured(pub String);
@@ -22,12 +22,12 @@ pub struct Misconfigured(pub String);
 const BAD_VALUE: i32 = 2;
 
 /// `CannotCreateIndex`, `IndexOptionsConflict`, `IndexKeySpecsConflict`, `InvalidIndexSpecificationOption`.
-const INDEX_IN_THE_WAY: [i32; 4] = [67, 85, 86, 197];
+const INDEX_CONFLICTS: [i32; 4] = [67, 85, 86, 197];
 
 /// Waits for MongoDB, however long it takes, and prepares it. `give_up` ends every later wait of the store's.
 ///
 /// # Errors
-/// [`Misconfigured`] for what waiting can't mend; anything else when `stop` came first.
+/// [`Misconfigured`] for what waiting can't change; anything else when `stop` came first.
 pub async fn connect(
     config: &Config,
     manager: &Manager,
@@ -64,7 +64,7 @@ pub async fn reach(
     stop: &CancellationToken,
     give_up: CancellationToken,
 ) -> anyhow::Result<Store> {
-    // Of a store that is not there yet: its hosts may have to be looked up.
+    // There is no store yet, whose outage it could be: its hosts may have to be looked up.
     let wait = Wait {
         outage: Outage::default(),
         manager,
@@ -97,7 +97,7 @@ pub fn is_replica_set(hello: &Document) -> bool {
     hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|message| message == "isdbgrid")
 }
 
-/// A wait at the start: an outage may last, a refusal ends it.
+/// Waits at the start: for as long as an outage lasts, and not for what MongoDB refuses.
 struct Wait<'a> {
     outage: Outage,
     manager: &'a Manager,
@@ -134,12 +134,12 @@ impl Wait<'_> {
         Ok(())
     }
 
-    /// Statistics are no condition of starting: a refusal is told, and that is all.
+    /// Statistics are no condition of starting: a refusal is logged, and that is all.
     async fn for_statistics(&self, store: &Store) -> anyhow::Result<()> {
         let what = "create the statistics' indexes";
-        let passes = |error: &Error| matches!(error.kind(), Kind::Unavailable | Kind::Conflict);
+        let is_final = |error: &Error| !matches!(error.kind(), Kind::Unavailable | Kind::Conflict);
         let create = || ensure_statistics(store);
-        match self.until(what, |error| !passes(error), create).await {
+        match self.until(what, is_final, create).await {
             Err(refused) if refused.is::<Misconfigured>() => {
                 error!("{refused}; without them statistics are slow to read and kept for ever");
                 Ok(())
@@ -164,18 +164,19 @@ impl Wait<'_> {
     where
         F: Future<Output = Result<T>>,
     {
-        let (mut backoff, mut tries) = (Backoff::default(), self.outage.tries());
+        let mut backoff = Backoff::default();
+        let mut reporter = self.outage.reporter();
         loop {
             let began = Instant::now();
             match operation().await {
                 Ok(value) => {
-                    tries.succeeded();
+                    reporter.succeeded();
                     return Ok(value);
                 }
                 Err(error) if is_final(&error) => {
                     return Err(Misconfigured(refusal(what, &error)).into());
                 }
-                Err(error) => tries.failed(what, &error, began),
+                Err(error) => reporter.failed(what, &error, began),
             }
             self.manager.starting("waiting for MongoDB");
             tokio::select! {
@@ -186,12 +187,12 @@ impl Wait<'_> {
     }
 }
 
-/// Whether no waiting mends it: a login, a privilege, an index of the same name with other keys, a URI that makes no sense. What
-/// MongoDB refuses with any other code is waited for: exit code 78 is for good.
+/// Whether waiting is of no use: a login, a privilege, an index of the same name with other keys, a URI that makes no sense. What
+/// MongoDB refuses with any other code is waited for, because systemd does not restart after exit code 78.
 pub fn is_refusal(error: &Error) -> bool {
     match error.kind() {
         Kind::Denied | Kind::Authentication => true,
-        Kind::Refused => error.code().is_none_or(|code| INDEX_IN_THE_WAY.contains(&code)),
+        Kind::Refused => error.code().is_none_or(|code| INDEX_CONFLICTS.contains(&code)),
         Kind::Unavailable | Kind::Conflict | Kind::TooLarge => false,
     }
 }
@@ -209,10 +210,10 @@ fn refusal(what: &str, error: &Error) -> String {
 /// The outbox of certhookd 0.1.
 const FIRST_LAYOUT: &str = "webhook_deliveries";
 
-/// Refuses to start over an outbox of the first layout in which deliveries still wait: nothing here would send them.
+/// Refuses to start beside an outbox of certhookd 0.1 in which deliveries still wait: nothing here would send them.
 ///
 /// # Errors
-/// The inner one: it refuses. The outer one: MongoDB is unavailable, or refused the login.
+/// The inner one: deliveries wait there. The outer one: MongoDB is unavailable, or refused the login.
 pub async fn refuse_first_layout(store: &Store) -> Result<std::result::Result<(), Misconfigured>> {
     let list = doc! { "listCollections": 1, "filter": { "name": FIRST_LAYOUT }, "nameOnly": true, "authorizedCollections": true };
     let reply = store.database().run_command(list).await?;
@@ -230,7 +231,7 @@ pub async fn refuse_first_layout(store: &Store) -> Result<std::result::Result<()
                     "{FIRST_LAYOUT} still holds deliveries that are {state}: they are those of certhookd 0.1, which must send or cancel them before this version starts"
                 ))));
             }
-            // It is not this version's any more.
+            // This version needs no privilege there.
             Err(error) if error.kind() == Kind::Denied => return Ok(Ok(())),
             Err(error) => return Err(error),
         }
@@ -239,7 +240,7 @@ pub async fn refuse_first_layout(store: &Store) -> Result<std::result::Result<()
     Ok(Ok(()))
 }
 
-/// Whether something of the first layout is in that state: by the index of the same name, which holds nothing else.
+/// Whether a delivery of certhookd 0.1 is in that state: by the index of the same name, which holds nothing else.
 async fn waits(store: &Store, state: &str) -> Result<bool> {
     let deliveries = store.database().collection::<Document>(FIRST_LAYOUT);
     let find = || deliveries.find_one(doc! { "state": state });

@@ -10,7 +10,6 @@ use crate::metrics::Counts;
 use crate::model::{Clock, Failure, Outcome};
 use crate::outbox::{Delivery, Next};
 
-/// Counts and logs.
 #[derive(Clone, Debug)]
 pub struct Tally {
     /// What became of attempts since the start.
@@ -19,7 +18,6 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Nothing yet.
     pub fn new(clock: Clock) -> Self {
         Self {
             counts: Arc::default(),
@@ -46,7 +44,7 @@ macro_rules! line {
 
 impl Observer for Tally {
     fn attempted(&self, delivery: &Delivery, outcome: &Outcome, next: &Next) {
-        self.counts.note(delivery, outcome, next, self.clock.now());
+        self.counts.count(delivery, outcome, next, self.clock.now());
         match next {
             Next::Delivered { status } => delivered(delivery, *status, outcome),
             Next::Retry { failure, .. } => failed(delivery, failure),
@@ -64,7 +62,7 @@ impl Observer for Tally {
     }
 }
 
-/// A first attempt that succeeds is the rule and logged at DEBUG; a recovery is news.
+/// A first attempt that succeeds is logged at DEBUG, a later one at INFO.
 fn delivered(delivery: &Delivery, status: u16, outcome: &Outcome) {
     let Outcome::Delivered { elapsed, .. } = outcome else {
         return;
@@ -83,7 +81,7 @@ fn delivered(delivery: &Delivery, status: u16, outcome: &Outcome) {
     }
 }
 
-/// The first failure of a delivery is news, the following ones are expected.
+/// The first failure of a delivery is logged at WARN, those that follow at DEBUG.
 fn failed(delivery: &Delivery, failure: &Failure) {
     if delivery.attempt == 1 {
         line!(warn, delivery, failure.status, failure.elapsed, reason = %failure.reason, "attempt failed; it is made again");

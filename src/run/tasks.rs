@@ -11,9 +11,9 @@ use super::{Engine, loops};
 use crate::config::Config;
 use crate::failpoint;
 use crate::service::systemd::Manager;
-use crate::service::{Pulse, Watchdog};
+use crate::service::{Progress, Watchdog};
 use crate::source::{ScanTrigger, Timer};
-use crate::store::{Stopped, with_pulse};
+use crate::store::{Stopped, with_progress};
 
 /// The longest that a loop may go without a sign of life. A try that fails is one, outage or not.
 const ALLOWANCE: Duration = Duration::from_secs(60);
@@ -129,14 +129,14 @@ impl Tasks {
         join(&mut self.keepers).await;
     }
 
-    fn pulse(&self, name: &'static str) -> Arc<Pulse> {
+    fn progress(&self, name: &'static str) -> Arc<Progress> {
         Arc::new(self.watchdog.register(name, failpoint::limit("allowance", ALLOWANCE)))
     }
 
     fn spawn_heartbeat(&mut self) {
-        let pulse = self.pulse("heartbeat");
-        let heartbeat = loops::heartbeat(Arc::clone(&self.engine), Arc::clone(&pulse), self.end.clone());
-        self.keepers.spawn(named("heartbeat", alive(pulse, heartbeat)));
+        let progress = self.progress("heartbeat");
+        let heartbeat = loops::heartbeat(Arc::clone(&self.engine), Arc::clone(&progress), self.end.clone());
+        self.keepers.spawn(named("heartbeat", alive(progress, heartbeat)));
         let fence = loops::fence(Arc::clone(&self.engine), self.end.clone());
         self.keepers.spawn(named("fence", fence));
     }
@@ -172,11 +172,11 @@ impl Tasks {
     }
 
     fn spawn_fetcher(&mut self) {
-        let pulse = self.pulse("fetcher");
+        let progress = self.progress("fetcher");
         let (fetcher, off) = self.engine.fetcher();
-        let beat = Arc::clone(&pulse);
-        let fetcher = fetcher.run(self.stop.clone(), move || beat.beat());
-        self.sources.spawn(named("fetcher", alive(pulse, fetcher)));
+        let reported = Arc::clone(&progress);
+        let fetcher = fetcher.run(self.stop.clone(), move || reported.report());
+        self.sources.spawn(named("fetcher", alive(progress, fetcher)));
         let cancel = super::upkeep::cancel(Arc::clone(&self.engine), off, self.stop.clone());
         self.sources.spawn(fallible("cancellations", cancel));
         let indexes = super::upkeep::keep_indexes(Arc::clone(&self.engine), self.stop.clone());
@@ -190,18 +190,18 @@ impl Tasks {
     }
 
     fn spawn_streams(&mut self, config: &Config) {
-        let pulse = self.pulse("endpoints");
-        let beat = Arc::clone(&pulse);
-        let refresh = self.engine.refresh().run(self.stop.clone(), move || beat.beat());
-        self.sources.spawn(fallible("endpoints", alive(pulse, refresh)));
+        let progress = self.progress("endpoints");
+        let reported = Arc::clone(&progress);
+        let refresh = self.engine.refresh().run(self.stop.clone(), move || reported.report());
+        self.sources.spawn(fallible("endpoints", alive(progress, refresh)));
         if config.completions.enabled {
-            let pulse = self.pulse("change stream");
-            let watch = loops::watch(Arc::clone(&self.engine), Arc::clone(&pulse), self.stop.clone());
-            self.sources.spawn(fallible("change stream", alive(pulse, watch)));
+            let progress = self.progress("change stream");
+            let watch = loops::watch(Arc::clone(&self.engine), Arc::clone(&progress), self.stop.clone());
+            self.sources.spawn(fallible("change stream", alive(progress, watch)));
         }
-        let pulse = self.pulse("wake-ups");
-        let wake_ups = loops::wake_ups(Arc::clone(&self.engine), Arc::clone(&pulse), self.stop.clone());
-        self.sources.spawn(named("wake-ups", alive(pulse, wake_ups)));
+        let progress = self.progress("wake-ups");
+        let wake_ups = loops::wake_ups(Arc::clone(&self.engine), Arc::clone(&progress), self.stop.clone());
+        self.sources.spawn(named("wake-ups", alive(progress, wake_ups)));
         let changed = loops::changed_endpoints(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("changed endpoints", changed));
         let notes = self.engine.wake_ups.clone();
@@ -241,18 +241,18 @@ impl Tasks {
     fn spawn_upkeep(&mut self, trigger: &ScanTrigger) {
         let redrive = super::redrive::redrive(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("redrive", redrive));
-        let pulse = self.pulse("operations");
-        let beat = Arc::clone(&pulse);
-        let operations = self.engine.executor().run(self.stop.clone(), move || beat.beat());
-        self.sources.spawn(named("operations", alive(pulse, operations)));
+        let progress = self.progress("operations");
+        let reported = Arc::clone(&progress);
+        let operations = self.engine.executor().run(self.stop.clone(), move || reported.report());
+        self.sources.spawn(named("operations", alive(progress, operations)));
         let lease = loops::lease(Arc::clone(&self.engine), trigger.clone(), self.stop.clone());
         self.sources.spawn(named("lease", lease));
     }
 }
 
 /// A loop each of whose failed tries is a sign of life.
-async fn alive<F: Future>(pulse: Arc<Pulse>, work: F) -> F::Output {
-    with_pulse(move || pulse.beat(), work).await
+async fn alive<F: Future>(progress: Arc<Progress>, work: F) -> F::Output {
+    with_progress(move || progress.report(), work).await
 }
 
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {

@@ -14,7 +14,7 @@ use axum::routing::get;
 use tracing::error;
 
 use super::Engine;
-use super::reading::{PATIENCE, Watched, own, read};
+use super::reading::{REPLY_TIMEOUT, Watched, own, read};
 use crate::config;
 use crate::metrics::Reading;
 use crate::model::Reloadable;
@@ -81,8 +81,7 @@ impl Stage {
         self.enter(Some("stopping"));
     }
 
-    /// Nothing of it is left to be asked.
-    pub(super) fn gone(&self) {
+    pub(super) fn stopped(&self) {
         self.0.set(Phase {
             unready: Some("stopped"),
             watched: None,
@@ -125,7 +124,7 @@ async fn metrics(State(stage): State<Stage>) -> impl IntoResponse {
 async fn page(State(stage): State<Stage>) -> Response {
     let watched = stage.watched();
     let (own, status) = match &watched {
-        Some(watched) => tokio::join!(async { Some(own(watched).await) }, watched.status.get(PATIENCE)),
+        Some(watched) => tokio::join!(async { Some(own(watched).await) }, watched.status.get(REPLY_TIMEOUT)),
         None => (None, None),
     };
     match crate::page::render(stage.unready().as_deref(), own.as_ref(), status.as_deref()) {
@@ -141,13 +140,13 @@ async fn style() -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/css; charset=utf-8")], STYLE)
 }
 
-/// Alive: every loop moves, as for systemd's watchdog.
+/// Healthy while every loop makes progress, as systemd's watchdog sees it.
 async fn health(State(stage): State<Stage>) -> Response {
     let stalled = stage
         .watched()
         .map(|watched| watched.watchdog.stalled())
         .unwrap_or_default();
-    let fault = (!stalled.is_empty()).then(|| format!("these loops no longer move: {}", stalled.join(", ")));
+    let fault = (!stalled.is_empty()).then(|| format!("these loops make no progress: {}", stalled.join(", ")));
     verdict("alive", fault)
 }
 
@@ -163,8 +162,8 @@ fn verdict(good: &str, fault: Option<String>) -> Response {
     (status, format!("{text}\n")).into_response()
 }
 
-/// What every answer says: it is of this moment and what its type says, and a browser loads nothing for it from elsewhere, shows it in
-/// no frame and tells nobody of it.
+/// Headers of every response: it is not cached, its type is not guessed, and a browser loads nothing for it from elsewhere, shows it in
+/// no frame and sends no referrer.
 async fn guarded(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

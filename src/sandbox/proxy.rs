@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 struct State {
     passes: bool,
     refuses: bool,
-    /// How often everything was cut: a connection that saw a lower number is to end, however short the cut was.
+    /// How often everything was cut: a connection that saw a lower number must end, however short the cut was.
     cuts: u64,
 }
 
@@ -52,7 +52,7 @@ impl Proxy {
         self.address
     }
 
-    /// Passes everything again. Connections held in a black hole go on where they were.
+    /// Passes everything again. Connections in a black hole go on where they were.
     pub fn pass(&self) {
         self.state.send_modify(|state| {
             *state = State {

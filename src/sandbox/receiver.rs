@@ -1,4 +1,4 @@
-//! A webhook endpoint on 127.0.0.1 that keeps what it gets and answers as it was told.
+//! A webhook endpoint on 127.0.0.1 that keeps what it gets and responds by a script.
 
 mod log;
 mod response;
@@ -110,7 +110,7 @@ impl Receiver {
         self.shared.log.total()
     }
 
-    /// The most requests to `path` that were ever being answered at once.
+    /// The most requests to `path` that were ever open at once.
     pub fn max_parallel(&self, path: &str) -> usize {
         self.shared.routes.at(path).max_parallel()
     }
@@ -137,7 +137,7 @@ impl Drop for Receiver {
     }
 }
 
-/// Keeps one request, and answers it. The request is kept when its body is complete, before any delay.
+/// Keeps one request, and responds. The request is kept when its body is complete, before any delay.
 async fn receive(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -149,18 +149,18 @@ async fn receive(
     let Ok(body) = to_bytes(body, usize::MAX).await else {
         return refusal();
     };
-    let answer = route.next_answer();
-    shared.log.note(|| Received {
+    let scripted = route.next_response();
+    shared.log.add(|| Received {
         at: Clock::local(),
         instant: std::time::Instant::now(),
         peer,
         path: parts.uri.path().to_owned(),
         headers: parts.headers,
         body,
-        answer: answer.planned_status(),
+        status: scripted.planned_status(),
         end: present.end.clone(),
     });
-    let response = answer.give().await;
+    let response = scripted.give().await;
     present.end.set(false);
     response
 }

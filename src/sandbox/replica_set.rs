@@ -14,16 +14,16 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 
 use super::binary::mongod_binary;
+use super::cleanup::Cleanup;
 use super::mongod::Mongod;
-use super::undertaker::Undertaker;
 
 const NAME: &str = "sandbox";
 
-/// Who may do everything where a login is asked for, and the password.
+/// The user that may do everything where a login is required, and its password.
 const ROOT: &str = "root";
 const PASSWORD: &str = "sandbox";
 
-/// What the members tell one another that they are of one set.
+/// The key by which the members know that they are of one set.
 const KEY_FILE: &str = "key";
 
 /// How long to wait for a primary, and for the other members to follow it.
@@ -47,7 +47,7 @@ pub struct Options {
     pub oplog_mb: u32,
     /// From one checkpoint of each member to the next, in seconds: the oplog is cut no further than to the last one.
     pub checkpoint_s: u32,
-    /// Whether clients must log in; only with members. [`ReplicaSet::uri`] then holds the login of one who may do everything.
+    /// Whether clients must log in; only with members. [`ReplicaSet::uri`] then holds the login of a user that may do everything.
     pub login: bool,
 }
 
@@ -72,7 +72,7 @@ pub struct ReplicaSet {
     login: String,
     directory: PathBuf,
     /// `Some` until dropped.
-    undertaker: Option<Undertaker>,
+    cleanup: Option<Cleanup>,
 }
 
 impl ReplicaSet {
@@ -81,17 +81,17 @@ impl ReplicaSet {
     /// Fetches a mongod first where none is found, see [`mongod_binary`].
     pub async fn start(options: Options) -> Result<Self> {
         let binary = tokio::task::spawn_blocking(mongod_binary).await??;
-        let undertaker = Undertaker::start()?;
-        let arguments = arguments(options, undertaker.directory())?;
+        let cleanup = Cleanup::start()?;
+        let arguments = arguments(options, cleanup.directory())?;
         let members = (0..options.members.unwrap_or(1))
-            .map(|n| Mongod::start(&binary, undertaker.directory().join(n.to_string()), arguments.clone()))
+            .map(|n| Mongod::start(&binary, cleanup.directory().join(n.to_string()), arguments.clone()))
             .collect::<Result<Vec<_>>>()?;
         let mut set = Self {
             uri: uri(&members, "", options.members.is_some()),
             members,
             login: String::new(),
-            directory: undertaker.directory().to_owned(),
-            undertaker: Some(undertaker),
+            directory: cleanup.directory().to_owned(),
+            cleanup: Some(cleanup),
         };
         for member in &set.members {
             member.ready().await?;
@@ -147,7 +147,7 @@ impl ReplicaSet {
         member.with_context(|| format!("the primary {me} is none of the sandbox"))
     }
 
-    /// Ends a member by SIGKILL, and returns when it is gone.
+    /// Ends a member by SIGKILL, and returns when it has ended.
     pub fn kill(&self, member: usize) -> Result<()> {
         self.members[member].kill()
     }
@@ -159,7 +159,7 @@ impl ReplicaSet {
         self.members[member].ready().await
     }
 
-    /// Freezes a member by SIGSTOP: its connections stay open, and nothing is answered.
+    /// Freezes a member by SIGSTOP: its connections stay open, and nothing replies.
     pub fn freeze(&self, member: usize) -> Result<()> {
         self.members[member].freeze()
     }
@@ -195,7 +195,7 @@ impl ReplicaSet {
         self.settled().await
     }
 
-    /// The first user, whom a mongod without users lets anybody on its own machine create.
+    /// Creates the first user: a mongod without users allows that to every client on its own machine.
     async fn create_root(&mut self) -> Result<()> {
         let create = doc! { "createUser": ROOT, "pwd": PASSWORD, "roles": ["root"] };
         command(&self.uri, create)
@@ -221,7 +221,7 @@ impl ReplicaSet {
             }
             ensure!(
                 Instant::now() < limit,
-                "the replica set did not settle within {ELECTION_LIMIT:?}"
+                "the replica set has no primary after {ELECTION_LIMIT:?}"
             );
             sleep(Duration::from_millis(20)).await;
         }
@@ -240,7 +240,7 @@ impl ReplicaSet {
 
 impl Drop for ReplicaSet {
     fn drop(&mut self) {
-        drop(self.undertaker.take());
+        drop(self.cleanup.take());
         self.members.iter().for_each(Mongod::reap);
     }
 }
@@ -280,12 +280,12 @@ async fn command(uri: &str, command: Document) -> Result<Document> {
     let mut options = ClientOptions::parse(uri).await?;
     options.server_selection_timeout = Some(ELECTION_LIMIT);
     let client = Client::with_options(options)?;
-    let answer = client.database("admin").run_command(command).await;
+    let reply = client.database("admin").run_command(command).await;
     client.shutdown().immediate(true).await;
-    Ok(answer?)
+    Ok(reply?)
 }
 
-/// One replica set of one member for the whole process, started by the first caller, gone when the process ends.
+/// One replica set of one member for the whole process, started by the first caller; it ends with the process.
 ///
 /// Made for tests: each uses a database of its own, and a client of its own runtime.
 pub async fn shared() -> Result<&'static ReplicaSet> {

@@ -40,7 +40,7 @@ impl Samples {
         &self.organizations
     }
 
-    /// What stands in `memberconfigs`.
+    /// The documents of `memberconfigs`.
     pub fn member_configs(&self) -> Vec<Document> {
         self.organizations
             .iter()

@@ -1,5 +1,6 @@
-//! Who may ask a listener on a loopback address: a browser may show a page whose host name was made to lead to this machine (DNS rebinding), and that page
-//! is not to read what is served here.
+//! Which requests a listener on a loopback address serves: a browser may show a page whose host name was made to lead to this machine
+//! (DNS rebinding), and that page
+//! must not read what is served here.
 
 use std::sync::Arc;
 

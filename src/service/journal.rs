@@ -16,7 +16,7 @@ pub(super) struct Journal;
 impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let entry = Entry::of(event);
-        // A journal that does not listen can be told nothing, not even that.
+        // If the journal does not listen, that can not be logged either.
         let _ = journal_send(
             priority(event.metadata().level()),
             &entry.message,

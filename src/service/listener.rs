@@ -1,4 +1,4 @@
-//! The daemon's own address, on which it tells how it stands.
+//! The daemon's own HTTP server, for its page, metrics and health.
 //!
 //! Whoever can reach it may open connections and say nothing, so all is bounded: the connections, the time that each of them has to
 //! ask, and the time until it has its response. Each is for one request.
@@ -36,7 +36,7 @@ const HEAD: Duration = Duration::from_secs(5);
 /// From the connection to its end. Prometheus waits 10 s for a response.
 const LIFETIME: Duration = Duration::from_secs(15);
 
-/// A longer head is answered with 431.
+/// The response to a longer head is 431.
 const HEAD_BYTES: usize = 16 << 10;
 
 /// Between two attempts to accept a connection when the process or the machine is out of file descriptors.

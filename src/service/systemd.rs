@@ -1,4 +1,4 @@
-//! What the daemon tells the service manager: `sd_notify(3)`. Without one (`NOTIFY_SOCKET` is unset) nothing is sent.
+//! What the daemon sends to the service manager: `sd_notify(3)`. Without one (`NOTIFY_SOCKET` is unset) nothing is sent.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ impl Manager {
         Self::new(|states| {
             if let Err(error) = notify(false, states) {
                 let states = states.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-                tracing::warn!(%error, states, "the service manager could not be told this daemon's state; going on without");
+                tracing::warn!(%error, states, "the service manager could not be sent this daemon's state; the daemon goes on");
             }
         })
     }
@@ -83,7 +83,7 @@ impl fmt::Debug for Manager {
 pub(super) mod tests {
     use super::*;
 
-    /// A manager that only remembers, and what it was told.
+    /// A manager that only remembers what it is sent.
     pub(in crate::service) fn listening() -> (Manager, impl Fn() -> Vec<String>) {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let hear = Arc::clone(&heard);

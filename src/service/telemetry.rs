@@ -1,4 +1,4 @@
-//! Where log lines go and what they look like: one line each, whatever stands in their values.
+//! Where log lines go and what they look like: one line each, whatever their values hold.
 
 use std::fmt::{self, Debug, Write};
 use std::io::{self, IsTerminal};
@@ -93,7 +93,7 @@ where
         .with_writer(writer)
 }
 
-/// Adds a field to a line: the message as it stands, any other as ` name=value`. A library's `log.…` fields, which repeat
+/// Adds a field to a line: the message as it is, any other as ` name=value`. A library's `log.…` fields, which repeat
 /// where its line was written, are left out.
 pub(super) fn write_field(line: &mut dyn Write, name: &str, value: &dyn Debug) -> fmt::Result {
     match name {

@@ -1,4 +1,4 @@
-//! Proof of life for the service manager: given only while every loop moves, so that a daemon that hangs is restarted.
+//! Tells the service manager that the daemon is alive, only while every loop makes progress, so that a daemon that hangs is restarted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -10,16 +10,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::systemd::Manager;
 
-/// Knows the daemon's loops and when each has last moved. Clones watch the same loops.
+/// Knows the daemon's loops and when each has last made progress. Clones watch the same loops.
 #[derive(Clone, Debug)]
 pub struct Watchdog {
     epoch: Instant,
     loops: Arc<Mutex<Vec<Weak<Loop>>>>,
 }
 
-/// One loop's proof of life. Dropped, the loop has ended and is no longer waited for: who supervises it judges the end.
+/// One loop's progress. Dropped, the loop has ended and is no longer watched; `run` handles its end.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct Progress {
     epoch: Instant,
     watched: Arc<Loop>,
 }
@@ -28,12 +28,11 @@ pub struct Pulse {
 struct Loop {
     name: &'static str,
     allowance: Duration,
-    /// Milliseconds after the epoch.
+    /// When it last made progress, in milliseconds after the epoch.
     moved: AtomicU64,
 }
 
 impl Watchdog {
-    /// A watchdog without loops.
     pub fn new() -> Self {
         Self {
             epoch: Instant::now(),
@@ -41,25 +40,25 @@ impl Watchdog {
         }
     }
 
-    /// Watches a loop that must move at least once per `allowance`, the longest that one honest round may take.
-    #[must_use = "the loop is watched only as long as its pulse exists"]
-    pub fn register(&self, name: &'static str, allowance: Duration) -> Pulse {
+    /// Watches a loop that must report progress at least once per `allowance`, the longest time that a round may take.
+    #[must_use = "the loop is watched only as long as its progress exists"]
+    pub fn register(&self, name: &'static str, allowance: Duration) -> Progress {
         let watched = Arc::new(Loop {
             name,
             allowance,
             moved: AtomicU64::new(0),
         });
         self.loops.lock().push(Arc::downgrade(&watched));
-        let pulse = Pulse {
+        let progress = Progress {
             epoch: self.epoch,
             watched,
         };
-        pulse.beat();
-        pulse
+        progress.report();
+        progress
     }
 
-    /// Tells `manager` that this process lives, three times per `WATCHDOG_USEC`, until `stop`; not while a loop stands
-    /// still, which is logged once. Returns at once when the manager asked for no watchdog.
+    /// Tells `manager` that this process is alive, three times per `WATCHDOG_USEC`, until `stop`; not while a loop makes no
+    /// progress, which is logged once. Returns at once when the manager asked for no watchdog.
     pub async fn run(&self, manager: &Manager, stop: CancellationToken) {
         let Some(timeout) = libsystemd::daemon::watchdog_enabled(false) else {
             return;
@@ -82,7 +81,7 @@ impl Watchdog {
         }
     }
 
-    /// The loops that have not moved within their allowance.
+    /// The loops that have made no progress for longer than their allowance.
     pub fn stalled(&self) -> Vec<&'static str> {
         let mut loops = self.loops.lock();
         loops.retain(|watched| watched.strong_count() > 0);
@@ -105,9 +104,9 @@ impl Default for Watchdog {
     }
 }
 
-impl Pulse {
-    /// The loop moved. A round that tried and failed has moved too: an outage is no reason for a restart.
-    pub fn beat(&self) {
+impl Progress {
+    /// The loop has made progress. A round that failed counts, too: an outage is no reason for a restart.
+    pub fn report(&self) {
         let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.watched.moved.store(now, Ordering::Relaxed);
     }
@@ -117,11 +116,11 @@ fn report(known: &[&str], stalled: &[&str], timeout: Duration) {
     for name in stalled.iter().filter(|name| !known.contains(name)) {
         let timeout = timeout.as_secs();
         tracing::error!(
-            "the {name} loop no longer moves: unless it does within {timeout} s, systemd restarts this daemon"
+            "the {name} loop makes no progress: unless it does in the next {timeout} s, systemd restarts this daemon"
         );
     }
     for name in known.iter().filter(|name| !stalled.contains(name)) {
-        tracing::info!("the {name} loop moves again");
+        tracing::info!("the {name} loop makes progress again");
     }
 }
 
@@ -158,10 +157,10 @@ mod tests {
             7,
             "three times per timeout"
         );
-        scan.beat();
+        scan.report();
         assert_eq!(watchdog.stalled(), ["fetcher"]);
         assert_eq!(sent_within(TIMEOUT, &heard).await, 0);
-        fetcher.beat();
+        fetcher.report();
         assert_eq!(sent_within(TIMEOUT, &heard).await, 3);
         feeding.abort();
     }
@@ -169,10 +168,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_ended_is_not_waited_for() {
         let watchdog = Watchdog::new();
-        let pulse = watchdog.register("scan", ALLOWANCE);
+        let progress = watchdog.register("scan", ALLOWANCE);
         sleep(ALLOWANCE * 2).await;
         assert_eq!(watchdog.stalled(), ["scan"]);
-        drop(pulse);
+        drop(progress);
         assert!(watchdog.stalled().is_empty());
     }
 

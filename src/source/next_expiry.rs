@@ -1,4 +1,4 @@
-//! Expiry to the moment: knows when the next certificate expires and triggers a scan then, between the schedule's ticks.
+//! Triggers a scan at the moment when the next certificate expires, between the schedule's instants.
 //!
 //! The next expiry is the first key of the scan's index after now. Certificates that are new or re-dated meanwhile come
 //! from the change stream; where there is none, the index is asked once a second.
@@ -17,13 +17,13 @@ use crate::model::{Clock, Reloadable};
 use crate::store::{Result, Stopped, Store};
 
 /// How often the index is asked although nothing was heard: with a change stream, and without.
-const RELOOK: Duration = Duration::from_secs(60);
-const RELOOK_WITHOUT_STREAM: Duration = Duration::from_secs(1);
+const ASK_EVERY: Duration = Duration::from_secs(60);
+const ASK_EVERY_WITHOUT_STREAM: Duration = Duration::from_secs(1);
 
 /// Expiries that come closer together than this share a scan.
 const BURST: Duration = Duration::from_millis(25);
 
-/// The next expiry that is known. Whoever hears of an expiry tells it.
+/// The next expiry that is known. The change stream adds the expiries that it yields.
 #[derive(Clone, Debug, Default)]
 pub struct Horizon(Arc<Shared>);
 
@@ -35,7 +35,7 @@ struct Shared {
 
 impl Horizon {
     /// A certificate expires then.
-    pub fn tell(&self, expires: DateTime) {
+    pub fn add(&self, expires: DateTime) {
         let mut next = self.0.next.lock();
         if next.is_none_or(|next| expires < next) {
             *next = Some(expires);
@@ -56,17 +56,14 @@ impl Horizon {
 /// What the look-ahead needs.
 #[derive(Clone)]
 pub struct Lookahead {
-    /// Holds the platform's collections and ours.
     pub store: Store,
-    /// Tells the database's time.
     pub clock: Clock,
     /// `[scan]` as it is now.
     pub config: Reloadable<config::Scan>,
     /// Whether this instance holds the lease for finding events.
     pub lease: watch::Receiver<Option<i64>>,
-    /// What others heard.
     pub horizon: Horizon,
-    /// Whether there is a change stream to hear from.
+    /// Whether there is a change stream that adds to it.
     pub streaming: bool,
 }
 
@@ -79,7 +76,7 @@ impl Lookahead {
         while !stop.is_cancelled() {
             let scans = self.lease.borrow_and_update().is_some();
             if !scans || !self.config.get().precise {
-                let idle = tokio::time::timeout(RELOOK, self.lease.changed());
+                let idle = tokio::time::timeout(ASK_EVERY, self.lease.changed());
                 let _ = stop.run_until_cancelled(idle).await;
                 continue;
             }
@@ -89,7 +86,7 @@ impl Lookahead {
                 .store
                 .persist("look for the next expiry", || self.next_after(now))
                 .await?;
-            found.into_iter().for_each(|expires| self.horizon.tell(expires));
+            found.into_iter().for_each(|expires| self.horizon.add(expires));
             if let Some(Some(reached)) = stop.run_until_cancelled(self.reach()).await {
                 trigger.expired(reached);
                 let _ = stop.run_until_cancelled(tokio::time::sleep(BURST)).await;
@@ -98,10 +95,14 @@ impl Lookahead {
         Ok(())
     }
 
-    /// Waits for the horizon, which may come nearer; `None` when it is time to ask the index again.
+    /// Waits for the next expiry, before which another may become known; `None` when it is time to ask the index again.
     async fn reach(&self) -> Option<DateTime> {
-        let relook = if self.streaming { RELOOK } else { RELOOK_WITHOUT_STREAM };
-        let deadline = tokio::time::Instant::now() + relook;
+        let longest = if self.streaming {
+            ASK_EVERY
+        } else {
+            ASK_EVERY_WITHOUT_STREAM
+        };
+        let deadline = tokio::time::Instant::now() + longest;
         loop {
             let nearer = self.horizon.0.nearer.notified();
             let next = self.horizon.next();
@@ -109,7 +110,7 @@ impl Lookahead {
             if wait.is_some_and(|wait| wait <= 0) {
                 return next;
             }
-            let wait = wait.map_or(relook, |wait| Duration::from_millis(u64::try_from(wait).unwrap_or(0)));
+            let wait = wait.map_or(longest, |wait| Duration::from_millis(u64::try_from(wait).unwrap_or(0)));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {
                     self.horizon.next()?;
@@ -145,10 +146,10 @@ mod tests {
     fn the_horizon_only_comes_nearer() {
         let horizon = Horizon::default();
         let at = DateTime::from_millis;
-        horizon.tell(at(20));
-        horizon.tell(at(30));
+        horizon.add(at(20));
+        horizon.add(at(30));
         assert_eq!(horizon.next(), Some(at(20)));
-        horizon.tell(at(10));
+        horizon.add(at(10));
         assert_eq!(horizon.next(), Some(at(10)));
         horizon.set(None);
         assert_eq!(horizon.next(), None);

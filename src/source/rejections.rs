@@ -1,4 +1,4 @@
-//! Documents that can't be events: one WARN each, and a count. And a count of events that nobody can have asked for.
+//! Documents that can't be events: one WARN each, and a count. Also a count of events that nobody can have asked for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,13 +34,13 @@ impl Rejections {
         &self.0.unconfigured
     }
 
-    pub(super) fn note_unconfigured(&self, events: usize) {
+    pub(super) fn count_unconfigured(&self, events: usize) {
         let events = u64::try_from(events).unwrap_or(u64::MAX);
         self.0.unconfigured.fetch_add(events, Ordering::Relaxed);
     }
 
-    /// Notes certificates that can't be events, with one WARN each.
-    pub(super) fn note(&self, rejected: &[Rejected]) {
+    /// Counts certificates that can't be events, with one WARN each.
+    pub(super) fn report(&self, rejected: &[Rejected]) {
         for Rejected {
             event_type,
             event_id,

@@ -21,7 +21,7 @@ use crate::store::{Stopped, Store};
 pub use read::expired;
 
 use super::Rejections;
-use super::attempts::Pace;
+use super::transaction_size::TransactionSize;
 use read::Query;
 use unmarkable::{UnmarkableSet, Unstorable};
 
@@ -30,26 +30,27 @@ pub use trigger::{Extent, ScanTrigger};
 /// What a scan needs.
 #[derive(Clone)]
 pub struct Scan {
-    /// Holds the platform's collections and ours.
     pub store: Store,
-    /// Where events go.
     pub outbox: Outbox,
-    /// Who wants them.
     pub directory: Directory,
-    /// Tells the database's time.
     pub clock: Clock,
     /// `[scan]` as it is now.
     pub config: Reloadable<config::Scan>,
-    /// Counts what can't be an event.
     pub rejections: Rejections,
     /// Ends a scan between two pages.
     pub stop: CancellationToken,
-    /// How much goes into a transaction.
-    pub(crate) pace: Pace,
-    /// What can't be marked.
+    pub(crate) transaction_size: TransactionSize,
     pub(crate) unmarkable: UnmarkableSet,
-    /// What can't be stored.
     pub(crate) unstorable: Unstorable,
+}
+
+/// What a scan would send for one organization.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WouldSend {
+    /// Certificates that have expired with the reminder unsent.
+    pub certificates: usize,
+    /// Deliveries to the organization's endpoints.
+    pub deliveries: usize,
 }
 
 /// What a scan did.
@@ -63,12 +64,10 @@ pub struct Report {
     pub deliveries: usize,
     /// Deliveries that were there already.
     pub known: usize,
-    /// How long it took.
     pub took: Duration,
 }
 
 impl Scan {
-    /// What scans, until `stop`.
     pub fn new(
         store: Store,
         outbox: Outbox,
@@ -86,13 +85,13 @@ impl Scan {
             config,
             rejections,
             stop,
-            pace: Pace::default(),
+            transaction_size: TransactionSize::default(),
             unmarkable: UnmarkableSet::default(),
             unstorable: Unstorable::default(),
         }
     }
 
-    /// Scans once: everything within `extent` whose `expires` has passed at `now`.
+    /// Scans once: everything of `extent` whose `expires` has passed at `now`.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon stops first; nothing is lost, the next scan goes on.
@@ -108,10 +107,10 @@ impl Scan {
         let mut report = Report::default();
         for mut query in queries {
             let before = report.found;
-            while !self.stop.is_cancelled() && self.take_page(&mut query, &mut report).await? {
+            while !self.stop.is_cancelled() && self.scan_page(&mut query, &mut report).await? {
                 // A full page is seldom the last.
                 if report.found - before >= config.batch_size as usize {
-                    self.take_pages_in_pairs(&query, &mut report).await;
+                    self.scan_pages_in_pairs(&query, &mut report).await;
                 }
             }
         }
@@ -122,28 +121,26 @@ impl Scan {
         Ok(report)
     }
 
-    /// Counts per organization what a scan at `now` would send: `(organization, certificates, deliveries)`, by organization. Writes nothing.
+    /// Counts what a scan at `now` would send, by organization. Writes nothing.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn dry_run(&self, now: DateTime) -> crate::store::Result<Vec<(String, usize, usize)>> {
-        let mut counts = BTreeMap::<String, (usize, usize)>::new();
+    pub async fn dry_run(&self, now: DateTime) -> crate::store::Result<BTreeMap<String, WouldSend>> {
+        let mut counts = BTreeMap::<String, WouldSend>::new();
         let index = read::index(&self.store, false).await?;
         for query in Query::all(now, &self.config.get(), index.as_deref()) {
             let mut cursor = query.cursor(&self.store).await?;
             while let Some(document) = cursor.try_next().await? {
-                let (organization, wanting) = match badge_user::expired(&document, now) {
+                let (organization, deliveries) = match badge_user::expired(&document, now) {
                     Ok(event) => (event.organization.clone(), self.deliveries(&event).len()),
                     Err(_) => ("(rejected)".into(), 0),
                 };
-                let (certificates, deliveries) = counts.entry(organization).or_default();
-                (*certificates, *deliveries) = (*certificates + 1, *deliveries + wanting);
+                let count = counts.entry(organization).or_default();
+                count.certificates += 1;
+                count.deliveries += deliveries;
             }
         }
-        Ok(counts
-            .into_iter()
-            .map(|(organization, (certificates, deliveries))| (organization, certificates, deliveries))
-            .collect())
+        Ok(counts)
     }
 
     fn deliveries(&self, event: &Event) -> Vec<NewDelivery> {

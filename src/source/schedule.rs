@@ -12,9 +12,7 @@ pub use timer::Timer;
 /// A cron expression (second minute hour day month weekday) in a zone.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    /// The expression.
     pub cron: Cron,
-    /// Its zone.
     pub zone: Tz,
 }
 

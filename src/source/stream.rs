@@ -1,6 +1,6 @@
 //! The change stream itself: opened, read and classified in a task of its own.
 //!
-//! A driver future that is dropped can lose an answer (RUST-937), so the stream is asked with `next_if_any` and a
+//! A driver future that is dropped can lose a reply (RUST-937), so the stream is asked with `next_if_any` and a
 //! bounded wait, and stops by a flag between two calls.
 
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub(super) enum Item {
     Ended(Ending),
 }
 
-/// Why a stream ended. Each kind is treated in its own way: whoever treated them alike looped.
+/// Why a stream ended. Each kind is treated in its own way: treated alike, some would repeat for ever.
 #[derive(Debug)]
 pub(super) enum Ending {
     /// The daemon stops.
@@ -58,7 +58,7 @@ pub(super) enum Ending {
     /// The collection was dropped or renamed, or another one was renamed to its name: opened anew after that, and caught up
     /// by query, because what came in by renaming was never inserted.
     Invalidated,
-    /// The token is of no use any more, or the event behind it can't be read: opened anew from now, and caught up by query.
+    /// The token is of no use any more, or the event after it can't be read: opened anew from now, and caught up by query.
     Lost(Error),
 }
 
@@ -79,7 +79,7 @@ pub(super) async fn follow(
 
 async fn open(store: &Store, start: Start) -> Result<ChangeStream<RawDocumentBuf>> {
     let collection = store.badge_users();
-    // Of an update only a collection that keeps post-images knows how the document was then.
+    // How the document was after an update only a collection that keeps post-images knows.
     let watch = collection
         .watch()
         .pipeline(pipeline())
@@ -116,7 +116,7 @@ async fn pump(
         let at = clock.now();
         let item = match stream.next_if_any().await {
             Ok(Some(change)) => Item::Change(change),
-            // The server closes the stream behind an invalidation. Its token must not be taken for one of idleness.
+            // The server closes the stream after an invalidation. Its token must not count as one of idleness.
             Ok(None) if !stream.is_alive() => return Ending::Invalidated,
             Ok(None) => match stream.resume_token() {
                 Some(token) => Item::Idle { token, at },

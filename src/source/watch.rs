@@ -16,18 +16,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::attempts::Pace;
 use super::stream::{Ending, Item, follow};
-use super::{Horizon, Rejections, catch_up};
+use super::transaction_size::TransactionSize;
+use super::{Horizon, Rejections, missed_awards};
 use crate::model::{Clock, Reloadable};
 use crate::outbox::Outbox;
 use crate::platform::Directory;
-use crate::store::{Backoff, Stopped, Store, Tries};
+use crate::store::{Backoff, Reporter, Stopped, Store};
 
 use position::{Position, Unsaved};
 
-/// Changes that are processed together, at most.
-const GROUP: usize = 500;
+/// Items of the stream that are processed together, at most.
+const ITEMS: usize = 500;
 
 /// The shortest time between two writes of the position by itself.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
@@ -35,31 +35,28 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// What the watch needs.
 #[derive(Clone)]
 pub struct Watch {
-    /// Holds the platform's collections and ours.
     pub store: Store,
-    /// Where events go.
     pub outbox: Outbox,
-    /// Who wants them.
     pub directory: Directory,
-    /// Tells the database's time.
     pub clock: Clock,
     /// How long the outbox remembers.
     pub retention: Duration,
-    /// When the stream last moved: an event, or the word that there is none.
+    /// When the stream last yielded an event, or said that there is none.
     pub moved_at: Reloadable<Option<DateTime>>,
-    /// Counts what can't be an event.
     pub rejections: Rejections,
-    /// Who wants to hear of expiries.
     pub horizon: Horizon,
-    /// How much goes into a transaction.
-    pub(crate) pace: Pace,
+    pub(crate) transaction_size: TransactionSize,
 }
 
-/// A walk that finds missed awards, under way; `false` if a later lease has moved the position.
-type CatchingUp = (u32, JoinHandle<Result<bool, Stopped>>);
+/// A task that appends missed awards.
+struct CatchingUp {
+    /// How many accidents there were when it began.
+    accidents: u32,
+    /// Returns `false` if a later lease has moved the position.
+    task: JoinHandle<Result<bool, Stopped>>,
+}
 
 impl Watch {
-    /// What watches the change stream.
     #[allow(clippy::too_many_arguments, reason = "the parts, each once")]
     pub fn new(
         store: Store,
@@ -80,11 +77,11 @@ impl Watch {
             moved_at,
             rejections,
             horizon,
-            pace: Pace::default(),
+            transaction_size: TransactionSize::default(),
         }
     }
 
-    /// Makes sure that there is a position to go on from, whoever holds the lease. What is awarded after this returns is found.
+    /// Makes sure that there is a position to go on from, whichever instance has the lease. What is awarded after this returns is found.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon stops first.
@@ -94,44 +91,48 @@ impl Watch {
             .map(drop)
     }
 
-    /// Watches under that lease until `stop`, through every accident, or until a later lease has moved the position. `beat` is
+    /// Watches under that lease until `stop`, through every accident, or until a later lease has moved the position. `progress` is
     /// called whenever the stream moves or fails.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable; nothing is lost, the position is as it was saved.
-    pub async fn run(self, lease: i64, stop: CancellationToken, beat: impl Fn()) -> Result<(), Stopped> {
+    pub async fn run(self, lease: i64, stop: CancellationToken, progress: impl Fn()) -> Result<(), Stopped> {
         let Some(mut position) = Position::load(&self.store, lease, self.retention).await? else {
             return Ok(());
         };
         self.moved_at.set(Some(position.at()));
-        let (mut backoff, mut tries) = (Backoff::default(), self.store.outage().tries());
+        let mut backoff = Backoff::default();
+        let mut reporter = self.store.outage().reporter();
         let mut catching_up = None;
         while !stop.is_cancelled() {
-            self.catch_up(&position, &mut catching_up);
-            let (items, receiver) = mpsc::channel(GROUP);
-            let (store, clock, start) = (self.store.clone(), self.clock.clone(), position.start());
-            let stream = tokio::spawn(follow(store, clock, start, items, stop.clone()));
-            let (before, began) = (position.at(), std::time::Instant::now());
+            self.start_catching_up(&position, &mut catching_up);
+            let (items, receiver) = mpsc::channel(ITEMS);
+            let follow = follow(
+                self.store.clone(),
+                self.clock.clone(),
+                position.start(),
+                items,
+                stop.clone(),
+            );
+            let stream = tokio::spawn(follow);
+            let before = position.at();
+            let began = std::time::Instant::now();
             let ending = self
-                .drain(receiver, &mut position, &mut catching_up, &mut tries, &stop, &beat)
+                .drain(
+                    receiver,
+                    &mut position,
+                    &mut catching_up,
+                    &mut reporter,
+                    &stop,
+                    &progress,
+                )
                 .await;
-            // The stream's task ends by itself once nobody listens; a driver future is never dropped.
+            // The stream's task ends by itself once the receiver is dropped; a driver future is never dropped.
             let _ = stream.await;
-            beat();
+            progress();
             match ending? {
                 None => return Ok(()),
-                Some(Ending::Stopped) => {}
-                Some(Ending::Broken(error)) => tries.failed("follow the change stream", &error, began),
-                Some(Ending::Invalidated) => {
-                    warn!(
-                        "the collection was dropped or renamed; starting afresh, missed completions are found by query"
-                    );
-                    position.miss();
-                }
-                Some(Ending::Lost(error)) => {
-                    warn!(%error, "the change stream can't go on where it was; starting afresh, missed completions are found by query");
-                    position.lose(&self.store).await?;
-                }
+                Some(ending) => self.recover(ending, &mut position, &mut reporter, began).await?,
             }
             if position.at() > before {
                 backoff = Backoff::default();
@@ -141,50 +142,73 @@ impl Watch {
         self.save(&position).await.map(drop)
     }
 
-    /// Processes what the stream yields, in groups, until it ends; `None` when a later lease has moved the position.
+    /// Prepares the position for the stream after the one that ended so.
+    async fn recover(
+        &self,
+        ending: Ending,
+        position: &mut Position,
+        reporter: &mut Reporter,
+        began: std::time::Instant,
+    ) -> Result<(), Stopped> {
+        match ending {
+            Ending::Stopped => {}
+            Ending::Broken(error) => reporter.failed("follow the change stream", &error, began),
+            Ending::Invalidated => {
+                warn!("the collection was dropped or renamed; starting afresh, missed completions are found by query");
+                position.miss();
+            }
+            Ending::Lost(error) => {
+                warn!(%error, "the change stream can't go on where it was; starting afresh, missed completions are found by query");
+                position.lose(&self.store).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Processes what the stream yields, many items at once, until it ends; `None` when a later lease has moved the position.
     async fn drain(
         &self,
         mut items: mpsc::Receiver<Item>,
         position: &mut Position,
         catching_up: &mut Option<CatchingUp>,
-        tries: &mut Tries,
+        reporter: &mut Reporter,
         stop: &CancellationToken,
-        beat: &impl Fn(),
+        progress: &impl Fn(),
     ) -> Result<Option<Ending>, Stopped> {
-        let mut received = Vec::with_capacity(GROUP);
+        let mut received = Vec::with_capacity(ITEMS);
         let mut saved: Option<Instant> = None;
         loop {
-            if items.recv_many(&mut received, GROUP).await == 0 {
+            if items.recv_many(&mut received, ITEMS).await == 0 {
                 let broke = mongodb::error::Error::custom("the task that reads the change stream broke");
                 return Ok(Some(Ending::Broken(broke.into())));
             }
-            let mut group = process::Group::default();
-            received.drain(..).for_each(|item| group.add(item));
-            if catching_up.as_ref().is_some_and(|(_, walk)| walk.is_finished()) {
-                self.caught_up(position, catching_up).await?;
+            let mut yielded = process::Yielded::default();
+            received.drain(..).for_each(|item| yielded.add(item));
+            if catching_up.as_ref().is_some_and(|walk| walk.task.is_finished()) {
+                self.finish_catching_up(position, catching_up).await?;
             }
-            if group.has_awards() && self.directory.up_to_date(stop.cancelled(), beat).await.is_err() {
+            if yielded.has_awards() && self.directory.up_to_date(stop.cancelled(), progress).await.is_err() {
                 return Ok(Some(Ending::Stopped));
             }
-            if !self.process(&group, position).await? {
+            if !self.process(&yielded, position).await? {
                 return Ok(None);
             }
-            if group.idle.is_some() || !group.changes.is_empty() {
-                tries.succeeded();
+            if yielded.idle.is_some() || !yielded.changes.is_empty() {
+                reporter.succeeded();
                 self.moved_at.set(Some(self.clock.now()));
             }
-            beat();
-            if group.has_awards() {
+            progress();
+            if yielded.has_awards() {
                 // In the transaction that appended them.
                 saved = Some(Instant::now());
             }
-            if group.ending.is_some() || saved.is_none_or(|saved| saved.elapsed() >= SAVE_EVERY) {
+            if yielded.ending.is_some() || saved.is_none_or(|saved| saved.elapsed() >= SAVE_EVERY) {
                 saved = Some(Instant::now());
                 if !self.save(position).await? {
                     return Ok(None);
                 }
             }
-            if let Some(ending) = group.ending {
+            if let Some(ending) = yielded.ending {
                 return Ok(Some(ending));
             }
         }
@@ -202,19 +226,21 @@ impl Watch {
         self.store.persist("save the stream's position", save).await
     }
 
-    /// After an accident: finds by query what happened since the stream last moved, beside the new stream. Waiting for it would
-    /// let the new stream's start fall out of the oplog.
-    fn catch_up(&self, position: &Position, catching_up: &mut Option<CatchingUp>) {
+    /// After an accident: reads by a query what happened since the stream last moved, while the new stream is followed. Waiting for
+    /// it would let the new stream's start fall out of the oplog.
+    fn start_catching_up(&self, position: &Position, catching_up: &mut Option<CatchingUp>) {
         let (Some(since), None) = (position.catch_up_from, &catching_up) else {
             return;
         };
         let accidents = position.accidents();
         let (watch, position) = (self.clone(), position.clone());
-        let walk = async move {
+        let append = async move {
             let found = watch
                 .store
                 .persist("catch up with missed completions", || {
-                    catch_up::awards_since(&watch.store, since, |documents| watch.take(documents, &position))
+                    missed_awards::awards_since(&watch.store, since, |documents| {
+                        watch.append_missed(documents, &position)
+                    })
                 })
                 .await??;
             if let Some(found) = found {
@@ -222,23 +248,28 @@ impl Watch {
             }
             Ok(found.is_some())
         };
-        *catching_up = Some((accidents, tokio::spawn(walk)));
+        let task = tokio::spawn(append);
+        *catching_up = Some(CatchingUp { accidents, task });
     }
 
-    async fn caught_up(&self, position: &mut Position, catching_up: &mut Option<CatchingUp>) -> Result<(), Stopped> {
-        let Some((accidents, walk)) = catching_up.take() else {
+    async fn finish_catching_up(
+        &self,
+        position: &mut Position,
+        catching_up: &mut Option<CatchingUp>,
+    ) -> Result<(), Stopped> {
+        let Some(CatchingUp { accidents, task }) = catching_up.take() else {
             return Ok(());
         };
         // One that broke is begun again with the next stream.
-        if let Ok(finished) = walk.await
+        if let Ok(finished) = task.await
             && finished?
             && accidents == position.accidents()
         {
             position.catch_up_from = None;
             self.save(position).await?;
         }
-        // After another accident meanwhile it is walked again.
-        self.catch_up(position, catching_up);
+        // After another accident meanwhile all is read again.
+        self.start_catching_up(position, catching_up);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What MongoDB says, where many may want it and nobody waits long for it.
+//! What MongoDB says, for many that ask and none that waits long.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use crate::store::Result;
 /// MongoDB is asked no more often than this.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// And no more often than that asking takes one part in this many of the time.
+/// And at most 1 / 20 of the time is spent on asking. Example: after a reply that took 3 s it is asked again after 60 s.
 const SHARE: u32 = 20;
 
-/// What is older says nothing of the present, unless it is asked for that rarely.
+/// How long a reply is shown, or twice the pause if that is longer.
 const KEEP: Duration = Duration::from_secs(120);
 
 type Ask<T> = dyn Fn() -> BoxFuture<'static, Result<T>> + Send + Sync;
 
-/// Asks when somebody wants to know, in a task of its own: whoever wants to know waits a little, and then takes what was said last.
+/// Asks when [`Cached::get`] is called, in a task of its own: the caller waits a little, and then gets the last reply.
 pub struct Cached<T> {
     ask: Box<Ask<T>>,
     shared: Arc<Shared<T>>,
@@ -35,18 +35,21 @@ struct Shared<T> {
     heard: Notify,
 }
 
+struct Reply<T> {
+    value: Arc<T>,
+    valid_until: Instant,
+}
+
 struct Last<T> {
-    /// With the instant until which it holds.
-    value: Option<(Instant, Arc<T>)>,
+    reply: Option<Reply<T>>,
     /// When it may be asked again.
     next: Instant,
 }
 
 impl<T: Send + Sync + 'static> Cached<T> {
-    /// What `ask` returns.
     pub fn new(ask: impl Fn() -> BoxFuture<'static, Result<T>> + Send + Sync + 'static) -> Self {
         let last = Last {
-            value: None,
+            reply: None,
             next: Instant::now(),
         };
         Self {
@@ -59,20 +62,20 @@ impl<T: Send + Sync + 'static> Cached<T> {
         }
     }
 
-    /// What MongoDB says: anew if it does within `patience`, else what it said last, unless that is too old.
-    pub async fn get(&self, patience: Duration) -> Option<Arc<T>> {
+    /// What MongoDB says: a new reply if it comes after at most `wait`, else the last one, unless that is too old.
+    pub async fn get(&self, wait: Duration) -> Option<Arc<T>> {
         let mut heard = pin!(self.shared.heard.notified());
         heard.as_mut().enable();
-        if self.is_asking() {
-            let _ = timeout(patience, heard).await;
+        if self.ask_if_due() {
+            let _ = timeout(wait, heard).await;
         }
         let last = self.shared.last.lock();
-        let (until, value) = last.value.as_ref()?;
-        (Instant::now() < *until).then(|| Arc::clone(value))
+        let reply = last.reply.as_ref()?;
+        (Instant::now() < reply.valid_until).then(|| Arc::clone(&reply.value))
     }
 
-    /// Whether MongoDB is being asked, on this one's or another's behalf.
-    fn is_asking(&self) -> bool {
+    /// Asks MongoDB if that is allowed now. Returns whether it is being asked, for this call or another.
+    fn ask_if_due(&self) -> bool {
         let mut asking = self.asking.lock();
         if asking.as_ref().is_some_and(|task| !task.is_finished()) {
             return true;
@@ -80,7 +83,8 @@ impl<T: Send + Sync + 'static> Cached<T> {
         if self.shared.last.lock().next > Instant::now() {
             return false;
         }
-        let (question, shared) = ((self.ask)(), Arc::clone(&self.shared));
+        let question = (self.ask)();
+        let shared = Arc::clone(&self.shared);
         *asking = Some(AbortOnDropHandle::new(tokio::spawn(shared.hear(question))));
         true
     }
@@ -95,7 +99,10 @@ impl<T> Shared<T> {
         let pause = EVERY.max(began.elapsed() * SHARE);
         last.next = Instant::now() + pause;
         if let Some(value) = value {
-            last.value = Some((Instant::now() + KEEP.max(pause * 2), Arc::new(value)));
+            last.reply = Some(Reply {
+                value: Arc::new(value),
+                valid_until: Instant::now() + KEEP.max(pause * 2),
+            });
         }
         drop(last);
         self.heard.notify_waiters();
@@ -108,7 +115,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
     use tokio::time::sleep;
 
-    const PATIENCE: Duration = Duration::from_millis(300);
+    const WAIT: Duration = Duration::from_millis(300);
 
     /// Says which time it is asked, after `takes`; from the `broken`th time on it fails.
     fn counting(takes: Duration, broken: u32) -> Cached<u32> {
@@ -124,7 +131,7 @@ mod tests {
     }
 
     async fn get(cached: &Cached<u32>) -> Option<u32> {
-        cached.get(PATIENCE).await.map(|number| *number)
+        cached.get(WAIT).await.map(|number| *number)
     }
 
     #[tokio::test(start_paused = true)]
@@ -139,15 +146,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_mongodb_holds_nobody_up_and_is_asked_rarely() {
+    async fn nobody_waits_for_a_slow_mongodb_and_it_is_asked_rarely() {
         let cached = counting(Duration::from_secs(3), 100);
         let began = Instant::now();
         assert_eq!(get(&cached).await, None);
-        assert_eq!(began.elapsed(), PATIENCE);
+        assert_eq!(began.elapsed(), WAIT);
         sleep(Duration::from_secs(3)).await;
         assert_eq!(get(&cached).await, Some(1));
         sleep(Duration::from_secs(56)).await;
-        assert_eq!(get(&cached).await, Some(1), "within twenty times three seconds");
+        assert_eq!(get(&cached).await, Some(1), "before twenty times three seconds");
         sleep(Duration::from_secs(4)).await;
         assert_eq!(get(&cached).await, Some(1), "asked again, nothing heard yet");
         sleep(Duration::from_secs(3)).await;

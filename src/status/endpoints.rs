@@ -30,7 +30,7 @@ pub struct Endpoint {
     pub state: &'static str,
     /// Why it is out of service or held.
     pub why: Option<String>,
-    /// What of its configuration is not as it stands there, e.g. an event type that is unknown.
+    /// What of its configuration is not applied as it is written, e.g. an event type that is unknown.
     pub warnings: Vec<String>,
     /// Deliveries that it accepted.
     pub delivered: i64,
@@ -63,7 +63,7 @@ impl Endpoint {
         self.state == "served" && self.is_failing()
     }
 
-    /// What somebody must look at, in one line of text from outside; the worst is said. `None`: nothing.
+    /// The worst that somebody must look at, in one line of text from outside. `None`: nothing.
     pub fn trouble(&self) -> Option<String> {
         if let Some(why) = &self.why {
             return Some(format!("{}: {why}", self.state));
@@ -166,7 +166,7 @@ async fn figures(store: &Store, now: DateTime) -> Result<Vec<Document>> {
             "_id": { "organization": "$organization", "endpoint": "$endpoint" },
             "successes": sum("$successes"), "failures": sum("$failures"), "cancelled": sum("$cancelled"),
             "lastSuccess": { "$max": "$lastSuccess" }, "lastFailure": { "$max": "$lastFailure" },
-            // The latest: an instant and what failed then are compared by the instant.
+            // The latest failure: documents are compared by their first field, the instant.
             "failure": { "$max": { "at": "$lastFailure", "why": "$lastFailureReason" } },
         } },
         doc! { "$set": { "lastFailureReason": "$failure.why" } },

@@ -12,10 +12,10 @@ use crate::model::EndpointKey;
 use crate::platform::Directory;
 use crate::store::{Result, Store};
 
-/// Of the endpoints that have something pending, this many are told of: their documents have to be read.
+/// This many endpoints that have something pending are shown, because a document of each must be read.
 pub const NEXT: usize = 200;
 
-/// One delivery that stands for those of its endpoint.
+/// The first delivery of an endpoint's, and how many there are.
 #[derive(Clone, Debug, Serialize)]
 pub struct Head {
     /// The organization's `_ownerId`.
@@ -33,7 +33,7 @@ pub struct Head {
     /// When it is due, or when it died.
     #[serde(serialize_with = "rfc3339")]
     pub at: DateTime,
-    /// Whether it goes out again by itself when its endpoint succeeds; of a dead letter only.
+    /// Whether a dead letter goes out again by itself when its endpoint succeeds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redrivable: Option<bool>,
     /// Why it is dead.
@@ -54,7 +54,8 @@ pub(super) async fn dead(store: &Store, directory: &Directory) -> Result<Vec<Hea
         doc! { "$group": group },
     ];
     let mut cursor = store.outbox().aggregate(pipeline).hint(hint("dead")).await?;
-    let (counts, mut heads) = (dead_letters(store).await?, Vec::new());
+    let counts = dead_letters(store).await?;
+    let mut heads = Vec::new();
     while let Some(row) = cursor.try_next().await? {
         let key = EndpointKey::from_stored(&text(&row, "_id"));
         let Some(at) = instant(&row, "at") else { continue };
@@ -129,11 +130,11 @@ pub(super) async fn next(
 /// The type of the first event in a batch that is not settled.
 fn next_event(batch: &RawDocument) -> Option<&str> {
     let results = batch.get_array("results").ok();
-    let settled = |place: usize| {
-        let result = results.and_then(|results| results.get(place).ok().flatten());
+    let settled = |index: usize| {
+        let result = results.and_then(|results| results.get(index).ok().flatten());
         result.is_some_and(|result| result.as_null().is_none())
     };
     let mut deliveries = batch.get_array("deliveries").ok()?.into_iter().enumerate();
-    let (_, delivery) = deliveries.find(|(place, _)| !settled(*place))?;
+    let (_, delivery) = deliveries.find(|(index, _)| !settled(*index))?;
     delivery.ok()?.as_document()?.get_str("type").ok()
 }

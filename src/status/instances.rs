@@ -11,13 +11,13 @@ use crate::store::{LEASE, Result, Store};
 /// One run of the daemon.
 #[derive(Clone, Debug, Serialize)]
 pub struct Instance {
-    /// Its name.
+    /// As in `webhook_state`.
     pub id: String,
-    /// The machine.
+    /// The name of its machine.
     pub host: String,
-    /// The process there.
+    /// Its process.
     pub pid: i64,
-    /// What runs.
+    /// The version of certhookd.
     pub version: String,
     /// `alive`, `leaving` while it shuts down, or `dead`.
     pub state: &'static str,
@@ -32,7 +32,7 @@ pub struct Instance {
     pub unconfigured_events: i64,
 }
 
-/// All that are remembered, those heard of last first.
+/// All whose heartbeats are kept, the latest heartbeat first.
 pub(super) async fn instances(store: &Store, now: DateTime) -> Result<Vec<Instance>> {
     // The instances, and the lease after them.
     let filter = doc! { "_id": { "$gte": "instance/", "$lt": "lease0" } };

@@ -24,7 +24,7 @@ pub(super) struct First {
 }
 
 /// The first batch of each queue: a distinct scan, whose cost grows with the queues that have something pending. The index holds
-/// nothing else, so the state isn't asked for: that would have every pending document fetched.
+/// nothing else, so there is no filter on the state: with one, MongoDB would read every pending document.
 pub(super) async fn firsts(store: &Store) -> Result<Vec<First>> {
     let pipeline = [
         doc! { "$sort": { "queue": 1, "due": 1, "_id": 1 } },
@@ -55,9 +55,9 @@ pub(super) async fn waiting(store: &Store) -> Result<HashMap<EndpointKey, i64>> 
     Ok(waiting)
 }
 
-/// Of the first batches that are due, how long the one has been waiting that has been waiting longest: since it was due, or since it
-/// is in the outbox if that is later, because what happened long before it was found is due from long before. What waits because its
-/// endpoint is not served doesn't count.
+/// How long the first batch that has been waiting longest has been due. A batch waits since `max(due, createdAt)`, because one that is
+/// found long after it happened is due from long before. Example: expired yesterday, found a minute ago: it waits for a minute. What
+/// waits because its endpoint is not served doesn't count.
 pub(super) async fn oldest(
     store: &Store,
     directory: &Directory,

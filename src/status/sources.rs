@@ -18,7 +18,7 @@ pub struct Scan {
     pub deliveries: i64,
     /// Documents that can't be events.
     pub rejected: i64,
-    /// How long it took.
+    /// From its begin to its end.
     pub duration_ms: i64,
     /// The last scan that found something.
     pub found_last: Option<Find>,
@@ -39,7 +39,7 @@ pub struct Find {
 /// The change stream.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stream {
-    /// When MongoDB last told of an event, or that there is none.
+    /// When the stream last yielded an event, or said that there is none.
     #[serde(serialize_with = "rfc3339")]
     pub last_event_at: DateTime,
     /// Whether it looks by query for what it missed.

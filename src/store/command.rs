@@ -35,11 +35,11 @@ pub(crate) struct CommandReply {
     pub(crate) changed: usize,
     /// See [`WriteReply`].
     pub(crate) inserted: usize,
-    /// Rows that were refused, by their place in the command.
+    /// Rows that were refused, by their index in the command.
     pub(crate) errors: Vec<RowError>,
 }
 
-/// A command with some of the rows, and the place of its first row.
+/// A command with some of the rows, and the index of its first row among all.
 pub(super) struct Command {
     pub(super) first: usize,
     pub(super) body: RawDocumentBuf,
@@ -95,11 +95,11 @@ fn commands<'a>(
     from_fn(move || {
         let (first, row) = rows.next()?;
         let mut size = row.as_bytes().len();
-        let mut fits = |place: usize, row: &RawDocumentBuf| {
+        let mut fits = |index: usize, row: &RawDocumentBuf| {
             size += row.as_bytes().len();
-            size <= COMMAND_BYTES && place - first < COMMAND_ROWS
+            size <= COMMAND_BYTES && index - first < COMMAND_ROWS
         };
-        let more = from_fn(|| rows.next_if(|(place, row)| fits(*place, row)).map(|(_, row)| row));
+        let more = from_fn(|| rows.next_if(|(index, row)| fits(*index, row)).map(|(_, row)| row));
         let array: RawArrayBuf = once(row).chain(more).cloned().collect();
         let mut body = RawDocumentBuf::new();
         body.append(name, collection);

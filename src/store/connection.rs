@@ -1,7 +1,7 @@
-//! The client, and a new one when its login is gone.
+//! The client, and a new one when its login is lost.
 //!
-//! A database user that is dropped and created again leaves connections that belong to nobody: what they are asked is refused,
-//! and the driver keeps them. Only new connections log in again, so a new client takes the old one's place.
+//! A database user that is dropped and created again leaves connections without a user: their commands are refused,
+//! and the driver keeps them. Only new connections log in again, so a new client replaces the old one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use tracing::info;
 
 use super::{Error, Kind, Result, Writer, topology};
 
-/// From one look at the login to the next.
-const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// How often the login is checked, at most.
+const CHECK_EVERY: Duration = Duration::from_secs(3);
 
 /// How long a server that does not reply is asked to end our sessions.
 const CLOSING: Duration = Duration::from_secs(1);
 
-/// A client, and its place in the order of clients.
 #[derive(Clone)]
 struct Numbered {
     client: Client,
+    /// How many there were before it.
     number: u64,
 }
 
@@ -36,7 +36,7 @@ const WRITERS: usize = 6;
 /// The session of a [`Writer`].
 pub(super) struct WriterSession {
     pub(super) session: ClientSession,
-    /// Whose session it is.
+    /// The client's.
     number: u64,
 }
 
@@ -67,10 +67,10 @@ pub(super) struct Connection {
     writers: [Arc<tokio::sync::Mutex<WriterSession>>; WRITERS],
     session_ids: Mutex<[Document; WRITERS]>,
     confirmed: Mutex<Confirmed>,
-    /// When the present client took the place of another.
+    /// When the present client replaced another.
     replaced: Mutex<Option<Instant>>,
-    /// When the login was last looked at. Locked while it is.
-    looked: Arc<tokio::sync::Mutex<Option<Instant>>>,
+    /// When the login was last checked. Locked while it is.
+    checked: Arc<tokio::sync::Mutex<Option<Instant>>>,
 }
 
 impl Connection {
@@ -94,7 +94,7 @@ impl Connection {
             session_ids: Mutex::new(session_ids),
             confirmed: Mutex::default(),
             replaced: Mutex::default(),
-            looked: Arc::default(),
+            checked: Arc::default(),
         })
     }
 
@@ -112,9 +112,9 @@ impl Connection {
         self.replaced.lock().is_some_and(|replaced| instant <= replaced)
     }
 
-    /// Waits until another client has taken the place of the one with that number.
+    /// Waits until another client has replaced the one with that number.
     pub(super) async fn renewed(&self, number: u64) {
-        // Fails only once the sender is gone, and that is `self`.
+        // Fails only once the sender is dropped, and that is `self`.
         let _ = self
             .present
             .subscribe()
@@ -137,20 +137,20 @@ impl Connection {
 
     /// The writer's session, once it is free, as a session of the present client.
     pub(super) async fn writer(&self, writer: Writer) -> Result<OwnedMutexGuard<WriterSession>> {
-        let place = writer as usize;
-        let mut held = Arc::clone(&self.writers[place]).lock_owned().await;
+        let index = writer as usize;
+        let mut locked = Arc::clone(&self.writers[index]).lock_owned().await;
         let present = self.present.borrow().clone();
-        if held.number != present.number {
+        if locked.number != present.number {
             let mut session = present.client.start_session().await?;
             self.last_confirmed().precedes(&mut session);
-            self.session_ids.lock()[place] = session.id().clone();
-            let old = std::mem::replace(&mut held.session, session);
-            held.number = present.number;
+            self.session_ids.lock()[index] = session.id().clone();
+            let old = std::mem::replace(&mut locked.session, session);
+            locked.number = present.number;
             // What its transaction has changed would stay locked for a minute. Best effort: some hosted clusters don't allow it.
             let end = doc! { "killSessions": [old.id()] };
             let _ = self.database_of(&present.client).run_command(end).await;
         }
-        Ok(held)
+        Ok(locked)
     }
 
     /// A transaction of that session was committed.
@@ -172,30 +172,31 @@ impl Connection {
         self.confirmed.lock().clone()
     }
 
-    /// After such an error: has a new client made if the login is gone, at most every few seconds.
+    /// After such an error: has a new client made if the login is lost, at most every few seconds.
     pub(super) fn suspect(self: &Arc<Self>, error: &Error) {
         let about_login = matches!(error.kind(), Kind::Denied | Kind::Authentication);
         if !about_login || self.options.credential.is_none() {
             return;
         }
-        let Ok(mut looked) = Arc::clone(&self.looked).try_lock_owned() else {
+        let Ok(mut checked) = Arc::clone(&self.checked).try_lock_owned() else {
             return;
         };
-        if looked.is_some_and(|at| at.elapsed() < LOOK_AGAIN) {
+        if checked.is_some_and(|at| at.elapsed() < CHECK_EVERY) {
             return;
         }
-        let (connection, gone) = (Arc::clone(self), error.login_is_gone());
+        let connection = Arc::clone(self);
+        let is_lost = error.login_is_lost();
         tokio::spawn(async move {
-            connection.look(gone).await;
-            *looked = Some(Instant::now());
+            connection.check_login(is_lost).await;
+            *checked = Some(Instant::now());
         });
     }
 
     /// Makes a new client if the present one's connections have no login and those of a new one do.
-    async fn look(&self, gone: bool) {
-        // One connection of many is asked, and it may be a new one: who was told that the login is gone knows better.
-        let gone = gone || matches!(self.is_logged_in(&self.client()).await, Ok(false));
-        if !gone {
+    async fn check_login(&self, is_lost: bool) {
+        // One connection of many is asked, and it may be a new one: an error that says that the login is lost is more certain.
+        let is_lost = is_lost || matches!(self.is_logged_in(&self.client()).await, Ok(false));
+        if !is_lost {
             return;
         }
         let Ok(client) = client(&self.options) else {
@@ -236,7 +237,7 @@ impl Connection {
     /// Closes the client. Must come last: dropping the client while the runtime goes down can panic in the driver.
     pub(super) async fn close(&self) {
         let closing = async {
-            let _looking = self.looked.lock().await;
+            let _checking = self.checked.lock().await;
             self.client().shutdown().immediate(true).await;
         };
         let _ = tokio::time::timeout(CLOSING, closing).await;

@@ -2,15 +2,15 @@
 
 use std::fmt;
 
+use super::privileges::{Resource, role_line};
+
 /// What MongoDB did not allow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied {
     /// The command, or the action where MongoDB says that instead.
-    pub command: String,
+    command: String,
     /// Where the privilege is missing.
-    pub database: String,
-    /// The collection; empty for a command on a database.
-    pub collection: String,
+    resource: Resource,
     /// Whether the command opens a change stream.
     watches: bool,
 }
@@ -31,8 +31,7 @@ impl Denied {
         let quoted = argument.strip_prefix('"').and_then(|rest| rest.split('"').next());
         Some(Self {
             command: name.to_owned(),
-            database: database.to_owned(),
-            collection: quoted.unwrap_or_default().to_owned(),
+            resource: Resource::new(database, quoted.unwrap_or_default()),
             watches: command.contains("$changeStream"),
         })
     }
@@ -44,21 +43,17 @@ impl Denied {
         let (database, collection) = namespace.split_once('.').unwrap_or((namespace, ""));
         Some(Self {
             command: action.to_owned(),
-            database: database.to_owned(),
-            collection: collection.to_owned(),
+            resource: Resource::new(database, collection),
             watches: false,
         })
     }
 
     /// The line to add to the role.
     pub fn role_line(&self) -> String {
-        let (database, collection) = (&self.database, &self.collection);
-        let resource = match self.command.as_str() {
-            "killSessions" => "cluster: true".to_owned(),
-            _ => format!(r#"db: "{database}", collection: "{collection}""#),
-        };
-        let actions: Vec<_> = self.actions().into_iter().map(|action| format!("{action:?}")).collect();
-        format!("{{ resource: {{ {resource} }}, actions: [{}] }}", actions.join(", "))
+        match self.command.as_str() {
+            "killSessions" => role_line("cluster: true", &["killAnySession"]),
+            _ => role_line(&self.resource.in_role(), &self.actions()),
+        }
     }
 
     /// The actions that the command needs.
@@ -71,21 +66,16 @@ impl Denied {
             "delete" => vec!["remove"],
             "create" => vec!["createCollection"],
             "createIndexes" => vec!["createIndex"],
-            "killSessions" => vec!["killAnySession"],
             // The others are called as their action: insert, listIndexes, listCollections, collMod.
             other => vec![other],
         }
     }
 }
 
+/// `find on beedeez.badgeusers`.
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} on {}", self.command, self.database)?;
-        if self.collection.is_empty() {
-            Ok(())
-        } else {
-            write!(f, ".{}", self.collection)
-        }
+        write!(f, "{} on {}", self.command, self.resource)
     }
 }
 

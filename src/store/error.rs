@@ -10,11 +10,11 @@ use mongodb::error::{
 };
 
 use super::denied::Denied;
-use super::kind::{ATLAS_ERROR, DUPLICATE_KEY, Kind, name_of};
+use super::error_kind::{ATLAS_ERROR, DUPLICATE_KEY, Kind, name_of};
 use super::reply::{Reply, plain, reply_of, row_of};
 
-/// What a connection without a login is told by a mongod that asks for one.
-const LOGIN_GONE: &str = "requires authentication";
+/// What a mongod that asks for a login replies to a connection without one.
+const LOGIN_LOST: &str = "requires authentication";
 
 /// What is said of a query that names an index that is not there, beside `BadValue`.
 const NO_SUCH_INDEX: &str = "hint provided does not correspond to an existing index";
@@ -39,7 +39,7 @@ enum Cause {
 /// A row of a write command that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowError {
-    /// Its place among the rows that were handed in.
+    /// Its index among the rows that were handed in.
     pub index: usize,
     /// MongoDB's code.
     pub code: i32,
@@ -116,7 +116,7 @@ impl Error {
         }
     }
 
-    /// What the missing privilege is for, as far as MongoDB tells.
+    /// What the missing privilege is for, as far as MongoDB says.
     pub fn denied(&self) -> Option<Denied> {
         match &self.0.cause {
             Cause::Driver(error) if self.0.kind == Kind::Denied => Denied::parse(reply_of(error)?.message),
@@ -125,9 +125,9 @@ impl Error {
     }
 
     /// Whether the connection has no login although the server asks for one: the user was dropped, or created anew.
-    pub(super) fn login_is_gone(&self) -> bool {
+    pub(super) fn login_is_lost(&self) -> bool {
         match &self.0.cause {
-            Cause::Driver(error) => reply_of(error).is_some_and(|reply| reply.message.contains(LOGIN_GONE)),
+            Cause::Driver(error) => reply_of(error).is_some_and(|reply| reply.message.contains(LOGIN_LOST)),
             _ => false,
         }
     }
@@ -163,13 +163,13 @@ impl fmt::Display for Error {
             Cause::Driver(error) => match (self.denied(), reply_of(error)) {
                 (Some(denied), _) => write!(f, "Unauthorized (13): {denied}"),
                 (None, Some(reply)) => write!(f, "{reply}"),
-                (None, None) => f.write_str(&told(error)),
+                (None, None) => f.write_str(&describe(error)),
             },
         }
     }
 }
 
-/// The same line: an error that is unwrapped or printed for debugging must not tell more.
+/// The same line: an error that is unwrapped or printed for debugging must not show more.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {self}", self.0.kind)
@@ -184,7 +184,7 @@ fn kind_of(error: &DriverError) -> Kind {
         | ErrorKind::DnsResolve { .. }
         | ErrorKind::InvalidResponse { .. }
         | ErrorKind::Internal { .. } => Kind::Unavailable,
-        // Another client has taken the place of the one that was asked.
+        // Another client has replaced the one that was asked.
         ErrorKind::Shutdown => Kind::Conflict,
         // A login is refused for the server's sake too, while it shuts down.
         ErrorKind::Authentication { .. } => reply_of(error)
@@ -204,7 +204,7 @@ fn kind_of_reply(error: &DriverError, reply: &Reply<'_>) -> Kind {
         return kind_of_atlas(reply.message);
     }
     match Kind::of_code(reply.code) {
-        Some(Kind::Denied) if reply.message.contains(LOGIN_GONE) => Kind::Authentication,
+        Some(Kind::Denied) if reply.message.contains(LOGIN_LOST) => Kind::Authentication,
         // Created again, see `indexes`.
         _ if lacks_index(reply) => Kind::Conflict,
         Some(kind) => kind,
@@ -236,7 +236,7 @@ fn kind_of_atlas(message: &str) -> Kind {
 }
 
 /// What the driver itself has to say.
-fn told(error: &DriverError) -> String {
+fn describe(error: &DriverError) -> String {
     match &*error.kind {
         ErrorKind::ServerSelection { message, .. } => {
             // Its message is the whole topology; what matters in it is why the first server is unusable.
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn atlas_answers_everything_with_one_code() {
+    fn atlas_replies_with_one_code_to_everything() {
         for (message, kind) in [
             ("bad auth : Authentication failed.", Kind::Authentication),
             (

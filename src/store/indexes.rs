@@ -50,7 +50,7 @@ pub async fn ensure_scan(store: &Store) -> Result<String> {
     Ok(SCAN_INDEX.into())
 }
 
-/// The name of an index that serves the scan, whoever created it and whatever its name; `None` if there is none.
+/// The name of an index that serves the scan, also of one that somebody else created; `None` if there is none.
 ///
 /// # Errors
 /// MongoDB is unavailable.

@@ -1,4 +1,4 @@
-//! The connection string's options against what the protocol relies on: what contradicts it is set over.
+//! The connection string's options: those that contradict what the protocol relies on are replaced.
 
 use std::time::Duration;
 
@@ -30,63 +30,64 @@ pub(super) fn durable() -> WriteConcern {
 }
 
 /// Sets what the protocol relies on; returns a line for each option of the connection string that said otherwise.
-pub(super) fn set_over(options: &mut ClientOptions) -> Vec<String> {
+pub(super) fn set_required(options: &mut ClientOptions) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut note =
-        |given: String, now: &str| lines.push(format!("{given} in the connection string is set over: {now}"));
+    let mut report = |given: String, now: &str| {
+        lines.push(format!("{given} in the connection string is not applied: it is {now}"));
+    };
     options.app_name.get_or_insert_with(|| "certhookd".into());
-    set_reads(options, &mut note);
-    set_writes(options, &mut note);
-    set_limits(options, &mut note);
+    set_reads(options, &mut report);
+    set_writes(options, &mut report);
+    set_limits(options, &mut report);
     lines
 }
 
 /// Reads go to the primary. Their read concern is the server's default; transactions and `Store::read_session` set their own.
-fn set_reads(options: &mut ClientOptions, note: &mut impl FnMut(String, &str)) {
+fn set_reads(options: &mut ClientOptions, report: &mut impl FnMut(String, &str)) {
     if let Some(SelectionCriteria::ReadPreference(preference)) = options.selection_criteria.take()
         && preference != ReadPreference::Primary
     {
-        note(shown(&preference), "primary");
+        report(shown(&preference), "primary");
     }
     if let Some(concern) = options.read_concern.take() {
-        note(
+        report(
             format!("readConcernLevel={}", level(&concern.level)),
             "the server's default",
         );
     }
     if options.retry_reads.replace(true) == Some(false) {
-        note("retryReads=false".into(), "true");
+        report("retryReads=false".into(), "true");
     }
 }
 
-fn set_writes(options: &mut ClientOptions, note: &mut impl FnMut(String, &str)) {
+fn set_writes(options: &mut ClientOptions, report: &mut impl FnMut(String, &str)) {
     let given = options.write_concern.replace(durable()).unwrap_or_default();
     match given.w {
         None | Some(Acknowledgment::Majority) => {}
-        Some(Acknowledgment::Nodes(nodes)) => note(format!("w={nodes}"), "majority"),
-        Some(_) => note("w with a tag".into(), "majority"),
+        Some(Acknowledgment::Nodes(nodes)) => report(format!("w={nodes}"), "majority"),
+        Some(_) => report("w with a tag".into(), "majority"),
     }
     if let Some(limit) = given.w_timeout.filter(|limit| !limit.is_zero()) {
-        note(format!("wtimeoutMS={}", limit.as_millis()), "none");
+        report(format!("wtimeoutMS={}", limit.as_millis()), "none");
     }
     if given.journal == Some(false) {
-        note("journal=false".into(), "true");
+        report("journal=false".into(), "true");
     }
     if options.retry_writes.replace(true) == Some(false) {
-        note("retryWrites=false".into(), "true");
+        report("retryWrites=false".into(), "true");
     }
 }
 
-fn set_limits(options: &mut ClientOptions, note: &mut impl FnMut(String, &str)) {
+fn set_limits(options: &mut ClientOptions, report: &mut impl FnMut(String, &str)) {
     if let Some(given) = options.max_pool_size.filter(|given| *given < CONNECTIONS) {
-        note(format!("maxPoolSize={given}"), &CONNECTIONS.to_string());
+        report(format!("maxPoolSize={given}"), &CONNECTIONS.to_string());
     }
     options.max_pool_size = options.max_pool_size.max(Some(CONNECTIONS));
     let mut bound = |name: &str, value: &mut Option<Duration>, within: &dyn Fn(Duration) -> Duration| {
         let Some(given) = *value else { return };
         let now = within(given);
         if now != given {
-            note(format!("{name}={}", given.as_millis()), &now.as_millis().to_string());
+            report(format!("{name}={}", given.as_millis()), &now.as_millis().to_string());
         }
         *value = Some(now);
     };

@@ -1,5 +1,5 @@
-//! What is told of MongoDB's failures: one WARN when it becomes unavailable, one INFO when all is well again, however many loops
-//! notice; one ERROR for what it refuses.
+//! What is logged of MongoDB's failures: one WARN when it becomes unavailable, one INFO when all is well again, however many loops
+//! meet that; one ERROR for what it refuses.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,40 +9,46 @@ use parking_lot::Mutex;
 use tracing::{debug, error, info, warn};
 
 use super::connection::Connection;
-use super::{Error, Kind, pulse};
+use super::{Error, Kind, progress};
 
-/// Under which name a refused login is remembered: it concerns whatever is tried, and is told once.
+/// The name under which a refused login is remembered: it concerns every operation, and is logged once.
 const LOGIN: &str = "log this daemon in";
 
-/// Conflicts that last this long are told.
+/// Conflicts that last this long are logged.
 const LONG_CONFLICT: Duration = Duration::from_secs(10);
 
 /// Whether MongoDB is unavailable, and since when. Shared by every loop that talks to it.
 #[derive(Clone, Debug, Default)]
 pub struct Outage {
     state: Arc<Mutex<State>>,
-    /// Looks whether the login is gone. `None` in tests.
+    /// Asked whether the login is lost. `None` in tests.
     connection: Option<Arc<Connection>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Loops whose last try failed. Reads may succeed while writes fail: the outage ends with the last of them.
+    /// Reporters whose last operation failed. Reads may succeed while writes fail: the outage ends with the last of them.
     failing: usize,
     since: Option<Instant>,
     ended: Option<Instant>,
-    /// What MongoDB refuses, and how many tries meet that.
+    /// What MongoDB refuses, and how many reporters meet that.
     refused: HashMap<String, usize>,
 }
 
-/// The tries of one loop, or of one operation that is repeated until it succeeds.
+/// Reports how the operations of one loop end, or one operation that is repeated until it succeeds.
 #[derive(Debug)]
-pub struct Tries {
+pub struct Reporter {
     outage: Outage,
     failing: bool,
     refused: Option<String>,
-    /// Since when it meets conflicts, and whether that was told.
-    conflicts: Option<(Instant, bool)>,
+    conflicts: Option<Conflicts>,
+}
+
+/// Conflicts in a row.
+#[derive(Debug)]
+struct Conflicts {
+    since: Instant,
+    logged: bool,
 }
 
 impl Outage {
@@ -53,9 +59,9 @@ impl Outage {
         }
     }
 
-    /// For a loop that is about to try.
-    pub fn tries(&self) -> Tries {
-        Tries {
+    /// For one loop, or one operation that is repeated.
+    pub fn reporter(&self) -> Reporter {
+        Reporter {
             outage: self.clone(),
             failing: false,
             refused: None,
@@ -69,10 +75,10 @@ impl Outage {
     }
 }
 
-impl Tries {
-    /// A try that began then has failed: tells the first failure of an outage, and the first refusal of `what`.
+impl Reporter {
+    /// An operation that began then has failed: logs the first failure of an outage, and the first refusal of `what`.
     pub fn failed(&mut self, what: &str, error: &Error, began: Instant) {
-        pulse::beat();
+        progress::report();
         if let Some(connection) = &self.outage.connection {
             connection.suspect(error);
         }
@@ -86,7 +92,7 @@ impl Tries {
         }
     }
 
-    /// A try has succeeded: tells the end of an outage where this was the last loop that failed.
+    /// An operation has succeeded: logs the end of an outage where this was the last reporter of a failure.
     pub fn succeeded(&mut self) {
         self.reached();
         self.conflicts = None;
@@ -117,10 +123,13 @@ impl Tries {
     }
 
     fn conflict(&mut self, what: &str, error: &Error) {
-        let (since, told) = self.conflicts.get_or_insert_with(|| (Instant::now(), false));
-        if !*told && since.elapsed() >= LONG_CONFLICT {
-            *told = true;
-            warn!(%error, "it can't {what} for ten seconds, because of others that write or because it writes too much at once; tried again until it works");
+        let conflicts = self.conflicts.get_or_insert_with(|| Conflicts {
+            since: Instant::now(),
+            logged: false,
+        });
+        if !conflicts.logged && conflicts.since.elapsed() >= LONG_CONFLICT {
+            conflicts.logged = true;
+            warn!(%error, "for ten seconds it can't {what}, because others write the same documents, or because it writes too much at once; repeated until it works");
         }
     }
 
@@ -156,7 +165,7 @@ impl Tries {
     }
 
     /// MongoDB has replied. That ends an outage also where the last that failed has given up since, as a commit does whose
-    /// transaction is gone.
+    /// transaction no longer exists.
     fn reached(&mut self) {
         let mut state = self.outage.state.lock();
         state.failing -= usize::from(std::mem::take(&mut self.failing));
@@ -172,14 +181,14 @@ impl Tries {
 }
 
 impl State {
-    /// Whether nobody has met this refusal before.
+    /// Returns whether no reporter had met this refusal before.
     fn refuse(&mut self, what: &str) -> bool {
         let met = self.refused.entry(what.to_owned()).or_default();
         *met += 1;
         *met == 1
     }
 
-    /// Whether nobody meets it any more.
+    /// Returns whether no reporter meets it any more.
     fn accept(&mut self, what: &str) -> bool {
         let Some(met) = self.refused.get_mut(what) else {
             return false;
@@ -193,8 +202,8 @@ impl State {
     }
 }
 
-/// Nothing is tried any more.
-impl Drop for Tries {
+/// It reports nothing more.
+impl Drop for Reporter {
     fn drop(&mut self) {
         let mut state = self.outage.state.lock();
         state.failing -= usize::from(self.failing);
@@ -204,8 +213,8 @@ impl Drop for Tries {
     }
 }
 
-/// Waits between tries: 100 ms doubling to 5 s, or to 30 s where MongoDB refuses, each cut by up to a quarter so that instances do
-/// not come back in step.
+/// Waits before an operation is repeated: 100 ms doubling to 5 s, or to 30 s where MongoDB refuses, each cut by up to a quarter so that
+/// instances do not come back in step.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -225,7 +234,7 @@ impl Backoff {
         self.wait_at_most(Duration::from_secs(5)).await;
     }
 
-    /// Waits once after such an error: somebody has to mend a refusal, so that it may take longer.
+    /// Waits once after such an error: a refusal ends when somebody changes something, so it may take longer.
     pub(crate) async fn wait_after(&mut self, kind: Kind) {
         match kind {
             Kind::Unavailable | Kind::Conflict => self.wait().await,
@@ -255,7 +264,7 @@ mod tests {
     #[test]
     fn an_outage_lasts_until_the_last_loop_that_failed_has_succeeded() {
         let outage = Outage::default();
-        let (mut read, mut write, mut other) = (outage.tries(), outage.tries(), outage.tries());
+        let (mut read, mut write, mut other) = (outage.reporter(), outage.reporter(), outage.reporter());
         read.failed("read", &error(), Instant::now());
         write.failed("write", &error(), Instant::now());
         write.failed("write", &error(), Instant::now());
@@ -267,9 +276,11 @@ mod tests {
     }
 
     #[test]
-    fn a_try_from_before_the_end_begins_no_new_outage() {
+    fn an_operation_from_before_the_end_begins_no_new_outage() {
         let outage = Outage::default();
-        let (mut quick, mut slow, began) = (outage.tries(), outage.tries(), Instant::now());
+        let mut quick = outage.reporter();
+        let mut slow = outage.reporter();
+        let began = Instant::now();
         quick.failed("read", &error(), began);
         quick.succeeded();
         slow.failed("write", &error(), began);
@@ -281,7 +292,7 @@ mod tests {
     #[test]
     fn a_loop_that_ended_holds_no_outage_open() {
         let outage = Outage::default();
-        let (mut ended, mut other) = (outage.tries(), outage.tries());
+        let (mut ended, mut other) = (outage.reporter(), outage.reporter());
         ended.failed("read", &error(), Instant::now());
         other.failed("write", &error(), Instant::now());
         drop(ended);
@@ -292,10 +303,10 @@ mod tests {
     #[test]
     fn an_outage_whose_last_loop_gave_up_ends_with_the_next_success_of_any() {
         let outage = Outage::default();
-        let (mut gives_up, mut other) = (outage.tries(), outage.tries());
+        let (mut gives_up, mut other) = (outage.reporter(), outage.reporter());
         gives_up.failed("commit", &error(), Instant::now());
         other.succeeded();
-        assert!(outage.lasts().is_some(), "it may still be tried");
+        assert!(outage.lasts().is_some(), "it may still be repeated");
         drop(gives_up);
         other.succeeded();
         assert!(outage.lasts().is_none());
@@ -304,19 +315,19 @@ mod tests {
     #[test]
     fn a_refusal_is_no_outage_and_ends_one() {
         let outage = Outage::default();
-        let mut tries = outage.tries();
-        tries.failed("write", &refusal(), Instant::now());
+        let mut reporter = outage.reporter();
+        reporter.failed("write", &refusal(), Instant::now());
         assert!(outage.lasts().is_none());
-        tries.failed("write", &error(), Instant::now());
+        reporter.failed("write", &error(), Instant::now());
         assert!(outage.lasts().is_some());
-        tries.failed("write", &refusal(), Instant::now());
+        reporter.failed("write", &refusal(), Instant::now());
         assert!(outage.lasts().is_none(), "MongoDB has replied");
     }
 
     #[test]
     fn a_refusal_is_told_once_and_again_after_all_who_met_it_have_succeeded_or_ended() {
         let outage = Outage::default();
-        let (mut one, mut other) = (outage.tries(), outage.tries());
+        let (mut one, mut other) = (outage.reporter(), outage.reporter());
         one.failed("write", &refusal(), Instant::now());
         other.failed("write", &refusal(), Instant::now());
         one.succeeded();

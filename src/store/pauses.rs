@@ -6,7 +6,7 @@ const FIRST: Duration = Duration::from_secs(60);
 
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// Remembered at most; beyond that the first to be tried again is forgotten.
+/// This many are remembered; beyond that the one whose pause ends first is forgotten.
 const REMEMBERED: usize = 1_000;
 
 /// What was refused, and until when it is left alone. Searched one by one: as a rule it is empty.
@@ -29,7 +29,7 @@ impl<K> Default for Pauses<K> {
 impl<K: PartialEq> Pauses<K> {
     /// It was refused at `now`: how long it is left alone. Refused again meanwhile, the pause stays as it is.
     pub fn refused(&mut self, key: K, now: Instant) -> Duration {
-        // What was not refused again is solved, or gone.
+        // What was not refused again is solved, or no longer exists.
         self.0.retain(|one| now < one.until + LONGEST);
         if let Some(known) = self.0.iter_mut().find(|one| one.key == key) {
             if known.until <= now {
@@ -39,7 +39,7 @@ impl<K: PartialEq> Pauses<K> {
             return known.until - now;
         }
         if self.0.len() >= REMEMBERED
-            && let Some(first) = (0..self.0.len()).min_by_key(|place| self.0[*place].until)
+            && let Some(first) = (0..self.0.len()).min_by_key(|index| self.0[*index].until)
         {
             self.0.swap_remove(first);
         }
@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn a_pause_doubles_from_a_minute_to_an_hour_until_it_is_accepted() {
-        let (mut pauses, mut now) = (Pauses::default(), Instant::now());
+        let mut pauses = Pauses::default();
+        let mut now = Instant::now();
         for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
             let pause = pauses.refused("x", now);
             assert_eq!(pause, Duration::from_secs(minutes * 60));
@@ -94,7 +95,8 @@ mod tests {
 
     #[test]
     fn no_more_than_a_thousand_are_remembered_and_none_for_ever() {
-        let (mut pauses, now) = (Pauses::default(), Instant::now());
+        let mut pauses = Pauses::default();
+        let now = Instant::now();
         for n in 0..1_500_u32 {
             pauses.refused(n, now + Duration::from_millis(n.into()));
         }

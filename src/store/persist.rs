@@ -1,4 +1,4 @@
-//! Trying until it works.
+//! Operations that are repeated until they succeed.
 
 use std::time::Instant;
 
@@ -6,9 +6,9 @@ use super::{Backoff, Result, Stopped, Store};
 
 impl Store {
     /// Runs `operation` until it succeeds or the daemon stops: after 100 ms, then ever later, up to 5 s, and up to 30 s while MongoDB
-    /// refuses. `what` names it in the log. Each try that fails is a proof of life: see [`super::with_pulse`].
+    /// refuses. `what` names it in the log. Each failure counts as progress of the loop: see [`super::with_progress`].
     ///
-    /// Whatever is handed in must be safe to repeat: a reply may be lost after the write was done.
+    /// `operation` must be safe to repeat: a reply may be lost after the write was done.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon stops first.
@@ -20,12 +20,14 @@ impl Store {
     where
         F: Future<Output = Result<T>>,
     {
-        let (mut backoff, mut tries) = (Backoff::default(), self.outage.tries());
+        let mut backoff = Backoff::default();
+        let mut reporter = self.outage.reporter();
         loop {
-            let (began, client) = (Instant::now(), self.connection.number());
+            let began = Instant::now();
+            let client = self.connection.number();
             let error = match operation().await {
                 Ok(value) => {
-                    tries.succeeded();
+                    reporter.succeeded();
                     return Ok(value);
                 }
                 Err(error) => error,
@@ -33,7 +35,7 @@ impl Store {
             if self.stop.is_cancelled() {
                 return Err(Stopped);
             }
-            tries.failed(what, &error, began);
+            reporter.failed(what, &error, began);
             tokio::select! {
                 () = self.stop.cancelled() => return Err(Stopped),
                 () = self.connection.renewed(client) => {}

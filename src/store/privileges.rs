@@ -7,11 +7,49 @@ use bson::{Bson, Document, doc};
 use super::{OPERATIONS, OUTBOX, Result, STATE, STATISTICS, Store};
 use crate::config::Config;
 
-/// Actions on a collection, or on the database where the collection is empty.
+/// A collection, or a database where the collection is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Privilege {
+pub(super) struct Resource {
     database: String,
     collection: String,
+}
+
+impl Resource {
+    pub(super) fn new(database: &str, collection: &str) -> Self {
+        Self {
+            database: database.to_owned(),
+            collection: collection.to_owned(),
+        }
+    }
+
+    /// As a role names it.
+    pub(super) fn in_role(&self) -> String {
+        format!("db: {:?}, collection: {:?}", self.database, self.collection)
+    }
+}
+
+/// `beedeez.badgeusers`, or `beedeez`.
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.database)?;
+        if self.collection.is_empty() {
+            Ok(())
+        } else {
+            write!(f, ".{}", self.collection)
+        }
+    }
+}
+
+/// A line of a role.
+pub(super) fn role_line(resource: &str, actions: &[&str]) -> String {
+    let actions: Vec<_> = actions.iter().map(|action| format!("{action:?}")).collect();
+    format!("{{ resource: {{ {resource} }}, actions: [{}] }}", actions.join(", "))
+}
+
+/// Actions on a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Privilege {
+    resource: Resource,
     actions: Vec<&'static str>,
 }
 
@@ -19,33 +57,13 @@ pub struct Privilege {
 pub fn needed(config: &Config) -> Vec<Privilege> {
     let mongodb = &config.mongodb;
     let privilege = |collection: &str, actions: &[&'static str]| Privilege {
-        database: mongodb.database.clone(),
-        collection: collection.to_owned(),
+        resource: Resource::new(&mongodb.database, collection),
         actions: actions.to_vec(),
     };
-    let mut badge_users = vec!["find", "update"];
-    if config.completions.enabled {
-        badge_users.push("changeStream");
-    }
-    if config.scan.ensure_indexes {
-        badge_users.push("createIndex");
-    }
-    badge_users.push("listIndexes");
-    let outbox = [
-        "find",
-        "insert",
-        "update",
-        "remove",
-        "createCollection",
-        "createIndex",
-        "listIndexes",
-        "collMod",
-        "changeStream",
-    ];
     let mut all = vec![
-        privilege(&mongodb.badge_users, &badge_users),
+        privilege(&mongodb.badge_users, &needed_on_badge_users(config)),
         privilege(&mongodb.member_configs, &["find", "changeStream"]),
-        privilege(OUTBOX, &outbox),
+        privilege(OUTBOX, &NEEDED_ON_OUTBOX),
         privilege(STATE, &["find", "insert", "update", "remove", "createCollection"]),
         privilege(
             STATISTICS,
@@ -63,21 +81,40 @@ pub fn needed(config: &Config) -> Vec<Privilege> {
     all
 }
 
+const NEEDED_ON_OUTBOX: [&str; 9] = [
+    "find",
+    "insert",
+    "update",
+    "remove",
+    "createCollection",
+    "createIndex",
+    "listIndexes",
+    "collMod",
+    "changeStream",
+];
+
+fn needed_on_badge_users(config: &Config) -> Vec<&'static str> {
+    let stream = config.completions.enabled.then_some("changeStream");
+    let index = config.scan.ensure_indexes.then_some("createIndex");
+    let always = ["find", "update"].into_iter();
+    always.chain(stream).chain(index).chain(["listIndexes"]).collect()
+}
+
 /// Who is logged in.
 #[derive(Clone, Debug)]
 pub struct Login {
     /// `user@database` each; none where MongoDB asks for no login.
     pub users: Vec<String>,
-    /// What they may do. `None`: MongoDB doesn't tell.
+    /// What they may do. `None`: MongoDB doesn't say.
     granted: Option<Vec<Document>>,
 }
 
 impl Login {
-    /// Asks MongoDB; nothing is written.
+    /// Reads from MongoDB who is logged in.
     ///
     /// # Errors
-    /// It is unavailable.
-    pub async fn ask(store: &Store) -> Result<Self> {
+    /// MongoDB is unavailable.
+    pub async fn read(store: &Store) -> Result<Self> {
         let ask = doc! { "connectionStatus": 1, "showPrivileges": true };
         let status = store.database().run_command(ask).await?;
         let listed = |field| {
@@ -96,7 +133,7 @@ impl Login {
         })
     }
 
-    /// What of that is missing; `None` if MongoDB doesn't tell.
+    /// Those of the `needed` actions that are missing; `None` if MongoDB doesn't say.
     pub fn missing(&self, needed: &Privilege) -> Option<Privilege> {
         let granted = self.granted.as_ref()?;
         let is_granted = |action: &&&str| granted.iter().any(|given| covers(given, needed, action));
@@ -108,7 +145,7 @@ impl Login {
     }
 }
 
-/// Whether that privilege, as MongoDB tells it, allows the action. An empty name stands for any.
+/// Whether that privilege, as MongoDB returns it, allows the action. An empty name means any.
 fn covers(given: &Document, needed: &Privilege, action: &str) -> bool {
     let Ok(resource) = given.get_document("resource") else {
         return false;
@@ -118,7 +155,7 @@ fn covers(given: &Document, needed: &Privilege, action: &str) -> bool {
         given.is_ok_and(|given| given.is_empty() || given == name)
     };
     let is_resource = resource.get_bool("anyResource").unwrap_or(false)
-        || (names("db", &needed.database) && names("collection", &needed.collection));
+        || (names("db", &needed.resource.database) && names("collection", &needed.resource.collection));
     let actions = given.get_array("actions");
     let is_action = |given: &Bson| {
         given
@@ -136,25 +173,14 @@ impl Privilege {
 
     /// The line to add to the role.
     pub fn role_line(&self) -> String {
-        let actions: Vec<_> = self.actions.iter().map(|action| format!("{action:?}")).collect();
-        format!(
-            "{{ resource: {{ db: {:?}, collection: {:?} }}, actions: [{}] }}",
-            self.database,
-            self.collection,
-            actions.join(", ")
-        )
+        role_line(&self.resource.in_role(), &self.actions)
     }
 }
 
 /// `find, update on beedeez.badgeusers`.
 impl fmt::Display for Privilege {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} on {}", self.actions.join(", "), self.database)?;
-        if self.collection.is_empty() {
-            Ok(())
-        } else {
-            write!(f, ".{}", self.collection)
-        }
+        write!(f, "{} on {}", self.actions.join(", "), self.resource)
     }
 }
 
@@ -165,8 +191,7 @@ mod tests {
     #[test]
     fn a_privilege_is_missing_unless_some_resource_with_the_action_holds_it() {
         let needed = Privilege {
-            database: "beedeez".into(),
-            collection: "badgeusers".into(),
+            resource: Resource::new("beedeez", "badgeusers"),
             actions: vec!["find", "update"],
         };
         for (resource, actions, missing) in [

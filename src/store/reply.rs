@@ -5,7 +5,7 @@ use std::fmt;
 use mongodb::error::{Error as DriverError, ErrorKind, WriteFailure};
 
 use super::error::RowError;
-use super::kind::name_of;
+use super::error_kind::name_of;
 
 /// A message of MongoDB's or the driver's is cut to this many characters.
 pub(super) const LONGEST: usize = 200;

@@ -6,8 +6,8 @@ use mongodb::error::RESUMABLE_CHANGE_STREAM_ERROR;
 
 use super::Error;
 
-/// What MongoDB 6 to 8 reply to a token whose place in the oplog is gone, to one that is none, and where the event after it
-/// can't be read. All of them stay so however often the token is tried again.
+/// What MongoDB 6 to 8 reply to a token whose event is no longer in the oplog, to one that is none, and where the event after it
+/// can't be read. The reply stays the same however often the token is used.
 const LOST: [RangeInclusive<i32>; 24] = [
     // InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost, OplogQueryMinTsMissing, ChangeStreamInvalidated
     260..=260,
@@ -42,8 +42,8 @@ const LOST: [RangeInclusive<i32>; 24] = [
 
 /// Whether a stream that ended so can't go on with its token.
 ///
-/// To give up a good token costs a walk through the collection, so whatever is not known to be for the token's sake is not:
-/// missing privileges, overload, a hosted cluster's own limits.
+/// To give up a good token costs a read of the whole collection, so other errors don't count: missing privileges, overload, a hosted
+/// cluster's own limits.
 pub fn loses_token(error: &Error) -> bool {
     if error.has_label(RESUMABLE_CHANGE_STREAM_ERROR) {
         return false;

@@ -7,19 +7,19 @@ use mongodb::Client;
 use mongodb::options::{ClientOptions, ServerAddress};
 
 /// How long one host is asked.
-const PATIENCE: Duration = Duration::from_secs(1);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What to do about a standalone mongod.
 pub const NEEDS_REPLICA_SET: &str = "this mongod is standalone, but transactions and change streams need a replica set: start it with --replSet rs0 and run rs.initiate() once (one member is enough)";
 
-/// Asks each host by itself who it is. `Some`: those that reply are all something else than the connection string says, and that
-/// is what to tell. The driver just says that there is no server.
+/// Asks each host by itself what it is. `Some`: those that reply are all something else than the connection string says, and this
+/// says what. The driver just says that there is no server.
 pub(super) async fn contradiction(options: &ClientOptions) -> Option<String> {
     let expected = options.repl_set_name.as_deref()?;
     let asked = options.hosts.iter().map(|host| hello(options, host));
     let replies = futures_util::future::join_all(asked).await;
-    let told: Option<Vec<_>> = replies.iter().flatten().map(|reply| differs(reply, expected)).collect();
-    told?.into_iter().next()
+    let contradictions: Option<Vec<_>> = replies.iter().flatten().map(|reply| differs(reply, expected)).collect();
+    contradictions?.into_iter().next()
 }
 
 async fn hello(options: &ClientOptions, host: &ServerAddress) -> Option<Document> {
@@ -27,8 +27,8 @@ async fn hello(options: &ClientOptions, host: &ServerAddress) -> Option<Document
     alone.hosts = vec![host.clone()];
     alone.repl_set_name = None;
     alone.direct_connection = Some(true);
-    alone.server_selection_timeout = Some(PATIENCE);
-    // Nobody needs to log in to be told.
+    alone.server_selection_timeout = Some(REPLY_TIMEOUT);
+    // `hello` needs no login.
     alone.credential = None;
     let client = Client::with_options(alone).ok()?;
     let reply = client.database("admin").run_command(doc! { "hello": 1 }).await;
@@ -36,7 +36,7 @@ async fn hello(options: &ClientOptions, host: &ServerAddress) -> Option<Document
     reply.ok()
 }
 
-/// What that reply says against a replica set of that name.
+/// How that reply contradicts a replica set of that name.
 fn differs(hello: &Document, expected: &str) -> Option<String> {
     let name = hello.get_str("setName").ok();
     let is_router = hello.get_str("msg").is_ok_and(|message| message == "isdbgrid");

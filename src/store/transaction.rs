@@ -11,7 +11,7 @@ use super::command::{self, Command, CommandReply, WriteReply};
 use super::connection::WriterSession;
 use super::{Backoff, Error, Kind, Result, RowError, Store, durable};
 
-/// Who writes in transactions. Each has a session of its own, so that they don't wait for one another.
+/// What writes in transactions. Each has a session of its own, so that they don't wait for one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writer {
     /// The watch, and what catches up with it: one transaction at a time, so that none appends what another just did.
@@ -53,13 +53,12 @@ impl Store {
         })
     }
 
-    /// The sessions of this store's transactions, for whoever finds this instance dead.
+    /// The sessions of this store's transactions, for the instances that find this one dead.
     pub fn session_ids(&self) -> Vec<Document> {
         self.connection.session_ids()
     }
 
-    /// Ends another instance's sessions: of a transaction that was open when it died nothing happens, and what it has changed
-    /// is free again. MongoDB itself would wait for a minute (`transactionLifetimeLimitSeconds`).
+    /// Ends another instance's sessions: a transaction that was open when it died is undone, and what it has changed is free again. MongoDB itself would wait for a minute (`transactionLifetimeLimitSeconds`).
     ///
     /// # Errors
     /// MongoDB is unavailable, or doesn't allow it: some hosted clusters don't.
@@ -73,7 +72,7 @@ impl Store {
 }
 
 impl Transaction {
-    /// What matches, until `keep` says no: that document and what comes after it are left out.
+    /// Reads what matches, until `keep` says no: that document and what comes after it are left out.
     ///
     /// # Errors
     /// MongoDB did not do it.
@@ -119,12 +118,16 @@ impl Transaction {
         Ok(found)
     }
 
-    /// Inserts all rows, in as many commands as it takes.
+    /// Inserts all documents, in as many commands as it takes.
     ///
     /// # Errors
-    /// MongoDB did not do it; a row that was refused is [`Error::row`].
-    pub async fn insert<'a>(&mut self, collection: &str, rows: impl Iterator<Item = &'a RawDocumentBuf>) -> Result<()> {
-        for command in command::inserts(collection, rows) {
+    /// MongoDB did not do it; a document that was refused is [`Error::row`].
+    pub async fn insert<'a>(
+        &mut self,
+        collection: &str,
+        documents: impl Iterator<Item = &'a RawDocumentBuf>,
+    ) -> Result<()> {
+        for command in command::inserts(collection, documents) {
             self.write(command).await?;
         }
         Ok(())
@@ -150,28 +153,29 @@ impl Transaction {
         Ok(total)
     }
 
-    /// Makes it last. Whether it was committed is asked until it is known: it may have been although no reply came.
+    /// Commits it. Whether it was committed is asked until it is known: it may have been although no reply came.
     ///
     /// # Errors
-    /// Nothing of it happened; or it is not known whether it did, because the transaction is gone
-    /// ([`Kind::Conflict`]), the client was replaced, or the daemon stops. All of it must be tried again, each write comparing versions.
+    /// Nothing of it happened; or it is not known whether it did, because the transaction no longer exists
+    /// ([`Kind::Conflict`]), the client was replaced, or the daemon stops. All of it must be repeated, each write comparing versions.
     pub async fn commit(mut self) -> Result<()> {
-        let (mut backoff, mut tries) = (Backoff::default(), self.store.outage.tries());
+        let mut backoff = Backoff::default();
+        let mut reporter = self.store.outage.reporter();
         loop {
             let began = Instant::now();
             let error = match self.writer.session.commit_transaction().await {
                 Ok(()) => {
-                    tries.succeeded();
+                    reporter.succeeded();
                     self.store.connection.confirmed(&self.writer.session);
                     return Ok(());
                 }
                 Err(error) => Error::from(error).in_transaction(),
             };
-            // A login that is gone comes back with another client only.
+            // A login that is lost comes back with another client only.
             if !error.unknown_commit() || error.kind() == Kind::Authentication {
                 return Err(error);
             }
-            tries.failed("commit a transaction", &error, began);
+            reporter.failed("commit a transaction", &error, began);
             tokio::select! {
                 () = self.store.stop.cancelled() => return Err(error),
                 () = backoff.wait() => {}

@@ -24,12 +24,12 @@ const BATCH: usize = 1024;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the collector is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The same at the daemon's end.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// Sends spans until it is told to stop.
+/// Sends spans until it is stopped.
 #[derive(Debug)]
 pub struct Exporter {
     otlp: Otlp,
@@ -45,13 +45,13 @@ impl Exporter {
             .tls_backend_preconfigured(tls_config().context("TLS to the collector of traces can't be set up")?)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .timeout(PATIENCE)
+            .timeout(EXPORT_TIMEOUT)
             .build()?;
         let mut otlp = Otlp::builder()
             .with_http()
             .with_http_client(http)
             .with_endpoint(format!("{}/v1/traces", url.as_str().trim_end_matches('/')))
-            .with_timeout(PATIENCE)
+            .with_timeout(EXPORT_TIMEOUT)
             .build()?;
         otlp.set_resource(&resource());
         Ok(Self {
@@ -100,11 +100,11 @@ impl Exporter {
             Ok(()) => ("it is too slow".to_owned(), 0),
             Err(error) => (error.to_string(), count),
         };
-        self.note(&reason, lost + self.lost.swap(0, Ordering::Relaxed));
+        self.log(&reason, lost + self.lost.swap(0, Ordering::Relaxed));
     }
 
     /// One WARN when spans begin to be lost, one INFO when no more are.
-    fn note(&mut self, reason: &str, lost: u64) {
+    fn log(&mut self, reason: &str, lost: u64) {
         match (self.failing, lost) {
             (None, 0) => {}
             (None, _) => {

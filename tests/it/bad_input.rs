@@ -287,10 +287,10 @@ async fn what_makes_no_sense_gets_its_events_once_it_is_mended() {
     assert_eq!(daemon.count(out_of_service), 7);
     assert_eq!(fixture.receiver.total(), 0);
 
-    let mend = doc! { "$set": { "webHookConfig.endpoints": good } };
+    let correct = doc! { "$set": { "webHookConfig.endpoints": good } };
     fixture
         .member_configs()
-        .update_one(doc! { "_ownerId": organization }, mend)
+        .update_one(doc! { "_ownerId": organization }, correct)
         .await
         .unwrap();
     let requests = fixture.wait_for(|requests| requests.len() == 6).await;
@@ -309,11 +309,11 @@ async fn an_endpoint_in_two_documents_of_its_organization_counts_once_with_one_w
     let both = [fixture.endpoint("/new"), old];
     let mut other = both.clone();
     other[0].insert("url", fixture.receiver.url("/ignored"));
-    for (id, owner, endpoints) in [
+    for (id, organization, endpoints) in [
         (high, Bson::from(organization), other),
         (low, organization.to_hex().to_uppercase().into(), both),
     ] {
-        let config = doc! { "_id": id, "_ownerId": owner, "webHookConfig": { "endpoints": endpoints.to_vec() } };
+        let config = doc! { "_id": id, "_ownerId": organization, "webHookConfig": { "endpoints": endpoints.to_vec() } };
         fixture.member_configs().insert_one(config).await.unwrap();
     }
     fixture.badge_users().insert_one(expired(organization)).await.unwrap();

@@ -1,4 +1,4 @@
-//! What commands by hand have in common: where they find what they need, readers that go away, bad usage; and `status` among many
+//! What commands by hand have in common: where they find what they need, readers that end, bad usage; and `status` among many
 //! endpoints.
 
 use std::process::Stdio;
@@ -210,7 +210,7 @@ async fn status_tells_of_trouble_first_with_its_reason_and_of_no_more_than_can_b
         "{}",
         outcome.stdout
     );
-    // What is wrong with endpoints is in the answer, not before it.
+    // What is wrong with endpoints is in the output, not before it.
     assert_eq!(
         outcome.log.iter().filter(|line| line["level"] == "WARN").count(),
         0,

@@ -1,4 +1,4 @@
-//! `certhookd check`, and the starts that no waiting would mend.
+//! `certhookd check`, and the starts for which waiting is of no use.
 
 mod circumstances;
 mod privileges;

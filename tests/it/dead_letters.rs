@@ -141,8 +141,8 @@ async fn a_single_dead_letter_of_an_endpoint_that_goes_on_failing_is_tried_once_
         ("/down", Response::status(StatusCode::SERVICE_UNAVAILABLE)),
         ("/broken", Response::status(StatusCode::FOUND)),
     ];
-    for (path, answer) in &ways {
-        fixture.receiver.script(path, [answer.clone()]);
+    for (path, response) in &ways {
+        fixture.receiver.script(path, [response.clone()]);
         let mut endpoint = fixture.endpoint(path);
         endpoint.insert("timeout", 1000);
         let organization = fixture.organization(vec![endpoint]).await;

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 /// More than the demo's own limit, so that it tells what is missing.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// `certhookd COMMAND`, with a place of its own for temporary files.
+/// `certhookd COMMAND`, with a directory of its own for temporary files.
 struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -110,8 +110,8 @@ async fn the_demo_tells_of_each_delivery_and_of_one_that_recovers() {
         .collect();
     assert_eq!(requests.len(), 16, "14 deliveries and 2 retries:\n{text}");
     let story: Vec<_> = requests.iter().filter(|cells| cells[3] == "/horizon/lms").collect();
-    let tries: Vec<_> = story.iter().map(|cells| (cells[4], cells[5])).collect();
-    assert_eq!(tries, [("1", "503"), ("2", "503"), ("3", "200")], "{text}");
+    let attempts: Vec<_> = story.iter().map(|cells| (cells[4], cells[5])).collect();
+    assert_eq!(attempts, [("1", "503"), ("2", "503"), ("3", "200")], "{text}");
     assert!(
         story.iter().all(|cells| cells[6] == story[0][6]),
         "one webhook-id:\n{text}"

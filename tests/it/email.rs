@@ -258,10 +258,10 @@ async fn check_and_status_tell_of_them() {
     );
 
     drop(server);
-    let away = fixture.outcome(&["check"]).await;
-    assert_eq!(away.code, Some(1), "{away:?}");
+    let unreachable = fixture.outcome(&["check"]).await;
+    assert_eq!(unreachable.code, Some(1), "{unreachable:?}");
     assert!(
-        away.stdout.contains("FAIL  mail server: connection refused"),
-        "{away:?}"
+        unreachable.stdout.contains("FAIL  mail server: connection refused"),
+        "{unreachable:?}"
     );
 }

@@ -200,10 +200,10 @@ async fn others_are_filtered_out() {
     const OTHER: &str = "674700000000000000000004/674700000000000000000011";
     let fixture = Fixture::new().await;
     let (organization, endpoint) = OTHER.split_once('/').unwrap();
-    let [owner, id] = [organization, endpoint].map(|id| ObjectId::parse_str(id).unwrap());
+    let [organization_id, id] = [organization, endpoint].map(|id| ObjectId::parse_str(id).unwrap());
     let mut configured = fixture.endpoint("/other");
     configured.insert("_id", id);
-    let config = doc! { "_ownerId": owner, "webHookConfig": { "endpoints": [configured] } };
+    let config = doc! { "_ownerId": organization_id, "webHookConfig": { "endpoints": [configured] } };
     fixture.member_configs().insert_one(config).await.unwrap();
     let mut followers = Vec::new();
     for arguments in [

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::fixture::{Daemon, Fixture, LIMIT, completed_id, expired, expired_id, heard};
 
-/// What the daemon holds in memory at most: less than there is to do.
+/// The capacity of the delivery queue: less than there is to send.
 const CAPACITY: usize = 8;
 
 /// Certificates that have expired, and that are awarded while no daemon runs: two events each.

@@ -9,12 +9,12 @@ use crate::fixture::{Daemon, Fixture, expired, is_scan};
 use crate::outage::{SOON, is_away, is_back};
 use crate::web::{LISTEN, address, get};
 
-/// How long a loop may go without a sign of life here: more than the longest wait between two tries, 5 s.
+/// How long a loop may make no progress here: more than the longest wait before a repetition, 5 s.
 const ALLOWANCE: Duration = Duration::from_secs(10);
 
 const OUTAGE: Duration = Duration::from_secs(25);
 
-async fn endures(away: impl FnOnce(&Proxy)) {
+async fn endures(cut_off: impl FnOnce(&Proxy)) {
     let set = shared().await.unwrap();
     let proxy = Proxy::start(set.port(0)).await.unwrap();
     let uri = format!("mongodb://{}/?directConnection=true&{SOON}", proxy.address());
@@ -26,7 +26,7 @@ async fn endures(away: impl FnOnce(&Proxy)) {
     let address = address(&daemon).await;
     let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
 
-    away(&proxy);
+    cut_off(&proxy);
     daemon.wait_for(is_away).await;
     let began = Instant::now();
     let mut often = tokio::time::interval(Duration::from_millis(100));
@@ -35,7 +35,7 @@ async fn endures(away: impl FnOnce(&Proxy)) {
         let health = get(address, "/healthz").await;
         assert_eq!(health.status, 200, "after {:?}: {}", began.elapsed(), health.body);
     }
-    assert_eq!(daemon.count(is_back), 0, "it was away all the time");
+    assert_eq!(daemon.count(is_back), 0, "it was unavailable all the time");
     proxy.pass();
     daemon.wait_for(is_back).await;
     let certificate = expired(organization);

@@ -18,7 +18,7 @@ use crate::layout::{batch, before, configure, dead, delivered, expiry, outbox, s
 use crate::outage::{SOON, is_away, is_back};
 use crate::web::{LISTEN, address, get, request};
 
-/// Every sample, by name and labels as they stand there.
+/// Every sample, by name and labels as they are written.
 async fn scrape(address: SocketAddr) -> BTreeMap<String, f64> {
     let page = get(address, "/metrics").await;
     assert_eq!(page.status, 200);
@@ -64,7 +64,7 @@ async fn busy(fixture: &Fixture) -> Daemon {
 }
 
 #[tokio::test]
-async fn what_happened_and_what_is_waiting_stand_in_the_metrics() {
+async fn what_happened_and_what_is_waiting_is_in_the_metrics() {
     let fixture = Fixture::new().await.with(LISTEN);
     let daemon = busy(&fixture).await;
     let metrics = scrape(address(&daemon).await).await;

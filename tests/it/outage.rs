@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::fixture::{Daemon, Fixture, LIMIT, certificate, endpoint_key, expired, is_scan, pending_batch};
 
-/// The driver notices soon that a server is away.
+/// The driver notices soon that a server is down.
 pub const SOON: &str = "serverSelectionTimeoutMS=500&connectTimeoutMS=1000&heartbeatFrequencyMS=500";
 
 pub fn is_away(line: &Value) -> bool {
@@ -66,17 +66,17 @@ impl Reached {
             .unwrap();
         let daemon = self.fixture.daemon().await;
         daemon.wait_for(is_scan).await;
-        // The first is sent alone; when it was answered, the rest is fetched.
+        // The first is sent alone; when it has its response, the rest is fetched.
         self.fixture.receiver.wait_for_total(6, LIMIT).await.unwrap();
         daemon
     }
 
-    /// What is in memory is sent although MongoDB is away, and the outage is told once.
+    /// What is in memory is sent although MongoDB is unavailable, and the outage is logged once.
     async fn endures(&self, daemon: &Daemon) {
         daemon.wait_for(is_away).await;
         self.fixture.receiver.script("/a", [Response::ok()]);
         self.fixture.receiver.wait_for_total(50, LIMIT).await.unwrap();
-        assert_eq!(daemon.count(is_back), 0, "it is still away");
+        assert_eq!(daemon.count(is_back), 0, "it is still unavailable");
     }
 
     /// The results are recorded, new events found, and the outage's end is told once.
@@ -149,7 +149,7 @@ async fn the_network_a_black_hole() {
     reached.recovers(daemon, 10).await;
 }
 
-/// The daemon's loops try again after five seconds at most, and rest for what they did, not for what they waited.
+/// The daemon's loops repeat what failed after five seconds at most, and rest for what they did, not for what they waited.
 #[tokio::test]
 async fn what_waits_goes_out_soon_after_a_long_outage() {
     const OUTAGE: Duration = Duration::from_secs(8);
@@ -160,10 +160,10 @@ async fn what_waits_goes_out_soon_after_a_long_outage() {
     reached.proxy.cut();
     daemon.wait_for(is_away).await;
     let told_back = tokio::time::timeout(OUTAGE, daemon.wait_for(is_back)).await;
-    assert!(told_back.is_err(), "it is still away");
+    assert!(told_back.is_err(), "it is still unavailable");
     reached.proxy.pass();
     let passed = Instant::now();
-    // The first is fetched by the look that the outage held up, the second by the next one.
+    // The first is fetched by the look that the outage delayed, the second by the next one.
     for total in [51, 52] {
         let batch = pending_batch(&reached.endpoint, &[expired(reached.organization)]);
         fixture.outbox().insert_one(batch).await.unwrap();
@@ -172,7 +172,7 @@ async fn what_waits_goes_out_soon_after_a_long_outage() {
     assert!(passed.elapsed() < OUTAGE * 3 / 2, "after {:?}", passed.elapsed());
 }
 
-/// Reads go on, so that half of what the daemon tries succeeds all the time.
+/// Reads go on, so that half of what the daemon does succeeds all the time.
 #[tokio::test]
 async fn the_disk_full() {
     let reached = Reached::new().await;
@@ -226,11 +226,11 @@ async fn mongodb_away_in_the_midst_of_the_start_is_waited_for() {
 }
 
 /// What can't be recorded any more is sent again by the next daemon: at least once.
-async fn stops_in_time(away: impl FnOnce(&Proxy)) {
+async fn stops_in_time(cut_off: impl FnOnce(&Proxy)) {
     // The driver itself would wait for up to 20 s.
     let reached = Reached::over("retryWrites=true").await;
     let mut daemon = reached.sending().await;
-    away(&reached.proxy);
+    cut_off(&reached.proxy);
     let asked = Instant::now();
     assert!(daemon.stop().await.success());
     let took = asked.elapsed();

@@ -244,7 +244,7 @@ async fn batches_that_are_in_memory_are_passed_over_by_their_keys() {
     assert_eq!(reads[0].get_i32("docsExamined").unwrap(), 1, "{reads:#?}");
 }
 
-/// However much is asked for: it is held in memory.
+/// However much is asked for: it is in memory.
 #[tokio::test]
 async fn a_fetch_brings_as_many_bytes_as_there_is_room_for_and_leaves_the_rest() {
     const ROOM: usize = 16 << 20;

@@ -105,7 +105,7 @@ async fn rates_of_all_kinds_are_kept() {
     }
 }
 
-/// Who mends a rate that was far too low does not wait for its end.
+/// After a rate that was far too low is corrected, its end is not waited for.
 #[tokio::test]
 async fn a_rate_that_is_raised_or_taken_away_holds_at_once() {
     for rate in [Some(100.0), None] {
@@ -134,8 +134,8 @@ fn assert_paused(requests: &[Received], pause: Duration) {
 }
 
 /// An endpoint of which one delivery was attempted, and whose pause is noted; and a second delivery.
-async fn paused(fixture: &Fixture, answer: Response) -> ObjectId {
-    fixture.receiver.script("/a", [answer, Response::ok()]);
+async fn paused(fixture: &Fixture, response: Response) -> ObjectId {
+    fixture.receiver.script("/a", [response, Response::ok()]);
     let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     expire(fixture, organization, 1).await;
     organization

@@ -14,7 +14,7 @@ fn rust_files(directory: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// What stands between backticks and could be the name of a test or of its module.
+/// What is between backticks and could be the name of a test or of its module.
 fn names(cell: &str) -> impl Iterator<Item = &str> {
     let quoted = cell.split('`').skip(1).step_by(2);
     quoted.filter(|name| name.chars().all(|c| c.is_alphanumeric() || "_:".contains(c)))

@@ -1,4 +1,4 @@
-//! What happens while a scan stands between what it has read and its mark: mongod's own failpoint holds it there.
+//! What happens while a scan is between its read and its mark: mongod's own failpoint stops it there.
 
 use bson::{DateTime, Document, doc};
 use certhookd::model::Clock;
@@ -36,7 +36,7 @@ impl Hold {
         self.client.database("admin").run_command(command).await.unwrap();
     }
 
-    /// Waits until the daemon's mark is held.
+    /// Waits until the daemon's mark is stopped.
     async fn is_held(&self) {
         let limit = i64::try_from(LIMIT.as_millis()).unwrap();
         let command = doc! { "waitForFailPoint": FAILPOINT, "timesEntered": 1, "maxTimeMS": limit };
@@ -66,7 +66,7 @@ async fn a_certificate_renewed_or_deleted_between_read_and_mark_stays_unmarked_a
     let next_year = DateTime::from_millis(Clock::local().timestamp_millis() + 365 * 86_400_000);
     let renewal = doc! { "$set": { "expires": next_year } };
     let of = |document: &Document| doc! { "_id": document.get("_id").unwrap() };
-    // Not an `update` command: it is not held.
+    // Not an `update` command: it is not stopped.
     fixture
         .badge_users()
         .find_one_and_update(of(&renewed), renewal)

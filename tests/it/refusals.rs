@@ -1,4 +1,4 @@
-//! What MongoDB refuses for one organization, or what somebody takes away, stops no other.
+//! What MongoDB refuses for one organization, or what somebody removes, stops no other.
 
 use std::time::Duration;
 

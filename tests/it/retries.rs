@@ -11,11 +11,11 @@ use crate::fixture::{Daemon, Fixture, expired};
 
 const ALONE: &str = "completions.enabled = false\ndelivery.redrive_for = \"0s\"";
 
-/// A daemon with one delivery to `/a`, which answers so.
-async fn one(settings: &str, answers: impl IntoIterator<Item = Response>) -> (Fixture, Daemon) {
+/// A daemon with one delivery to `/a`, which responds so.
+async fn one(settings: &str, responses: impl IntoIterator<Item = Response>) -> (Fixture, Daemon) {
     let fixture = Fixture::new().await.with(&format!("{ALONE}\n{settings}"));
     let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
-    fixture.receiver.script("/a", answers);
+    fixture.receiver.script("/a", responses);
     fixture.badge_users().insert_one(expired(organization)).await.unwrap();
     let daemon = fixture.daemon().await;
     (fixture, daemon)
@@ -26,7 +26,7 @@ async fn in_state(fixture: &Fixture, state: &str) -> Document {
     fixture.deliveries(doc! { "state": state }).await.remove(0)
 }
 
-/// These fields stand in the document.
+/// These fields are in the document.
 fn holds(document: &Document, fields: Document) {
     for (name, value) in fields {
         assert_eq!(document.get(&name), Some(&value), "{name}");

@@ -239,9 +239,9 @@ async fn the_receiver_keeps_what_comes_and_answers_by_its_script() {
     for expected in [503, 503, 200, 200] {
         assert_eq!(post(&receiver, "/flaky").await.status(), expected);
     }
-    let answer = post(&receiver, "/busy").await;
+    let response = post(&receiver, "/busy").await;
     assert_eq!(
-        (answer.status().as_u16(), answer.headers()["retry-after"].as_bytes()),
+        (response.status().as_u16(), response.headers()["retry-after"].as_bytes()),
         (429, b"2".as_slice())
     );
     assert_eq!(post(&receiver, "/unscripted").await.status(), 200);
@@ -251,7 +251,7 @@ async fn the_receiver_keeps_what_comes_and_answers_by_its_script() {
     let requests = receiver.requests();
     let statuses: Vec<_> = requests
         .iter()
-        .filter_map(|request| request.answer.map(|s| s.as_u16()))
+        .filter_map(|request| request.status.map(|s| s.as_u16()))
         .collect();
     assert_eq!(statuses, [503, 503, 200, 200, 429, 200]);
     assert_eq!(
@@ -286,7 +286,7 @@ async fn silence_holds_requests_and_the_gauge_counts_them_until_the_receiver_goe
         .collect();
     receiver.wait_for_total(7, LIMIT).await.unwrap();
     assert_eq!(receiver.max_parallel("/hung"), 7);
-    assert!(receiver.requests().iter().all(|request| request.answer.is_none()));
+    assert!(receiver.requests().iter().all(|request| request.status.is_none()));
 
     drop(receiver);
     for request in hung {

@@ -39,10 +39,10 @@ async fn a_sample_goes_the_real_way_and_its_answer_is_shown_without_secrets_or_c
     let fixture = Fixture::new().await;
     let (organization, id) = guarded(&fixture).await;
     let hostile = HeaderValue::from_bytes("red \u{9b}31m".as_bytes()).unwrap();
-    let answer = Response::ok()
+    let response = Response::ok()
         .header(HeaderName::from_static("x-colour"), hostile)
         .body("\u{1b}[2Jyou sent Bearer s3cret-token");
-    fixture.receiver.script("/hook", [answer]);
+    fixture.receiver.script("/hook", [response]);
     let sent = fixture.outcome(&["send-test", "--endpoint", &id]).await;
     assert_eq!(sent.code, Some(0), "{sent:?}");
 

@@ -51,7 +51,7 @@ async fn requests_in_flight_finish_within_the_grace_and_no_more_are_made() {
         .await
         .unwrap();
     let mut daemon = fixture.daemon().await;
-    // The first alone, and five when it was answered.
+    // The first alone, and five when it has its response.
     fixture.receiver.wait_for_total(6, LIMIT).await.unwrap();
     assert!(daemon.stop().await.success());
     let count = async |filter| fixture.count_deliveries(filter).await;

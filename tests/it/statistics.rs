@@ -48,7 +48,7 @@ async fn last_attempt(fixture: &Fixture, endpoint: &str) -> DateTime {
 }
 
 #[tokio::test]
-async fn successes_failures_and_their_last_instants_stand_per_endpoint_and_day() {
+async fn successes_failures_and_their_last_instants_are_counted_per_endpoint_and_day() {
     let fixture = Fixture::new().await.with("completions.enabled = false");
     let [well, shaky, gone, deleted] = ["/well", "/shaky", "/gone", "/deleted"].map(|path| fixture.endpoint(path));
     let organization = fixture
@@ -107,7 +107,7 @@ async fn successes_failures_and_their_last_instants_stand_per_endpoint_and_day()
     assert_eq!(fixture.count_deliveries(doc! {}).await, 10);
 }
 
-/// An organization of which one endpoint takes everything and the other nothing, and what is to be sent there.
+/// An organization of which one endpoint accepts everything and the other nothing, and what is sent there.
 struct WellAndGone {
     fixture: Fixture,
     well: Document,

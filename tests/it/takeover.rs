@@ -169,6 +169,6 @@ async fn sessions_that_may_not_be_ended_delay_no_start_and_what_was_locked_is_to
     assert!(daemon.stop().await.success());
     let errors = daemon.count(|line| line["level"] == "ERROR");
     assert_eq!(errors, 0, "{:#?}", daemon.lines());
-    // Awards are told from the first start on: it held nothing of the stream when it was killed.
+    // Awards are told from the first start on: it had nothing of the stream when it was killed.
     assert_eq!(fixture.receiver.total(), CERTIFICATES + 2, "each once");
 }

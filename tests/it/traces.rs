@@ -60,7 +60,7 @@ fn endpoint(fixture: &Fixture) -> Document {
 }
 
 #[tokio::test]
-async fn one_trace_leads_from_scan_or_award_to_the_answer_whichever_daemon_gets_it() {
+async fn one_trace_leads_from_scan_or_award_to_the_response_whichever_daemon_gets_it() {
     let collector = Receiver::start().unwrap();
     let settings = format!("telemetry.otlp_endpoint = \"{}\"", collector.url(""));
     let fixture = Fixture::new().await.with(&settings);

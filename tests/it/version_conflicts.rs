@@ -13,11 +13,11 @@ use http::StatusCode;
 use crate::fixture::{Daemon, Fixture, LIMIT, certificate, endpoint_key, expired_in_turn, heard, pending_batch};
 
 /// A daemon with one batch of that many deliveries, which get these responses.
-async fn sending(deliveries: i64, answers: &[Response]) -> (Fixture, Daemon, Document) {
+async fn sending(deliveries: i64, responses: &[Response]) -> (Fixture, Daemon, Document) {
     let fixture = Fixture::new().await.with("completions.enabled = false");
     let endpoint = fixture.endpoint("/a");
     let organization = fixture.organization(vec![endpoint.clone()]).await;
-    fixture.receiver.script("/a", answers.to_vec());
+    fixture.receiver.script("/a", responses.to_vec());
     let certificates = expired_in_turn(organization, deliveries);
     let batch = pending_batch(&endpoint_key(organization, &endpoint), &certificates);
     fixture.outbox().insert_one(&batch).await.unwrap();
@@ -106,8 +106,8 @@ async fn what_was_cancelled_in_flight_and_arrived_all_the_same_is_delivered() {
 async fn what_was_cancelled_in_flight_and_failed_stays_cancelled() {
     // The failures come when the others are recorded.
     let failure = Response::status(StatusCode::SERVICE_UNAVAILABLE).after(Duration::from_secs(5));
-    let answers = [ok_after(0), ok_after(3), ok_after(3), failure.clone(), failure];
-    let (fixture, mut daemon, _) = sending(5, &answers).await;
+    let responses = [ok_after(0), ok_after(3), ok_after(3), failure.clone(), failure];
+    let (fixture, mut daemon, _) = sending(5, &responses).await;
     fixture.receiver.wait_for_total(5, LIMIT).await.unwrap();
     off(&fixture).await;
     fixture.wait_for_deliveries(doc! { "state": "delivered" }, 3).await;

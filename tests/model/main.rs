@@ -1,10 +1,10 @@
 //! The protocol, from the append to the recorded result, walked through state by state: every order in which the steps of two instances,
-//! the platform's writes and the accidents can come. Each step names the function in `src/` that it stands for: see
+//! the platform's writes and the accidents can come. Each step names the function in `src/` that it models: see
 //! [`instance::Step`]. The model is as true as those names are: who changes the order of writes, or the filter of one, changes it here
 //! first.
 //!
-//! It is smaller than the daemon where that changes nothing: there is one endpoint, one request at once stands for five, and the
-//! newest member stands for the one that rendezvous hashing chooses. Time passes in ticks of about 3.5 s, and only heartbeats are late:
+//! It is smaller than the daemon where that changes nothing: there is one endpoint, one request at once represents five, and the
+//! newest member represents the one that rendezvous hashing chooses. Time passes in ticks of about 3.5 s, and only heartbeats are late:
 //! a process that runs keeps its timers. What a worker checks before a request and the request's beginning are one step.
 //!
 //! Not here: the catch-up of a stream that lost its position, operations other than hold, erasure, retention, what is set aside, and

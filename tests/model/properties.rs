@@ -76,7 +76,7 @@ fn position_waits(system: &System, state: &State) -> bool {
     passed.all(|number| state.database.is_appended(system.award(number)))
 }
 
-/// One at once stands for five.
+/// One at once represents five.
 fn parallel(_: &System, state: &State) -> bool {
     let copies = state.running().flat_map(|instance| &instance.copies).flatten();
     let work = copies.flat_map(|copy| copy.work);

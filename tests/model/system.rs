@@ -13,7 +13,7 @@ use super::instance::{Instance, Step};
 use super::rules::Rules;
 use super::transaction::Transaction;
 
-/// What is to be checked: how much there is of everything, and how often what goes wrong does.
+/// What is checked: how much there is of everything, and how often what goes wrong does.
 #[derive(Clone, Copy, Debug)]
 pub struct System {
     pub instances: usize,

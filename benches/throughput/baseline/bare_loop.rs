@@ -110,7 +110,7 @@ async fn insert_all(database: Database, mut batches: mpsc::Receiver<Batch>, next
         if batch.events.is_empty() {
             continue;
         }
-        let documents: RawArrayBuf = batch.events.iter().map(|event| row(event, batch.now)).collect();
+        let documents: RawArrayBuf = batch.events.iter().map(|event| document(event, batch.now)).collect();
         let command = rawdoc! { "insert": "webhook_deliveries", "ordered": false, "documents": documents };
         write(&database, command).await?;
         pass(&next, batch).await?;
@@ -119,7 +119,7 @@ async fn insert_all(database: Database, mut batches: mpsc::Receiver<Batch>, next
 }
 
 /// Everything that a delivery needs after a crash.
-fn row(event: &Event, now: DateTime) -> RawDocumentBuf {
+fn document(event: &Event, now: DateTime) -> RawDocumentBuf {
     rawdoc! {
         "_id": format!("{}/{}", event.message.event_id, event.organization),
         "state": "claimed",
@@ -171,10 +171,10 @@ async fn send_all(
 }
 
 async fn record_all(database: Database, mut done: mpsc::Receiver<Vec<String>>) -> Result<()> {
-    let mut groups = Vec::with_capacity(CONNECTIONS);
-    while done.recv_many(&mut groups, CONNECTIONS).await > 0 {
+    let mut sent = Vec::with_capacity(CONNECTIONS);
+    while done.recv_many(&mut sent, CONNECTIONS).await > 0 {
         let now = Clock::local();
-        let ids: RawArrayBuf = groups.drain(..).flatten().collect();
+        let ids: RawArrayBuf = sent.drain(..).flatten().collect();
         let filter = rawdoc! { "_id": { "$in": ids } };
         let update = rawdoc! { "$set": { "state": "delivered", "finishedAt": now } };
         write(&database, update_many("webhook_deliveries", filter, update)).await?;

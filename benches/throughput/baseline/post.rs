@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-/// What is to be sent, and the `_id` to record it under.
+/// What is sent, and the `_id` to record it under.
 pub struct Job {
     pub id: String,
     pub path: String,
@@ -21,40 +21,40 @@ pub struct Job {
 
 /// Open connections, used in turn.
 pub struct Connections {
-    lanes: Vec<mpsc::Sender<Vec<Job>>>,
+    connections: Vec<mpsc::Sender<Vec<Job>>>,
     next: usize,
 }
 
 impl Connections {
     /// Opens `n` connections to `receiver`. The ids of what was sent go to `done`; the first failure ends it all.
     pub async fn open(receiver: SocketAddr, n: usize, done: &mpsc::Sender<Vec<String>>) -> Result<Self> {
-        let mut lanes = Vec::with_capacity(n);
+        let mut connections = Vec::with_capacity(n);
         for _ in 0..n {
             let stream = TcpStream::connect(receiver).await?;
             stream.set_nodelay(true)?;
             let (sender, connection) = handshake(TokioIo::new(stream)).await?;
             tokio::spawn(connection);
-            let (lane, jobs) = mpsc::channel(2);
+            let (connection_jobs, jobs) = mpsc::channel(2);
             tokio::spawn(send_all(
                 sender,
                 HeaderValue::from_str(&receiver.to_string())?,
                 jobs,
                 done.clone(),
             ));
-            lanes.push(lane);
+            connections.push(connection_jobs);
         }
-        Ok(Self { lanes, next: 0 })
+        Ok(Self { connections, next: 0 })
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.lanes.len()
+        self.connections.len()
     }
 
     /// Hands jobs to the next connection; waits while it has enough.
     pub async fn send(&mut self, jobs: Vec<Job>) -> Result<()> {
-        self.next = (self.next + 1) % self.lanes.len();
-        self.lanes[self.next]
+        self.next = (self.next + 1) % self.connections.len();
+        self.connections[self.next]
             .send(jobs)
             .await
             .ok()

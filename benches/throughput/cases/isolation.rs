@@ -13,7 +13,7 @@ use crate::stage::{Fixture, Stage};
 use crate::statistics::{quantile, ratios};
 
 const ORGANIZATIONS: usize = 10;
-/// The place of the one that may hang.
+/// The index of the one that may hang.
 const TENTH: usize = ORGANIZATIONS - 1;
 /// Endpoints of one organization that are no good.
 const MANY: usize = 200;

@@ -1,79 +1,86 @@
-//! What is there: collections, the first scan's work, endpoints.
+//! What is in the database: collections, certificates for the first scan, endpoints.
 
-use bson::{DateTime, doc};
+use bson::{DateTime, Document, doc};
 use mongodb::Collection;
 
-use super::{Finding, PATIENCE, kind, say, warn};
+use super::{Finding, REPLY_TIMEOUT, kind, say, warn};
 use crate::config::Config;
 use crate::model::count;
-use crate::platform::{Directory, Found};
+use crate::platform::{Directory, EndpointCounts, Found};
 use crate::service::one_line;
 use crate::source::expired;
 use crate::store::{Error, OPERATIONS, OUTBOX, Result, STATE, STATISTICS, Store};
 
-/// No more endpoints that are out of service are named.
+/// At most this many endpoints that are out of service are named.
 const NAMED: usize = 20;
+
+const COLLECTION: &str = "collection";
 
 /// One line for each collection; those of the platform with what is in them.
 pub(super) async fn collections(config: &Config, store: &Store) -> Finding {
-    let list = doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true };
-    let reply = match store.database().run_command(list).await.map_err(Error::from) {
-        Ok(reply) => reply,
+    let names = match names(store).await {
+        Ok(names) => names,
         Err(error) => return say(kind(&error), "collections", &error.to_string()),
     };
-    let rows = reply
-        .get_document("cursor")
-        .and_then(|cursor| cursor.get_array("firstBatch"));
-    let names: Vec<_> = rows.into_iter().flatten().filter_map(bson::Bson::as_document).collect();
-    let exists = |wanted: &str| {
-        names
-            .iter()
-            .any(|row| row.get_str("name").is_ok_and(|name| name == wanted))
-    };
-    let database = &config.mongodb.database;
     let mut worst = Finding::Good;
     for collection in [store.badge_users(), store.member_configs()] {
-        let name = collection.name();
-        worst = worst.max(if exists(name) {
-            match documents(&collection).await {
-                Ok(many) => say(
-                    Finding::Good,
-                    "collection",
-                    &format!("{name}, {}", count(many, "document")),
-                ),
-                Err(error) => say(kind(&error), "collection", &format!("{name}: {error}")),
-            }
+        worst = worst.max(if names.iter().any(|name| name == collection.name()) {
+            size(&collection).await
         } else {
-            warn("collection", &format!("{name} does not exist in database {database}"))
+            let (name, database) = (collection.name(), &config.mongodb.database);
+            warn(COLLECTION, &format!("{name} does not exist in database {database}"))
         });
     }
     for name in [OUTBOX, STATE, STATISTICS, OPERATIONS] {
-        let there = if exists(name) {
-            "exists"
+        let text = if names.iter().any(|known| known == name) {
+            format!("{name} exists")
         } else {
-            "does not exist: created at the start"
+            format!("{name} does not exist: created at the start")
         };
-        say(Finding::Good, "collection", &format!("{name} {there}"));
+        say(Finding::Good, COLLECTION, &text);
     }
     worst
 }
 
-/// From the collection's own count.
-async fn documents<T: Send + Sync>(collection: &Collection<T>) -> Result<u64> {
-    Ok(collection.estimated_document_count().await?)
+async fn names(store: &Store) -> Result<Vec<String>> {
+    let list = doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true };
+    let reply = store.database().run_command(list).await?;
+    let listed = reply
+        .get_document("cursor")
+        .and_then(|cursor| cursor.get_array("firstBatch"));
+    let documents = listed.into_iter().flatten().filter_map(bson::Bson::as_document);
+    let name = |document: &Document| document.get_str("name").ok().map(str::to_owned);
+    Ok(documents.filter_map(name).collect())
 }
 
-/// How many certificates the first scan would tell of.
+/// By the collection's own count.
+async fn size<T: Send + Sync>(collection: &Collection<T>) -> Finding {
+    let name = collection.name();
+    match collection.estimated_document_count().await.map_err(Error::from) {
+        Ok(many) => say(
+            Finding::Good,
+            COLLECTION,
+            &format!("{name}, {}", count(many, "document")),
+        ),
+        Err(error) => say(kind(&error), COLLECTION, &format!("{name}: {error}")),
+    }
+}
+
+/// How many certificates the first scan would send.
 pub(super) async fn first_scan(config: &Config, store: &Store, now: DateTime) -> Finding {
     let point = "first scan";
     let filter = expired(now, config.scan.not_before);
-    let counting = store.badge_users().count_documents(filter).max_time(PATIENCE).await;
+    let counting = store
+        .badge_users()
+        .count_documents(filter)
+        .max_time(REPLY_TIMEOUT)
+        .await;
     match counting.map_err(Error::from) {
         Ok(0) => say(Finding::Good, point, "no certificate has expired that is not marked"),
         Ok(many) => {
             let certificates = count(many, "certificate");
             let text = format!(
-                "{certificates} would be told of as expired; scan.not_before leaves older ones alone, `certhookd scan --dry-run` counts per organization"
+                "{certificates} would be sent as expired; scan.not_before leaves older ones alone, `certhookd scan --dry-run` counts per organization"
             );
             say(Finding::Good, point, &text)
         }
@@ -91,14 +98,18 @@ pub(super) async fn endpoints(config: &Config, store: &Store) -> Finding {
             None => return say(Finding::Unreachable, point, &error.to_string()),
         },
     };
-    let (served, off, out_of_service) = directory.count();
+    let EndpointCounts {
+        served,
+        off,
+        out_of_service,
+    } = directory.count();
     let text = format!("{served} served, {off} off, {out_of_service} out of service");
     say(Finding::Good, point, &text);
-    name_faulty(&directory);
+    warn_of_faulty(&directory);
     Finding::Good
 }
 
-fn name_faulty(directory: &Directory) {
+fn warn_of_faulty(directory: &Directory) {
     let keys = directory.keys();
     let faulty = keys.iter().filter_map(|key| match directory.find(key) {
         Found::OutOfService { reason } => Some((key, reason)),

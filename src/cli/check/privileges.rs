@@ -13,11 +13,11 @@ pub(super) fn compare(config: &Config, login: &Login) -> Finding {
         }
         return say(Finding::Good, point, "all are granted: this MongoDB asks for no login");
     }
-    let told = |needed| match login.missing(&needed) {
+    let compared = |needed| match login.missing(&needed) {
         None => say(
             Finding::Good,
             point,
-            &format!("{needed}: MongoDB doesn't tell whether it is granted"),
+            &format!("{needed}: MongoDB doesn't say whether it is granted"),
         ),
         Some(missing) if missing.is_empty() => say(Finding::Good, point, &needed.to_string()),
         Some(missing) => {
@@ -25,5 +25,5 @@ pub(super) fn compare(config: &Config, login: &Login) -> Finding {
             say(Finding::Misconfigured, point, &text)
         }
     };
-    needed(config).into_iter().map(told).max().unwrap_or(Finding::Good)
+    needed(config).into_iter().map(compared).max().unwrap_or(Finding::Good)
 }

@@ -1,4 +1,4 @@
-//! What must arrive in the demo, what has arrived, and how both are told.
+//! What must arrive in the demo, what has arrived, and how both are printed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::process::ExitCode;
@@ -39,11 +39,10 @@ pub(super) struct Story {
 }
 
 impl Story {
-    /// Over the columns of [`Story::note`].
+    /// Over the columns of [`Story::add`].
     pub(super) const HEADER: &str =
         "   time  event      organization           endpoint         attempt  status  webhook-id";
 
-    /// Nothing expected yet.
     pub(super) fn new(organizations: &[Organization]) -> Self {
         Self {
             endpoints: organizations.iter().flat_map(endpoints).collect(),
@@ -63,8 +62,8 @@ impl Story {
         self.expected.extend(deliveries.into_iter().map(delivery));
     }
 
-    /// Takes note of a request; returns the line that tells of it, in seconds since `began`.
-    pub(super) fn note(&mut self, request: &Received, began: Instant) -> String {
+    /// Adds a request; returns its line, in seconds since `began`.
+    pub(super) fn add(&mut self, request: &Received, began: Instant) -> String {
         let id = request.header("webhook-id");
         let attempts = self.attempts.entry((request.path.clone(), id.to_owned())).or_default();
         *attempts += 1;
@@ -74,10 +73,10 @@ impl Story {
             short(request.header("x-webhook-event")),
             organization(&self.endpoints, &request.path),
             request.path,
-            request.answer.as_ref().map_or("none", StatusCode::as_str),
+            request.status.as_ref().map_or("none", StatusCode::as_str),
             short_id(id),
         );
-        if request.answer.is_some_and(|status| status.is_success()) {
+        if request.status.is_some_and(|status| status.is_success()) {
             self.arrived.insert(delivery(request));
         }
         line
@@ -124,7 +123,7 @@ impl Story {
             ];
         };
         let count = |set: &BTreeSet<Delivery>| set.iter().filter(|delivery| delivery.path == *path).count();
-        let attempts = self.attempts.iter().filter(|((tried, _), _)| tried == path);
+        let attempts = self.attempts.iter().filter(|((sent_to, _), _)| sent_to == path);
         let retried: usize = attempts.map(|(_, attempts)| attempts - 1).sum();
         let off = if endpoint.enabled { "" } else { " (off)" };
         vec![
@@ -138,7 +137,7 @@ impl Story {
 
     /// A line for each delivery that is missing, and for each that must not be.
     fn faults(&self) -> Vec<String> {
-        let tell = |what: &str, delivery: &Delivery| {
+        let line = |what: &str, delivery: &Delivery| {
             let Delivery {
                 path,
                 event,
@@ -149,8 +148,8 @@ impl Story {
         let missing = self.expected.difference(&self.arrived);
         let unexpected = self.arrived.difference(&self.expected);
         missing
-            .map(|delivery| tell("missing", delivery))
-            .chain(unexpected.map(|delivery| tell("unexpected", delivery)))
+            .map(|delivery| line("missing", delivery))
+            .chain(unexpected.map(|delivery| line("unexpected", delivery)))
             .collect()
     }
 }
@@ -195,7 +194,7 @@ fn short(event: &str) -> &str {
     event.strip_prefix("certificate_").unwrap_or(event)
 }
 
-/// The last digits of the BadgeUser's id, which stands in the middle: type, id, instant.
+/// The last digits of the BadgeUser's id, which is in the middle: type, id, instant.
 fn short_id(webhook_id: &str) -> String {
     let certificate = webhook_id.rsplit('_').nth(1).unwrap_or(webhook_id);
     let skipped = certificate.chars().count().saturating_sub(8);
@@ -220,7 +219,7 @@ mod tests {
             path: path.to_owned(),
             headers: HeaderMap::from_iter(headers),
             body: format!(r#"{{"_id":"{certificate}"}}"#).into(),
-            answer: Some(StatusCode::from_u16(status).unwrap()),
+            status: Some(StatusCode::from_u16(status).unwrap()),
             end: crate::sandbox::End::default(),
         }
     }
@@ -241,9 +240,9 @@ mod tests {
     #[test]
     fn a_failed_attempt_is_no_arrival_and_its_repetition_is_a_retry() {
         let ((mut story, id), began) = (story(), Instant::now());
-        let failed = story.note(&request("/clinic", "certificate_expired", &id, 503), began);
+        let failed = story.add(&request("/clinic", "certificate_expired", &id, 503), began);
         assert!(!story.is_complete());
-        let line = story.note(&request("/clinic", "certificate_expired", &id, 200), began);
+        let line = story.add(&request("/clinic", "certificate_expired", &id, 200), began);
         assert!(story.is_complete() && story.faults().is_empty());
         assert!(
             failed.contains("  1     503  …") && line.contains("  2     200  …"),
@@ -259,7 +258,7 @@ mod tests {
     #[test]
     fn what_is_missing_and_what_is_too_much_are_told_apart() {
         let (mut story, id) = story();
-        story.note(&request("/foods/old", "certificate_expired", &id, 200), Instant::now());
+        story.add(&request("/foods/old", "certificate_expired", &id, 200), Instant::now());
         assert!(!story.is_complete());
         assert_eq!(
             story.faults(),
@@ -273,9 +272,9 @@ mod tests {
     }
 
     #[test]
-    fn columns_stand_under_their_header() {
+    fn columns_are_under_their_header() {
         let (mut story, id) = story();
-        let line = story.note(&request("/clinic", "certificate_expired", &id, 200), Instant::now());
+        let line = story.add(&request("/clinic", "certificate_expired", &id, 200), Instant::now());
         let column = |text: &str, cell| text.find(cell).unwrap();
         for (title, cell) in [
             ("event", "expired"),

@@ -32,7 +32,7 @@ fn given_nowhere_is_a_fault_that_names_the_places() {
 
 #[test]
 fn that_is_refused_says_which_part_or_option_and_quotes_nothing() {
-    let encode = "percent-encode what stands in user and password, such as %40 for @";
+    let encode = "percent-encode user and password, such as %40 for @";
     let cases = [
         ("alice:hunter2@db.test", "it begins with neither mongodb:// nor mongodb+srv://".to_owned()),
         ("\"mongodb://alice:hunter2@db.test\"", "it begins with neither mongodb:// nor mongodb+srv://".to_owned()),

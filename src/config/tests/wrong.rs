@@ -27,93 +27,94 @@ fn everything_is_named_at_once_sorted_by_key() {
     );
 }
 
+const WRONG_VALUES: [(&str, &str); 28] = [
+    ("scan.on_start = 1", "scan.on_start: expected true or false, found 1 "),
+    ("scan.on_start = 'true'", "expected true or false, found \"true\" "),
+    (
+        "scan.batch_size = '5'",
+        "expected a whole number from 1 to 10000, found \"5\" ",
+    ),
+    (
+        "scan.batch_size = 1.5",
+        "expected a whole number from 1 to 10000, found 1.5 ",
+    ),
+    (
+        "scan.batch_size = -1",
+        "expected a whole number from 1 to 10000, found -1 ",
+    ),
+    (
+        "scan.batch_size = 4294967297",
+        "expected a whole number from 1 to 10000, found 4294967297 ",
+    ),
+    (
+        "scan.batch_size = 99999999999999999999",
+        "found a number beyond 64 bits ",
+    ),
+    (
+        "delivery.retry_window = 600",
+        "such as \"90s\" or \"2h 30m\", found 600 ",
+    ),
+    (
+        "service.allowed_hosts = ['a/b']",
+        "expected a list of host names without a port, such as certhookd.example.org, found [\"a/b\"]: \"a/b\" is none",
+    ),
+    (
+        "service.allowed_hosts = ['a.example:8443']",
+        "a list of host names without a port, ",
+    ),
+    (
+        "service.allowed_hosts = ['*.a.example']",
+        "a list of host names without a port, ",
+    ),
+    (
+        "service.allowed_hosts = ['127.0.0.1']",
+        "a list of host names without a port, ",
+    ),
+    (
+        "service.allowed_hosts = 'a.example'",
+        "a list of host names without a port, ",
+    ),
+    ("delivery.retry_window = '8d'", "expected a duration from 1s to 7d, "),
+    ("delivery.retention = '59m'", "expected a duration from 1h to 3650d, "),
+    (
+        "delivery.allow_networks = '10.0.0.0/8'",
+        "expected a list of networks such as ",
+    ),
+    (
+        "delivery.allow_networks = ['::/0', '10.0.0.1']",
+        ": \"10.0.0.1\" is none ",
+    ),
+    (
+        "delivery.source = ''",
+        "expected a name in printable ASCII, found \"\" ",
+    ),
+    ("delivery.source = \"a\\r\\nX-B: c\"", r#"found "a\r\nX-B: c" "#),
+    (
+        "service.metrics_listen = 'localhost'",
+        "expected an IP address and port such as 127.0.0.1:9464",
+    ),
+    (
+        "telemetry.otlp_endpoint = 'localhost:4318'",
+        "expected http:// or https:// with a host and no password, such as http://127.0.0.1:4318",
+    ),
+    (
+        "telemetry.otlp_endpoint = 'http://user:hunter2@collector'",
+        "found a URI (not shown: it may hold a password) ",
+    ),
+    (
+        "scan.not_before = 2026-01-31",
+        "expected an instant such as 2026-01-31T00:00:00Z, or \"\" for none",
+    ),
+    ("mongodb.database = ' '", "expected a database name, "),
+    ("mongodb.database = 'a.b'", "expected a database name, "),
+    ("mongodb.badge_users = ''", "expected a collection name, "),
+    ("mongodb.badge_users = 'system.users'", "expected a collection name, "),
+    ("[mongodb.uri]", "mongodb.uri: expected a connection string "),
+];
+
 #[test]
 fn values_say_what_was_expected_and_found() {
-    let cases = [
-        ("scan.on_start = 1", "scan.on_start: expected true or false, found 1 "),
-        ("scan.on_start = 'true'", "expected true or false, found \"true\" "),
-        (
-            "scan.batch_size = '5'",
-            "expected a whole number from 1 to 10000, found \"5\" ",
-        ),
-        (
-            "scan.batch_size = 1.5",
-            "expected a whole number from 1 to 10000, found 1.5 ",
-        ),
-        (
-            "scan.batch_size = -1",
-            "expected a whole number from 1 to 10000, found -1 ",
-        ),
-        (
-            "scan.batch_size = 4294967297",
-            "expected a whole number from 1 to 10000, found 4294967297 ",
-        ),
-        (
-            "scan.batch_size = 99999999999999999999",
-            "found a number beyond 64 bits ",
-        ),
-        (
-            "delivery.retry_window = 600",
-            "such as \"90s\" or \"2h 30m\", found 600 ",
-        ),
-        (
-            "service.allowed_hosts = ['a/b']",
-            "expected a list of host names without a port, such as certhookd.example.org, found [\"a/b\"]: \"a/b\" is none",
-        ),
-        (
-            "service.allowed_hosts = ['a.example:8443']",
-            "a list of host names without a port, ",
-        ),
-        (
-            "service.allowed_hosts = ['*.a.example']",
-            "a list of host names without a port, ",
-        ),
-        (
-            "service.allowed_hosts = ['127.0.0.1']",
-            "a list of host names without a port, ",
-        ),
-        (
-            "service.allowed_hosts = 'a.example'",
-            "a list of host names without a port, ",
-        ),
-        ("delivery.retry_window = '8d'", "expected a duration from 1s to 7d, "),
-        ("delivery.retention = '59m'", "expected a duration from 1h to 3650d, "),
-        (
-            "delivery.allow_networks = '10.0.0.0/8'",
-            "expected a list of networks such as ",
-        ),
-        (
-            "delivery.allow_networks = ['::/0', '10.0.0.1']",
-            ": \"10.0.0.1\" is none ",
-        ),
-        (
-            "delivery.source = ''",
-            "expected a name in printable ASCII, found \"\" ",
-        ),
-        ("delivery.source = \"a\\r\\nX-B: c\"", r#"found "a\r\nX-B: c" "#),
-        (
-            "service.metrics_listen = 'localhost'",
-            "expected an IP address and port such as 127.0.0.1:9464",
-        ),
-        (
-            "telemetry.otlp_endpoint = 'localhost:4318'",
-            "expected http:// or https:// with a host and no password, such as http://127.0.0.1:4318",
-        ),
-        (
-            "telemetry.otlp_endpoint = 'http://user:hunter2@collector'",
-            "found a URI (not shown: it may hold a password) ",
-        ),
-        (
-            "scan.not_before = 2026-01-31",
-            "expected an instant such as 2026-01-31T00:00:00Z, or \"\" for none",
-        ),
-        ("mongodb.database = ' '", "expected a database name, "),
-        ("mongodb.database = 'a.b'", "expected a database name, "),
-        ("mongodb.badge_users = ''", "expected a collection name, "),
-        ("mongodb.badge_users = 'system.users'", "expected a collection name, "),
-        ("[mongodb.uri]", "mongodb.uri: expected a connection string "),
-    ];
-    for (toml, expected) in cases {
+    for (toml, expected) in WRONG_VALUES {
         let fault = one_fault(toml);
         assert!(
             fault.contains(expected) && fault.ends_with("(config.toml:1)"),

@@ -78,8 +78,8 @@ impl State {
     pub(super) fn contenders(&self, asking: &[EndpointKey], now: Instant) -> usize {
         let contends = |endpoint: &&EndpointKey| {
             let is_counted = self.endpoints.get(endpoint).is_some_and(|queue| queue.contends);
-            let is_open = self.opens_at(endpoint).is_none_or(|at| at <= now);
-            !is_counted && is_open && self.breakers.answers(endpoint)
+            let may_get_some = self.opens_at(endpoint).is_none_or(|at| at <= now);
+            !is_counted && may_get_some && self.breakers.answers(endpoint)
         };
         self.contending + asking.iter().filter(contends).count()
     }
@@ -92,8 +92,8 @@ impl State {
         granted: &Granted,
         now: Instant,
     ) -> usize {
-        let is_open = self.opens_at(endpoint).is_none_or(|at| at <= now);
-        if self.closed || !is_open || !self.may_read(endpoint) {
+        let may_get_some = self.opens_at(endpoint).is_none_or(|at| at <= now);
+        if self.closed || !may_get_some || !self.may_read(endpoint) {
             return 0;
         }
         let queue = self.endpoints.get(endpoint);
@@ -105,17 +105,17 @@ impl State {
             .organizations
             .get(name)
             .map_or((0, 0), |one| (one.taken, one.unproven));
-        let (more_slots, more_unproven) = granted.of(name);
+        let more = granted.to_organization(name);
         let admission = Admission {
             capacity: self.limits.capacity,
             max_in_flight: self.limits.max_in_flight,
             concurrency: self.limits.concurrency,
             contenders,
-            taken: self.taken + granted.all,
-            taken_by_organization: slots + more_slots,
-            taken_by_endpoint: queue.map_or(0, EndpointQueue::active),
-            taken_by_unproven: self.taken_by_unproven + granted.unproven,
-            unproven_by_organization: unproven + more_unproven,
+            taken: self.taken + granted.all.slots,
+            taken_by_organization: slots + more.slots,
+            active_of_endpoint: queue.map_or(0, EndpointQueue::active),
+            active_of_unproven: self.taken_by_unproven + granted.all.unproven,
+            active_of_unproven_in_organization: unproven + more.unproven,
             answers: self.breakers.answers(endpoint),
             usable: usable(configured.rate),
         };

@@ -10,7 +10,7 @@ use crate::dispatch::queue::InMemory;
 use crate::model::EndpointKey;
 use crate::outbox::{Class, Want};
 
-/// Known batches per queue, at most.
+/// Known batches per class of an endpoint, at most.
 const KNOWN: usize = 64;
 
 /// Bytes of batches that need not be read, at most.
@@ -27,7 +27,7 @@ pub(super) struct Known {
     pub(super) document: Option<Document>,
 }
 
-/// A batch that this instance has appended and still has, so that it need not be read.
+/// A batch that this instance has appended and keeps in memory, so that it need not be read.
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) batch: Arc<RawDocumentBuf>,
@@ -40,12 +40,12 @@ impl Drop for Document {
     }
 }
 
-/// How many bytes such batches have.
+/// The bytes of such batches.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DocumentBytes(Arc<AtomicUsize>);
 
 impl DocumentBytes {
-    /// Keeps a batch, where there is space.
+    /// Keeps a batch, unless all of them would be too large.
     pub(super) fn keep(&self, batch: RawDocumentBuf) -> Option<Document> {
         let bytes = batch.as_bytes().len();
         if self.0.fetch_add(bytes, Ordering::Relaxed) + bytes > DOCUMENT_BYTES {
@@ -59,13 +59,19 @@ impl DocumentBytes {
     }
 }
 
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) id: Arc<str>,
+    pub(super) document: Document,
+}
+
 /// What waits in one queue.
 #[derive(Debug, Default)]
 pub(super) struct ClassQueue {
     /// The first batches, in order, as far as they are known and not read.
     pub(super) known: VecDeque<Known>,
-    /// An appended batch of which only the first deliveries were taken.
-    pub(super) begun: Option<(Arc<str>, Document)>,
+    /// An appended batch of which only the first deliveries were enqueued.
+    pub(super) begun: Option<Begun>,
     /// There may be others that are not known: they are asked for by range.
     pub(super) more: bool,
     /// Some were appended since they were last asked for: after a read that finds no more, there may be more all the same.
@@ -87,8 +93,8 @@ impl ClassQueue {
             self.more = true;
             return;
         }
-        let place = self.known.partition_point(|known| known.due <= batch.due);
-        self.known.insert(place, batch);
+        let index = self.known.partition_point(|known| known.due <= batch.due);
+        self.known.insert(index, batch);
     }
 
     /// A look found this batch to be the first.
@@ -114,7 +120,6 @@ impl ClassQueue {
         self.more || self.known.front().is_some_and(|known| known.due <= now)
     }
 
-    /// Time has gone on.
     pub(super) fn come_due(&mut self, now: DateTime) {
         self.more |= self.later.take_if(|due| *due <= now).is_some();
     }
@@ -128,8 +133,6 @@ impl ClassQueue {
         memory: &InMemory,
         now: DateTime,
     ) -> Vec<Want> {
-        // A live batch is read whole where half of it or more has slots.
-        let is_partial = class == Class::Live && (alone || slots < EXPECTED / 2);
         let batches = match class {
             Class::Live => ((slots + EXPECTED / 2) / EXPECTED).max(1),
             Class::Retry | Class::Background => slots,
@@ -151,26 +154,30 @@ impl ClassQueue {
             };
             return if self.more { vec![want] } else { Vec::new() };
         }
-        let begun = &mut self.begun;
-        let want = |known: Known| match known.document {
-            Some(document) => {
+        // A live batch is read whole where half of it or more has slots.
+        let is_partial = class == Class::Live && (alone || slots < EXPECTED / 2);
+        let known: Vec<_> = self.known.drain(..known).collect();
+        let want = |known| self.want(known, is_partial.then_some(slots));
+        known.into_iter().map(want).collect()
+    }
+
+    /// A known batch: from memory where it is there, and only its first deliveries where there is a `limit`.
+    fn want(&mut self, known: Known, limit: Option<usize>) -> Want {
+        let id = known.id;
+        match (known.document, limit) {
+            (Some(document), _) => {
                 let batch = Arc::clone(&document.batch);
-                if is_partial {
-                    *begun = Some((known.id, document));
+                if limit.is_some() {
+                    self.begun = Some(Begun { id, document });
                 }
                 Want::Appended {
                     document: batch,
                     from: 0,
-                    limit: if is_partial { slots } else { usize::MAX },
+                    limit: limit.unwrap_or(usize::MAX),
                 }
             }
-            None if is_partial => Want::Slice {
-                id: known.id,
-                skip: None,
-                limit: slots,
-            },
-            None => Want::Batch(known.id),
-        };
-        self.known.drain(..known).map(want).collect()
+            (None, Some(limit)) => Want::Slice { id, skip: None, limit },
+            (None, None) => Want::Batch(id),
+        }
     }
 }

@@ -23,7 +23,7 @@ fn appended_since(waiting: &Waiting, began: Instant, name: &str, bytes: usize) {
     );
 }
 
-/// What is to be read of the endpoint, and from where.
+/// From where each batch of the endpoint is read.
 fn choose(waiting: &Waiting) -> Vec<&'static str> {
     let endpoint = EndpointKey::from_stored("a/1");
     let wants = waiting.choose(&endpoint, 64 * 8, false, &InMemory::default(), NOW);

@@ -38,8 +38,15 @@ struct Seen<'a> {
     id: &'a str,
     /// What an update has set; `None` for a document that is new.
     updated: Option<&'a RawDocument>,
-    /// The document, as it was inserted or as it is by now; `None` if it is gone.
+    /// The document, as it was inserted or as it is by now; `None` if it was deleted.
     full: Option<&'a RawDocument>,
+}
+
+/// The event of a delivery.
+#[derive(Clone, Copy, Debug, Default)]
+struct EventOf<'a> {
+    event: &'a str,
+    event_type: &'a str,
 }
 
 /// A result that was written.
@@ -61,15 +68,15 @@ impl<'a> Seen<'a> {
 
     fn changes(&self) -> Vec<Change> {
         if let Some(("rejected" | "unmarkable", event)) = self.id.split_once('/') {
-            // Noted once; later updates tell when the note goes.
-            let told = self.updated.is_none().then(|| self.rejected(event));
-            return told.into_iter().collect();
+            // Shown once; later updates only set when it is deleted.
+            let shown = self.updated.is_none().then(|| self.rejected(event));
+            return shown.into_iter().collect();
         }
         let state = match self.updated {
             Some(updated) => updated.get_str("state").ok(),
             None => self.text("state"),
         };
-        // What is to be sent again has had its results taken out.
+        // The results of what is sent again were removed.
         let results = if state == Some("pending") {
             Vec::new()
         } else {
@@ -92,7 +99,7 @@ impl<'a> Seen<'a> {
         changes
     }
 
-    /// The certificate that can't be told of, or not be marked.
+    /// The certificate that can't be an event, or can't be marked.
     fn rejected(&self, event: &str) -> Change {
         Change {
             at: self.at,
@@ -107,7 +114,7 @@ impl<'a> Seen<'a> {
         }
     }
 
-    /// A delivery of which a result was written. One that moved is told of by its own document.
+    /// A delivery of which a result was written. One that moved is shown by its own document.
     fn settled(&self, written: &Written<'_>) -> Option<Change> {
         let delivery = *self.deliveries().get(written.place)?;
         let Ok(status) = written.result.get_i32("status") else {
@@ -122,19 +129,19 @@ impl<'a> Seen<'a> {
         })
     }
 
-    fn change(&self, (event, event_type): (&str, &str), state: &str) -> Option<Change> {
+    fn change(&self, delivery: EventOf<'_>, state: &str) -> Option<Change> {
         let mut parts = self.id.splitn(3, '/');
         let (organization, endpoint) = (parts.next()?, parts.next()?);
         parts.next()?;
         Some(Change {
             at: self.at,
-            event_type: event_type.to_owned(),
+            event_type: delivery.event_type.to_owned(),
             organization: organization.to_owned(),
             endpoint: endpoint.to_owned(),
             attempt: self.number("attempts").unwrap_or(0),
             status: self.attempted().then(|| self.number("lastStatus")).flatten(),
             reason: self.reason(state),
-            webhook_id: event.to_owned(),
+            webhook_id: delivery.event.to_owned(),
             state: state.to_owned(),
         })
     }
@@ -159,8 +166,8 @@ impl<'a> Seen<'a> {
 
     /// Whether an attempt has just ended.
     fn attempted(&self) -> bool {
-        let told = self.updated.or(self.full);
-        told.is_some_and(|told| told.get_datetime("lastAttemptAt").is_ok())
+        let fields = self.updated.or(self.full);
+        fields.is_some_and(|fields| fields.get_datetime("lastAttemptAt").is_ok())
     }
 
     /// The results that were written, by their places.
@@ -186,12 +193,15 @@ impl<'a> Seen<'a> {
         written
     }
 
-    /// Event and type of each delivery.
-    fn deliveries(&self) -> Vec<(&'a str, &'a str)> {
+    /// The event of each delivery; an empty one where it can't be read.
+    fn deliveries(&self) -> Vec<EventOf<'a>> {
         let deliveries = self.full.and_then(|full| full.get_array("deliveries").ok());
         let read = |delivery: RawBsonRef<'a>| {
             let delivery = delivery.as_document()?;
-            Some((delivery.get_str("event").ok()?, delivery.get_str("type").ok()?))
+            Some(EventOf {
+                event: delivery.get_str("event").ok()?,
+                event_type: delivery.get_str("type").ok()?,
+            })
         };
         let deliveries = deliveries.into_iter().flatten().flatten();
         deliveries.map(|delivery| read(delivery).unwrap_or_default()).collect()

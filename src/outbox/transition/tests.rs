@@ -1,4 +1,4 @@
-//! The rules for attempts that docs/receivers.md tells, a row for each.
+//! The rules for attempts in docs/receivers.md, one by one.
 
 use super::*;
 const NOW: i64 = 1_000_000_000;

@@ -9,7 +9,7 @@ use bson::{Bson, RawBson, RawBsonRef, RawDocument};
 
 use crate::model::{id_part, key_part};
 
-/// Of an `_id` that is a string, in characters, where it is shown.
+/// This many characters are shown of an `_id` that is a string.
 const SHOWN: usize = 60;
 
 /// The `_id` of a document.

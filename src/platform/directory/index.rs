@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::slot::{Claim, DELETED, Effect, Kind, MISSING, Slot, Standing};
-use super::{DocumentId, Found};
+use super::claims::{Claim, Claims, DELETED, Effect, Kind, MISSING, Standing};
+use super::{DocumentId, EndpointCounts, Found};
 use crate::model::{EndpointKey, EventType};
 use crate::platform::member_config::{Entry, MemberConfig};
 
@@ -22,14 +22,15 @@ const KEPT: usize = 1000;
 pub(super) struct Index {
     organizations: HashMap<String, Organization>,
     /// The organization of each document that is there.
-    homes: HashMap<DocumentId, String>,
-    slots: HashMap<EndpointKey, Slot>,
+    organization_of: HashMap<DocumentId, String>,
+    endpoints: HashMap<EndpointKey, Claims>,
     /// Organizations without any document, since when that is known.
     absent: HashMap<String, Instant>,
     /// What was found missing, the earliest first; may have come back since.
     missing: VecDeque<Missing>,
-    /// Endpoints by [`Kind`]; that can't be named.
+    /// Endpoints by [`Kind`].
     counts: [usize; 3],
+    /// Endpoints that can't be named.
     nameless: usize,
     /// Whether anything has changed since [`Index::changed`] was asked.
     changed: bool,
@@ -43,14 +44,14 @@ struct Organization {
     present: usize,
     /// Those that may have more endpoints than were read, and why.
     incomplete: BTreeMap<DocumentId, Arc<str>>,
-    /// Who wants events, by their place in [`EventType::ALL`].
+    /// The endpoints that want events, by the index of the type in [`EventType::ALL`].
     wanting: [BTreeSet<EndpointKey>; EventType::ALL.len()],
 }
 
 #[derive(Debug)]
 struct Known {
     config: Arc<MemberConfig>,
-    /// Of what it said before: what it may still say.
+    /// Endpoints that it had before and may still have.
     kept: Vec<Arc<Entry>>,
     missing_since: Option<Instant>,
 }
@@ -61,6 +62,13 @@ struct Missing {
     organization: String,
     /// `None`: there never was one.
     document: Option<DocumentId>,
+}
+
+/// A document that is not there any more.
+pub(super) struct LostDocument {
+    pub(super) organization: String,
+    /// How many it had.
+    pub(super) endpoints: usize,
 }
 
 /// Endpoints that two documents have.
@@ -75,9 +83,9 @@ pub(super) struct Doubles {
 }
 
 impl Index {
-    /// What is known of the endpoint. `None`: nothing of its organization; to be noted by [`Index::miss`].
+    /// What is known of the endpoint. `None`: nothing is known of its organization, and [`Index::miss`] must be called.
     pub(super) fn find(&self, key: &EndpointKey, now: Instant) -> Option<Found> {
-        if let Some(found) = self.slots.get(key).and_then(Slot::found) {
+        if let Some(found) = self.endpoints.get(key).and_then(Claims::found) {
             return Some(found);
         }
         let out_of_service = |reason: &str| Some(Found::OutOfService { reason: reason.into() });
@@ -104,19 +112,19 @@ impl Index {
     }
 
     pub(super) fn wanting(&self, organization: &str, event_type: EventType) -> impl Iterator<Item = &EndpointKey> {
-        let place = EventType::ALL.iter().position(|known| *known == event_type);
-        let wanting = self.organizations.get(organization).zip(place);
+        let index = EventType::ALL.iter().position(|known| *known == event_type);
+        let wanting = self.organizations.get(organization).zip(index);
         wanting
             .into_iter()
-            .flat_map(|(organization, place)| &organization.wanting[place])
+            .flat_map(|(organization, index)| &organization.wanting[index])
     }
 
-    pub(super) fn slot(&self, key: &EndpointKey) -> Option<&Slot> {
-        self.slots.get(key)
+    pub(super) fn claims(&self, key: &EndpointKey) -> Option<&Claims> {
+        self.endpoints.get(key)
     }
 
-    pub(super) fn slots(&self) -> impl Iterator<Item = (&EndpointKey, &Slot)> {
-        self.slots.iter()
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = (&EndpointKey, &Claims)> {
+        self.endpoints.iter()
     }
 
     /// Whether a document of the organization is there.
@@ -134,19 +142,22 @@ impl Index {
 
     /// All documents that are there.
     pub(super) fn documents(&self) -> Vec<DocumentId> {
-        self.homes.keys().cloned().collect()
+        self.organization_of.keys().cloned().collect()
     }
 
     /// What the document said when it was last read.
     pub(super) fn saying(&self, id: &DocumentId) -> Option<Arc<MemberConfig>> {
-        let organization = self.organizations.get(self.homes.get(id)?)?;
+        let organization = self.organizations.get(self.organization_of.get(id)?)?;
         organization.documents.get(id).map(|known| Arc::clone(&known.config))
     }
 
-    /// Endpoints that are served, off and out of service.
-    pub(super) fn count(&self) -> (usize, usize, usize) {
+    pub(super) fn count(&self) -> EndpointCounts {
         let [served, off, out_of_service] = self.counts;
-        (served, off, out_of_service + self.nameless)
+        EndpointCounts {
+            served,
+            off,
+            out_of_service: out_of_service + self.nameless,
+        }
     }
 
     /// Whether anything has changed since this was last asked.
@@ -154,16 +165,20 @@ impl Index {
         std::mem::take(&mut self.changed)
     }
 
-    /// Replaces what one document says. One that no longer says whose it is stays what it was: nothing is cancelled for that.
+    /// Replaces what one document says. One that no longer names its organization keeps the one it had: nothing is cancelled for that.
     pub(super) fn put(&mut self, id: &DocumentId, config: MemberConfig, now: Instant) -> Vec<Doubles> {
-        let home = self.homes.get(id).cloned();
-        let organization = config.organization.clone().or_else(|| home.clone()).unwrap_or_default();
-        if home.is_some_and(|home| home != organization) {
+        let recorded = self.organization_of.get(id).cloned();
+        let organization = config
+            .organization
+            .clone()
+            .or_else(|| recorded.clone())
+            .unwrap_or_default();
+        if recorded.is_some_and(|recorded| recorded != organization) {
             self.remove(id, now);
         }
         let before = self.forget(&organization, id);
-        let told = before.as_ref().filter(|before| before.missing_since.is_none());
-        self.changed |= told.is_none_or(|before| before.config.incomplete != config.incomplete);
+        let present = before.as_ref().filter(|before| before.missing_since.is_none());
+        self.changed |= present.is_none_or(|before| before.config.incomplete != config.incomplete);
         let config = Arc::new(config);
         let kept = before
             .as_ref()
@@ -191,11 +206,11 @@ impl Index {
         grouped(id, doubles)
     }
 
-    /// One document is not there any more. Returns its organization and how many endpoints it had, if it was there.
-    pub(super) fn remove(&mut self, id: &DocumentId, now: Instant) -> Option<(String, usize)> {
-        let organization = self.homes.get(id)?.clone();
+    /// One document is not there any more. Returns what it was, if it was there.
+    pub(super) fn remove(&mut self, id: &DocumentId, now: Instant) -> Option<LostDocument> {
+        let organization = self.organization_of.get(id)?.clone();
         let mut known = self.forget(&organization, id)?;
-        let count = known.entries().count();
+        let endpoints = known.entries().count();
         for entry in known.entries() {
             self.claim_as(Standing::Missing, id, entry);
         }
@@ -203,7 +218,10 @@ impl Index {
         self.changed = true;
         self.remember(organization.clone(), id, known);
         self.note_missing(now, &organization, Some(id.clone()));
-        Some((organization, count))
+        Some(LostDocument {
+            organization,
+            endpoints,
+        })
     }
 
     /// When [`Index::expire`] has something to do.
@@ -253,39 +271,42 @@ impl Index {
         });
     }
 
-    /// Takes a document out, but for its claims.
+    /// Removes a document, but not its claims.
     fn forget(&mut self, organization: &str, id: &DocumentId) -> Option<Known> {
-        let home = self.organizations.get_mut(organization)?;
-        let known = home.documents.remove(id)?;
-        home.incomplete.remove(id);
+        let entry = self.organizations.get_mut(organization)?;
+        let known = entry.documents.remove(id)?;
+        entry.incomplete.remove(id);
         if known.missing_since.is_none() {
-            home.present -= 1;
-            self.homes.remove(id);
+            entry.present -= 1;
+            self.organization_of.remove(id);
             self.nameless -= known.nameless();
         }
         Some(known)
     }
 
-    /// Puts it back, but for its claims.
+    /// Adds a document, but not its claims.
     fn remember(&mut self, organization: String, id: &DocumentId, known: Known) {
         self.absent.remove(&organization);
-        let home = self.organizations.entry(organization.clone()).or_default();
+        let entry = self.organizations.entry(organization.clone()).or_default();
         if let Some(reason) = &known.config.incomplete {
-            home.incomplete.insert(id.clone(), Arc::clone(reason));
+            entry.incomplete.insert(id.clone(), Arc::clone(reason));
         }
         if known.missing_since.is_none() {
-            home.present += 1;
-            self.homes.insert(id.clone(), organization);
+            entry.present += 1;
+            self.organization_of.insert(id.clone(), organization);
             self.nameless += known.nameless();
         }
-        home.documents.insert(id.clone(), known);
+        entry.documents.insert(id.clone(), known);
     }
 
-    /// The document has the endpoint. Returns another one that has it too, if that is news.
+    /// The document has the endpoint. Returns another one that has it, too, if that was not known.
     fn read(&mut self, id: &DocumentId, entry: &Arc<Entry>) -> Option<(EndpointKey, DocumentId)> {
-        let is_new = self.slots.get(&entry.key).is_none_or(|slot| !slot.is_read_from(id));
+        let is_new = self
+            .endpoints
+            .get(&entry.key)
+            .is_none_or(|claims| !claims.is_read_from(id));
         self.claim_as(Standing::Read, id, entry);
-        let rival = self.slots.get(&entry.key)?.rival(id)?;
+        let rival = self.endpoints.get(&entry.key)?.rival(id)?;
         is_new.then(|| (entry.key.clone(), rival.clone()))
     }
 
@@ -299,12 +320,12 @@ impl Index {
     }
 
     fn claim(&mut self, key: &EndpointKey, id: &DocumentId, claim: Option<Claim>) {
-        let slot = self.slots.entry(key.clone()).or_default();
-        let before = slot.effect();
-        slot.claim(id, claim);
-        let after = slot.effect();
+        let claims = self.endpoints.entry(key.clone()).or_default();
+        let before = claims.effect();
+        claims.claim(id, claim);
+        let after = claims.effect();
         if after.is_none() {
-            self.slots.remove(key);
+            self.endpoints.remove(key);
         }
         if before == after {
             return;
@@ -315,16 +336,16 @@ impl Index {
     }
 
     fn count_effects(&mut self, before: Option<&Effect>, after: Option<&Effect>) {
-        let place = |effect: &Effect| match effect.kind {
+        let index = |effect: &Effect| match effect.kind {
             Kind::Served => 0,
             Kind::Off => 1,
             Kind::OutOfService => 2,
         };
         if let Some(before) = before {
-            self.counts[place(before)] -= 1;
+            self.counts[index(before)] -= 1;
         }
         if let Some(after) = after {
-            self.counts[place(after)] += 1;
+            self.counts[index(after)] += 1;
         }
     }
 
@@ -346,7 +367,7 @@ impl Known {
         self.config.entries.iter().chain(&self.kept)
     }
 
-    /// What can't be named; as many endpoints at least are out of service.
+    /// How many endpoints can't be named: they are out of service.
     fn nameless(&self) -> usize {
         let refused = self.config.refused.iter();
         refused.filter(|refused| refused.key.is_none()).count()
@@ -363,7 +384,7 @@ impl Known {
     }
 }
 
-/// By the other document.
+/// Grouped by the other document.
 fn grouped(id: &DocumentId, doubles: Vec<(EndpointKey, DocumentId)>) -> Vec<Doubles> {
     let mut groups: BTreeMap<DocumentId, (EndpointKey, usize)> = BTreeMap::new();
     for (endpoint, rival) in doubles {

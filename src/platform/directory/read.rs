@@ -1,4 +1,4 @@
-//! Reading documents, and telling what is wrong with them.
+//! Reading documents, and logging what is wrong with them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use futures_util::TryStreamExt;
 use mongodb::options::{ReadPreference, SelectionCriteria};
 use tracing::{debug, warn};
 
+use super::index::LostDocument;
 use super::{DocumentId, Refresh};
 use crate::model::id_part;
 use crate::platform::member_config::{EndpointPolicy, MemberConfig, parse};
@@ -17,7 +18,7 @@ use crate::store::Result;
 /// Documents in one reply: by default MongoDB fills it with 16 MB.
 const BATCH: u32 = 500;
 
-/// A document of more bytes is judged where it holds up nobody else.
+/// A document of more bytes is judged on a thread of its own.
 const LARGE: usize = 64 << 10;
 
 impl Refresh {
@@ -61,7 +62,11 @@ impl Refresh {
         let found = self.read(doc! { "_id": { "$in": values } }).await?;
         let there: HashSet<_> = found.iter().map(|(id, _)| id.clone()).collect();
         for id in ids.iter().filter(|id| !there.contains(id)) {
-            if let Some((organization, endpoints)) = self.directory.remove(id).filter(|(_, count)| *count > 0) {
+            if let Some(lost) = self.directory.remove(id).filter(|lost| lost.endpoints > 0) {
+                let LostDocument {
+                    organization,
+                    endpoints,
+                } = lost;
                 warn!(
                     organization, endpoints, document = %id,
                     "the organization's configuration document is missing: its endpoints are out of service, and count as deleted after 10 minutes"
@@ -111,9 +116,9 @@ impl Refresh {
     fn warn(&self, id: &DocumentId, config: &MemberConfig) {
         let known = self.directory.index().saying(id).unwrap_or_default();
         let organization = config.organization.as_deref().unwrap_or("(unknown)");
-        let told: HashSet<_> = known.refused.iter().map(|refused| refused.identity()).collect();
+        let logged: HashSet<_> = known.refused.iter().map(|refused| refused.identity()).collect();
         for refused in &config.refused {
-            if told.contains(&refused.identity()) {
+            if logged.contains(&refused.identity()) {
                 continue;
             }
             let reason = &refused.reason;
@@ -130,8 +135,8 @@ impl Refresh {
                 "an endpoint is out of service until its configuration is corrected; the others go on"
             );
         }
-        let told: HashSet<_> = known.warnings.iter().collect();
-        for warning in config.warnings.iter().filter(|warning| !told.contains(warning)) {
+        let logged: HashSet<_> = known.warnings.iter().collect();
+        for warning in config.warnings.iter().filter(|warning| !logged.contains(warning)) {
             let endpoint = warning.key.endpoint();
             warn!(organization, endpoint, reason = %warning.reason, "an endpoint is not served quite as it is configured");
         }

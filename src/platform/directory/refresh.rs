@@ -8,26 +8,26 @@ use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use tokio_util::sync::CancellationToken;
 
-use super::walks::Walks;
+use super::full_reads::FullReads;
 use super::{Directory, DocumentId};
 use crate::model::Reloadable;
 use crate::platform::member_config::EndpointPolicy;
 use crate::store::{Backoff, Error, Kind, Result, Stopped, Store, loses_token};
 
-/// How often the change stream is looked at, so how late a change takes effect. A look that waits for changes would be woken by each
-/// write to the server, whatever its collection: measured on a mongod 6.0.5, 45 µs of CPU for a delivery instead of 5.
+/// How often the change stream is read, so how late a change takes effect. MongoDB wakes up a read that waits for changes at each write to
+/// any collection: measured on a mongod 6.0.5, that costs 45 µs of CPU per delivery instead of 5.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long the server waits for a change before it says that there is none: not at all, as near as can be.
+/// How long the server waits for a change before it says that there is none: the shortest time that it takes.
 const WAIT: Duration = Duration::from_millis(1);
 
 /// Documents that are read at once.
-const GROUP: usize = 100;
+const AT_ONCE: usize = 100;
 
 /// Keeps a [`Directory`] fresh.
 #[derive(Clone)]
 pub struct Refresh {
-    /// Holds the platform's collections and ours.
+    /// Where the documents are.
     pub store: Store,
     /// What is kept fresh.
     pub directory: Directory,
@@ -42,9 +42,9 @@ struct Position {
     token: Option<ResumeToken>,
     /// Documents that have changed since they were last read.
     stale: HashSet<DocumentId>,
-    /// By what the directory's endpoints were judged.
+    /// The policy by which the directory's endpoints were judged.
     policy: Option<EndpointPolicy>,
-    walks: Walks,
+    full_reads: FullReads,
 }
 
 /// Why a stream is followed no longer.
@@ -56,7 +56,7 @@ enum Ending {
 }
 
 impl Refresh {
-    /// Reads all. Must have succeeded before the first event is looked for: who is not in the directory gets nothing.
+    /// Reads all. Must have succeeded before the first scan: an endpoint that is not in the directory gets nothing.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon stops first.
@@ -64,7 +64,7 @@ impl Refresh {
         self.store.persist("read the endpoints", || self.read_all()).await
     }
 
-    /// Reads all, for who does not wait for MongoDB.
+    /// Reads all once, without waiting for a MongoDB that is unavailable.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
@@ -72,27 +72,28 @@ impl Refresh {
         self.read_all().await
     }
 
-    /// Follows changes until `stop`. `beat` is called whenever something was tried.
+    /// Follows changes until `stop`. `progress` is called in every round, whether it succeeds or fails.
     ///
     /// # Errors
-    /// None; it ends as tasks end that may be stopped.
-    pub async fn run(self, stop: CancellationToken, beat: impl Fn()) -> std::result::Result<(), Stopped> {
+    /// None. The type is that of the other tasks.
+    pub async fn run(self, stop: CancellationToken, progress: impl Fn()) -> std::result::Result<(), Stopped> {
         let mut position = Position::default();
-        let (mut backoff, mut tries) = (Backoff::default(), self.store.outage().tries());
+        let mut backoff = Backoff::default();
+        let mut reporter = self.store.outage().reporter();
         while !stop.is_cancelled() {
-            beat();
+            progress();
             let began = Instant::now();
-            let moved = || {
-                beat();
+            let applied = || {
+                progress();
                 backoff = Backoff::default();
-                tries.succeeded();
+                reporter.succeeded();
                 self.directory.0.freshness.follows();
             };
-            match self.follow(&mut position, &stop, moved).await {
+            match self.follow(&mut position, &stop, applied).await {
                 Ok(Ending::Stopped) => return Ok(()),
                 Ok(Ending::Afresh) => position.token = None,
                 Err(error) => {
-                    tries.failed("follow the endpoints' changes", &error, began);
+                    reporter.failed("follow the endpoints' changes", &error, began);
                     self.wait_after(&error, &mut backoff, &stop).await;
                 }
             }
@@ -114,15 +115,15 @@ impl Refresh {
         }
     }
 
-    /// Follows one stream. `moved` is called whenever all that it told of is in effect.
+    /// Follows one stream. `applied` is called whenever all changes that it yielded are in effect.
     async fn follow(
         &self,
         position: &mut Position,
         stop: &CancellationToken,
-        mut moved: impl FnMut(),
+        mut applied: impl FnMut(),
     ) -> Result<Ending> {
         if position.token.is_none() {
-            let next = position.walks.next(tokio::time::Instant::now());
+            let next = position.full_reads.next(tokio::time::Instant::now());
             stop.run_until_cancelled(tokio::time::sleep_until(next)).await;
         }
         if stop.is_cancelled() {
@@ -132,7 +133,7 @@ impl Refresh {
         // Read after the stream was opened: no change falls in between. Where MongoDB refuses the stream, this is how changes
         // take effect.
         if position.token.is_none() && stream.as_ref().err().is_none_or(is_refused) {
-            self.walk(position).await?;
+            self.read_all_at(position).await?;
         }
         position.check(&stream);
         let mut stream = stream?;
@@ -149,7 +150,7 @@ impl Refresh {
                 self.reread(&stale).await?;
                 position.stale.clear();
             }
-            moved();
+            applied();
             if is_over {
                 return Ok(Ending::Afresh);
             }
@@ -160,8 +161,8 @@ impl Refresh {
         Ok(Ending::Stopped)
     }
 
-    async fn walk(&self, position: &mut Position) -> Result<()> {
-        position.walks.began(tokio::time::Instant::now());
+    async fn read_all_at(&self, position: &mut Position) -> Result<()> {
+        position.full_reads.began(tokio::time::Instant::now());
         let policy = *self.policy.get();
         self.read_all().await?;
         position.policy = Some(policy);
@@ -183,9 +184,9 @@ impl Refresh {
 }
 
 impl Position {
-    /// Notes what has changed. `true`: the stream is over.
+    /// Collects the ids of what has changed. `true`: the stream is over.
     async fn collect(&mut self, stream: &mut ChangeStream<RawDocumentBuf>) -> Result<bool> {
-        while self.stale.len() < GROUP {
+        while self.stale.len() < AT_ONCE {
             let change = stream.next_if_any().await;
             let change = change.map_err(Error::from);
             self.check(&change);
@@ -202,7 +203,7 @@ impl Position {
                 None if !stream.is_alive() => return Ok(true),
                 None => {}
             }
-            // After the change was noted: the stream would not tell of it again.
+            // After the id was collected: the stream would not yield the change again.
             self.token = stream.resume_token().or(self.token.take());
             if change.is_none() {
                 break;

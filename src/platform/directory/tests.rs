@@ -23,6 +23,14 @@ fn id(n: u8) -> ObjectId {
     ObjectId::from_bytes([n; 12])
 }
 
+fn counts(served: usize, off: usize, out_of_service: usize) -> EndpointCounts {
+    EndpointCounts {
+        served,
+        off,
+        out_of_service,
+    }
+}
+
 /// An endpoint that wants expiries.
 fn endpoint(n: u8) -> Document {
     doc! { "_id": id(n), "name": format!("Hub {n}"), "url": format!("https://hub.example/{n}"), "eventTypes": ["certificate_expired"] }
@@ -174,20 +182,20 @@ fn endpoints_are_counted_by_what_becomes_of_them() {
         &document(1),
         endpoints([endpoint(1), with(2, "enabled", false), with(3, "url", ""), doc! {}]),
     );
-    assert_eq!(directory.count(), (1, 1, 2));
+    assert_eq!(directory.count(), counts(1, 1, 2));
     directory.put(&document(2), endpoints([endpoint(4), endpoint(1)]));
-    assert_eq!(directory.count(), (2, 1, 2), "the double counts once");
+    assert_eq!(directory.count(), counts(2, 1, 2), "the double counts once");
     assert_eq!(directory.keys(), [key(1), key(2), key(3), key(4)]);
     assert_eq!(directory.endpoints().len(), 3);
     directory.put(&document(1), settings(5));
     assert_eq!(
         directory.count(),
-        (2, 1, 2),
+        counts(2, 1, 2),
         "1 and 4 are served, 3 and the settings are not"
     );
     directory.put(&document(1), endpoints([]));
     directory.put(&document(2), endpoints([]));
-    assert_eq!(directory.count(), (0, 0, 0));
+    assert_eq!(directory.count(), counts(0, 0, 0));
     assert!(directory.keys().is_empty());
 }
 

@@ -10,7 +10,7 @@ pub(super) fn append_date(millis: i64, out: &mut Vec<u8>) {
     if millis.unsigned_abs() > MAX_MILLIS {
         return out.extend_from_slice(b"null");
     }
-    let (year, month, day) = civil_from_days(millis.div_euclid(DAY_MILLIS));
+    let Civil { year, month, day } = civil_from_days(millis.div_euclid(DAY_MILLIS));
     let time = millis.rem_euclid(DAY_MILLIS);
     out.push(b'"');
     append_year(year, out);
@@ -43,11 +43,17 @@ fn append_digits(value: i64, width: u32, out: &mut Vec<u8>) {
     }
 }
 
-/// Year, month and day of a day counted from 1970-01-01 in the proleptic Gregorian calendar.
+struct Civil {
+    year: i64,
+    month: i64,
+    day: i64,
+}
+
+/// The date of a day counted from 1970-01-01 in the proleptic Gregorian calendar.
 ///
 /// Howard Hinnant, "chrono-compatible low-level date algorithms", `civil_from_days`: years begin in March there, so that
 /// the leap day is the last. No date library of ours reaches JavaScript's year 275760.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
+fn civil_from_days(days: i64) -> Civil {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
@@ -61,5 +67,5 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
         march_month - 9
     };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, month, day)
+    Civil { year, month, day }
 }

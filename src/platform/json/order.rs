@@ -12,14 +12,13 @@ const FEW: usize = 32;
 
 /// One property of an object that is being written.
 pub(super) struct Property<'doc> {
-    /// Its key.
     pub(super) key: &'doc str,
     /// Where its `"key":value,` begins in the output; it ends where the next begins. Empty for `undefined`.
     pub(super) start: usize,
 }
 
-/// Brings the properties just written of `document` (all that stands in `out` from the first one's start) into the order,
-/// and down to the selection, that the driver's JavaScript object has. Nearly always nothing is to be done.
+/// Brings the properties just written of `document` (all of `out` from the first one's start) into the order, and down to the
+/// selection, that the driver's JavaScript object has. Nearly always they are in it already.
 pub(super) fn as_javascript(document: &RawDocument, properties: &[Property<'_>], out: &mut Vec<u8>) {
     let Some(first) = properties.first() else { return };
     if !is_as_written(properties) {
@@ -46,9 +45,9 @@ fn has_repeated_key(properties: &[Property<'_>]) -> bool {
 /// Appends the properties in JavaScript's order; `written` holds them in the document's.
 fn rewrite(document: &RawDocument, properties: &[Property<'_>], written: &[u8], out: &mut Vec<u8>) {
     let reference = DbRef::of(document);
-    let mut slots = last_values(properties, written.len());
-    slots.sort_by_key(|(key, _)| rank(key, reference.is_some()));
-    for (key, range) in slots {
+    let mut values = last_values(properties, written.len());
+    values.sort_by_key(|(key, _)| rank(key, reference.is_some()));
+    for (key, range) in values {
         match (&reference, key) {
             (Some(reference), "$ref") => append_member(key, reference.collection, out),
             // `$db` is written below; `__proto__` gets lost where the driver copies a DBRef's fields.
@@ -67,21 +66,21 @@ fn append_member(key: &str, text: &str, out: &mut Vec<u8>) {
     out.push(b',');
 }
 
-/// Each key once, at its first place, with the range of its last value in what was written.
+/// Each key once, in the order of first appearance, with the range of its last value in what was written.
 fn last_values<'doc>(properties: &[Property<'doc>], written: usize) -> Vec<(&'doc str, Range<usize>)> {
     let base = properties[0].start;
     let ends = properties.iter().skip(1).map(|next| next.start - base).chain([written]);
-    let mut places: HashMap<&str, usize> = HashMap::with_capacity(properties.len());
-    let mut slots: Vec<(&str, Range<usize>)> = Vec::with_capacity(properties.len());
+    let mut indexes: HashMap<&str, usize> = HashMap::with_capacity(properties.len());
+    let mut values: Vec<(&str, Range<usize>)> = Vec::with_capacity(properties.len());
     for (property, end) in properties.iter().zip(ends) {
         let range = property.start - base..end;
-        let place = *places.entry(property.key).or_insert(slots.len());
-        match slots.get_mut(place) {
-            Some(slot) => slot.1 = range,
-            None => slots.push((property.key, range)),
+        let index = *indexes.entry(property.key).or_insert(values.len());
+        match values.get_mut(index) {
+            Some((_, last)) => *last = range,
+            None => values.push((property.key, range)),
         }
     }
-    slots
+    values
 }
 
 /// Sorts integer keys to the front by their number, and a DBRef's own fields before its others. The sort is stable.

@@ -149,7 +149,7 @@ fn in_document(document: RawDocumentBuf) -> RawDocumentBuf {
     rawdoc! { "a": document }
 }
 
-/// A document stands for an array: BSON gives both the same bytes.
+/// A document is used for an array: BSON gives both the same bytes.
 fn in_array(document: RawDocumentBuf) -> RawDocumentBuf {
     let mut bytes = vec![4, b'0', 0];
     bytes.extend_from_slice(document.as_bytes());

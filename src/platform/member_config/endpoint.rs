@@ -13,7 +13,7 @@ use super::{EndpointPolicy, Entry, EntryState, address, auth, event_types, heade
 use crate::model::EndpointKey;
 use crate::platform::Endpoint;
 
-/// All that is read of an endpoint; each counts for [`Entry::fingerprint`].
+/// All fields that are read of an endpoint; each counts for [`Entry::fingerprint`].
 pub(super) const FIELDS: [&str; 11] = [
     "_id",
     "name",
@@ -32,7 +32,7 @@ const DEFAULT_TIMEOUT_MS: f64 = 5000.0;
 const MIN_TIMEOUT_MS: f64 = 1000.0;
 const MAX_TIMEOUT_MS: f64 = 30_000.0;
 
-/// Of an endpoint's name, in characters.
+/// In characters.
 const MAX_NAME: usize = 200;
 
 const MAX_SECRETS: usize = 10;

@@ -8,7 +8,7 @@ use crate::model::EventType;
 /// Unknown types that are named, per endpoint.
 const NAMED: usize = 10;
 
-/// Of an unknown type's name, in characters.
+/// This many characters are shown of an unknown type's name.
 const SHOWN: usize = 60;
 
 /// The known types among `eventTypes`, each once; case and blanks at the ends don't matter. `changes` names the unknown ones.
@@ -19,7 +19,8 @@ pub(super) fn read(endpoint: &Fields<'_>, changes: &mut Vec<String>) -> Result<V
     let names = value
         .as_array()
         .ok_or_else(|| wrong_type("eventTypes", value, "an array of strings"))?;
-    let (mut types, mut unknown) = (Vec::new(), Unknown::default());
+    let mut types = Vec::new();
+    let mut unknown = Unknown::default();
     for name in names {
         let name = name.map_err(|_| "`eventTypes` is not valid BSON")?;
         let Some(text) = name.as_str() else {
@@ -36,11 +37,11 @@ pub(super) fn read(endpoint: &Fields<'_>, changes: &mut Vec<String>) -> Result<V
             None => unknown.add(text),
         }
     }
-    unknown.tell(changes);
+    unknown.add_to(changes);
     Ok(types)
 }
 
-/// Each unknown type once, as far as anybody wants to read them: there may be a million.
+/// Each unknown type once, the first [`NAMED`] of them: there may be a million.
 #[derive(Default)]
 struct Unknown {
     names: Vec<String>,
@@ -63,7 +64,7 @@ impl Unknown {
         }
     }
 
-    fn tell(self, changes: &mut Vec<String>) {
+    fn add_to(self, changes: &mut Vec<String>) {
         let named = self.names.iter().map(|name| describe(name));
         let no_string = |kind: &&str| format!("an entry is {kind}, expected a string");
         let no_strings = self.no_strings.iter().map(no_string);

@@ -14,7 +14,7 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Of a repeated field the last counts, as in the Node driver.
+    /// If a field is repeated, the last one counts, as in the Node driver.
     pub(super) fn read(document: &'a RawDocument, names: &[&'static str]) -> Self {
         let mut fields = Self {
             found: names.iter().map(|name| (*name, None)).collect(),

@@ -8,7 +8,7 @@ use crate::platform::is_reserved;
 
 const MAX_COUNT: usize = 64;
 
-/// Of names and values together, in bytes.
+/// Names and values together, in bytes.
 const MAX_BYTES: usize = 16 << 10;
 
 /// The headers, their values marked sensitive. Reserved ones are left out, and `changes` says so.

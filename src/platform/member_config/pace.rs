@@ -1,4 +1,4 @@
-//! How fast an endpoint wants to be sent to. What makes no sense is no reason to stop sending: the default is used, and told.
+//! How fast an endpoint wants to be sent to. What makes no sense is no reason to stop sending: the default is used, and logged.
 
 use bson::RawBsonRef;
 

@@ -20,16 +20,16 @@ pub struct Received {
     pub at: DateTime,
     /// The same, to measure durations with.
     pub instant: Instant,
-    /// Where it came from: the port tells the connection, and so the process.
+    /// Where it came from: the port identifies the connection, and so the process.
     pub peer: SocketAddr,
-    /// The path, which tells the endpoint.
+    /// The path, which identifies the endpoint.
     pub path: String,
     /// All headers.
     pub headers: HeaderMap,
     /// The body, byte for byte.
     pub body: Bytes,
-    /// The status that it gets, perhaps later; `None`: never.
-    pub answer: Option<StatusCode>,
+    /// The status of its response, which may be sent later; `None`: never.
+    pub status: Option<StatusCode>,
     /// When it ended.
     pub end: End,
 }
@@ -53,7 +53,7 @@ impl End {
         let _ = self.0.set(Ended { at, broken_off });
     }
 
-    /// The end; `None` while the request is being answered.
+    /// The end; `None` while the request is open.
     pub fn get(&self) -> Option<Ended> {
         self.0.get().copied()
     }
@@ -93,7 +93,7 @@ impl Log {
         }
     }
 
-    pub(super) fn note(&self, request: impl FnOnce() -> Received) {
+    pub(super) fn add(&self, request: impl FnOnce() -> Received) {
         if let Some(requests) = &self.requests {
             requests.lock().push(request());
         }

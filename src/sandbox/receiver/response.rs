@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 /// One response: a status, after a delay, with headers and a body; or silence.
 #[derive(Clone, Debug)]
 pub struct Response {
-    /// `None`: the request is read and never answered.
+    /// `None`: the request is read, and there is never a response.
     status: Option<StatusCode>,
     delay: Duration,
     headers: HeaderMap,
@@ -43,9 +43,9 @@ impl Response {
 
     /// The script of an endpoint that fails `times` times and then recovers.
     pub fn failing(times: usize, status: StatusCode) -> Vec<Self> {
-        let mut answers = vec![Self::status(status); times];
-        answers.push(Self::ok());
-        answers
+        let mut responses = vec![Self::status(status); times];
+        responses.push(Self::ok());
+        responses
     }
 
     /// The same, after a delay.
@@ -67,7 +67,7 @@ impl Response {
         Self { body, ..self }
     }
 
-    /// What the sender will be told, if it waits for it.
+    /// The status that the sender gets, if it waits for it.
     pub(super) fn planned_status(&self) -> Option<StatusCode> {
         self.status
     }

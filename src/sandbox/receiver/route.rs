@@ -35,16 +35,16 @@ impl Route {
         *self.script.lock() = answers;
     }
 
-    /// The next answer of the script; the last one stays.
-    pub(super) fn next_answer(&self) -> Response {
+    /// The next response of the script; the last one stays.
+    pub(super) fn next_response(&self) -> Response {
         self.count.fetch_add(1, Ordering::Relaxed);
         let mut script = self.script.lock();
-        let answer = if script.len() > 1 {
+        let response = if script.len() > 1 {
             script.pop_front()
         } else {
             script.front().cloned()
         };
-        answer.unwrap_or_else(Response::ok)
+        response.unwrap_or_else(Response::ok)
     }
 
     pub(super) fn count(&self) -> usize {
@@ -66,7 +66,7 @@ impl Route {
     }
 }
 
-/// A request that is being answered.
+/// A request that is open.
 pub(super) struct Present<'a> {
     route: &'a Route,
     pub(super) end: End,

@@ -33,7 +33,7 @@ impl Bulk {
         &self.organizations
     }
 
-    /// What stands in `memberconfigs`: for organization i one endpoint at `url(i)`, subscribed to both event types.
+    /// The documents of `memberconfigs`: for organization i one endpoint at `url(i)`, subscribed to both event types.
     pub fn member_configs(&self, url: impl Fn(usize) -> String) -> Vec<Document> {
         let endpoint = |(i, organization): (usize, &ObjectId)| {
             doc! {

@@ -13,14 +13,15 @@ use super::{Report, Scan};
 use crate::failpoint;
 use crate::model::EventType;
 use crate::outbox::{Appended, NewDelivery, Rejected, Unmarkable};
-use crate::platform::badge_user;
-use crate::source::attempts::Attempts;
+use crate::platform::{Event, badge_user};
 use crate::source::rejections::rejected_of;
+use crate::source::transaction_size::Repetition;
 use crate::store::{self, Kind, Stopped, Transaction, Writer, update_row};
 
-/// What a page is about to write.
-#[derive(Default)]
+/// What is about to be written.
 struct Page {
+    /// What `updatedAt` will be.
+    marked_at: DateTime,
     documents: Vec<RawDocumentBuf>,
     deliveries: Vec<NewDelivery>,
     rejected: Vec<Rejected>,
@@ -28,6 +29,19 @@ struct Page {
     unmarkable: Vec<Unmarkable>,
     /// How many are of organizations that have no configuration document.
     unconfigured: usize,
+}
+
+impl Page {
+    fn new(marked_at: DateTime) -> Self {
+        Self {
+            marked_at,
+            documents: Vec::new(),
+            deliveries: Vec::new(),
+            rejected: Vec::new(),
+            unmarkable: Vec::new(),
+            unconfigured: 0,
+        }
+    }
 }
 
 /// A page that is written.
@@ -38,13 +52,19 @@ struct Written {
     goes_on: bool,
 }
 
-/// Pages that are taken two at a time.
+/// Pages that are scanned two at a time.
 struct Pairs {
-    /// What is read next, and its place in the order.
-    reading: tokio::sync::Mutex<(Query, usize)>,
+    reading: tokio::sync::Mutex<Reading>,
     /// How many pages are announced, or given up.
     announced: watch::Sender<usize>,
     report: parking_lot::Mutex<Report>,
+}
+
+/// What is read next.
+struct Reading {
+    query: Query,
+    /// The number of that page, from 0.
+    turn: usize,
 }
 
 /// Where a page failed.
@@ -55,23 +75,24 @@ enum Failed {
 }
 
 impl Scan {
-    /// Takes the next page of what `query` finds; `false` when nothing is left.
+    /// Reads, appends and marks the next page of what `query` finds; `false` when nothing is left.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon stops first: of the page then all happened or nothing.
-    pub(super) async fn take_page(&self, query: &mut Query, report: &mut Report) -> Result<bool, Stopped> {
+    pub(super) async fn scan_page(&self, query: &mut Query, report: &mut Report) -> Result<bool, Stopped> {
         let most = self.config.get().batch_size as usize;
-        let mut attempts = Attempts::new(&self.store, &self.pace, "take expired certificates");
+        let mut repetition = Repetition::new(&self.store, &self.transaction_size, "take expired certificates");
         loop {
             self.directory.up_to_date(self.stop.cancelled(), || ()).await?;
-            let (size, budget) = (attempts.share_of(most), attempts.budget());
-            match self.try_page(query, size, budget).await {
+            let size = self.transaction_size.share_of(most);
+            let budget = self.transaction_size.budget();
+            match self.write_page(query, size, budget).await {
                 Ok(None) => {
-                    attempts.succeeded();
+                    repetition.succeeded();
                     return Ok(false);
                 }
                 Ok(Some(written)) => {
-                    attempts.succeeded();
+                    repetition.succeeded();
                     failpoint::reach("page-committed");
                     if !written.goes_on
                         && let Some(last) = written.page.documents.last()
@@ -82,18 +103,18 @@ impl Scan {
                     return Ok(true);
                 }
                 Err(Failed::Mark(error, page)) if error.kind() == Kind::Refused => {
-                    self.find_unmarkable(&page, &error, &mut attempts).await?;
+                    self.suspect_unmarkable(&page, &error, &mut repetition).await?;
                 }
                 Err(Failed::Append(error, page)) if error.kind() == Kind::Refused && page.documents.len() == 1 => {
-                    if attempts.is_refusal_its_own(&error).await? {
-                        self.unstorable.note(&page.documents[0], &error);
+                    if repetition.is_refusal_its_own(&error).await? {
+                        self.unstorable.remember(&page.documents[0], &error);
                     }
                 }
                 Err(Failed::Append(error, _) | Failed::Mark(error, _) | Failed::Elsewhere(error)) => {
-                    attempts.failed(&error).await?;
+                    repetition.failed(&error).await?;
                     if error.lacks_index() {
                         let create = self.config.get().ensure_indexes;
-                        query.find_index_again(&self.store, create).await;
+                        query.read_index_again(&self.store, create).await;
                     }
                 }
             }
@@ -112,51 +133,52 @@ impl Scan {
         if goes_on {
             return;
         }
-        self.rejections.note(&page.rejected);
-        self.rejections.note_unconfigured(page.unconfigured);
+        self.rejections.report(&page.rejected);
+        self.rejections.count_unconfigured(page.unconfigured);
         report.found += page.documents.len();
         report.rejected += page.rejected.len();
         self.unmarkable.add(page.unmarkable);
     }
 
-    /// Takes pages as long as all goes well, two at a time: one is read while the other is being written, or both are written.
-    /// They are announced in order. What goes wrong is left to [`Scan::take_page`].
-    pub(super) async fn take_pages_in_pairs(&self, query: &Query, report: &mut Report) {
+    /// Scans pages as long as all goes well, two at a time: one is read while the other is being written, or both are written.
+    /// They are announced in order. What goes wrong is left to [`Scan::scan_page`].
+    pub(super) async fn scan_pages_in_pairs(&self, query: &Query, report: &mut Report) {
         let Some(query) = query.for_pairs() else { return };
         let pairs = Pairs {
-            reading: tokio::sync::Mutex::new((query, 0)),
+            reading: tokio::sync::Mutex::new(Reading { query, turn: 0 }),
             announced: watch::Sender::new(0),
             report: parking_lot::Mutex::new(std::mem::take(report)),
         };
         let (one, other) = (Writer::Scan, Writer::ScanSecond);
-        tokio::join!(self.take_pages(one, &pairs), self.take_pages(other, &pairs));
+        tokio::join!(self.scan_pages(one, &pairs), self.scan_pages(other, &pairs));
         *report = pairs.report.into_inner();
     }
 
-    async fn take_pages(&self, writer: Writer, pairs: &Pairs) {
+    async fn scan_pages(&self, writer: Writer, pairs: &Pairs) {
         let most = self.config.get().batch_size as usize;
         while !self.stop.is_cancelled() {
             if self.directory.up_to_date(self.stop.cancelled(), || ()).await.is_err() {
                 return;
             }
-            let (size, budget) = (self.pace.share_of(most), self.pace.budget());
+            let size = self.transaction_size.share_of(most);
+            let budget = self.transaction_size.budget();
             let Ok(mut transaction) = self.store.begin(writer).await else {
                 return;
             };
             let mut reading = pairs.reading.lock().await;
-            let read = self.read(&mut transaction, &reading.0, size, budget).await;
-            let Ok(Some((page, marked_at))) = read else {
+            let read = self.read(&mut transaction, &reading.query, size, budget).await;
+            let Ok(Some(page)) = read else {
                 transaction.abort().await;
                 return;
             };
             if let Some(last) = page.documents.last() {
-                reading.0.advance(last);
+                reading.query.advance(last);
             }
-            let turn = reading.1;
-            reading.1 += 1;
+            let turn = reading.turn;
+            reading.turn += 1;
             drop(reading);
-            let written = self.write_of_pair(transaction, page, budget, marked_at).await;
-            // Fails only once the sender is gone, and that is here.
+            let written = self.write_of_pair(transaction, page, budget).await;
+            // Fails only once the sender is dropped, and that is here.
             let _ = pairs
                 .announced
                 .subscribe()
@@ -173,14 +195,8 @@ impl Scan {
         }
     }
 
-    async fn write_of_pair(
-        &self,
-        mut transaction: Transaction,
-        page: Page,
-        budget: usize,
-        marked_at: DateTime,
-    ) -> Option<Written> {
-        match self.write(&mut transaction, page, budget, marked_at).await {
+    async fn write_of_pair(&self, mut transaction: Transaction, page: Page, budget: usize) -> Option<Written> {
+        match self.write(&mut transaction, page, budget).await {
             Ok(written) if !written.goes_on => {
                 failpoint::reach("page-to-be-committed");
                 transaction.commit().await.ok()?;
@@ -194,14 +210,14 @@ impl Scan {
         }
     }
 
-    async fn try_page(&self, query: &Query, size: usize, budget: usize) -> Result<Option<Written>, Failed> {
+    async fn write_page(&self, query: &Query, size: usize, budget: usize) -> Result<Option<Written>, Failed> {
         let mut transaction = self.store.begin(Writer::Scan).await.map_err(Failed::Elsewhere)?;
         let read = self.read(&mut transaction, query, size, budget).await;
-        let Some((page, marked_at)) = read.map_err(Failed::Elsewhere)? else {
+        let Some(page) = read.map_err(Failed::Elsewhere)? else {
             transaction.abort().await;
             return Ok(None);
         };
-        let written = self.write(&mut transaction, page, budget, marked_at).await?;
+        let written = self.write(&mut transaction, page, budget).await?;
         failpoint::reach("page-to-be-committed");
         transaction.commit().await.map_err(Failed::Elsewhere)?;
         Ok(Some(written))
@@ -213,20 +229,14 @@ impl Scan {
         query: &Query,
         size: usize,
         budget: usize,
-    ) -> store::Result<Option<(Page, DateTime)>> {
+    ) -> store::Result<Option<Page>> {
         let is_left_out = |document: &RawDocumentBuf| self.unmarkable.contains(document);
         let documents = query.read(transaction, &self.store, size, is_left_out).await?;
-        let marked_at = self.clock.now();
-        Ok((!documents.is_empty()).then(|| (self.sort_out(documents, marked_at, budget), marked_at)))
+        Ok((!documents.is_empty()).then(|| self.page_of(documents, budget)))
     }
 
-    async fn write(
-        &self,
-        transaction: &mut Transaction,
-        mut page: Page,
-        budget: usize,
-        marked_at: DateTime,
-    ) -> Result<Written, Failed> {
+    async fn write(&self, transaction: &mut Transaction, mut page: Page, budget: usize) -> Result<Written, Failed> {
+        let marked_at = page.marked_at;
         let deliveries = std::mem::take(&mut page.deliveries);
         let append = self
             .outbox
@@ -237,10 +247,9 @@ impl Scan {
         };
         let goes_on = appended.left > 0;
         if !goes_on {
-            self.note(transaction, &page, marked_at)
-                .await
-                .map_err(Failed::Elsewhere)?;
-            if let Err(error) = self.mark(transaction, &page, marked_at).await {
+            let recorded = self.record_exceptions(transaction, &page).await;
+            recorded.map_err(Failed::Elsewhere)?;
+            if let Err(error) = self.mark(transaction, &page).await {
                 return Err(Failed::Mark(error, page));
             }
         }
@@ -252,27 +261,18 @@ impl Scan {
     }
 
     /// The events of as many documents as go into one page.
-    fn sort_out(&self, documents: Vec<RawDocumentBuf>, marked_at: DateTime, budget: usize) -> Page {
-        let (mut page, mut bytes) = (Page::default(), 0);
+    fn page_of(&self, documents: Vec<RawDocumentBuf>, budget: usize) -> Page {
+        let mut page = Page::new(self.clock.now());
+        let mut bytes = 0;
         for document in documents {
-            let event = match badge_user::expired(&document, marked_at) {
+            let event = match self.event_of(&document, page.marked_at) {
                 Ok(event) => event,
-                Err(unfit) => {
-                    page.rejected.push(rejected_of(unfit, EventType::CertificateExpired));
+                Err(rejected) => {
+                    page.rejected.push(rejected);
                     page.documents.push(document);
                     continue;
                 }
             };
-            if let Some(reason) = self.unstorable.reason(&event.message.event_id) {
-                page.rejected.push(Rejected {
-                    event_type: EventType::CertificateExpired,
-                    certificate: event.certificate,
-                    event_id: event.message.event_id,
-                    reason,
-                });
-                page.documents.push(document);
-                continue;
-            }
             let deliveries = self.deliveries(&event);
             let is_unconfigured = !self.directory.knows_organization(&event.organization);
             let more = deliveries.len() * event.message.body.len();
@@ -295,17 +295,32 @@ impl Scan {
         page
     }
 
-    async fn note(&self, transaction: &mut Transaction, page: &Page, now: DateTime) -> store::Result<()> {
+    fn event_of(&self, document: &RawDocument, marked_at: DateTime) -> Result<Event, Rejected> {
+        let event_type = EventType::CertificateExpired;
+        let event = badge_user::expired(document, marked_at).map_err(|unfit| rejected_of(unfit, event_type))?;
+        match self.unstorable.reason(&event.message.event_id) {
+            None => Ok(event),
+            Some(reason) => Err(Rejected {
+                event_type,
+                certificate: event.certificate,
+                event_id: event.message.event_id,
+                reason,
+            }),
+        }
+    }
+
+    /// Records what can't be an event, and what can't be marked.
+    async fn record_exceptions(&self, transaction: &mut Transaction, page: &Page) -> store::Result<()> {
         self.outbox
-            .reject_in_transaction(transaction, &page.rejected, now)
+            .reject_in_transaction(transaction, &page.rejected, page.marked_at)
             .await?;
         self.outbox
-            .note_unmarkable_in_transaction(transaction, &page.unmarkable, now)
+            .note_unmarkable_in_transaction(transaction, &page.unmarkable, page.marked_at)
             .await
     }
 
     /// The only write to the platform's documents. In a transaction nothing has changed since it was read.
-    async fn mark(&self, transaction: &mut Transaction, page: &Page, now: DateTime) -> store::Result<()> {
+    async fn mark(&self, transaction: &mut Transaction, page: &Page) -> store::Result<()> {
         let unmarkable: HashSet<_> = page.unmarkable.iter().map(|one| key(&one.certificate)).collect();
         let ids: RawArrayBuf = page
             .documents
@@ -316,7 +331,7 @@ impl Scan {
         if ids.is_empty() {
             return Ok(());
         }
-        let mark = rawdoc! { "$set": { "expiryReminderSent": true, "updatedAt": now } };
+        let mark = rawdoc! { "$set": { "expiryReminderSent": true, "updatedAt": page.marked_at } };
         let row = update_row(rawdoc! { "_id": { "$in": ids } }, mark, true);
         transaction
             .update(self.store.badge_users().name(), [row].iter())
@@ -324,21 +339,21 @@ impl Scan {
         Ok(())
     }
 
-    /// MongoDB refuses to mark some certificate of a page: finds which, by its validator as far as that tells, else by halves.
-    async fn find_unmarkable(
+    /// MongoDB refuses to mark some certificate of a page: asks which, by its validator as far as that says, else by halves.
+    async fn suspect_unmarkable(
         &self,
         page: &Page,
         error: &store::Error,
-        attempts: &mut Attempts<'_>,
+        repetition: &mut Repetition<'_>,
     ) -> Result<(), Stopped> {
         let ids: Vec<RawBson> = page.documents.iter().map(|document| field(document, "_id")).collect();
         let invalid = super::unmarkable::refused_by_validator(&self.store, &ids, self.clock.now()).await;
         let mut suspects = invalid.unwrap_or_default();
-        if suspects.is_empty() && ids.len() == 1 && attempts.is_refusal_its_own(error).await? {
+        if suspects.is_empty() && ids.len() == 1 && repetition.is_refusal_its_own(error).await? {
             suspects = ids;
         }
         if suspects.is_empty() {
-            return attempts.smaller(error).await;
+            return repetition.smaller(error).await;
         }
         warn!(
             certificates = suspects.len(), error = %error,

@@ -1,4 +1,4 @@
-//! Finding what has expired, by the index alone.
+//! Reading what has expired, by the index alone.
 
 use bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use mongodb::Cursor;
@@ -7,7 +7,7 @@ use mongodb::options::{FindOptions, Hint};
 use crate::config;
 use crate::store::{Result, Store, Transaction, ensure_scan, scan_index};
 
-/// Bytes that are read for a page, at most, or a little more.
+/// Bytes that are read for a page, at most, and one document more.
 const PAGE_BYTES: usize = 8 << 20;
 
 /// What `expires` must not be, but for arrays: these are found by their elements, in either query.
@@ -50,7 +50,8 @@ pub fn expired(now: DateTime, since: Option<DateTime>) -> Document {
     doc! { "expiryReminderSent": unsent(), "expires": passed(now, since) }
 }
 
-/// What would be in the first filter if its types were right: to be rejected. Ranges of the same index, as a rule empty ones.
+/// What [`expired`] would find if its types were right, and what is rejected. These are ranges of the same index, as a rule empty
+/// ones.
 fn odd_filter(now: DateTime, not_before: Option<DateTime>) -> Document {
     doc! { "$or": [
         { "expiryReminderSent": unsent(), "expires": { "$type": ODD_EXPIRES.as_slice() } },
@@ -161,13 +162,13 @@ impl Query {
     }
 
     /// Somebody dropped the index since the scan began. While it can't be asked for, the query fails as before and is tried again.
-    pub(super) async fn find_index_again(&mut self, store: &Store, create: bool) {
+    pub(super) async fn read_index_again(&mut self, store: &Store, create: bool) {
         if let Ok(found) = index(store, create).await {
             self.index = found;
         }
     }
 
-    /// This document and those before it are done with.
+    /// This document and those before it need not be read again.
     pub(super) fn advance(&mut self, last: &RawDocumentBuf) {
         if self.sorted
             && let Ok(expires) = last.get_datetime("expires")
@@ -193,8 +194,8 @@ impl Query {
     }
 }
 
-/// The index that serves the scan, created where that is wanted. Asked every time: a collection that was dropped came back
-/// without its index.
+/// The index that serves the scan, created where that is wanted. Asked for every time: a collection that was dropped and made again has
+/// no index.
 ///
 /// # Errors
 /// MongoDB refused or is unavailable.

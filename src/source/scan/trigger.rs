@@ -29,14 +29,14 @@ enum Asker {
     Operator,
 }
 
-/// What is to be scanned.
+/// What a scan looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// Everything that has expired: the schedule or the start asked for it.
     All,
     /// The same, because an operator asked for it, who waits for the report.
     AllForOperator,
-    /// What expired at this instant or later: a certificate expires just now, and nobody asked.
+    /// What expired at this instant or later: a certificate expires at this moment.
     Since(DateTime),
 }
 

@@ -18,10 +18,9 @@ use crate::outbox::Unmarkable;
 use crate::platform::badge_user;
 use crate::store::{Error, Result, Store};
 
-/// Certificates that are looked at together.
+/// Certificates that are asked for in one command.
 const STEP: usize = 1_000;
 
-/// What is known of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UnmarkableSet(Arc<Mutex<State>>);
 
@@ -76,21 +75,21 @@ impl UnmarkableSet {
         self.0.lock().noted.values().cloned().collect()
     }
 
-    fn remove(&self, mended: &[Unmarkable]) {
+    fn remove(&self, settled: &[Unmarkable]) {
         let mut state = self.0.lock();
-        for one in mended {
+        for one in settled {
             state.noted.remove(&key(&one.certificate));
         }
     }
 }
 
-/// The certificate whose deliveries MongoDB refuses to store, and why: the next try of its page, which is of it alone, records it
-/// as rejected. There is never more than one such page.
+/// The certificate whose deliveries MongoDB refuses to store, and why: when its page, which holds nothing else, is written again, it is
+/// recorded as rejected. There is never more than one such page.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Unstorable(Arc<Mutex<Option<(EventId, String)>>>);
 
 impl Unstorable {
-    pub(super) fn note(&self, document: &RawDocument, error: &Error) {
+    pub(super) fn remember(&self, document: &RawDocument, error: &Error) {
         if let Ok(event) = badge_user::expired(document, DateTime::from_millis(0)) {
             let reason = format!("MongoDB refuses to store its deliveries: {error}");
             *self.0.lock() = Some((event.message.event_id, reason));
@@ -114,11 +113,11 @@ impl Scan {
         Ok(())
     }
 
-    /// Marks those that can be marked by now, and ends the notes of those that are marked, changed or gone.
+    /// Marks those that can be marked by now, and forgets those that are marked, changed or deleted.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn mend_unmarkable(&self) -> Result<()> {
+    pub async fn mark_again(&self) -> Result<()> {
         let now = self.clock.now();
         for noted in self.unmarkable.all().chunks(STEP) {
             let ids: Vec<RawBson> = noted.iter().map(|one| one.certificate.clone()).collect();
@@ -134,14 +133,14 @@ impl Scan {
             let mark = doc! { "$set": { "expiryReminderSent": true, "updatedAt": now } };
             // What is refused all the same stays noted.
             let _ = self.store.badge_users().update_many(filter, mark).await;
-            let mended = self.no_longer_unmarkable(noted, &ids).await?;
-            if !mended.is_empty() {
+            let settled = self.no_longer_unmarkable(noted, &ids).await?;
+            if !settled.is_empty() {
                 info!(
-                    certificates = mended.len(),
-                    "certificates that MongoDB refused to mark are marked, changed or gone"
+                    certificates = settled.len(),
+                    "certificates that MongoDB refused to mark are marked, changed or deleted"
                 );
-                self.outbox.mended(&mended, now).await?;
-                self.unmarkable.remove(&mended);
+                self.outbox.settle_unmarkable(&settled, now).await?;
+                self.unmarkable.remove(&settled);
             }
         }
         Ok(())
@@ -157,8 +156,8 @@ impl Scan {
             .iter()
             .map(|document| (key(&field(document, "_id")), field(document, "expires")))
             .collect();
-        let is_mended = |one: &&Unmarkable| unsent.get(&key(&one.certificate)) != Some(&one.expires);
-        Ok(noted.iter().filter(is_mended).cloned().collect())
+        let is_settled = |one: &&Unmarkable| unsent.get(&key(&one.certificate)) != Some(&one.expires);
+        Ok(noted.iter().filter(is_settled).cloned().collect())
     }
 }
 

@@ -15,23 +15,23 @@ use tokio_util::sync::CancellationToken;
 use super::Schedule;
 use crate::model::{Clock, Reloadable};
 
-/// This long before its instant a job is set for: the scheduler looks every 500 ms, at whole seconds.
+/// A job is set for this long before its instant: the scheduler looks every 500 ms, at whole seconds.
 const LEAD: Duration = Duration::from_secs(2);
 
-/// How often is looked whether somebody has set one of the clocks, and from which step on it counts.
+/// How often the clocks are compared, to see whether somebody has set one of them, and from which step on it counts.
 const LOOK: Duration = Duration::from_secs(1);
 const STEP_MS: u64 = 1_000;
 
 /// A clock that is set back by more than this is believed, and instants that it shows again count again.
 const SMALL_CORRECTION_MS: i64 = 60_000;
 
-/// What tells when to scan.
+/// Asks for the schedule's scans.
 pub struct Timer {
     /// Replaced by a reload, which notifies `changed`.
     pub schedule: Reloadable<Schedule>,
     /// Notified when the schedule was replaced.
     pub changed: Arc<Notify>,
-    /// Tells the database's time.
+    /// The database's clock.
     pub clock: Clock,
 }
 
@@ -50,7 +50,7 @@ impl Timer {
             let job = self.set_job(&scheduler, next).await?;
             tokio::select! {
                 () = stop.cancelled() => break,
-                // A job that has fired goes by itself; taken out before, the scheduler would log an error.
+                // A job that has fired removes itself; if it were removed before, the scheduler would log an error.
                 reached = self.reach(next, job.as_ref().map(|(_, fired)| &**fired)) => {
                     ask();
                     last = Some(reached);
@@ -117,7 +117,7 @@ impl Timer {
     }
 }
 
-/// Where the next instant is looked for: after the last one, although a clock that was corrected a little shows less.
+/// From when on the next instant is computed: after the last one, although a clock that was corrected a little shows less.
 fn after(last: Option<DateTime>, now: DateTime) -> DateTime {
     last.filter(|last| (0..SMALL_CORRECTION_MS).contains(&(last.timestamp_millis() - now.timestamp_millis())))
         .unwrap_or(now)

@@ -1,4 +1,4 @@
-//! Where the watch stands, kept in `webhook_state` as `watch`.
+//! How far the change stream was read, kept in `webhook_state` as `watch`.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub(super) struct Position {
     pub(super) catch_up_from: Option<DateTime>,
     /// The number of the lease under which it is written: one that was written under a later lease is not overwritten.
     lease: i64,
-    /// How many accidents there were since it was read: a walk that began before the last does not make up for that.
+    /// How many accidents there were since it was read: a query that began before the last one does not make up for that.
     accidents: u32,
 }
 
@@ -50,7 +50,7 @@ impl From<Error> for Unsaved {
 }
 
 impl Position {
-    /// Reads the position and writes the lease's number on it, so that whoever watched under an earlier one moves it no more;
+    /// Reads the position and writes the lease's number on it, so that an instance with an earlier one no longer moves it;
     /// `None` if a later lease has done so. A first start begins now. A position that is lost or can't be read has what the
     /// outbox remembers, for `retention`, found by query.
     pub(super) async fn load(
@@ -58,15 +58,15 @@ impl Position {
         lease: i64,
         retention: Duration,
     ) -> std::result::Result<Option<Self>, Stopped> {
-        let take = || async {
+        let take_over = || async {
             let update = doc! { "$set": { "lease": lease } };
             Ok(store.state().find_one_and_update(not_later(lease), update).await?)
         };
-        let mend = || mend_lease(store, lease);
+        let correct = || correct_lease(store, lease);
         store
-            .persist("compare the stream's position with the lease", mend)
+            .persist("compare the stream's position with the lease", correct)
             .await?;
-        let found = store.persist("read the stream's position", take).await?;
+        let found = store.persist("read the stream's position", take_over).await?;
         if let Some(position) = found.as_ref().and_then(|document| parse(document, lease)) {
             return Ok(Some(position));
         }
@@ -84,7 +84,7 @@ impl Position {
         Ok(Some(position))
     }
 
-    /// From now on, for want of a position that can be read.
+    /// A position from now on, where there is none that can be read.
     async fn afresh(
         store: &Store,
         lease: i64,
@@ -133,7 +133,6 @@ impl Position {
         self.at
     }
 
-    /// The position after a change.
     #[must_use]
     pub(super) fn moved(&self, to: &Move) -> Self {
         let mut moved = self.clone();
@@ -150,7 +149,6 @@ impl Position {
         self.accidents += 1;
     }
 
-    /// How many accidents there were.
     pub(super) fn accidents(&self) -> u32 {
         self.accidents
     }
@@ -170,7 +168,7 @@ impl Position {
     pub(super) async fn save_in_transaction(&self, transaction: &mut Transaction) -> std::result::Result<(), Unsaved> {
         let row = upsert_row(raw(&not_later(self.lease))?, raw(&self.update())?);
         let reply = transaction.update(STATE, [row].iter()).await;
-        tell(reply.map_err(superseded)?.inserted > 0);
+        warn_if(reply.map_err(superseded)?.inserted > 0);
         Ok(())
     }
 
@@ -179,14 +177,14 @@ impl Position {
     /// # Errors
     /// See [`Unsaved`]; the transaction is spoiled.
     pub(super) async fn check_in_transaction(&self, transaction: &mut Transaction) -> std::result::Result<(), Unsaved> {
-        // A write, so that whoever moves it at the same time is in conflict with this. One that was deleted is there again, without
+        // A write, so that one that moves it at the same time is in conflict with this. One that was deleted is there again, without
         // a start, until the stream saves it.
         let row = upsert_row(
             raw(&not_later(self.lease))?,
             rawdoc! { "$set": { "step": fastrand::i64(..) } },
         );
         let reply = transaction.update(STATE, [row].iter()).await;
-        tell(reply.map_err(superseded)?.inserted > 0);
+        warn_if(reply.map_err(superseded)?.inserted > 0);
         Ok(())
     }
 
@@ -195,7 +193,7 @@ impl Position {
     /// # Errors
     /// See [`Unsaved`].
     pub(super) async fn save(&self, store: &Store) -> std::result::Result<(), Unsaved> {
-        tell(self.write(store).await?);
+        warn_if(self.write(store).await?);
         Ok(())
     }
 
@@ -232,27 +230,27 @@ fn not_later(lease: i64) -> Document {
     doc! { "_id": POSITION, "lease": { "$not": { "$gt": lease } } }
 }
 
-/// Takes a number from the position that no lease has had yet: nobody could move it any more.
-async fn mend_lease(store: &Store, lease: i64) -> Result<()> {
+/// Replaces a number on the position that no lease has had yet: nobody could move it any more.
+async fn correct_lease(store: &Store, lease: i64) -> Result<()> {
     let state = store.state();
     let later = doc! { "_id": POSITION, "lease": { "$gt": lease } };
     let Some(position) = state.find_one(later).await? else {
         return Ok(());
     };
-    // Read after it: whoever wrote the number on the position had taken the lease before.
-    let held = state.find_one(doc! { "_id": LEASE, "number": lease }).await?;
-    if held.is_some() {
+    // Read after it: the instance that wrote the number on the position had got the lease before.
+    let present = state.find_one(doc! { "_id": LEASE, "number": lease }).await?;
+    if present.is_some() {
         let written = doc! { "_id": POSITION, "lease": position.get("lease") };
         state.update_one(written, doc! { "$set": { "lease": lease } }).await?;
         warn!(
-            "somebody else writes to webhook_state: the stream's position bore the number of no lease, it is watched on"
+            "somebody else writes to webhook_state: the stream's position had a number that no lease has had; it was replaced, and watching goes on"
         );
     }
     Ok(())
 }
 
-/// A position that is saved was there before: whoever has none begins by creating one.
-fn tell(is_new: bool) {
+/// A position that is saved was there before: an instance that finds none begins by creating one.
+fn warn_if(is_new: bool) {
     if is_new {
         warn!("the stream's position was deleted from webhook_state: it is written anew, no award is lost");
     }

@@ -1,4 +1,4 @@
-//! A group of changes on its way into the outbox, with the stream's position, in one transaction.
+//! Changes on their way into the outbox, with the stream's position, in one transaction.
 
 use std::collections::HashMap;
 
@@ -12,18 +12,18 @@ use crate::failpoint;
 use crate::model::EventType;
 use crate::outbox::{Appended, NewDelivery, Rejected};
 use crate::platform::badge_user;
-use crate::source::attempts::Attempts;
 use crate::source::rejections::rejected_of;
 use crate::source::scan::deliveries;
 use crate::source::stream::{Ending, Item, Start};
+use crate::source::transaction_size::Repetition;
 use crate::store::{self, Kind, Stopped, Writer};
 
-/// A group of items, sorted out.
+/// What the stream yielded at once, sorted by kind.
 #[derive(Debug, Default)]
-pub(super) struct Group {
+pub(super) struct Yielded {
     pub(super) changes: Vec<Change>,
-    /// When the stream said that nothing more had happened, and where it stood.
-    pub(super) idle: Option<(Start, DateTime)>,
+    /// Where the stream was when it said that nothing more had happened.
+    pub(super) idle: Option<Move>,
     pub(super) ending: Option<Ending>,
 }
 
@@ -43,11 +43,16 @@ pub(super) struct Found {
     is_unconfigured: bool,
 }
 
-impl Group {
+impl Yielded {
     pub(super) fn add(&mut self, item: Item) {
         match item {
             Item::Change(raw) => self.changes.push(Change::new(raw)),
-            Item::Idle { token, at } => self.idle = Some((Start::Token(token), at)),
+            Item::Idle { token, at } => {
+                self.idle = Some(Move {
+                    start: Some(Start::Token(token)),
+                    at: Some(at),
+                });
+            }
             Item::Ended(ending) => self.ending = Some(ending),
         }
     }
@@ -88,35 +93,36 @@ impl Change {
 
 impl Watch {
     /// Writes the events of these changes to the outbox and moves the position after them; `false` if a later lease has moved it.
-    pub(super) async fn process(&self, group: &Group, position: &mut Position) -> Result<bool, Stopped> {
-        let expiries = group.changes.iter().filter_map(|change| expires(&change.raw));
-        expiries.for_each(|expires| self.horizon.tell(expires));
-        if group.has_awards() {
-            let found = self.find(&group.changes).await?;
-            let moves: Vec<_> = group.changes.iter().map(Change::moves).collect();
+    pub(super) async fn process(&self, yielded: &Yielded, position: &mut Position) -> Result<bool, Stopped> {
+        let expiries = yielded.changes.iter().filter_map(|change| expires(&change.raw));
+        expiries.for_each(|expires| self.horizon.add(expires));
+        if yielded.has_awards() {
+            let found = self.events_of(&yielded.changes).await?;
+            let moves: Vec<_> = yielded.changes.iter().map(Change::moves).collect();
             if !self.append_all(found, position, Some(&moves)).await? {
                 return Ok(false);
             }
-        } else if let Some(last) = group.changes.last() {
+        } else if let Some(last) = yielded.changes.last() {
             *position = position.moved(&last.moves());
         }
-        if let Some((start, at)) = &group.idle {
-            *position = position.moved(&Move {
-                start: Some(start.clone()),
-                at: Some(*at),
-            });
+        if let Some(idle) = &yielded.idle {
+            *position = position.moved(idle);
         }
         Ok(true)
     }
 
-    /// Writes awards found by query to the outbox; `false` if a later lease has moved the position.
-    pub(super) async fn take(&self, documents: Vec<RawDocumentBuf>, position: &Position) -> Result<bool, Stopped> {
+    /// Appends awards that a query found to the outbox; `false` if a later lease has moved the position.
+    pub(super) async fn append_missed(
+        &self,
+        documents: Vec<RawDocumentBuf>,
+        position: &Position,
+    ) -> Result<bool, Stopped> {
         self.directory.up_to_date(self.store.stopped(), || ()).await?;
         let found = documents.iter().map(|document| self.found(document)).collect();
         self.append_all(found, &mut position.clone(), None).await
     }
 
-    /// Appends what was found, part by part, each with the position after it; `moves` says where the stream stood after each.
+    /// Appends what was found, part by part, each with the position after it; `moves` says where the stream was after each.
     /// Without, the position stays where it is. `false` if a later lease has moved it.
     async fn append_all(
         &self,
@@ -125,41 +131,45 @@ impl Watch {
         moves: Option<&[Move]>,
     ) -> Result<bool, Stopped> {
         let mut done = 0;
-        let mut attempts = Attempts::new(&self.store, &self.pace, "append completions");
+        let mut repetition = Repetition::new(&self.store, &self.transaction_size, "append completions");
         while done < found.len() {
-            let (size, budget) = (attempts.share_of(found.len() - done), attempts.budget());
-            let part = part(&found[done..], size, budget);
-            let moved = moves.map(|moves| position.moved(&moves[done + part - 1]));
+            let size = self.transaction_size.share_of(found.len() - done);
+            let budget = self.transaction_size.budget();
+            let part = done..done + part(&found[done..], size, budget);
+            let moved = moves.map(|moves| position.moved(&moves[part.end - 1]));
             match self
-                .append_part(&found[done..done + part], position, moved.as_ref(), budget)
+                .append_part(&found[part.clone()], position, moved.as_ref(), budget)
                 .await
             {
                 Ok(appended) => {
-                    attempts.succeeded();
+                    repetition.succeeded();
                     failpoint::reach("completions-committed");
-                    let whole = appended.left == 0;
+                    let is_whole = appended.left == 0;
                     self.outbox.announce(appended);
-                    if whole {
-                        let rejected = found[done..done + part]
-                            .iter()
-                            .filter_map(|found| found.rejected.clone());
-                        self.rejections.note(&rejected.collect::<Vec<_>>());
-                        let unconfigured = found[done..done + part].iter().filter(|found| found.is_unconfigured);
-                        self.rejections.note_unconfigured(unconfigured.count());
+                    if is_whole {
+                        self.count_unsent(&found[part.clone()]);
                         *position = moved.unwrap_or_else(|| position.clone());
-                        done += part;
+                        done = part.end;
                     }
                 }
                 Err(Unsaved::Superseded) => return Ok(false),
-                Err(Unsaved::Failed(error)) if error.kind() == Kind::Refused && part == 1 => {
-                    if attempts.is_refusal_its_own(&error).await? {
+                Err(Unsaved::Failed(error)) if error.kind() == Kind::Refused && part.len() == 1 => {
+                    if repetition.is_refusal_its_own(&error).await? {
                         found[done].reject(&error);
                     }
                 }
-                Err(Unsaved::Failed(error)) => attempts.failed(&error).await?,
+                Err(Unsaved::Failed(error)) => repetition.failed(&error).await?,
             }
         }
         Ok(true)
+    }
+
+    /// What was recorded as rejected, and what nobody can have asked for.
+    fn count_unsent(&self, found: &[Found]) {
+        let rejected: Vec<_> = found.iter().filter_map(|found| found.rejected.clone()).collect();
+        self.rejections.report(&rejected);
+        let unconfigured = found.iter().filter(|found| found.is_unconfigured).count();
+        self.rejections.count_unconfigured(unconfigured);
     }
 
     async fn append_part(
@@ -194,8 +204,8 @@ impl Watch {
         Ok(appended)
     }
 
-    /// What each change leads to.
-    async fn find(&self, changes: &[Change]) -> Result<Vec<Found>, Stopped> {
+    /// The events of each change.
+    async fn events_of(&self, changes: &[Change]) -> Result<Vec<Found>, Stopped> {
         let read = || self.read_updated(changes);
         let updated = self.store.persist("read awarded certificates", read).await?;
         Ok(changes
@@ -217,7 +227,7 @@ impl Watch {
         }
     }
 
-    /// An update without the document as it was then: it is told with the instant from the update, and else as it is now.
+    /// An update without the document as it was then: it is sent with the instant from the update, and else as it is now.
     fn found_later(&self, change: &RawDocument, current: Option<&RawDocumentBuf>) -> Found {
         let certificate = id_of(change).map(|id| format!("{id:?}")).unwrap_or_default();
         let Some(current) = current else {
@@ -254,7 +264,7 @@ impl Watch {
             let certificate = document.get("_id").ok().flatten();
             debug!(
                 ?certificate,
-                "a certificate has no `creationDate` yet: it is told of once it has"
+                "a certificate has no `creationDate` yet: nothing is sent until it has"
             );
             return Found::default();
         }
@@ -271,7 +281,7 @@ impl Watch {
         }
     }
 
-    /// The present state of certificates whose updates carry no document. One that is gone meanwhile is not in it.
+    /// Certificates whose updates carry no document, as they are now. One that was deleted meanwhile is not among them.
     async fn read_updated(&self, changes: &[Change]) -> store::Result<HashMap<Vec<u8>, RawDocumentBuf>> {
         let lacking = |change: &&Change| {
             kind(&change.raw) == "update" && change.is_award() && change.raw.get_document("fullDocument").is_err()
@@ -335,7 +345,7 @@ fn part(found: &[Found], size: usize, budget: usize) -> usize {
     fits.count().max(1)
 }
 
-/// The fields that an update changed, of those that matter here.
+/// Those of an update's changed fields that [`stream`](crate::source::stream) asks for.
 fn updated_fields(change: &RawDocument) -> Option<&RawDocument> {
     let description = change.get_document("updateDescription").ok()?;
     description.get_document("updatedFields").ok()
@@ -357,7 +367,6 @@ fn expires(change: &RawDocument) -> Option<DateTime> {
     document.get_datetime("expires").ok()
 }
 
-/// What kind of change it is.
 fn kind(change: &RawDocument) -> &str {
     change.get_str("operationType").unwrap_or_default()
 }

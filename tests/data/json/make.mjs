@@ -18,7 +18,7 @@ const agreed = [];
 const differing = [];
 const oid = new ObjectId("674700000000000000000001");
 
-// ---- Documents byte by byte: what an encoder refuses to write may still stand in a database.
+// ---- Documents byte by byte: what an encoder refuses to write may still be in a database.
 
 const i32 = (n) => {
   const bytes = Buffer.alloc(4);

@@ -6,7 +6,7 @@ use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
 use certhookd::config::Mongodb;
 use certhookd::model::{EndpointKey, EventType, Reloadable};
-use certhookd::platform::{Directory, EndpointPolicy, Found, Refresh};
+use certhookd::platform::{Directory, EndpointCounts, EndpointPolicy, Found, Refresh};
 use certhookd::sandbox::{Options, ReplicaSet};
 use certhookd::store::Store;
 use tokio::sync::mpsc;
@@ -63,8 +63,8 @@ struct Followed {
     _set: ReplicaSet,
     fixture: Fixture,
     refresh: Refresh,
-    /// One for each that the loop gave.
-    beats: mpsc::UnboundedReceiver<()>,
+    /// One for each time that the loop reported progress.
+    rounds: mpsc::UnboundedReceiver<()>,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
@@ -79,24 +79,24 @@ impl Followed {
             _set: set,
             fixture,
             refresh,
-            beats: mpsc::unbounded_channel().1,
+            rounds: mpsc::unbounded_channel().1,
             stop: CancellationToken::new(),
             task: None,
         }
     }
 
     fn start(&mut self) {
-        let (beat, beats) = mpsc::unbounded_channel();
-        self.beats = beats;
+        let (report, rounds) = mpsc::unbounded_channel();
+        self.rounds = rounds;
         let following = self.refresh.clone().run(self.stop.clone(), move || {
-            let _ = beat.send(());
+            let _ = report.send(());
         });
         self.task = Some(tokio::spawn(async { following.await.unwrap() }));
     }
 
-    async fn beats(&mut self, count: usize) {
+    async fn rounds(&mut self, count: usize) {
         for _ in 0..count {
-            tokio::time::timeout(LIMIT, self.beats.recv()).await.unwrap().unwrap();
+            tokio::time::timeout(LIMIT, self.rounds.recv()).await.unwrap().unwrap();
         }
     }
 
@@ -125,15 +125,15 @@ async fn a_refused_stream_has_all_read_now_and_then_and_not_in_a_tight_loop() {
     followed.fail(&["aggregate"], 3, doc! { "errorCode": 286 }).await;
     let began = Instant::now();
     followed.start();
-    followed.beats(1).await;
+    followed.rounds(1).await;
     followed.refresh.directory.followed().await;
     let organization = followed.fixture.organization(vec![]).await.to_hex();
     until(&followed.refresh.directory, |directory| {
         directory.knows_organization(&organization)
     })
     .await;
-    // One before each of four tries; the last of these succeeds, and is followed by one more.
-    followed.beats(4).await;
+    // One before each of four readings; the last of these succeeds, and is followed by one more.
+    followed.rounds(4).await;
     assert!(began.elapsed() >= Duration::from_secs(7), "{:?}", began.elapsed());
     assert_eq!(followed.walks().await, 4);
 }
@@ -142,7 +142,7 @@ async fn a_refused_stream_has_all_read_now_and_then_and_not_in_a_tight_loop() {
 async fn a_stream_that_broke_goes_on_where_it_was_and_nothing_is_read_twice() {
     let mut followed = Followed::new().await;
     followed.start();
-    followed.beats(2).await;
+    followed.rounds(2).await;
     followed
         .fail(&["getMore", "aggregate"], 3, doc! { "closeConnection": true })
         .await;
@@ -163,7 +163,7 @@ async fn a_change_whose_reading_failed_is_read_again() {
         let endpoint = followed.fixture.endpoint("/a");
         let organization = followed.fixture.organization(vec![endpoint.clone()]).await;
         followed.start();
-        followed.beats(2).await;
+        followed.rounds(2).await;
         followed.fail(&["find"], 2, doc! { "errorCode": code }).await;
         let off = doc! { "$set": { "webHookConfig.endpoints.0.enabled": false } };
         let one = doc! { "_ownerId": organization };
@@ -307,5 +307,9 @@ async fn an_organization_that_was_never_seen_is_found_by_any_form_of_its_id() {
             "{id}"
         );
     }
-    assert_eq!(refresh.directory.count(), (7, 0, 0));
+    let seven = EndpointCounts {
+        served: 7,
+        ..EndpointCounts::default()
+    };
+    assert_eq!(refresh.directory.count(), seven);
 }

@@ -31,7 +31,7 @@ async fn a_temporary_refusal_is_tried_again_and_each_try_is_the_same_e_mail() {
 }
 
 #[tokio::test]
-async fn what_no_later_attempt_mends_is_a_dead_letter_at_once_with_its_reason() {
+async fn a_permanent_failure_is_a_dead_letter_at_once_with_its_reason() {
     let replies = json!({ "replies": { "gone@users.test": ["550 5.1.1 <gone@users.test> is unknown"] } });
     let server = MailServer::start(&replies).await;
     let fixture = Fixture::new().await.with(&through(server.port));
@@ -75,7 +75,10 @@ async fn what_no_later_attempt_mends_is_a_dead_letter_at_once_with_its_reason() 
         assert_eq!(found, expected as u64, "{reason}");
     }
     let cancelled = fixture.deliveries(reminders("cancelled")).await.remove(0);
-    assert_eq!(cancelled.get_str("reason").unwrap(), "the certificate's user is gone");
+    assert_eq!(
+        cancelled.get_str("reason").unwrap(),
+        "the certificate's user was deleted"
+    );
     assert_eq!(cancelled.get("certificate"), deleted.get("_id"));
     let errors = daemon.count(|line| is_of_reminder(line) && line["level"] == "ERROR");
     assert_eq!((errors, server.mails().len()), (6, 0));

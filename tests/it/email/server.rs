@@ -26,7 +26,7 @@ pub(super) struct Mail {
 }
 
 impl Mail {
-    /// The headers by their names. None stands there twice.
+    /// The headers by their names. None is there twice.
     pub(super) fn headers(&self) -> BTreeMap<&str, &str> {
         let headers: BTreeMap<_, _> = self
             .headers

@@ -104,9 +104,9 @@ async fn behave(mut stream: TcpStream, manner: Manner, count: Arc<watch::Sender<
                     stream.write_all(&[b'x'; 1 << 16]).await?;
                 }
             }
-            Manner::Response(answer) => stream.write_all(answer.as_bytes()).await?,
-            Manner::HalfClose(answer) => {
-                stream.write_all(answer.as_bytes()).await?;
+            Manner::Response(response) => stream.write_all(response.as_bytes()).await?,
+            Manner::HalfClose(response) => {
+                stream.write_all(response.as_bytes()).await?;
                 stream.shutdown().await?;
                 return hear_out(&mut stream).await;
             }

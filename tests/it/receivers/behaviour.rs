@@ -12,7 +12,7 @@ pub(super) const PATH: &str = "/webhooks/certificates";
 pub(super) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OTHER: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
-/// Sends to the receiver at `url` and checks its answers; `handled` waits for the next event that it worked on.
+/// Sends to the receiver at `url` and checks its responses; `handled` waits for the next event that it worked on.
 pub(super) async fn check(url: &str, mut handled: impl AsyncFnMut() -> String) {
     assert_eq!(delivered(send(url, &[SECRET], &message()).await), 204);
     assert_eq!(handled().await, "certificate_expired: 674700000000000000000001");
@@ -66,7 +66,7 @@ async fn send(url: &str, secrets: &[&str], message: &Message) -> Outcome {
     support::client().attempt(&endpoint, message, now()).await
 }
 
-/// Sends a genuine request whose body was changed on the way. Returns the answer's status.
+/// Sends a genuine request whose body was changed on the way. Returns the response's status.
 async fn tampered(url: &str) -> String {
     let genuine = genuine().await;
     let (address, _) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
@@ -77,9 +77,9 @@ async fn tampered(url: &str) -> String {
     request += &format!("connection: close\r\n\r\n{}", BODY.replace("2024", "2034"));
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer.split(' ').nth(1).unwrap().to_owned()
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    response.split(' ').nth(1).unwrap().to_owned()
 }
 
 async fn genuine() -> Received {

@@ -14,7 +14,7 @@ async fn attempt(head: &str) -> Outcome {
     support::client().attempt(&endpoint(&url), &message(), now()).await
 }
 
-/// Headers that stand in a 200.
+/// Headers of a 200.
 #[tokio::test]
 async fn odd_headers_do_not_make_a_failure_of_a_2xx() {
     let many = |count| "X-Filler: f\r\n".repeat(count);
@@ -87,7 +87,7 @@ async fn odd_status_lines_and_whole_heads_do_not_make_a_failure_of_a_2xx() {
     }
 }
 
-/// The receiver has said what it thinks of the delivery, whatever else stands in its head.
+/// The status is what counts, whatever else is in the head.
 #[tokio::test]
 async fn other_statuses_of_odd_heads_count_as_well() {
     let failed = failure(attempt("HTTP/2.0 500 Broken\r\nContent-Length: 0\r\n\r\n").await);

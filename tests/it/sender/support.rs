@@ -177,7 +177,7 @@ pub(crate) async fn read_request(stream: &mut (impl AsyncReadExt + Unpin)) -> st
 }
 
 /// Runs the test `name` (its module path included) again in a process of its own with these variables, and asserts that it
-/// passes there. Returns `false` in that process: there the test itself is to be done.
+/// passes there. Returns `false` in that process: there the test itself must run.
 pub(crate) fn rerun(name: &str, variables: &[(&str, String)]) -> bool {
     const MARK: &str = "CERTHOOKD_TEST_CHILD";
     if std::env::var_os(MARK).is_some() {

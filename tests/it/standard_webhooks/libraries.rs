@@ -52,7 +52,7 @@ pub(crate) fn python_with(pins: &str) -> Command {
     python
 }
 
-/// The folder in whose `target` stands what `pins` names, each package with its checksum.
+/// The folder in whose `target` the packages of `pins` are, each with its checksum.
 fn installed_by_pip(pins: &str, target: &str) -> PathBuf {
     installed(pins, target, |work| {
         let mut pip = Command::new("python3");

@@ -1,4 +1,4 @@
-//! A login that is refused, lost or without a privilege: told once, and mended without a restart.
+//! A login that is refused, lost or without a privilege: logged once, and needs no restart once corrected.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::fixture::{Daemon, Fixture, expired};
 
 const NAME: &str = "certhookd";
 
-/// How long a user is gone: more than one look at the login.
+/// How long a user does not exist: longer than from one check of the login to the next.
 const GONE: Duration = Duration::from_secs(5);
 
 /// A replica set that asks for a login, and a fixture whose daemon has one of its own.
@@ -207,8 +207,8 @@ async fn a_privilege_that_is_missing_is_named_with_the_line_of_the_role_and_work
         r#"{{ resource: {{ db: "{name}", collection: "webhook_state" }}, actions: ["find", "insert", "update"] }}"#
     );
     assert_eq!(error["add_to_role"], line, "{error}");
-    let mended = doc! { "updateRole": "role", "privileges": privileges(&everything) };
-    fixture.database.run_command(mended).await.unwrap();
+    let granted = doc! { "updateRole": "role", "privileges": privileges(&everything) };
+    fixture.database.run_command(granted).await.unwrap();
     daemon.wait_for(|line| line["message"] == "ready").await;
     daemon.wait_for(is_accepted).await;
     assert_told(&daemon, 1);

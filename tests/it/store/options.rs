@@ -1,4 +1,4 @@
-//! Options of the connection string that contradict what the protocol relies on: set over, and told.
+//! Options of the connection string that contradict what the protocol relies on: not applied, and reported.
 
 use bson::doc;
 use certhookd::sandbox::shared;
@@ -51,7 +51,7 @@ const OPTIONS: [(&str, &[&str]); 17] = [
 ];
 
 #[tokio::test]
-async fn with_each_of_them_a_scan_works_and_check_tells_what_is_set_over() {
+async fn with_each_of_them_a_scan_works_and_check_says_what_is_not_applied() {
     let set = shared().await.unwrap();
     for (options, told) in OPTIONS {
         let fixture = Fixture::on(&format!("{}&{options}", set.uri()), set.client().await.unwrap());
@@ -66,7 +66,7 @@ async fn with_each_of_them_a_scan_works_and_check_tells_what_is_set_over() {
         let lines: Vec<_> = lines.map(|(_, line)| line.to_owned()).collect();
         let told: Vec<_> = told
             .iter()
-            .map(|line| line.replace('…', "in the connection string is set over:"))
+            .map(|line| line.replace('…', "in the connection string is not applied: it is"))
             .collect();
         assert_eq!(lines, told, "{options}");
 

@@ -1,11 +1,11 @@
-//! Waiting for MongoDB: a try that failed is a proof of life, and a refusal is no outage.
+//! Waiting for MongoDB: a failure counts as progress, and a refusal is no outage.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bson::{Document, doc};
-use certhookd::store::{Kind, Store, with_pulse};
+use certhookd::store::{Kind, Store, with_progress};
 use tokio::sync::Notify;
 
 use super::fixture::Fixture;
@@ -20,26 +20,25 @@ async fn find(store: &Store) -> certhookd::store::Result<()> {
 }
 
 #[tokio::test]
-async fn each_try_of_an_outage_is_a_proof_of_life_of_the_loop_that_waits() {
+async fn each_failure_of_an_outage_is_progress_of_the_loop_that_waits() {
     let client = Fixture::new().await.client;
     let uri = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100";
     let fixture = Fixture::over(uri, client).await;
-    let (beats, beaten) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-    let beat = {
-        let (beats, beaten) = (Arc::clone(&beats), Arc::clone(&beaten));
+    let (reports, reported) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let report = {
+        let (reports, reported) = (Arc::clone(&reports), Arc::clone(&reported));
         move || {
-            beats.fetch_add(1, Ordering::Relaxed);
-            beaten.notify_one();
+            reports.fetch_add(1, Ordering::Relaxed);
+            reported.notify_one();
         }
     };
     let store = fixture.store.clone();
-    let waiting = tokio::spawn(with_pulse(
-        beat,
-        async move { store.persist("find", || find(&store)).await },
-    ));
+    let waiting = tokio::spawn(with_progress(report, async move {
+        store.persist("find", || find(&store)).await
+    }));
     let enough = async {
-        while beats.load(Ordering::Relaxed) < 3 {
-            beaten.notified().await;
+        while reports.load(Ordering::Relaxed) < 3 {
+            reported.notified().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(60), enough).await.unwrap();
@@ -56,10 +55,11 @@ async fn conflicts_and_refusals_are_tried_again_and_are_no_outage() {
     let mut holder = store.begin(certhookd::store::Writer::Recorder).await.unwrap();
     let update = certhookd::store::update_row(bson::rawdoc! { "_id": 1 }, bson::rawdoc! { "$inc": { "n": 1 } }, false);
     holder.update("rows", [&update].into_iter()).await.unwrap();
-    let (tries, tried) = (AtomicUsize::new(0), Notify::new());
+    let calls = AtomicUsize::new(0);
+    let called = Notify::new();
     let write = || async {
-        tries.fetch_add(1, Ordering::Relaxed);
-        tried.notify_one();
+        calls.fetch_add(1, Ordering::Relaxed);
+        called.notify_one();
         let mut transaction = store.begin(certhookd::store::Writer::Source).await?;
         let written = transaction.update("rows", [&update].into_iter()).await;
         match written {
@@ -72,8 +72,8 @@ async fn conflicts_and_refusals_are_tried_again_and_are_no_outage() {
         }
     };
     let free = async {
-        while tries.load(Ordering::Relaxed) < 3 {
-            tried.notified().await;
+        while calls.load(Ordering::Relaxed) < 3 {
+            called.notified().await;
         }
         assert!(store.outage().lasts().is_none());
         holder.abort().await;

@@ -113,7 +113,7 @@ async fn a_missing_document_is_out_of_service_for_ten_minutes_before_it_counts_a
         changes.mark_unchanged();
         assert_eq!([1, 2, 3].map(|n| directory.state(n)), ["deleted"; 3], "{what}");
         assert!(directory.wanted().is_empty());
-        assert_eq!(directory.count(), (0, 0, 0));
+        assert_eq!(directory.count(), counts(0, 0, 0));
     }
 }
 

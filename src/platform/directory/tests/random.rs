@@ -53,23 +53,25 @@ fn of(organization: u8, endpoints: &[(u8, u8)]) -> MemberConfig {
     config(organization, endpoints.into())
 }
 
-/// All that can be asked.
-fn answers(index: &Index, now: Instant) -> Vec<String> {
-    let mut answers = vec![format!("{:?}", index.count())];
+/// All that the index says.
+fn all_of(index: &Index, now: Instant) -> Vec<String> {
+    let mut all = vec![format!("{:?}", index.count())];
     for organization in [8, 9].map(|n| id(n).to_hex()) {
         for event_type in EventType::ALL {
-            answers.push(format!(
+            all.push(format!(
                 "{:?}",
                 index.wanting(&organization, event_type).collect::<Vec<_>>()
             ));
         }
         for n in 1..5 {
             let key = EndpointKey::from_stored(&format!("{organization}/{}", id(n)));
-            let found = index.find(&key, now).unwrap_or(Found::Off { reason: slot::DELETED });
-            answers.push(format!("{key}: {found:?}"));
+            let found = index.find(&key, now).unwrap_or(Found::Off {
+                reason: claims::DELETED,
+            });
+            all.push(format!("{key}: {found:?}"));
         }
     }
-    answers
+    all
 }
 
 proptest! {
@@ -93,7 +95,7 @@ proptest! {
                 }
             }
         }
-        // What was missing is deleted by now, and what can't be read has been mended.
+        // What was missing is deleted by now, and what can't be read has been corrected.
         index.expire(now + Duration::from_secs(600));
         let mut fresh = Index::default();
         for (n, (organization, endpoints)) in last.iter().rev() {
@@ -101,6 +103,6 @@ proptest! {
             fresh.put(&document(*n), of(*organization, endpoints), now);
         }
         let later = now + Duration::from_secs(600);
-        prop_assert_eq!(answers(&index, later), answers(&fresh, later));
+        prop_assert_eq!(all_of(&index, later), all_of(&fresh, later));
     }
 }

@@ -33,7 +33,7 @@ fn the_document_with_the_lower_id_counts_in_whatever_order_they_come() {
             low_says();
             assert_eq!(host(&directory, &key(1)), "low");
             assert_eq!(directory.wanted(), [key(1), key(2)]);
-            assert_eq!(directory.count(), (2, 0, 0));
+            assert_eq!(directory.count(), counts(2, 0, 0));
             directory.put(&low, endpoints([]));
             assert_eq!(host(&directory, &key(1)), "high", "the other document has it still");
         }

@@ -1,5 +1,5 @@
-//! Trying a transaction of a source until it is committed: smaller after a conflict or where it is too large, later while
-//! MongoDB is unavailable.
+//! How much a source writes in one transaction, which it repeats until it is committed: half as much after a conflict or where it
+//! is too large, later while MongoDB is unavailable.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tracing::warn;
 
-use crate::store::{Backoff, Error, Kind, Stopped, Store, Tries};
+use crate::store::{Backoff, Error, Kind, Reporter, Stopped, Store};
 
 /// Bytes of payload in one transaction, at most.
 const BUDGET: usize = 4 << 20;
@@ -16,14 +16,15 @@ const BUDGET: usize = 4 << 20;
 const LEAST_BUDGET: usize = 64 << 10;
 
 /// Conflicts and transactions that are too large are worth a line after this long.
-const PATIENCE: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(10);
 
-/// After this many successes in a row twice as much is tried.
+/// After this many successes in a row twice as much is written.
 const CONFIDENT: u32 = 8;
 
-/// How much goes into a transaction just now.
+/// How much goes into a transaction at the moment. Example: after two halvings a quarter, so 250 of 1,000 certificates and 1 MB of
+/// payloads; after eight commits half.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pace(Arc<Mutex<State>>);
+pub(crate) struct TransactionSize(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -31,65 +32,55 @@ struct State {
     successes: u32,
 }
 
-impl Pace {
-    /// How many of `most` items to take.
+impl TransactionSize {
+    /// How many of `most` items go into a transaction.
     pub(crate) fn share_of(&self, most: usize) -> usize {
         (most >> self.0.lock().halvings.min(16)).max(1)
     }
 
-    /// Bytes of payload to write.
+    /// Bytes of payload that go into a transaction.
     pub(crate) fn budget(&self) -> usize {
         (BUDGET >> self.0.lock().halvings.min(16)).max(LEAST_BUDGET)
     }
 }
 
-/// The tries of one transaction.
-pub(crate) struct Attempts<'a> {
+/// One transaction that is repeated until it is committed.
+pub(crate) struct Repetition<'a> {
     store: &'a Store,
-    pace: &'a Pace,
+    size: &'a TransactionSize,
     what: &'static str,
     began: Instant,
-    try_began: Instant,
+    last_began: Instant,
     warned: bool,
     backoff: Backoff,
-    tries: Tries,
+    reporter: Reporter,
 }
 
-impl<'a> Attempts<'a> {
-    pub(crate) fn new(store: &'a Store, pace: &'a Pace, what: &'static str) -> Self {
+impl<'a> Repetition<'a> {
+    pub(crate) fn new(store: &'a Store, size: &'a TransactionSize, what: &'static str) -> Self {
         Self {
             store,
-            pace,
+            size,
             what,
             began: Instant::now(),
-            try_began: Instant::now(),
+            last_began: Instant::now(),
             warned: false,
             backoff: Backoff::default(),
-            tries: store.outage().tries(),
+            reporter: store.outage().reporter(),
         }
-    }
-
-    /// How many of `most` items to take.
-    pub(crate) fn share_of(&self, most: usize) -> usize {
-        self.pace.share_of(most)
-    }
-
-    /// Bytes of payload to write.
-    pub(crate) fn budget(&self) -> usize {
-        self.pace.budget()
     }
 
     pub(crate) fn succeeded(&mut self) {
-        self.tries.succeeded();
-        let mut pace = self.pace.0.lock();
-        pace.successes += 1;
-        if pace.successes >= CONFIDENT {
-            pace.successes = 0;
-            pace.halvings = pace.halvings.saturating_sub(1);
+        self.reporter.succeeded();
+        let mut size = self.size.0.lock();
+        size.successes += 1;
+        if size.successes >= CONFIDENT {
+            size.successes = 0;
+            size.halvings = size.halvings.saturating_sub(1);
         }
     }
 
-    /// Waits before the next try, or has it be smaller.
+    /// Waits before the transaction is repeated, or has it be smaller.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon stops.
@@ -100,17 +91,17 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The next try takes half as much.
+    /// Half as much goes into the next transaction.
     pub(crate) async fn smaller(&mut self, error: &Error) -> Result<(), Stopped> {
         let at_least = {
-            let mut pace = self.pace.0.lock();
-            pace.successes = 0;
-            pace.halvings = (pace.halvings + 1).min(16);
-            pace.halvings == 16
+            let mut size = self.size.0.lock();
+            size.successes = 0;
+            size.halvings = (size.halvings + 1).min(16);
+            size.halvings == 16
         };
-        if self.began.elapsed() > PATIENCE && !self.warned {
+        if self.began.elapsed() > LONG && !self.warned {
             self.warned = true;
-            warn!(error = %error, "it takes long to {}: tried again with less at a time", self.what);
+            warn!(error = %error, "it takes long to {}: repeated with less at a time", self.what);
         }
         if at_least || error.kind() == Kind::Conflict {
             return self.pause().await;
@@ -119,7 +110,7 @@ impl<'a> Attempts<'a> {
     }
 
     async fn wait(&mut self, error: &Error) -> Result<(), Stopped> {
-        self.tries.failed(self.what, error, self.try_began);
+        self.reporter.failed(self.what, error, self.last_began);
         self.pause().await
     }
 
@@ -128,7 +119,7 @@ impl<'a> Attempts<'a> {
             () = self.store.stopped() => return Err(Stopped),
             () = self.backoff.wait() => {}
         }
-        self.try_began = Instant::now();
+        self.last_began = Instant::now();
         Ok(())
     }
 

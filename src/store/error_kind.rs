@@ -7,7 +7,7 @@
 pub enum Kind {
     /// It passes: the network, an election, a full disk, a quota, a shutdown. Wait and repeat.
     Unavailable,
-    /// Somebody else was faster, or the transaction or the client is gone: begin again.
+    /// Somebody else was faster, or the transaction or the client no longer exists: begin again.
     Conflict,
     /// Too much at once: again with half of it, down to one document.
     TooLarge,
@@ -15,7 +15,7 @@ pub enum Kind {
     Refused,
     /// A privilege is missing.
     Denied,
-    /// The login is refused, or is gone.
+    /// The login is refused, or was lost.
     Authentication,
 }
 
@@ -66,7 +66,7 @@ const CODES: [(i32, &str, Kind); 104] = [
     (262, "ExceededTimeLimit", Unavailable),
     (11601, "Interrupted", Unavailable),
     (46841, "ClientMarkedKilled", Unavailable),
-    // A cursor that is gone: with its primary, or with what it read from.
+    // A cursor that no longer exists, because its primary or its collection does not.
     (43, "CursorNotFound", Unavailable),
     (136, "CappedPositionLost", Unavailable),
     (175, "QueryPlanKilled", Unavailable),
@@ -136,14 +136,14 @@ const CODES: [(i32, &str, Kind); 104] = [
     (86, "IndexKeySpecsConflict", Refused),
     (121, "DocumentValidationFailure", Refused),
     (11000, "DuplicateKey", Refused),
-    // Of single documents: half of one is no remedy.
+    // Single documents: half of one can not be written.
     (17280, "KeyTooLong", Refused),
 ];
 
 /// MongoDB's `DuplicateKey`.
 pub(super) const DUPLICATE_KEY: i32 = 11000;
 
-/// `AtlasError`, with which Atlas's proxy answers for MongoDB: only the message tells what it is about.
+/// `AtlasError`, the reply of Atlas's proxy in place of MongoDB's: only the message says what it is about.
 pub(super) const ATLAS_ERROR: i32 = 8000;
 
 impl Kind {

@@ -24,7 +24,7 @@ const SOON: &str = "serverSelectionTimeoutMS=2000&connectTimeoutMS=2000&heartbea
 /// How long the daemons may take until they watch.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
-pub struct Stage<'a> {
+pub struct Fixture<'a> {
     pub set: &'a ReplicaSet,
     pub database: Database,
     pub user: Arc<User>,
@@ -38,12 +38,12 @@ pub struct Stage<'a> {
     paces: [Duration; PATHS.len()],
 }
 
-impl<'a> Stage<'a> {
+impl<'a> Fixture<'a> {
     /// The plan's instances, not started yet.
     pub async fn new(set: &'a ReplicaSet, seed: u64, plan: &Plan) -> Result<Self> {
         let database = set.database(&format!("faults_{seed}")).await?;
         database.drop().await?;
-        let mut stage = Self {
+        let mut fixture = Self {
             set,
             user: Arc::new(User::create(&database).await?),
             database,
@@ -56,13 +56,15 @@ impl<'a> Stage<'a> {
         };
         for (number, skew_s) in plan.skews_s.iter().copied().enumerate() {
             let proxy = Proxy::start(set.port(0)).await?;
-            let config = stage.directory.path().join(format!("daemon-{number}.toml"));
-            configure(&config, &proxy, &stage)?;
-            stage.proxies.push(proxy);
-            stage.daemons.push(Daemon::new(config, skew_s, Arc::clone(&stage.user)));
+            let config = fixture.directory.path().join(format!("daemon-{number}.toml"));
+            configure(&config, &proxy, &fixture)?;
+            fixture.proxies.push(proxy);
+            fixture
+                .daemons
+                .push(Daemon::new(config, skew_s, Arc::clone(&fixture.user)));
         }
-        PATHS.iter().for_each(|path| stage.respond_as_usual(path));
-        Ok(stage)
+        PATHS.iter().for_each(|path| fixture.respond_as_usual(path));
+        Ok(fixture)
     }
 
     /// The endpoint responds with 200, as fast as the plan says.
@@ -115,8 +117,8 @@ impl<'a> Stage<'a> {
 }
 
 /// A small queue, so that the outbox has its part; a scan every second, so that no accident is slept through.
-fn configure(path: &Path, proxy: &Proxy, stage: &Stage<'_>) -> Result<()> {
-    let (login, database) = (stage.user.login(), stage.database.name());
+fn configure(path: &Path, proxy: &Proxy, fixture: &Fixture<'_>) -> Result<()> {
+    let (login, database) = (fixture.user.login(), fixture.database.name());
     let text = format!(
         "mongodb.uri = \"mongodb://{login}@{}/?directConnection=true&{SOON}\"\nmongodb.database = \"{database}\"\n\
          scan.schedule = \"* * * * * *\"\nqueue.capacity = 64\ndelivery.max_in_flight = 64\n\

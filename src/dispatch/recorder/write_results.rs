@@ -15,61 +15,46 @@ const RECENT: Duration = Duration::from_secs(60);
 /// Conflicts after which results are written endpoint by endpoint.
 const CONFLICTS: usize = 2;
 
-/// Results to be written together.
-struct Group {
+/// Results that are written in one transaction.
+struct ResultSet {
     settlements: Vec<Settlement>,
     counted: bool,
     conflicts: usize,
 }
 
-/// What is tried again after an error.
-enum Again {
-    AtOnce(Vec<Group>),
-    AfterPause(Vec<Group>),
-    WhenAvailable(Group),
+/// What must still be written after one transaction.
+enum Left {
+    Nothing,
+    AtOnce(Vec<ResultSet>),
+    AfterPause(Vec<ResultSet>),
+    WhenAvailable(ResultSet, store::Error),
 }
 
 impl<O: Observer> Recorder<O> {
-    /// Writes results until they are written or refused. What is written with others is never held up by them for good.
+    /// Writes results until they are written or refused. What is written with others does not wait for them for good.
     pub(super) async fn write(&mut self, settlements: Vec<Settlement>) -> Result<(), Stopped> {
         let mut backoff = Backoff::default();
-        let mut tries = self.parts.store.outage().tries();
-        let mut groups = vec![Group {
+        let mut reporter = self.parts.store.outage().reporter();
+        let mut sets = vec![ResultSet {
             settlements,
             counted: true,
             conflicts: 0,
         }];
-        while let Some(group) = groups.pop() {
-            let (began, now) = (Instant::now(), self.parts.clock.now());
-            let error = match self.parts.outbox.record(&group.settlements, group.counted, now).await {
-                Ok(retries) => {
-                    tries.succeeded();
-                    self.written(&group, retries);
+        while let Some(set) = sets.pop() {
+            let began = Instant::now();
+            match self.write_set(set).await? {
+                Left::Nothing => {
+                    reporter.succeeded();
                     continue;
                 }
-                Err(Unrecorded::Outdated) => {
-                    groups.extend(self.reconcile(group).await?);
+                Left::AtOnce(left) => {
+                    sets.extend(left);
                     continue;
                 }
-                Err(Unrecorded::Statistics(error)) if is_own(&error) => {
-                    groups.extend(self.without_statistics(group, &error));
-                    continue;
-                }
-                Err(Unrecorded::Pauses(error)) if is_own(&error) => {
-                    groups.push(without_pauses(group, &error));
-                    continue;
-                }
-                Err(Unrecorded::Results(error) | Unrecorded::Statistics(error) | Unrecorded::Pauses(error)) => error,
-            };
-            match self.after_error(group, &error).await {
-                Again::AtOnce(again) => {
-                    groups.extend(again);
-                    continue;
-                }
-                Again::AfterPause(again) => groups.extend(again),
-                Again::WhenAvailable(group) => {
-                    tries.failed("record results", &error, began);
-                    groups.push(group);
+                Left::AfterPause(left) => sets.extend(left),
+                Left::WhenAvailable(set, error) => {
+                    reporter.failed("record results", &error, began);
+                    sets.push(set);
                 }
             }
             tokio::select! {
@@ -80,35 +65,55 @@ impl<O: Observer> Recorder<O> {
         Ok(())
     }
 
-    fn written(&mut self, group: &Group, retries: Vec<Head>) {
+    async fn write_set(&mut self, set: ResultSet) -> Result<Left, Stopped> {
+        let now = self.parts.clock.now();
+        Ok(
+            match self.parts.outbox.record(&set.settlements, set.counted, now).await {
+                Ok(retries) => {
+                    self.written(&set, retries);
+                    Left::Nothing
+                }
+                Err(Unrecorded::Outdated) => Left::AtOnce(self.reconcile(set).await?.into_iter().collect()),
+                Err(Unrecorded::Statistics(error)) if is_own(&error) => {
+                    Left::AtOnce(self.without_statistics(set, &error))
+                }
+                Err(Unrecorded::Pauses(error)) if is_own(&error) => Left::AtOnce(vec![without_pauses(set, &error)]),
+                Err(Unrecorded::Results(error) | Unrecorded::Statistics(error) | Unrecorded::Pauses(error)) => {
+                    self.after_error(set, error).await
+                }
+            },
+        )
+    }
+
+    fn written(&mut self, set: &ResultSet, retries: Vec<Head>) {
         self.succeeded = Some(Instant::now());
-        self.done(&group.settlements);
+        self.done(&set.settlements);
         self.parts.waiting.add(retries);
         if !self.refused.is_empty() {
-            let batches = group.settlements.iter().map(|one| &one.delivery.batch.id);
+            let batches = set.settlements.iter().map(|one| &one.delivery.batch.id);
             batches.for_each(|id| self.refused.accepted(id));
         }
     }
 
-    async fn after_error(&mut self, mut group: Group, error: &store::Error) -> Again {
+    async fn after_error(&mut self, mut set: ResultSet, error: store::Error) -> Left {
         match error.kind() {
-            Kind::Conflict if group.conflicts >= CONFLICTS => Again::AfterPause(by_endpoint(group)),
+            Kind::Conflict if set.conflicts >= CONFLICTS => Left::AfterPause(by_endpoint(set)),
             Kind::Conflict => {
-                group.conflicts += 1;
-                Again::AfterPause(vec![group])
+                set.conflicts += 1;
+                Left::AfterPause(vec![set])
             }
-            Kind::TooLarge | Kind::Refused if group.has_several_batches() => Again::AtOnce(group.halves().into()),
+            Kind::TooLarge | Kind::Refused if set.has_several_batches() => Left::AtOnce(set.halves().into()),
             Kind::TooLarge | Kind::Refused if self.is_refusal_its_own().await => {
-                self.give_up(&group, error);
-                Again::AtOnce(Vec::new())
+                self.give_up(&set, &error);
+                Left::AtOnce(Vec::new())
             }
-            _ => Again::WhenAvailable(group),
+            _ => Left::WhenAvailable(set, error),
         }
     }
 
-    /// Somebody else wrote to one of the batches: only what still counts is kept.
-    async fn reconcile(&self, mut group: Group) -> Result<Option<Group>, Stopped> {
-        let settlements = std::mem::take(&mut group.settlements);
+    /// Somebody else wrote to one of the batches: only what is still needed is kept.
+    async fn reconcile(&self, mut set: ResultSet) -> Result<Option<ResultSet>, Stopped> {
+        let settlements = std::mem::take(&mut set.settlements);
         let reread = || self.parts.outbox.reconcile(settlements.clone());
         let kept = self.parts.store.persist("read batches again", reread).await?;
         let is_kept = |one: &Settlement| {
@@ -118,67 +123,65 @@ impl<O: Observer> Recorder<O> {
         };
         let dropped: Vec<_> = settlements.iter().filter(|one| !is_kept(one)).cloned().collect();
         self.done(&dropped);
-        group.settlements = kept;
-        Ok((!group.settlements.is_empty()).then_some(group))
+        set.settlements = kept;
+        Ok((!set.settlements.is_empty()).then_some(set))
     }
 
-    /// The statistics are refused: for one endpoint they are left out, and the lost counts are named.
-    fn without_statistics(&mut self, group: Group, why: &store::Error) -> Vec<Group> {
-        let endpoint = &group.settlements[0].delivery.endpoint;
-        if group.settlements.iter().any(|one| one.delivery.endpoint != *endpoint) {
-            return by_endpoint(group);
+    /// The statistics are refused: for one endpoint they are left out, and the uncounted results are logged.
+    fn without_statistics(&mut self, set: ResultSet, why: &store::Error) -> Vec<ResultSet> {
+        let endpoint = &set.settlements[0].delivery.endpoint;
+        if set.settlements.iter().any(|one| one.delivery.endpoint != *endpoint) {
+            return by_endpoint(set);
         }
-        self.lost.add(endpoint, group.settlements.len(), why, Instant::now());
-        vec![Group {
-            counted: false,
-            ..group
-        }]
+        self.uncounted.add(endpoint, set.settlements.len(), why, Instant::now());
+        vec![ResultSet { counted: false, ..set }]
     }
 
-    /// Whether MongoDB writes other documents of the outbox: then what it refuses is refused for its own sake.
+    /// Whether MongoDB writes other documents of the outbox: then what it refuses is refused for its own content.
     async fn is_refusal_its_own(&self) -> bool {
         let recent = self.succeeded.is_some_and(|at| at.elapsed() < RECENT);
         recent || self.parts.outbox.probe().await.is_ok()
     }
 
-    /// The results of one batch can't be recorded. It is sent again later, in the hope that it can be written then.
-    fn give_up(&mut self, group: &Group, why: &store::Error) {
-        let Some(first) = group.settlements.first() else { return };
+    /// The results of one batch can't be recorded. The batch is sent again later.
+    fn give_up(&mut self, set: &ResultSet, why: &store::Error) {
+        let Some(first) = set.settlements.first() else { return };
         let (batch, endpoint) = (&first.delivery.batch, &first.delivery.endpoint);
-        let (results, now) = (group.settlements.len(), Instant::now());
-        let is_told = self.refused.has(&batch.id, now);
+        let results = set.settlements.len();
+        let now = Instant::now();
+        let is_logged = self.refused.has(&batch.id, now);
         let pause = self.refused.refused(Arc::clone(&batch.id), now);
-        if !is_told {
+        if !is_logged {
             error!(
                 organization = endpoint.organization(), endpoint = endpoint.endpoint(), delivery = %batch.id, results, error = %why,
                 "MongoDB refuses to record results of this batch: the others go on, it is sent again in {} s", pause.as_secs()
             );
         }
         self.parts.queue.exclude(endpoint, Arc::clone(&batch.id), pause);
-        self.done(&group.settlements);
+        self.done(&set.settlements);
     }
 }
 
 /// The pauses of endpoints are refused: this instance keeps them, others and its next start don't know of them.
-fn without_pauses(mut group: Group, why: &store::Error) -> Group {
-    for settlement in &mut group.settlements {
+fn without_pauses(mut set: ResultSet, why: &store::Error) -> ResultSet {
+    for settlement in &mut set.settlements {
         if settlement.paused_until.take().is_some() {
             let endpoint = &settlement.delivery.endpoint;
             warn!(
                 organization = endpoint.organization(), endpoint = endpoint.endpoint(), error = %why,
-                "MongoDB refuses to note the Retry-After of an endpoint: it is kept, but neither by other instances nor after a restart"
+                "MongoDB refuses to note the Retry-After of an endpoint: this instance keeps it until it ends, the others send at once"
             );
         }
     }
-    group
+    set
 }
 
-/// Whether the error concerns these rows alone, and not MongoDB as a whole.
+/// Whether the error concerns these documents alone, and not MongoDB as a whole.
 fn is_own(error: &store::Error) -> bool {
     matches!(error.kind(), Kind::Refused | Kind::Denied | Kind::TooLarge)
 }
 
-impl Group {
+impl ResultSet {
     fn has_several_batches(&self) -> bool {
         let first = &self.settlements[0].delivery.batch.id;
         self.settlements.iter().any(|one| one.delivery.batch.id != *first)
@@ -204,16 +207,14 @@ impl Group {
     }
 }
 
-fn by_endpoint(mut group: Group) -> Vec<Group> {
-    group
-        .settlements
+fn by_endpoint(mut set: ResultSet) -> Vec<ResultSet> {
+    set.settlements
         .sort_by(|one, other| one.delivery.endpoint.cmp(&other.delivery.endpoint));
-    group
-        .settlements
+    set.settlements
         .chunk_by(|one, other| one.delivery.endpoint == other.delivery.endpoint)
-        .map(|settlements| Group {
+        .map(|settlements| ResultSet {
             settlements: settlements.to_vec(),
-            counted: group.counted,
+            counted: set.counted,
             conflicts: 0,
         })
         .collect()

@@ -1,4 +1,4 @@
-//! What the directory knows of one endpoint: which documents speak of it, and what that comes to.
+//! What the directory knows of one endpoint: what each document says of it, and which of them counts.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(super) struct Claim {
     pub(super) entry: Arc<Entry>,
 }
 
-/// How fresh it is. In this order one counts before the other.
+/// How fresh a claim is. Claims count in this order.
 #[derive(Clone, Debug)]
 pub(super) enum Standing {
     /// As the document says now.
@@ -36,14 +36,14 @@ pub(super) enum Standing {
     Missing,
 }
 
-/// One endpoint.
+/// The claims on one endpoint.
 #[derive(Debug, Default)]
-pub(super) struct Slot {
+pub(super) struct Claims {
     /// The first one counts. More than one: several documents have the endpoint.
     claims: Vec<Claim>,
 }
 
-/// What the claims come to; another one if something has changed that somebody may have to act upon.
+/// What follows from the claims. It differs if something has changed that somebody may have to act upon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Effect {
     pub(super) kind: Kind,
@@ -100,7 +100,7 @@ impl Claim {
     }
 }
 
-impl Slot {
+impl Claims {
     pub(super) fn found(&self) -> Option<Found> {
         self.claims.first().map(Claim::found)
     }
@@ -129,12 +129,12 @@ impl Slot {
     pub(super) fn claim(&mut self, document: &DocumentId, claim: Option<Claim>) {
         self.claims.retain(|known| known.document != *document);
         if let Some(claim) = claim {
-            let place = self.claims.partition_point(|known| known.order(&claim).is_lt());
-            self.claims.insert(place, claim);
+            let index = self.claims.partition_point(|known| known.order(&claim).is_lt());
+            self.claims.insert(index, claim);
         }
     }
 
-    /// Another document that has the endpoint now: the one that counts, of the others.
+    /// Another document that has the endpoint now; where there are several, the one that counts.
     pub(super) fn rival(&self, document: &DocumentId) -> Option<&DocumentId> {
         let others = self.claims.iter().filter(|claim| claim.document != *document);
         let mut read = others.filter(|claim| matches!(claim.standing, Standing::Read));

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# words.sh: what the tests of the unit and of the package have in common; sourced by them.
+# shell-functions.sh: what the tests of the unit and of the package have in common; sourced by them.
 unit=certhookd.service
 config=/etc/certhookd/config.toml
 passed=0 failed=0
@@ -10,7 +10,7 @@ beside_mongodb() { # SCRIPT CERTHOOKD FILE...: `SCRIPT --inside URI` in a system
   stage=$(mktemp -d)
   trap 'rm -rf "$stage"' EXIT
   install "$certhookd" "$stage/certhookd"
-  cp "$script" "$here/words.sh" "${@:3}" "$stage"
+  cp "$script" "$here/shell-functions.sh" "${@:3}" "$stage"
   coproc SANDBOX { exec "$stage/certhookd" sandbox; }
   # It lives as long as its standard input, and starts its output with the URI.
   if read -r -t 300 uri <&"${SANDBOX[0]}"; then

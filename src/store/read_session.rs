@@ -30,7 +30,7 @@ impl Store {
 }
 
 impl ReadSession {
-    /// What the filter finds, each document handed to `take` until that says `false`. Returns whether it never did.
+    /// Reads what matches, and hands each document to `visit` until that says `false`. Returns whether it never did.
     ///
     /// # Errors
     /// MongoDB is unavailable, or refuses.
@@ -39,21 +39,21 @@ impl ReadSession {
         collection: &Collection<RawDocumentBuf>,
         filter: Document,
         mut options: FindOptions,
-        mut take: impl FnMut(RawDocumentBuf) -> bool,
+        mut visit: impl FnMut(RawDocumentBuf) -> bool,
     ) -> Result<bool> {
         options.read_concern = Some(ReadConcern::majority());
         let collection = self.scope(collection.name());
         let find = collection.find(filter).with_options(options);
         let mut cursor = find.session(&mut self.session).await?;
         while let Some(document) = cursor.next(&mut self.session).await {
-            if !take(document?) {
+            if !visit(document?) {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// What the pipeline yields, each document handed to `take` until that says `false`. Returns whether it never did.
+    /// Reads what the pipeline yields, and hands each document to `visit` until that says `false`. Returns whether it never did.
     ///
     /// # Errors
     /// MongoDB is unavailable, or refuses.
@@ -62,7 +62,7 @@ impl ReadSession {
         collection: &Collection<RawDocumentBuf>,
         pipeline: Vec<Document>,
         mut options: AggregateOptions,
-        mut take: impl FnMut(RawDocumentBuf) -> bool,
+        mut visit: impl FnMut(RawDocumentBuf) -> bool,
     ) -> Result<bool> {
         options.read_concern = Some(ReadConcern::majority());
         let collection = self.scope(collection.name());
@@ -70,7 +70,7 @@ impl ReadSession {
         let cursor = aggregate.session(&mut self.session).await?;
         let mut cursor = cursor.with_type::<RawDocumentBuf>();
         while let Some(document) = cursor.next(&mut self.session).await {
-            if !take(document?) {
+            if !visit(document?) {
                 return Ok(false);
             }
         }

@@ -1,4 +1,4 @@
-//! Results that are not recorded yet, per batch.
+//! Results that are not recorded yet, by batch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use super::Drained;
 use crate::outbox::{Batch, Next, Settlement};
 
-/// How long results of a batch wait for the batch's end.
+/// How long results of a batch wait for the other results of the batch.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// Results in one transaction, at most.
-const GROUP: usize = 1024;
+const AT_ONCE: usize = 1024;
 
 #[derive(Default)]
-pub(super) struct Gathering {
+pub(super) struct PendingResults {
     batches: HashMap<Arc<str>, Results>,
     count: usize,
 }
@@ -28,7 +28,7 @@ struct Results {
     settlements: Vec<Settlement>,
 }
 
-impl Gathering {
+impl PendingResults {
     pub(super) fn add(&mut self, settlement: Settlement) {
         let batch = &settlement.delivery.batch;
         let at_once = batch.size == 1 || !matches!(settlement.next, Next::Delivered { .. });
@@ -47,32 +47,33 @@ impl Gathering {
         self.batches.values().map(|results| results.since + LINGER).min()
     }
 
-    /// Takes out what must be recorded now: everything if `all` is wanted, or more than `most` results wait.
-    pub(super) fn take(&mut self, all: bool, most: usize, drained: &Drained) -> Vec<Settlement> {
-        let (now, all) = (Instant::now(), all || self.count > most);
-        let mut ready: Vec<(Instant, Arc<str>)> = self
+    /// Removes what must be recorded now, the earliest first: everything if `all` is wanted, or more than `most` results wait.
+    pub(super) fn remove_ready(&mut self, all: bool, most: usize, drained: &Drained) -> Vec<Settlement> {
+        let now = Instant::now();
+        let all = all || self.count > most;
+        let mut due: Vec<(Instant, Arc<str>)> = self
             .batches
             .iter()
             .filter(|(_, results)| all || results.are_due(now, drained))
             .map(|(id, results)| (results.since, Arc::clone(id)))
             .collect();
-        ready.sort();
-        let mut taken = Vec::new();
-        for (_, id) in ready {
-            if taken.len() >= GROUP {
+        due.sort();
+        let mut ready = Vec::new();
+        for (_, id) in due {
+            if ready.len() >= AT_ONCE {
                 break;
             }
             let settlements = self.batches.remove(&id).map(|results| results.settlements);
-            taken.extend(settlements.into_iter().flatten());
+            ready.extend(settlements.into_iter().flatten());
         }
-        self.count -= taken.len();
-        taken
+        self.count -= ready.len();
+        ready
     }
 }
 
 impl Results {
-    /// Whether all of the batch that is in memory has its result. The first delivery to an endpoint goes out alone: its success
-    /// waits for the others, which come now that the endpoint is known to answer.
+    /// Whether all of the batch's deliveries in memory have a result. The first delivery to an endpoint goes out alone; its success
+    /// makes the endpoint known to answer, and waits for the results of the others, which go out then.
     fn is_complete(&self, batch: &Batch) -> bool {
         let results = self.settlements.len();
         let is_first_of_several = results == 1 && batch.open() > 1;

@@ -1,4 +1,4 @@
-//! Writes metrics one after the other, each in a statement of the code that calls it.
+//! Encodes metrics for Prometheus, a call for each.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,9 +13,9 @@ use super::histogram::Histogram;
 /// The labels of a sample.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
-pub(super) struct Sheet<'a>(pub(super) DescriptorEncoder<'a>);
+pub(super) struct Encoder<'a>(pub(super) DescriptorEncoder<'a>);
 
-impl Sheet<'_> {
+impl Encoder<'_> {
     /// A gauge without labels; left out where its value is not known.
     pub(super) fn gauge<V: EncodeGaugeValue>(&mut self, name: &str, help: &str, value: Option<V>) -> fmt::Result {
         let Some(value) = value else { return Ok(()) };

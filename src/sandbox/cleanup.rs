@@ -1,4 +1,4 @@
-//! Ends a sandbox with its owner, however the owner ends: dropped, returned from main, panicked or SIGKILLed.
+//! Ends a sandbox with the process that started it, however that ends: dropped, returned from main, panicked or SIGKILLed.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -7,10 +7,10 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-/// Where a process that the undertaker must end leaves its id, in a folder of its own below the sandbox's directory.
+/// Where a process that the cleanup must end leaves its id, in a folder of its own below the sandbox's directory.
 pub(super) const PID_FILE: &str = "pid";
 
-/// `read` returns when the pipe closes, and only the owner holds its other end. The second `rm` is for a file that a
+/// `read` returns when the pipe closes, and only the process that started it has its other end. The second `rm` is for a file that a
 /// process created between the kill and its death.
 const SCRIPT: &str = r#"
 read -r _
@@ -20,25 +20,25 @@ rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }
 
 /// A temporary directory and a shell that waits for this value to go, then kills what runs there and removes it all.
 ///
-/// A shell, because it must outlive the owner: statics are not dropped, and nothing of a SIGKILLed process runs.
+/// A shell, because it must outlive that process: statics are not dropped, and nothing of a SIGKILLed process runs.
 #[derive(Debug)]
-pub(super) struct Undertaker {
+pub(super) struct Cleanup {
     directory: PathBuf,
     shell: Child,
 }
 
-impl Undertaker {
+impl Cleanup {
     /// Makes the directory, below the system's temporary one, and starts the shell.
     pub(super) fn start() -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("certhookd-sandbox-").tempdir();
         let directory = directory.context("cannot make a directory for the sandbox")?;
         let shell = Command::new("sh")
-            .args(["-c", SCRIPT, "undertaker"])
+            .args(["-c", SCRIPT, "cleanup"])
             .arg(directory.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // Ctrl-C ends the owner, and the owner's end ends this.
+            // Ctrl-C ends the process that started it, and that ends this.
             .process_group(0)
             .spawn()
             .context("cannot start sh, which cleans up after the sandbox")?;
@@ -54,8 +54,8 @@ impl Undertaker {
     }
 }
 
-impl Drop for Undertaker {
-    /// Waits until everything is gone.
+impl Drop for Cleanup {
+    /// Waits until everything is removed.
     fn drop(&mut self) {
         // `wait` closes the pipe first.
         if let Err(error) = self.shell.wait() {
@@ -65,7 +65,7 @@ impl Drop for Undertaker {
 }
 
 fn report(directory: &Path, error: &io::Error) {
-    tracing::warn!(%error, directory = %directory.display(), "the sandbox may not be gone: remove its directory by hand");
+    tracing::warn!(%error, directory = %directory.display(), "the sandbox may not be removed: remove its directory by hand");
 }
 
 #[cfg(test)]
@@ -77,14 +77,14 @@ mod tests {
 
     #[test]
     fn kills_what_left_its_id_and_removes_everything() {
-        let undertaker = Undertaker::start().unwrap();
-        let directory = undertaker.directory().to_owned();
+        let cleanup = Cleanup::start().unwrap();
+        let directory = cleanup.directory().to_owned();
         let mut process = Command::new("sleep").arg("1000").spawn().unwrap();
         fs::create_dir(directory.join("0")).unwrap();
         fs::create_dir(directory.join("1")).unwrap();
         fs::write(directory.join("1").join(PID_FILE), process.id().to_string()).unwrap();
 
-        drop(undertaker);
+        drop(cleanup);
         assert!(!directory.exists());
         assert_eq!(process.wait().unwrap().signal(), Some(9));
     }
