@@ -183,18 +183,18 @@ impl Directory {
         self.0.followed.wait().await;
     }
 
-    /// Waits while whoever follows the changes is cut off from MongoDB: after an outage a source may reach it first. `beat` is
+    /// Waits while whoever follows the changes is cut off from MongoDB: after an outage a source may reach it first. `progress` is
     /// called now and then meanwhile.
     ///
     /// # Errors
     /// [`Stopped`] when `stop` comes first.
-    pub async fn up_to_date(&self, stop: impl Future<Output = ()>, beat: impl Fn()) -> Result<(), Stopped> {
+    pub async fn up_to_date(&self, stop: impl Future<Output = ()>, progress: impl Fn()) -> Result<(), Stopped> {
         tokio::pin!(stop);
         loop {
             tokio::select! {
                 () = &mut stop => return Err(Stopped),
                 () = self.0.freshness.wait() => return Ok(()),
-                () = tokio::time::sleep(BEAT) => beat(),
+                () = tokio::time::sleep(BEAT) => progress(),
             }
         }
     }

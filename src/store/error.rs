@@ -265,9 +265,16 @@ mod tests {
         DriverError::from(ErrorKind::Command(command)).into()
     }
 
+    fn each_is(table: &[(Error, &str)]) {
+        for (error, line) in table {
+            assert_eq!(error.to_string(), *line);
+            assert!(!format!("{error:?}").contains("hunter2"));
+        }
+    }
+
     #[test]
-    fn an_error_is_one_line_that_quotes_neither_command_nor_data() {
-        for (error, line) in [
+    fn a_reply_is_one_line_that_quotes_neither_command_nor_data() {
+        each_is(&[
             (
                 reply(
                     13,
@@ -301,6 +308,12 @@ mod tests {
                 reply(7182500, "Location7182500", &"x".repeat(300)),
                 &format!("Location7182500 (7182500): {}…", "x".repeat(LONGEST)),
             ),
+        ]);
+    }
+
+    #[test]
+    fn an_error_that_is_no_reply_is_one_line_too() {
+        each_is(&[
             (
                 Error::of_row(RowError { index: 3, code: 121 }),
                 "DocumentValidationFailure (121): row 3",
@@ -309,10 +322,7 @@ mod tests {
                 DriverError::from(ErrorKind::Shutdown).into(),
                 "the client was closed or replaced",
             ),
-        ] {
-            assert_eq!(error.to_string(), line);
-            assert!(!format!("{error:?}").contains("hunter2"));
-        }
+        ]);
     }
 
     #[test]

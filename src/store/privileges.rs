@@ -194,12 +194,9 @@ mod tests {
             resource: Resource::new("beedeez", "badgeusers"),
             actions: vec!["find", "update"],
         };
+        let both = || vec!["find", "update"];
         for (resource, actions, missing) in [
-            (
-                doc! { "db": "beedeez", "collection": "badgeusers" },
-                vec!["find", "update"],
-                "",
-            ),
+            (doc! { "db": "beedeez", "collection": "badgeusers" }, both(), ""),
             (
                 doc! { "db": "beedeez", "collection": "badgeusers" },
                 vec!["find"],
@@ -207,19 +204,11 @@ mod tests {
             ),
             (doc! { "db": "beedeez", "collection": "" }, vec!["update", "find"], ""),
             (doc! { "db": "", "collection": "badgeusers" }, vec!["find"], "update"),
-            (doc! { "db": "", "collection": "" }, vec!["find", "update"], ""),
+            (doc! { "db": "", "collection": "" }, both(), ""),
             (doc! { "anyResource": true }, vec!["anyAction"], ""),
-            (
-                doc! { "db": "other", "collection": "" },
-                vec!["find", "update"],
-                "find, update",
-            ),
-            (
-                doc! { "db": "beedeez", "collection": "users" },
-                vec!["find", "update"],
-                "find, update",
-            ),
-            (doc! { "cluster": true }, vec!["find", "update"], "find, update"),
+            (doc! { "db": "other", "collection": "" }, both(), "find, update"),
+            (doc! { "db": "beedeez", "collection": "users" }, both(), "find, update"),
+            (doc! { "cluster": true }, both(), "find, update"),
         ] {
             let login = Login {
                 users: Vec::new(),

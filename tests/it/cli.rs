@@ -200,14 +200,18 @@ async fn a_dry_run_counts_per_organization_and_writes_and_sends_nothing() {
 }
 
 #[tokio::test]
-async fn status_tells_of_instances_outbox_endpoints_scan_and_stream() {
+async fn status_of_an_empty_database_says_that_nothing_happened() {
     let fixture = Fixture::new().await;
     layout::indexes(&fixture).await;
     let outcome = fixture.outcome(&["status"]).await;
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert!(outcome.stdout.contains("last scan  never") && outcome.stdout.contains("stream     never started"));
     assert!(outcome.stdout.contains("0 pending, 0 dead letters"), "{outcome:?}");
+}
 
+/// Three endpoints with pending deliveries, dead letters or neither, an instance, a scan and a stream; returns the organization.
+async fn with_a_history(fixture: &Fixture) -> bson::oid::ObjectId {
+    layout::indexes(fixture).await;
     let (flaky, gone, mut off) = (
         fixture.endpoint("/flaky"),
         fixture.endpoint("/gone"),
@@ -223,7 +227,7 @@ async fn status_tells_of_instances_outbox_endpoints_scan_and_stream() {
         layout::dead(&gone, &expiry(1)),
         layout::dead(&gone, &expiry(2)),
     ];
-    layout::outbox(&fixture).insert_many(documents).await.unwrap();
+    layout::outbox(fixture).insert_many(documents).await.unwrap();
     let figures = [layout::figures(&flaky, 2, 1), layout::figures(&gone, 0, 2)];
     fixture.statistics().insert_many(figures).await.unwrap();
     let now = Clock::local();
@@ -233,7 +237,13 @@ async fn status_tells_of_instances_outbox_endpoints_scan_and_stream() {
     let watch = doc! { "_id": "watch", "at": now };
     let state = [layout::instance("a", 1), layout::lease("a"), scan, watch];
     fixture.state().insert_many(state).await.unwrap();
+    organization
+}
 
+#[tokio::test]
+async fn status_shows_instances_outbox_endpoints_scan_and_stream_as_json() {
+    let fixture = Fixture::new().await;
+    let organization = with_a_history(&fixture).await;
     let json = fixture.outcome(&["status", "--json"]).await;
     assert_eq!(json.code, Some(0), "{json:?}");
     let status: Value = serde_json::from_str(&json.stdout).unwrap();
@@ -268,7 +278,12 @@ async fn status_tells_of_instances_outbox_endpoints_scan_and_stream() {
         (&endpoint("/flaky")["state"], &endpoint("/off")["state"]),
         (&"served".into(), &"off".into())
     );
+}
 
+#[tokio::test]
+async fn status_shows_them_as_a_table() {
+    let fixture = Fixture::new().await;
+    with_a_history(&fixture).await;
     let table = fixture.outcome(&["status"]).await.stdout;
     assert!(table.contains("outbox     2 pending, 2 dead letters"), "{table}");
     assert!(table.contains(": 2 found, 4 deliveries"), "{table}");

@@ -94,8 +94,13 @@ async fn each_delivery_of_a_batch_has_lines_of_its_own() {
         .stdout;
     assert_eq!(count, "1 delivery is pending again\n");
     assert_eq!(told(&events.json().await), ("pending", 0, None, Some("replay")));
+}
 
-    // All at once.
+#[tokio::test]
+async fn results_that_are_written_all_at_once_are_lines_of_their_own() {
+    let fixture = Fixture::new().await;
+    let mut events = Events::follow(&fixture, &["--json"]).await;
+    let outbox = outbox(&fixture);
     let two = batch(ENDPOINT, &[8, 9].map(expiry));
     outbox.insert_one(&two).await.unwrap();
     let all =
@@ -107,10 +112,17 @@ async fn each_delivery_of_a_batch_has_lines_of_its_own() {
     for state in ["pending", "pending", "delivered", "delivered"] {
         assert_eq!(events.json().await["state"], state);
     }
+}
 
-    // Of two that were cancelled, one goes out again: nothing has happened to the other.
+#[tokio::test]
+async fn of_two_that_were_cancelled_only_the_one_that_goes_out_again_has_a_line() {
+    let fixture = Fixture::new().await;
+    layout::indexes(&fixture).await;
+    let mut events = Events::follow(&fixture, &["--json"]).await;
+    let outbox = outbox(&fixture);
     let two = layout::cancelled(batch(ENDPOINT, &[4, 5].map(expiry)));
     outbox.insert_one(&two).await.unwrap();
+    let _daemon = fixture.daemon().await;
     fixture
         .outcome(&["replay", "--id", &expiry(5), "--state", "cancelled"])
         .await;
@@ -175,7 +187,16 @@ async fn a_delivery_is_followed_through_its_attempts_to_its_end() {
         let line = events.json().await;
         assert_eq!(told(&line), expected, "{line}");
     }
-    // None of these says anything of a delivery.
+}
+
+#[tokio::test]
+async fn a_write_that_changes_no_delivery_has_no_line() {
+    let fixture = Fixture::new().await;
+    let mut events = Events::follow(&fixture, &["--json"]).await;
+    let outbox = outbox(&fixture);
+    let one = batch(ENDPOINT, &[expiry(1)]);
+    outbox.insert_one(&one).await.unwrap();
+    assert_eq!(told(&events.json().await), ("pending", 0, None, None));
     for update in [
         doc! { "$inc": { "version": 1 } },
         doc! { "$unset": { "deliveries.0.payload": 1 } },

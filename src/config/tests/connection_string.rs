@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn may_stand_in_a_file_of_its_own_or_in_a_credential() {
+fn may_be_in_a_file_of_its_own_or_in_a_credential() {
     let given = Given::nothing();
     let path = given.write("secret", &format!("{SECRET_URI}\r\n"));
     let named = Given::nothing().env("CERTHOOKD_MONGODB__URI_FILE", path.to_str().unwrap());
@@ -30,54 +30,84 @@ fn given_nowhere_is_a_fault_that_names_the_places() {
     assert_eq!(faults.iter().count(), 1, "{faults}");
 }
 
+/// URIs and what the fault says of them.
+const REFUSED: [(&str, &str); 19] = [
+    (
+        "alice:hunter2@db.test",
+        "it begins with neither mongodb:// nor mongodb+srv://",
+    ),
+    (
+        "\"mongodb://alice:hunter2@db.test\"",
+        "it begins with neither mongodb:// nor mongodb+srv://",
+    ),
+    (
+        "http://alice:hunter2@db.test/",
+        "it begins with neither mongodb:// nor mongodb+srv://",
+    ),
+    (
+        "mongodb://alice:hunter2@x@db.test/",
+        "the user or the password makes no sense: {encode}",
+    ),
+    (
+        "mongodb://alice:hunter2/x@db.test/",
+        "the user or the password makes no sense: {encode}",
+    ),
+    (
+        "mongodb://alice:hunter2%@db.test/",
+        "the user or the password makes no sense: {encode}",
+    ),
+    (
+        "mongodb://alice:1?hunter2=x@db.test/",
+        "there is an @ after the first question mark: {encode}",
+    ),
+    (
+        "mongodb://alice:hunter2@db.test:port/",
+        "a host or its port makes no sense",
+    ),
+    ("mongodb://alice:hunter2@db1,,db2/", "a host or its port makes no sense"),
+    ("mongodb://alice:hunter2@db1, db2/", "there is white space in it"),
+    (
+        "mongodb://alice:hunter2@db1/?replicaSet=rs0\nfoo",
+        "there is white space in it",
+    ),
+    (
+        "mongodb://alice:hunter2@db1/a$b",
+        "the database in its path makes no sense",
+    ),
+    (
+        "mongodb://alice:hunter2@db1/?replicaSet=rs0&retryWrites=yes",
+        "the option retryWrites is refused: connection string `retrywrites` option must be a boolean",
+    ),
+    (
+        "mongodb://alice:hunter2@db1/?maxPoolSize=hunter2&tls=1",
+        "the option tls is refused: connection string `tls` option must be a boolean and the option maxPoolSize is \
+             refused: connection string `maxpoolsize` argument must be a positive integer",
+    ),
+    (
+        "mongodb://alice:hunter2@db1/?readPreference=hunter2",
+        "the option readPreference has a value that makes no sense",
+    ),
+    (
+        "mongodb://alice:hunter2@db1/?readPreferenceTags=dc:east",
+        "the option readPreferenceTags is refused: cannot set read preference tags without also setting read preference mode",
+    ),
+    ("mongodb://alice:hunter2@db1/?tls", "the option tls has no value"),
+    (
+        "mongodb://alice:hunter2@db1/?w=1&w=2",
+        "the option w is refused: repeated options are not allowed in the connection string",
+    ),
+    (
+        "mongodb://alice:hunter2@db1/?tlsCertificateKeyFilePassword=hunter2",
+        "the option tlsCertificateKeyFilePassword is refused: the cert-key-password feature must be enabled to specify \
+             tlsCertificateKeyFilePassword in the URI",
+    ),
+];
+
 #[test]
 fn that_is_refused_says_which_part_or_option_and_quotes_nothing() {
     let encode = "percent-encode user and password, such as %40 for @";
-    let cases = [
-        ("alice:hunter2@db.test", "it begins with neither mongodb:// nor mongodb+srv://".to_owned()),
-        ("\"mongodb://alice:hunter2@db.test\"", "it begins with neither mongodb:// nor mongodb+srv://".to_owned()),
-        ("http://alice:hunter2@db.test/", "it begins with neither mongodb:// nor mongodb+srv://".to_owned()),
-        ("mongodb://alice:hunter2@x@db.test/", format!("the user or the password makes no sense: {encode}")),
-        ("mongodb://alice:hunter2/x@db.test/", format!("the user or the password makes no sense: {encode}")),
-        ("mongodb://alice:hunter2%@db.test/", format!("the user or the password makes no sense: {encode}")),
-        ("mongodb://alice:1?hunter2=x@db.test/", format!("there is an @ after the first question mark: {encode}")),
-        ("mongodb://alice:hunter2@db.test:port/", "a host or its port makes no sense".to_owned()),
-        ("mongodb://alice:hunter2@db1,,db2/", "a host or its port makes no sense".to_owned()),
-        ("mongodb://alice:hunter2@db1, db2/", "there is white space in it".to_owned()),
-        ("mongodb://alice:hunter2@db1/?replicaSet=rs0\nfoo", "there is white space in it".to_owned()),
-        ("mongodb://alice:hunter2@db1/a$b", "the database in its path makes no sense".to_owned()),
-        (
-            "mongodb://alice:hunter2@db1/?replicaSet=rs0&retryWrites=yes",
-            "the option retryWrites is refused: connection string `retrywrites` option must be a boolean".to_owned(),
-        ),
-        (
-            "mongodb://alice:hunter2@db1/?maxPoolSize=hunter2&tls=1",
-            "the option tls is refused: connection string `tls` option must be a boolean and the option maxPoolSize is \
-             refused: connection string `maxpoolsize` argument must be a positive integer"
-                .to_owned(),
-        ),
-        (
-            "mongodb://alice:hunter2@db1/?readPreference=hunter2",
-            "the option readPreference has a value that makes no sense".to_owned(),
-        ),
-        (
-            "mongodb://alice:hunter2@db1/?readPreferenceTags=dc:east",
-            "the option readPreferenceTags is refused: cannot set read preference tags without also setting read preference mode"
-                .to_owned(),
-        ),
-        ("mongodb://alice:hunter2@db1/?tls", "the option tls has no value".to_owned()),
-        (
-            "mongodb://alice:hunter2@db1/?w=1&w=2",
-            "the option w is refused: repeated options are not allowed in the connection string".to_owned(),
-        ),
-        (
-            "mongodb://alice:hunter2@db1/?tlsCertificateKeyFilePassword=hunter2",
-            "the option tlsCertificateKeyFilePassword is refused: the cert-key-password feature must be enabled to specify \
-             tlsCertificateKeyFilePassword in the URI"
-                .to_owned(),
-        ),
-    ];
-    for (uri, why) in cases {
+    for (uri, why) in REFUSED {
+        let why = why.replace("{encode}", encode);
         let given = Given::nothing().env("CERTHOOKD_MONGODB__URI", uri);
         let faults = given.faults();
         assert_eq!(faults.len(), 1, "{uri}: {faults:?}");
@@ -94,40 +124,47 @@ fn that_is_refused_says_which_part_or_option_and_quotes_nothing() {
     }
 }
 
+/// Options, those that are left, and a warning for each of the others.
+const OPTIONS: [(&str, &str, &[&str]); 9] = [
+    ("replicaSet=rs0", "replicaSet=rs0", &[]),
+    ("REPLICASET=rs0&", "REPLICASET=rs0", &[]),
+    ("foo=bar", "", &["foo is unknown and ignored"]),
+    (
+        "compressors=zstd&replicaSet=rs0",
+        "replicaSet=rs0",
+        &["compressors has no effect here and is ignored"],
+    ),
+    (
+        "uuidRepresentation=standard&zlibCompressionLevel=3",
+        "",
+        &[
+            "uuidRepresentation has no effect here and is ignored",
+            "zlibCompressionLevel has no effect here and is ignored",
+        ],
+    ),
+    (
+        "socketTimeoutMS=360000&sockettimeoutms=1",
+        "",
+        &[
+            "socketTimeoutMS has no effect here and is ignored",
+            "sockettimeoutms has no effect here and is ignored",
+        ],
+    ),
+    (
+        "replicaSet=rs0&retryWrits=true&slaveOk=hunter2",
+        "replicaSet=rs0",
+        &[
+            "retryWrits is unknown and ignored; did you mean retryWrites?",
+            "slaveOk is unknown and ignored",
+        ],
+    ),
+    ("flag&tls=true", "tls=true", &["flag is unknown and ignored"]),
+    ("a\u{1b}b=c", "", &[]),
+];
+
 #[test]
 fn options_that_nobody_knows_are_left_out_with_one_warning_each() {
-    let unknown = |name: &str| format!("mongodb.uri: the option {name} is unknown and ignored");
-    let useless = |name: &str| format!("mongodb.uri: the option {name} has no effect here and is ignored");
-    for (options, left, warnings) in [
-        ("replicaSet=rs0", "replicaSet=rs0", vec![]),
-        ("REPLICASET=rs0&", "REPLICASET=rs0", vec![]),
-        ("foo=bar", "", vec![unknown("foo")]),
-        (
-            "compressors=zstd&replicaSet=rs0",
-            "replicaSet=rs0",
-            vec![useless("compressors")],
-        ),
-        (
-            "uuidRepresentation=standard&zlibCompressionLevel=3",
-            "",
-            vec![useless("uuidRepresentation"), useless("zlibCompressionLevel")],
-        ),
-        (
-            "socketTimeoutMS=360000&sockettimeoutms=1",
-            "",
-            vec![useless("socketTimeoutMS"), useless("sockettimeoutms")],
-        ),
-        (
-            "replicaSet=rs0&retryWrits=true&slaveOk=hunter2",
-            "replicaSet=rs0",
-            vec![
-                unknown("retryWrits") + "; did you mean retryWrites?",
-                unknown("slaveOk"),
-            ],
-        ),
-        ("flag&tls=true", "tls=true", vec![unknown("flag")]),
-        ("a\u{1b}b=c", "", vec![]),
-    ] {
+    for (options, left, warnings) in OPTIONS {
         let given = Given::nothing().env("CERTHOOKD_MONGODB__URI", &format!("mongodb://db1/?{options}"));
         if options.contains('\u{1b}') {
             assert!(given.faults()[0].contains("there is white space in it"));
@@ -141,41 +178,44 @@ fn options_that_nobody_knows_are_left_out_with_one_warning_each() {
         );
         let told: Vec<_> = warnings
             .iter()
-            .map(|warning| format!("{warning} (CERTHOOKD_MONGODB__URI)"))
+            .map(|warning| format!("mongodb.uri: the option {warning} (CERTHOOKD_MONGODB__URI)"))
             .collect();
         assert_eq!(config.warnings, told, "{options}");
     }
 }
 
+/// The path, the file, and the database or what the fault says.
+const PATHS: [(&str, &str, Result<&str, &str>); 13] = [
+    ("", "", Ok("beedeez")),
+    ("badges", "", Ok("badges")),
+    ("b%61dges", "", Ok("badges")),
+    ("badges", "mongodb.database = 'badges'", Ok("badges")),
+    ("admin", "", Ok("beedeez")),
+    ("admin", "mongodb.database = 'badges'", Ok("badges")),
+    (
+        "badges",
+        "mongodb.database = 'beedeez'",
+        Err("expected \"badges\", as in the path of the connection string, found \"beedeez\" (config.toml:1)"),
+    ),
+    (
+        "Badges",
+        "mongodb.database = 'badges'",
+        Err("expected \"Badges\", as in the path of the connection string, found \"badges\" (config.toml:1)"),
+    ),
+    ("badges", "mongodb.database = 3", Err("expected a database name, ")),
+    ("a.b", "", Err("(the path of the connection string)")),
+    ("local", "", Err("expected the platform's database, found \"local\"")),
+    ("config", "", Err("config is MongoDB's own")),
+    (
+        "",
+        "mongodb.database = 'admin'",
+        Err("admin is MongoDB's own (config.toml:1)"),
+    ),
+];
+
 #[test]
 fn its_path_names_the_database_where_nothing_else_does() {
-    for (path, set, database) in [
-        ("", "", Ok("beedeez")),
-        ("badges", "", Ok("badges")),
-        ("b%61dges", "", Ok("badges")),
-        ("badges", "mongodb.database = 'badges'", Ok("badges")),
-        ("admin", "", Ok("beedeez")),
-        ("admin", "mongodb.database = 'badges'", Ok("badges")),
-        (
-            "badges",
-            "mongodb.database = 'beedeez'",
-            Err("expected \"badges\", as in the path of the connection string, found \"beedeez\" (config.toml:1)"),
-        ),
-        (
-            "Badges",
-            "mongodb.database = 'badges'",
-            Err("expected \"Badges\", as in the path of the connection string, found \"badges\" (config.toml:1)"),
-        ),
-        ("badges", "mongodb.database = 3", Err("expected a database name, ")),
-        ("a.b", "", Err("(the path of the connection string)")),
-        ("local", "", Err("expected the platform's database, found \"local\"")),
-        ("config", "", Err("config is MongoDB's own")),
-        (
-            "",
-            "mongodb.database = 'admin'",
-            Err("admin is MongoDB's own (config.toml:1)"),
-        ),
-    ] {
+    for (path, set, database) in PATHS {
         let uri = format!("mongodb://alice:hunter2@db.test/{path}?authSource=admin");
         let given = Given::toml(set).env("CERTHOOKD_MONGODB__URI", &uri);
         match database {

@@ -68,10 +68,7 @@ fn the_shipped_file_lists_every_key_and_no_other() {
     assert_eq!(listed, known);
 }
 
-#[test]
-fn every_key_can_be_set_in_the_file() {
-    let config = Given::toml(
-        r#"
+const EVERY_KEY: &str = r#"
         mongodb = { uri = "mongodb+srv://db.test", database = "b", badge_users = "u", member_configs = "m" }
         completions.enabled = false
         queue.capacity = 10
@@ -104,9 +101,11 @@ fn every_key_can_be_set_in_the_file() {
         metrics_listen = ""
         [telemetry]
         otlp_endpoint = "http://127.0.0.1:4318"
-        "#,
-    )
-    .config();
+        "#;
+
+#[test]
+fn every_key_can_be_set_in_the_file() {
+    let config = Given::toml(EVERY_KEY).config();
     assert_eq!(config.mongodb.uri.expose_secret(), "mongodb+srv://db.test");
     assert_eq!(config.scan.timezone, chrono_tz::Europe::Paris);
     assert_eq!(
