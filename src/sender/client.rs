@@ -61,7 +61,7 @@ struct Attempt<'a> {
 }
 
 /// A response, and what is known of how it came.
-struct Answer {
+struct Exchanged {
     response: Response<response::Body>,
     /// How long the request waited for its connection.
     connect: Duration,
@@ -137,8 +137,8 @@ impl Client {
         }
     }
 
-    /// What the answer means. Its body is read so that the connection can be used again; how it begins is kept of a failure.
-    async fn conclude(&self, attempt: &Attempt<'_>, answer: Answer) -> Outcome {
+    /// What the response means. Its body is read so that the connection can be used again; how it begins is kept of a failure.
+    async fn conclude(&self, attempt: &Attempt<'_>, answer: Exchanged) -> Outcome {
         let mut outcome = attempt.judge(&answer);
         let body = answer.response.into_body();
         match &mut outcome {
@@ -154,7 +154,7 @@ impl Client {
     }
 
     /// Sends the request as the endpoint wants it, and once more with a new token where it refuses the one it got.
-    async fn answer(&self, attempt: &Attempt<'_>) -> Result<Answer, NoResponse> {
+    async fn answer(&self, attempt: &Attempt<'_>) -> Result<Exchanged, NoResponse> {
         guard::check_url(&attempt.endpoint.url, &self.policy)
             .map_err(|refused| NoResponse::unconnected(refused.to_string()))?;
         let Auth::OAuth2(credentials) = &attempt.endpoint.auth else {
@@ -197,7 +197,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn judge(&self, answer: &Answer) -> Outcome {
+    fn judge(&self, answer: &Exchanged) -> Outcome {
         response::judge(&answer.response, self.now, self.start.elapsed(), answer.connect)
     }
 

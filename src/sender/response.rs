@@ -18,7 +18,7 @@ const MAX_BODY: usize = 64 * 1024;
 /// The longest that the rest of an answer is waited for. Its status has decided by then; the rest is only read so that
 /// the connection can be used again, which is not worth more.
 const DRAIN: Duration = Duration::from_millis(250);
-/// This much of an answer is shown and kept, in bytes.
+/// This much of a response is shown and kept, in bytes.
 const EXCERPT: usize = 1024;
 /// The longest `Retry-After` that is taken at its word.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);

@@ -1,6 +1,6 @@
 //! What became of each attempt: kept with the delivery, in order, bounded, printable and without secrets.
 
-mod responses;
+pub(crate) mod responses;
 
 use std::io;
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Answer, Attempt, Client, NoResponse};
+use super::{Attempt, Client, Exchanged, NoResponse};
 use crate::sender::connection::History;
 use crate::sender::connector::{Clients, Http};
 use crate::sender::{protocol, reason, request, response};
@@ -34,7 +34,7 @@ impl Client {
         &self,
         attempt: &Attempt<'_>,
         token: Option<&HeaderValue>,
-    ) -> Result<Answer, NoResponse> {
+    ) -> Result<Exchanged, NoResponse> {
         let mut request = request::build(attempt.endpoint, attempt.message, &self.source, attempt.now, token)
             .map_err(NoResponse::Unsendable)?;
         if let Some(trace) = &attempt.trace {
@@ -50,7 +50,7 @@ impl Client {
             sent = send_somehow(&self.http1, &request, attempt.deadline).await?;
         }
         let (response, connect) = received(sent, began)?;
-        Ok(Answer {
+        Ok(Exchanged {
             response,
             connect,
             token: token.cloned(),

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use http_body_util::Full;
 
-use super::{Answer, Attempt, Client};
+use super::{Attempt, Client, Exchanged};
 use crate::model::{Message, Outcome, printable};
 use crate::platform::Endpoint;
 use crate::sender::mask::{HIDDEN, Secrets};
@@ -20,7 +20,7 @@ pub struct Preview {
     pub headers: Vec<(String, String)>,
 }
 
-/// An answer without the secrets of the endpoint, printable.
+/// A response without the secrets of the endpoint, printable.
 #[derive(Clone, Debug)]
 pub struct ShownResponse {
     /// Its HTTP version.
@@ -80,7 +80,7 @@ impl Preview {
 }
 
 impl ShownResponse {
-    async fn read(answer: Answer, attempt: &Attempt<'_>) -> Self {
+    async fn read(answer: Exchanged, attempt: &Attempt<'_>) -> Self {
         let secrets = Secrets::of(attempt.endpoint, answer.token.as_ref());
         let (head, body) = answer.response.into_parts();
         let body = response::excerpt(body, attempt.deadline, &secrets).await;

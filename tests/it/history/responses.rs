@@ -135,7 +135,7 @@ async fn a_blocked_address_has_no_response() {
 }
 
 /// A receiver that says back the whole request, as it is, percent-encoded and in base64.
-async fn mirror() -> String {
+pub(crate) async fn mirror() -> String {
     server(|mut stream, _| async move {
         let request = String::from_utf8_lossy(&read_any_request(&mut stream).await?).into_owned();
         let secrets = request.lines().filter(|line| {

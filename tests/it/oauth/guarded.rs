@@ -3,10 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use certhookd::sender::{Client, Policy};
 use futures_util::FutureExt;
 
 use super::support::{Fixture, Receiver, TokenServer, answering, endpoint};
+use crate::history::responses::mirror;
 use crate::sender::support::{self, delivered, failure, message, now};
 
 /// The receiver's address is allowed; of the addresses that names resolve to, `.test` is it and all others are another.
@@ -106,4 +109,17 @@ async fn proxy_variables_are_not_obeyed() {
     let fixture = Fixture::new().await;
     delivered(fixture.attempt().await);
     assert_eq!(fixture.server.count(), 1);
+}
+
+#[tokio::test]
+async fn what_a_receiver_says_back_holds_no_token() {
+    let mut fixture = Fixture::new().await;
+    fixture.endpoint.url = mirror().await.parse().unwrap();
+    let response = failure(fixture.attempt().await).response.unwrap();
+    assert!(response.matches("(hidden)").count() >= 3, "{response}");
+    // A 401 has another token fetched, which is refused as well.
+    assert_eq!(fixture.server.count(), 2);
+    for said in ["token-", "token%2D", &STANDARD.encode("token-2")[..8]] {
+        assert!(!response.contains(said), "{said} in {response}");
+    }
 }
