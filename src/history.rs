@@ -183,32 +183,26 @@ impl History {
 /// MongoDB refused or is unavailable.
 pub async fn find(store: &Store, directory: &Directory, config: &Config, asked: &str) -> Result<History> {
     let at = now(store).await?;
-    let mut name = Name::of(asked);
-    let mut read = documents::find(store, &name).await?;
-    if let (Name::Document { certificate, .. }, true) = (&name, read.is_empty()) {
-        name = (**certificate).clone();
-        read = documents::find(store, &name).await?;
-    }
-    let mut certificate = None;
+    let (name, mut read) = read(store, asked).await?;
     let mut told = documents::notes(store, &name).await?;
+    let mut certificate = None;
     if read.is_empty() || matches!(name, Name::Certificate { .. }) {
-        let found = certificate::find(store, &name).await?;
-        let is_rejected = told.iter().any(|note| note.code == "rejected");
         let known = notes::Known {
             config,
             directory,
             at,
             read: &read,
-            is_rejected,
+            noted: &told,
         };
-        if let Some(found) = &found {
-            told.extend(notes::of_certificate(store, found, &known).await?);
-        } else if read.is_empty() && told.is_empty() {
-            told.push(notes::unknown(&why_none(store, &name, asked).await?));
-        } else if matches!(name, Name::Certificate { .. }) {
-            told.push(notes::gone());
-        }
+        let found = certificate::find(store, &name).await?;
         certificate = found.as_deref().map(Certificate::of);
+        let more = match &found {
+            Some(found) => notes::of_certificate(store, found, &known).await?,
+            None if read.is_empty() && told.is_empty() => vec![notes::unknown(&why_none(store, &name, asked).await?)],
+            None if name.certificate_ids().is_empty() => Vec::new(),
+            None => vec![notes::missing()],
+        };
+        told.extend(more);
     }
     told.extend(notes::of_endpoint(&name, &read, directory));
     let keys: BTreeSet<EndpointKey> = read.places.iter().map(|place| place.key()).collect();
@@ -225,6 +219,19 @@ pub async fn find(store: &Store, directory: &Directory, config: &Config, asked: 
         events: by_event(deliveries),
         odd: read.odd,
     })
+}
+
+/// What the outbox holds under that name, and which kind of name it is.
+async fn read(store: &Store, asked: &str) -> Result<(Name, documents::Read)> {
+    let name = Name::of(asked);
+    let read = documents::find(store, &name).await?;
+    match name {
+        Name::Document { certificate, .. } if read.is_empty() => {
+            let read = documents::find(store, &certificate).await?;
+            Ok((*certificate, read))
+        }
+        name => Ok((name, read)),
+    }
 }
 
 fn by_event(deliveries: Vec<Delivery>) -> Vec<Event> {

@@ -128,7 +128,7 @@ pub(super) async fn resolve(
 }
 
 /// The endpoint with that id, which is an ObjectId as a rule: then there is one at most.
-pub(super) fn configured(directory: &Directory, id: &str) -> anyhow::Result<EndpointKey> {
+fn configured(directory: &Directory, id: &str) -> anyhow::Result<EndpointKey> {
     let email = directory.email().then(EndpointKey::email);
     let known = directory.keys().into_iter().chain(email);
     let mut found: Vec<_> = known.filter(|key| key.endpoint() == id).collect();

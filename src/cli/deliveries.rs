@@ -4,7 +4,7 @@ use bson::DateTime;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{ask, table, target};
+use super::{ask, table};
 use crate::config::Config;
 use crate::history::{self, After, Choice, Delivery, Listing, STATES};
 use crate::model::EventType;
@@ -61,8 +61,9 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
 
 async fn list(store: &Store, config: &Config, args: &Args) -> anyhow::Result<Listing> {
     let directory = super::directory(store, config).await?;
+    let organization = args.organization.as_deref();
     let mut choice = Choice {
-        endpoint: args.endpoint.clone(),
+        endpoint: ask::resolve(store, config, args.endpoint.clone(), organization).await?,
         organization: args.organization.clone(),
         event_type: args.event_type,
         from: args.from,
@@ -71,16 +72,6 @@ async fn list(store: &Store, config: &Config, args: &Args) -> anyhow::Result<Lis
     };
     if choice.states.is_empty() {
         choice.states = STATES.map(str::to_owned).to_vec();
-    }
-    target::check(
-        store,
-        &directory,
-        choice.endpoint.as_deref(),
-        choice.organization.as_deref(),
-    )
-    .await?;
-    if let Some(id) = choice.endpoint.take_if(|endpoint| !endpoint.contains('/')) {
-        choice.endpoint = Some(ask::configured(&directory, &id)?.as_str().to_owned());
     }
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     Ok(history::list(store, &directory, config, &choice, limit, args.after.clone()).await?)

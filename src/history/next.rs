@@ -45,10 +45,10 @@ pub(super) enum EndpointState {
     },
     /// What waits for it is cancelled.
     Off(String),
-    /// What waits for it goes on waiting: its document makes no sense.
-    OutOfService(String),
-    /// What waits for it goes on waiting: somebody said so.
-    Held(String),
+    /// What waits for it goes on waiting, since then.
+    OutOfService { reason: String, since: Option<DateTime> },
+    /// The same, because somebody said so, until then.
+    Held { how: String, until: Option<DateTime> },
 }
 
 /// How each of these endpoints stands.
@@ -79,12 +79,16 @@ pub(super) async fn states_of(
         .collect();
     let holds = Holds::default();
     holds.load(store).await?;
-    let state = |key: &EndpointKey| match state_of(directory, key, noted.get(&*state_id(key)).copied()) {
-        EndpointState::Served { paused_until, since } => match holds.of(key, now) {
-            Some(hold) => EndpointState::Held(printable(hold.describe().as_bytes(), REASON)),
-            None => EndpointState::Served { paused_until, since },
-        },
-        state => state,
+    let state = |key: &EndpointKey| {
+        let state = state_of(directory, key, noted.get(&*state_id(key)).copied());
+        // Off and out of service take precedence.
+        let hold = holds
+            .of(key, now)
+            .filter(|_| matches!(state, EndpointState::Served { .. }));
+        hold.map_or(state, |hold| EndpointState::Held {
+            how: printable(hold.describe().as_bytes(), REASON),
+            until: hold.until,
+        })
     };
     Ok(keys.iter().map(|key| (key.clone(), state(key))).collect())
 }
@@ -93,7 +97,10 @@ pub(super) async fn states_of(
 fn state_of(directory: &Directory, key: &EndpointKey, noted: Option<&Document>) -> EndpointState {
     // Of one that nobody configured the directory would say that its document may be on its way.
     if !key.is_email() && !directory.knows(key) {
-        return EndpointState::Off("its endpoint was deleted".into());
+        return EndpointState::Off(match directory.knows_organization(key.organization()) {
+            true => "its endpoint was deleted".into(),
+            false => "its organization has no configuration document, which counts as deleted after 10 minutes".into(),
+        });
     }
     let instant = |field| noted.and_then(|noted| noted.get_datetime(field).ok().copied());
     match directory.find(key) {
@@ -103,7 +110,10 @@ fn state_of(directory: &Directory, key: &EndpointKey, noted: Option<&Document>) 
         },
         Found::Email { enabled: false } => EndpointState::Off("e-mails are switched off".into()),
         Found::Off { reason } => EndpointState::Off(reason.to_owned()),
-        Found::OutOfService { reason } => EndpointState::OutOfService(printable(reason.as_bytes(), REASON)),
+        Found::OutOfService { reason } => EndpointState::OutOfService {
+            reason: printable(reason.as_bytes(), REASON),
+            since: instant("waitingSince"),
+        },
     }
 }
 
@@ -125,7 +135,7 @@ pub(super) fn next(
     config: &Config,
     now: DateTime,
 ) -> Next {
-    let unknown = EndpointState::OutOfService("nothing is known of its endpoint".into());
+    let unknown = EndpointState::Off("nothing is known of its endpoint".into());
     let endpoint = states.get(&place.key()).unwrap_or(&unknown);
     match place.state {
         "pending" => pending(place, endpoint, &config.delivery, now),
@@ -138,7 +148,7 @@ pub(super) fn next(
         ),
         "moved" => Next::new(
             "nothing",
-            "nothing: it left this document for one of its own, which is gone",
+            "nothing: it left this document for one of its own, which is not kept any longer",
         ),
         _ => Next::new("unknown", "nobody knows: its state can't be read"),
     }
@@ -158,11 +168,21 @@ impl Next {
 fn pending(place: &Place, endpoint: &EndpointState, delivery: &Delivery, now: DateTime) -> Next {
     let (paused_until, since) = match endpoint {
         EndpointState::Off(reason) => return Next::new("cancel", format!("is about to be cancelled: {reason}")),
-        EndpointState::OutOfService(reason) => {
-            let text = format!("waits because its endpoint is out of service: {reason}; goes out by itself after that");
+        EndpointState::OutOfService { reason, since } => {
+            let since = since
+                .map(|since| format!(" since {}", instant(since)))
+                .unwrap_or_default();
+            let text =
+                format!("waits because its endpoint is out of service{since}: {reason}; goes out by itself after that");
             return Next::new("wait", text);
         }
-        EndpointState::Held(how) => return Next::new("wait", format!("waits because its endpoint is held {how}")),
+        EndpointState::Held { how, until } => {
+            let text = format!("waits because its endpoint is held {how}; goes out by itself after that");
+            return Next {
+                at: *until,
+                ..Next::new("wait", text)
+            };
+        }
         EndpointState::Served { paused_until, since } => (*paused_until, *since),
     };
     let number = place.attempts + 1;
@@ -202,10 +222,10 @@ fn dead(place: &Place, endpoint: &EndpointState, delivery: &Delivery, now: DateT
     };
     let when = match endpoint {
         EndpointState::Off(_) => return kept(place, delivery),
-        EndpointState::OutOfService(reason) => {
+        EndpointState::OutOfService { reason, .. } => {
             format!("once its endpoint is no longer out of service ({reason}) and answers")
         }
-        EndpointState::Held(how) => format!("once its endpoint is no longer held ({how}) and answers"),
+        EndpointState::Held { how, .. } => format!("once its endpoint is no longer held ({how}) and answers"),
         EndpointState::Served { .. } => "when its endpoint answers again".to_owned(),
     };
     Next {

@@ -1,6 +1,9 @@
 //! What is known beside the deliveries, and why there are none where there are none.
 
-use bson::{DateTime, RawBsonRef, RawDocument, doc};
+mod award;
+mod expiry;
+
+use bson::{DateTime, RawBsonRef, RawDocument};
 
 use super::Note;
 use super::documents::Read;
@@ -8,9 +11,8 @@ use super::name::Name;
 use super::next::instant;
 use crate::config::Config;
 use crate::model::{EndpointKey, EventId, EventType, id_part};
-use crate::platform::{Directory, badge_user};
+use crate::platform::Directory;
 use crate::service::one_line;
-use crate::source::Schedule;
 use crate::store::{Result, Store};
 
 /// The code of the note that nothing is known.
@@ -25,8 +27,8 @@ pub(super) struct Known<'a> {
     pub(super) directory: &'a Directory,
     pub(super) at: DateTime,
     pub(super) read: &'a Read,
-    /// Whether it was rejected.
-    pub(super) is_rejected: bool,
+    /// What is noted of events that were rejected, or that can't be marked.
+    pub(super) noted: &'a [Note],
 }
 
 fn note(code: &'static str, text: impl Into<String>) -> Note {
@@ -40,9 +42,9 @@ pub(super) fn unknown(why: &str) -> Note {
     note(UNKNOWN, why)
 }
 
-pub(super) fn gone() -> Note {
+pub(super) fn missing() -> Note {
     note(
-        "certificate_gone",
+        "certificate_missing",
         "the certificate is not there any more: what the outbox still holds of it follows",
     )
 }
@@ -102,8 +104,8 @@ pub(super) async fn of_certificate(store: &Store, document: &RawDocument, known:
         )),
         Some(_) => {}
     }
-    notes.extend(award(store, document, organization.as_deref(), known).await?);
-    notes.extend(expiry(document, organization.as_deref(), known));
+    notes.extend(award::note(store, document, organization.as_deref(), known).await?);
+    notes.extend(expiry::notes(document, organization.as_deref(), known));
     Ok(notes)
 }
 
@@ -114,182 +116,12 @@ fn organization(document: &RawDocument) -> Option<String> {
     }
 }
 
-/// Whether the outbox holds the event of that instant.
-fn is_in_outbox(document: &RawDocument, event_type: EventType, at: DateTime, known: &Known<'_>) -> bool {
+/// Whether the outbox tells what became of the event of that instant.
+fn is_kept(document: &RawDocument, event_type: EventType, at: DateTime, known: &Known<'_>) -> bool {
     let id = document.get("_id").ok().flatten().unwrap_or(RawBsonRef::Null);
     let event = EventId::derive(event_type, id, at);
-    known.read.places.iter().any(|place| place.event == event.as_str())
-}
-
-async fn award(
-    store: &Store,
-    document: &RawDocument,
-    organization: Option<&str>,
-    known: &Known<'_>,
-) -> Result<Option<Note>> {
-    let kind = EventType::CertificateCompleted;
-    if !badge_user::is_awarded(document) {
-        return Ok(Some(note(
-            "not_awarded",
-            "it has no creationDate: it was not awarded yet",
-        )));
-    }
-    let Ok(at) = document.get_datetime("creationDate") else {
-        return Ok(Some(note(
-            "odd_creation_date",
-            "`creationDate` is not a date: its award can't be an event",
-        )));
-    };
-    if is_in_outbox(document, kind, at, known) || organization.is_none() || known.is_rejected {
-        return Ok(None);
-    }
-    let wanting = wanting(organization, kind, known);
-    if !known.config.completions.enabled {
-        return Ok(Some(note(
-            "awards_off",
-            format!("its award is not told of: completions.enabled is false{wanting}"),
-        )));
-    }
-    let position = store.state().find_one(doc! { "_id": "watch" }).await?;
-    let Some(position) = position else {
-        return Ok(Some(note(
-            "award_before_start",
-            format!(
-                "it was awarded at {}, and no instance has watched for awards yet: awards from before that are not told of{wanting}",
-                instant(at)
-            ),
-        )));
-    };
-    let moved = position.get_datetime("at").ok().copied();
-    Ok(Some(match moved {
-        Some(moved) if moved < at => note(
-            "award_ahead",
-            format!(
-                "its award at {} is not found yet: the change stream stands at {}{wanting}",
-                instant(at),
-                instant(moved)
-            ),
-        ),
-        _ => note(
-            "award_not_sent",
-            format!(
-                "nothing is kept of its award at {}: no endpoint wanted it then, it is from before the first start, or its deliveries ended \
-                 longer ago than delivery.retention{wanting}",
-                instant(at)
-            ),
-        ),
-    }))
-}
-
-fn expiry(document: &RawDocument, organization: Option<&str>, known: &Known<'_>) -> Vec<Note> {
-    let marked = match document.get("expiryReminderSent") {
-        Ok(None | Some(RawBsonRef::Null | RawBsonRef::Undefined)) => false,
-        Ok(Some(RawBsonRef::Boolean(marked))) => marked,
-        _ => {
-            return vec![note(
-                "odd_flag",
-                "`expiryReminderSent` is not a boolean: the next scan records it as rejected",
-            )];
-        }
-    };
-    let at = match document.get("expires") {
-        Ok(None | Some(RawBsonRef::Null | RawBsonRef::Undefined)) => {
-            return vec![note("never_expires", "it never expires")];
-        }
-        Ok(Some(RawBsonRef::DateTime(at))) => at,
-        _ => {
-            return vec![note(
-                "odd_expires",
-                "`expires` is not a date: the next scan records it as rejected",
-            )];
-        }
-    };
-    if at > known.at {
-        return not_expired(at, marked, known);
-    }
-    expired(document, at, marked, organization, known).into_iter().collect()
-}
-
-fn not_expired(at: DateTime, marked: bool, known: &Known<'_>) -> Vec<Note> {
-    let mut notes = Vec::new();
-    let was_told = known
-        .read
-        .places
-        .iter()
-        .any(|place| place.event_type == EventType::CertificateExpired.as_str());
-    if was_told {
-        notes.push(note(
-            "renewed",
-            format!(
-                "it was renewed after an expiry that was told of: it expires at {}",
-                instant(at)
-            ),
-        ));
-    }
-    notes.push(match marked {
-        true => note(
-            "marked_before_expiry",
-            format!("it expires at {} and is marked already (expiryReminderSent): that expiry is not told of unless the platform takes the mark away", instant(at)),
-        ),
-        false => note("not_expired", format!("it has not expired yet: its expiry is told of at {}", instant(at))),
-    });
-    notes
-}
-
-fn expired(
-    document: &RawDocument,
-    at: DateTime,
-    marked: bool,
-    organization: Option<&str>,
-    known: &Known<'_>,
-) -> Option<Note> {
-    let kind = EventType::CertificateExpired;
-    if is_in_outbox(document, kind, at, known) {
-        return None;
-    }
-    let (when, wanting) = (instant(at), wanting(organization, kind, known));
-    if marked && known.is_rejected {
-        return None;
-    }
-    if marked {
-        return Some(note(
-            "marked_not_sent",
-            format!(
-                "it expired at {when} and is marked (expiryReminderSent), and nothing is kept of that: no endpoint wanted it then, the platform marked \
-                 it itself, or its deliveries ended longer ago than delivery.retention{wanting}"
-            ),
-        ));
-    }
-    if let Some(before) = known.config.scan.not_before.filter(|before| at < *before) {
-        return Some(note(
-            "before_not_before",
-            format!(
-                "it expired at {when}, before scan.not_before ({}): it is left alone",
-                instant(before)
-            ),
-        ));
-    }
-    if let Err(unfit) = badge_user::expired(document, known.at) {
-        return Some(note(
-            "unfit",
-            format!(
-                "it expired at {when}, and the next scan records it as rejected: {}",
-                one_line(unfit.reason)
-            ),
-        ));
-    }
-    let schedule = Schedule {
-        cron: known.config.scan.schedule.clone(),
-        zone: known.config.scan.timezone,
-    };
-    let next = schedule
-        .next_after(known.at)
-        .map(|next| format!(", at {} at the latest", instant(next)))
-        .unwrap_or_default();
-    Some(note(
-        "next_scan",
-        format!("it expired at {when} and is not marked: the next scan finds it{next}{wanting}"),
-    ))
+    let was_sent = known.read.places.iter().any(|place| place.event == event.as_str());
+    was_sent || known.noted.iter().any(|note| note.text.starts_with(event.as_str()))
 }
 
 /// Which endpoints would want such an event now.

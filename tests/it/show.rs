@@ -161,7 +161,7 @@ async fn each_reason_for_nothing_is_said() {
             changed(alive(), doc! { "_id": 7_i64 }),
             &["award_before_start", "not_expired"],
         ),
-        (rejected_one, &["rejected"]),
+        (rejected_one, &["rejected", "award_before_start"]),
         (unmarkable, &["unmarkable", "award_before_start"]),
         (renewed, &["award_before_start", "renewed", "not_expired"]),
     ];
@@ -222,6 +222,15 @@ async fn an_award_that_is_not_found_yet_is_told_from_one_of_which_nothing_is_kep
         let text = shown["notes"][0]["text"].as_str().unwrap();
         assert!(text.ends_with("no endpoint wants certificate_completed now"), "{text}");
     }
+    let lease = doc! { "$set": { "watchedSince": after(awarded, HOUR) } };
+    let state = fixture.state();
+    state
+        .update_one(doc! { "_id": "lease/source" }, lease)
+        .upsert(true)
+        .await
+        .unwrap();
+    let shown = show(&fixture, &asked).await;
+    assert_eq!(codes(&shown)[0], "award_before_start", "{shown:#}");
     let fixture = fixture.with("completions.enabled = false");
     assert_eq!(codes(&show(&fixture, &asked).await)[0], "awards_off");
     // By the event that it would have been.

@@ -49,7 +49,7 @@ enum Way {
     /// Of each of these queues the latest.
     Queues(Vec<String>),
     /// All in a range were compared: there are few.
-    Compared(Vec<Row>),
+    Compared(Vec<Candidate>),
     /// All that have ended, the latest first.
     Walked,
 }
@@ -77,30 +77,35 @@ impl<'a> Heads<'a> {
 
     /// The next, `limit` or a few more.
     pub(super) async fn next(&mut self, limit: usize, odd: &mut Vec<Odd>) -> Result<Found> {
-        let mut rows = match &mut self.way {
-            Way::Compared(left) => Rows::of(left.drain(..limit.min(left.len())).collect()),
+        let mut candidates = match &mut self.way {
+            Way::Compared(left) => Candidates::of(left.drain(..limit.min(left.len())).collect()),
             Way::Queues(queues) => of_queues(self.store, queues, self.reached.as_ref(), limit).await?,
             Way::Walked => self.walked(limit).await?,
         };
-        rows.sort();
-        odd.append(&mut rows.odd);
-        let reached = rows.rows.last().map(Row::head);
+        candidates.sort();
+        odd.append(&mut candidates.odd);
+        let reached = candidates.all.last().map(Candidate::head);
         if let Some(reached) = &reached {
             self.reached = Some((reached.clone(), false));
         }
         Ok(Found {
-            looked: rows.looked,
-            is_last: rows.looked < limit || reached.is_none(),
-            heads: rows.rows.iter().filter(|row| row.is_chosen).map(Row::head).collect(),
+            looked: candidates.looked,
+            is_last: candidates.looked < limit || reached.is_none(),
+            heads: candidates
+                .all
+                .iter()
+                .filter(|row| row.is_chosen)
+                .map(Candidate::head)
+                .collect(),
             reached,
         })
     }
 
     /// Bounded by what is looked at, not by what is chosen.
-    async fn walked(&self, limit: usize) -> Result<Rows> {
-        let mut rows = Rows::default();
+    async fn walked(&self, limit: usize) -> Result<Candidates> {
+        let mut candidates = Candidates::default();
         for seek in seek(self.reached.as_ref(), "finishedAt") {
-            if rows.rows.len() >= limit {
+            if candidates.all.len() >= limit {
                 break;
             }
             let fields = doc! { "finishedAt": 1, "endpoint": 1, "state": 1 };
@@ -115,16 +120,16 @@ impl<'a> Heads<'a> {
             // To the end of those of one instant: they are ordered among themselves.
             while let Some(document) = found.try_next().await? {
                 let at = document.get_datetime("finishedAt").ok();
-                if rows.rows.len() >= limit && at != rows.rows.last().map(|last| last.at) {
+                if candidates.all.len() >= limit && at != candidates.all.last().map(|last| last.at) {
                     break;
                 }
                 if let Ok(document) = Document::try_from(&document) {
                     let is_chosen = self.is_chosen(&document);
-                    rows.add(&document, "finishedAt", is_chosen);
+                    candidates.add(&document, "finishedAt", is_chosen);
                 }
             }
         }
-        Ok(rows)
+        Ok(candidates)
     }
 
     fn is_chosen(&self, document: &Document) -> bool {
@@ -139,20 +144,20 @@ impl<'a> Heads<'a> {
 }
 
 #[derive(Default)]
-struct Rows {
-    rows: Vec<Row>,
+struct Candidates {
+    all: Vec<Candidate>,
     odd: Vec<Odd>,
     /// With the odd ones.
     looked: usize,
 }
 
-struct Row {
+struct Candidate {
     at: DateTime,
     id: String,
     is_chosen: bool,
 }
 
-impl Row {
+impl Candidate {
     fn head(&self) -> Head {
         Head {
             at: self.at,
@@ -161,11 +166,11 @@ impl Row {
     }
 }
 
-impl Rows {
-    fn of(rows: Vec<Row>) -> Self {
+impl Candidates {
+    fn of(all: Vec<Candidate>) -> Self {
         Self {
-            looked: rows.len(),
-            rows,
+            looked: all.len(),
+            all,
             odd: Vec::new(),
         }
     }
@@ -187,7 +192,7 @@ impl Rows {
     fn add(&mut self, document: &Document, field: &str, is_chosen: bool) {
         self.looked += 1;
         match (document.get_datetime(field), document.get_str("_id")) {
-            (Ok(at), Ok(id)) => self.rows.push(Row {
+            (Ok(at), Ok(id)) => self.all.push(Candidate {
                 at: *at,
                 id: id.to_owned(),
                 is_chosen,
@@ -200,12 +205,12 @@ impl Rows {
     }
 
     fn sort(&mut self) {
-        self.rows
+        self.all
             .sort_by(|one, other| (other.at, &other.id).cmp(&(one.at, &one.id)));
     }
 
     fn append(&mut self, other: Self) {
-        self.rows.extend(other.rows);
+        self.all.extend(other.all);
         self.looked += other.looked;
         self.odd.extend(other.odd);
     }
@@ -252,14 +257,14 @@ pub(super) async fn odd_ends(store: &Store, choice: &Choice) -> Result<Vec<Odd>>
         .projection(doc! { "finishedAt": 1 })
         .limit(ODD);
     let found: Vec<RawDocumentBuf> = find.await?.try_collect().await?;
-    let mut rows = Rows::default();
+    let mut candidates = Candidates::default();
     for document in found.iter().filter_map(|document| Document::try_from(document).ok()) {
         let id = document.get_str("_id").unwrap_or_default();
         if id.is_empty() || choice.takes_endpoint(id) {
-            rows.add(&document, "finishedAt", true);
+            candidates.add(&document, "finishedAt", true);
         }
     }
-    Ok(rows.odd)
+    Ok(candidates.odd)
 }
 
 /// The queues that are chosen and have something pending: a distinct scan.
@@ -282,13 +287,18 @@ async fn queues(store: &Store, choice: &Choice) -> Result<Vec<String>> {
 }
 
 /// The latest due of these queues.
-async fn of_queues(store: &Store, queues: &[String], reached: Option<&(Head, bool)>, limit: usize) -> Result<Rows> {
-    let mut rows = Rows::default();
+async fn of_queues(
+    store: &Store,
+    queues: &[String],
+    reached: Option<&(Head, bool)>,
+    limit: usize,
+) -> Result<Candidates> {
+    let mut candidates = Candidates::default();
     for seek in seek(reached, "due") {
-        if rows.rows.len() >= limit {
+        if candidates.all.len() >= limit {
             break;
         }
-        let mut of_seek = Rows::default();
+        let mut of_seek = Candidates::default();
         for queues in queues.chunks(QUEUES) {
             let mut filter = doc! { "state": "pending", "queue": { "$in": queues } };
             filter.extend(seek.clone());
@@ -303,10 +313,10 @@ async fn of_queues(store: &Store, queues: &[String], reached: Option<&(Head, boo
             of_seek.read(find.await?, "due", |_| true).await?;
         }
         of_seek.sort();
-        of_seek.rows.truncate(limit - rows.rows.len());
-        rows.append(of_seek);
+        of_seek.all.truncate(limit - candidates.all.len());
+        candidates.append(of_seek);
     }
-    Ok(rows)
+    Ok(candidates)
 }
 
 /// What is in a small range is compared; else all that has ended is walked through.
@@ -336,9 +346,9 @@ async fn ended(store: &Store, choice: &Choice, reached: Option<&(Head, bool)>) -
         .aggregate(pipeline)
         .hint(hint(index))
         .with_type::<RawDocumentBuf>();
-    let mut rows = Rows::default();
-    rows.read(found.await?, "finishedAt", |_| true).await?;
-    Ok(Way::Compared(rows.rows))
+    let mut candidates = Candidates::default();
+    candidates.read(found.await?, "finishedAt", |_| true).await?;
+    Ok(Way::Compared(candidates.all))
 }
 
 /// As [`Choice::range`], of whole keys: no key goes on with a NUL.

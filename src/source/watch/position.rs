@@ -113,7 +113,8 @@ impl Position {
                 Err(Unsaved::Superseded) => return Ok(false),
                 Err(Unsaved::Failed(error)) => return Err(error),
             }
-            let watched = doc! { "$set": { "watched": true } };
+            // The first start stays: what was awarded before that is not told of.
+            let watched = doc! { "$set": { "watched": true }, "$min": { "watchedSince": self.at } };
             store
                 .state()
                 .update_one(doc! { "_id": LEASE }, watched)

@@ -29,9 +29,10 @@ async fn what_happens_next_is_said_for_each_state_of_delivery_and_endpoint() {
     .await;
     let endpoint = |digits: &str| format!("{ORGANIZATION}/6747000000000000000000{digits}");
     let pause = doc! { "_id": format!("endpoint/{}", endpoint("11")), "slowedUntil": after(Clock::local(), 2 * HOUR) };
-    fixture.state().insert_one(pause).await.unwrap();
-    let hold = doc! { "_id": format!("hold/endpoint/{}", endpoint("14")), "by": "ops", "reason": "its owner asked" };
-    fixture.state().insert_one(hold).await.unwrap();
+    let mut hold =
+        doc! { "_id": format!("hold/endpoint/{}", endpoint("14")), "by": "ops\u{1b}", "reason": "maintenance" };
+    hold.extend(doc! { "at": Clock::local(), "until": after(Clock::local(), HOUR) });
+    fixture.state().insert_many([pause, hold]).await.unwrap();
     let changed = |mut document: Document, change: Document| {
         document.extend(change);
         document
@@ -110,12 +111,12 @@ async fn what_happens_next_is_said_for_each_state_of_delivery_and_endpoint() {
         (
             batch(&endpoint("14"), &[expiry(16)]),
             "wait",
-            "waits because its endpoint is held by ops: its owner asked",
+            r"waits because its endpoint is held by ops\u{1b} until 2",
         ),
         (
             dead(&endpoint("14"), &expiry(17)),
             "redrive",
-            "goes out by itself once its endpoint is no longer held (by ops",
+            r"goes out by itself once its endpoint is no longer held (by ops\u{1b} until 2",
         ),
     ];
     outbox(&fixture)
