@@ -90,7 +90,7 @@ impl User {
         self.administer(create, ALREADY_THERE).await
     }
 
-    /// `done`: what MongoDB says where a try whose reply was lost has done it.
+    /// `done`: what MongoDB says where a command whose reply was lost has done it.
     async fn administer(&self, command: Document, done: &str) -> Result<()> {
         let admin = self.database.client().database("admin");
         let run = || async {

@@ -206,7 +206,7 @@ pub fn now() -> i64 {
 
 async fn insert(badge_users: &Collection<Document>, document: &Document) -> Result<(), Error> {
     match badge_users.insert_one(document).await {
-        // A try whose reply was lost has inserted it.
+        // A command whose reply was lost has inserted it.
         Err(error) if error.to_string().contains("E11000") => Ok(()),
         done => done.map(drop),
     }

@@ -141,7 +141,7 @@ impl Fetcher {
 
     /// Looks which queues have something pending. Looking takes at most a third of the time.
     async fn look(&mut self, now: DateTime) -> Result<(), Stopped> {
-        // Of the try that succeeded: after an outage there is nothing to rest from.
+        // Only the look that succeeded counts: after an outage there is nothing to rest from.
         let look = || async {
             let began = Instant::now();
             Ok((self.outbox.look().await?, began.elapsed()))

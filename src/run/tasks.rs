@@ -15,7 +15,7 @@ use crate::service::{Progress, Watchdog};
 use crate::source::{ScanTrigger, Timer};
 use crate::store::{Stopped, with_progress};
 
-/// The longest that a loop may go without a sign of life. A try that fails is one, outage or not.
+/// The longest that a loop may make no progress. A failed operation counts as progress, outage or not.
 const ALLOWANCE: Duration = Duration::from_secs(60);
 
 /// Time for the results of what was cut short at the end of the grace.
@@ -250,7 +250,7 @@ impl Tasks {
     }
 }
 
-/// A loop each of whose failed tries is a sign of life.
+/// A loop each of whose failed operations counts as progress.
 async fn alive<F: Future>(progress: Arc<Progress>, work: F) -> F::Output {
     with_progress(move || progress.report(), work).await
 }

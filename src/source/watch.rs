@@ -107,14 +107,8 @@ impl Watch {
         while !stop.is_cancelled() {
             self.start_catching_up(&position, &mut catching_up);
             let (items, receiver) = mpsc::channel(ITEMS);
-            let follow = follow(
-                self.store.clone(),
-                self.clock.clone(),
-                position.start(),
-                items,
-                stop.clone(),
-            );
-            let stream = tokio::spawn(follow);
+            let (store, clock, start) = (self.store.clone(), self.clock.clone(), position.start());
+            let stream = tokio::spawn(follow(store, clock, start, items, stop.clone()));
             let before = position.at();
             let began = std::time::Instant::now();
             let ending = self
