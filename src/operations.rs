@@ -11,6 +11,7 @@ mod backfill;
 mod client;
 mod document;
 mod executor;
+mod fields;
 mod holds;
 mod running;
 mod sample;

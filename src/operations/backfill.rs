@@ -83,31 +83,14 @@ impl Running {
                 Err(error) => return Ok(Ended::Failed(error)),
             };
             let Some(last) = page.last else { break };
-            let mut left = page.meant.as_slice();
-            while !left.is_empty() {
-                let ids = &left[..left.len().min(self.certificates_per_step())];
-                let began = Instant::now();
-                let turn = self.executor.turns.acquire().await.map_err(|_| Unfinished)?;
-                let stepped = self.persist(|| self.append(&endpoint, ids, progress.clone())).await?;
-                drop(turn);
-                self.go_on()?;
-                let step = match stepped {
-                    Ok(step) => step,
-                    Err(error) => return Ok(Ended::Failed(error)),
-                };
-                let appended = step.progress.deliveries - progress.deliveries;
-                progress = step.progress;
-                left = &left[step.certificates..];
-                self.executor.parts.outbox.announce(step.appended);
-                self.rest(self.pace(appended, began.elapsed())).await?;
-                if self.cancel.is_cancelled() {
-                    return Ok(Ended::Cancelled(progress.result()));
-                }
+            if let Err(error) = self.append_page(&endpoint, &page.meant, &mut progress).await? {
+                return Ok(Ended::Failed(error));
+            }
+            if self.cancel.is_cancelled() {
+                break;
             }
             progress.after = Some(last);
-            if page.meant.is_empty()
-                && let Err(error) = self.persist(|| self.note(progress.clone())).await?
-            {
+            if let Err(error) = self.persist(|| self.note(progress.clone())).await? {
                 return Ok(Ended::Failed(error));
             }
         }
@@ -115,6 +98,33 @@ impl Running {
             true => Ended::Cancelled(progress.result()),
             false => Ended::Done(progress.result()),
         })
+    }
+
+    /// Appends the events of these certificates, step by step at the rate, until who asked for it wants it to stop.
+    async fn append_page(
+        &self,
+        endpoint: &Wanting,
+        mut left: &[Bson],
+        progress: &mut Progress,
+    ) -> std::result::Result<std::result::Result<(), String>, Unfinished> {
+        while !left.is_empty() && !self.cancel.is_cancelled() {
+            let ids = &left[..left.len().min(self.certificates_per_step())];
+            let began = Instant::now();
+            let turn = self.executor.turns.acquire().await.map_err(|_| Unfinished)?;
+            let stepped = self.persist(|| self.append(endpoint, ids, progress.clone())).await?;
+            drop(turn);
+            self.go_on()?;
+            let step = match stepped {
+                Ok(step) => step,
+                Err(error) => return Ok(Err(error)),
+            };
+            let appended = step.progress.deliveries - progress.deliveries;
+            *progress = step.progress;
+            left = &left[step.certificates..];
+            self.executor.parts.outbox.announce(step.appended);
+            self.rest(self.pace(appended, began.elapsed())).await?;
+        }
+        Ok(Ok(()))
     }
 
     /// The endpoint, if it gets deliveries, now or later.
@@ -152,11 +162,7 @@ impl Running {
         let now = self.executor.parts.clock.now();
         while cursor.advance().await? {
             let document = cursor.current();
-            let id = document
-                .get("_id")
-                .ok()
-                .flatten()
-                .and_then(|id| Bson::try_from(RawBson::from(id)).ok());
+            let id = id_of(document);
             if self.is_meant(document, key, now) {
                 page.meant.extend(id.clone());
             }
@@ -197,34 +203,59 @@ impl Running {
     }
 
     /// Appends the events of these certificates, as they are now, behind the endpoint's live traffic.
-    async fn append(&self, endpoint: &Wanting, ids: &[Bson], mut progress: Progress) -> Result<Step> {
+    async fn append(&self, endpoint: &Wanting, ids: &[Bson], progress: Progress) -> Result<Step> {
         let parts = &self.executor.parts;
         // The watch's writer: of one event two transactions must not append a delivery each.
         let mut transaction = parts.store.begin(Writer::Source).await?;
-        let filter = doc! { "_id": { "$in": ids } };
         let mut options = FindOptions::default();
         options.sort = Some(doc! { "_id": 1 });
-        let found = transaction
-            .find(&parts.store.badge_users(), filter, options, |_| true)
-            .await?;
-        let (now, mut deliveries, mut bytes) = (parts.clock.now(), Vec::new(), 0);
-        let mut certificates = ids.len();
-        for document in &found {
-            let event = match self.state_of(document, now) {
-                Some(EventType::CertificateCompleted) => badge_user::completed(document).ok(),
-                Some(EventType::CertificateExpired) => badge_user::expired_before(document).ok(),
-                None => None,
-            };
-            let event = event.filter(|event| {
-                event.organization == endpoint.key.organization()
-                    && endpoint.event_types.contains(&event.message.event_type)
-            });
+        let filter = doc! { "_id": { "$in": ids } };
+        let badge_users = parts.store.badge_users();
+        let found = transaction.find(&badge_users, filter, options, |_| true).await?;
+        let now = parts.clock.now();
+        let mut sorted = self.sort_out(&found, endpoint, ids, progress, now);
+        let deliveries = match self.request.is_dry_run {
+            true => {
+                sorted.progress.deliveries += i64::try_from(sorted.deliveries.len()).unwrap_or(0);
+                Vec::new()
+            }
+            false => sorted.deliveries,
+        };
+        let append = parts
+            .outbox
+            .append_in_transaction(&mut transaction, deliveries, usize::MAX, now);
+        let appended = append.await?;
+        let mut progress = sorted.progress;
+        progress.deliveries += i64::try_from(appended.fresh).unwrap_or(0);
+        progress.known += i64::try_from(appended.known).unwrap_or(0);
+        let update = rawdoc! { "$set": { "progress": progress.to_raw()? } };
+        self.note_in_transaction(&mut transaction, update).await?;
+        failpoint::reach("step-to-be-committed");
+        transaction.commit().await?;
+        failpoint::reach("step-committed");
+        Ok(Step {
+            progress,
+            appended,
+            certificates: sorted.certificates,
+        })
+    }
+
+    /// The deliveries of as many certificates as go into one transaction.
+    fn sort_out(
+        &self,
+        found: &[RawDocumentBuf],
+        endpoint: &Wanting,
+        ids: &[Bson],
+        mut progress: Progress,
+        now: DateTime,
+    ) -> Sorted {
+        let (mut deliveries, mut bytes, mut certificates) = (Vec::new(), 0, ids.len());
+        for document in found {
+            let event = self.event_of(document, endpoint, now);
             let size = event.as_ref().map_or(0, |event| event.message.body.len());
             if bytes > 0 && bytes + size > BUDGET {
-                certificates = ids
-                    .iter()
-                    .position(|id| progress.after.as_ref() == Some(id))
-                    .map_or(0, |place| place + 1);
+                let place = ids.iter().position(|id| progress.after.as_ref() == Some(id));
+                certificates = place.map_or(0, |place| place + 1);
                 break;
             }
             bytes += size;
@@ -232,37 +263,26 @@ impl Running {
                 Some(event) => deliveries.push(delivery(event, &endpoint.key)),
                 None => progress.skipped += 1,
             }
-            progress.after = document
-                .get("_id")
-                .ok()
-                .flatten()
-                .and_then(|id| Bson::try_from(RawBson::from(id)).ok());
+            progress.after = id_of(document);
         }
         if certificates == ids.len() {
             progress.after = ids.last().cloned();
         }
-        let dry = self.request.is_dry_run;
-        let append = if dry {
-            Vec::new()
-        } else {
-            std::mem::take(&mut deliveries)
-        };
-        let appended = parts
-            .outbox
-            .append_in_transaction(&mut transaction, append, usize::MAX, now)
-            .await?;
-        progress.deliveries += i64::try_from(appended.fresh + deliveries.len()).unwrap_or(0);
-        progress.known += i64::try_from(appended.known).unwrap_or(0);
-        self.note_in_transaction(&mut transaction, rawdoc! { "$set": { "progress": progress.to_raw()? } })
-            .await?;
-        failpoint::reach("step-to-be-committed");
-        transaction.commit().await?;
-        failpoint::reach("step-committed");
-        Ok(Step {
-            progress,
-            appended,
+        Sorted {
+            deliveries,
             certificates,
-        })
+            progress,
+        }
+    }
+
+    /// The event that tells the endpoint of the certificate's present state, if it wants it.
+    fn event_of(&self, document: &RawDocument, endpoint: &Wanting, now: DateTime) -> Option<Event> {
+        let event = match self.state_of(document, now)? {
+            EventType::CertificateCompleted => badge_user::completed(document).ok()?,
+            EventType::CertificateExpired => badge_user::expired_before(document).ok()?,
+        };
+        let is_of = event.organization == endpoint.key.organization();
+        (is_of && endpoint.event_types.contains(&event.message.event_type)).then_some(event)
     }
 
     async fn note(&self, progress: Progress) -> Result<()> {
@@ -283,6 +303,14 @@ impl Running {
         let paced = Duration::from_secs_f64(deliveries as f64 / rate);
         paced.saturating_sub(took).max(took)
     }
+}
+
+/// What one transaction is about to append.
+struct Sorted {
+    deliveries: Vec<NewDelivery>,
+    /// How many of the certificates that is.
+    certificates: usize,
+    progress: Progress,
 }
 
 /// What one transaction did.
@@ -306,6 +334,10 @@ impl Wanting {
             event_types: endpoint.event_types.clone(),
         }
     }
+}
+
+fn id_of(document: &RawDocument) -> Option<Bson> {
+    Bson::try_from(RawBson::from(document.get("_id").ok()??)).ok()
 }
 
 fn instant(event_type: EventType) -> &'static str {

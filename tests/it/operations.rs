@@ -1,5 +1,7 @@
 //! Operations: documents of `webhook_operations`, as the platform's back office inserts them.
 
+mod back_office;
+
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
 use certhookd::model::Clock;
