@@ -5,6 +5,7 @@ pub mod completions;
 pub mod endpoints;
 pub mod growth;
 pub mod isolation;
+pub mod operations;
 pub mod quiet;
 pub mod rate;
 pub mod shapes;

@@ -70,6 +70,8 @@ enum Case {
     Two,
     /// Nine endpoints while the tenth is hung, without and with a million deliveries that wait for it. Long.
     Isolation,
+    /// A million held deliveries, and a backfill beside live traffic. Long.
+    Operations,
     /// Ten thousand endpoints at a host each: memory and open files. Long.
     Endpoints,
     /// A backlog of a million: cost and memory. Long; nothing in the quick form.
@@ -81,8 +83,11 @@ enum Case {
 impl Args {
     fn cases(&self) -> Vec<Case> {
         let is_long = |case: &Case| {
-            use Case::{Endpoints, Growth, Isolation, Rate, Shapes, Two, Waiting};
-            matches!(case, Two | Isolation | Endpoints | Growth | Shapes | Waiting | Rate)
+            use Case::{Endpoints, Growth, Isolation, Operations, Rate, Shapes, Two, Waiting};
+            matches!(
+                case,
+                Two | Isolation | Operations | Endpoints | Growth | Shapes | Waiting | Rate
+            )
         };
         let all = Case::value_variants().iter().copied();
         match self.only.as_slice() {
@@ -137,6 +142,7 @@ async fn run(case: Case, stage: &Stage, plan: &Plan, other: Option<&Path>, findi
         Case::Rate => cases::rate::run(stage, plan, findings).await,
         Case::Two => cases::two::run(stage, plan, findings).await,
         Case::Isolation => cases::isolation::run(stage, plan, findings).await,
+        Case::Operations => cases::operations::run(stage, plan, findings).await,
         Case::Endpoints => cases::endpoints::run(stage, plan, findings).await,
         Case::Growth => cases::growth::run(stage, plan, findings).await,
         Case::Binary => {

@@ -27,6 +27,8 @@ pub struct Plan {
     pub endpoints: usize,
     /// Events for an endpoint that wants 100 per second.
     pub paced: usize,
+    /// Certificates that are alive while one organization's go out by a backfill.
+    pub backfilled: usize,
     /// Organizations with ten certificates each.
     pub organizations: usize,
     /// A small and a large backlog, whose cost per event is compared.
@@ -46,6 +48,7 @@ impl Plan {
         isolation: 20_000,
         hung_backlog: 1_000_000,
         endpoints: 10_000,
+        backfilled: 100_000,
         organizations: 2_000,
         paced: 10_000,
         growth: Some((10_000, 1_000_000)),
@@ -63,6 +66,7 @@ impl Plan {
         isolation: 10_000,
         hung_backlog: 50_000,
         endpoints: 2_000,
+        backfilled: 10_000,
         organizations: 500,
         paced: 1_000,
         growth: None,

@@ -1,6 +1,7 @@
 //! Awards: from the insert in MongoDB to the request at the receiver, 200 a second.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -77,7 +78,7 @@ pub async fn latencies(
     organizations: usize,
 ) -> Result<Latencies> {
     receiver.reset();
-    let inserted = insert(fixture, awards, organizations).await?;
+    let inserted = award_for(fixture, awards, 0..organizations).await?;
     receiver.wait_for(awards).await?;
     let mut latencies = Vec::with_capacity(awards);
     for (id, came) in receiver.stamps() {
@@ -89,7 +90,11 @@ pub async fn latencies(
 }
 
 /// Inserts one every [`EVERY`], whether or not the one before is confirmed; returns when each insert was begun.
-async fn insert(fixture: &Fixture, awards: usize, organizations: usize) -> Result<HashMap<String, Instant>> {
+pub async fn award_for(
+    fixture: &Fixture,
+    awards: usize,
+    organizations: Range<usize>,
+) -> Result<HashMap<String, Instant>> {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut inserts = JoinSet::new();
@@ -97,7 +102,10 @@ async fn insert(fixture: &Fixture, awards: usize, organizations: usize) -> Resul
     for i in 0..awards {
         ticks.tick().await;
         let (id, collection) = (ObjectId::new(), fixture.badge_users());
-        let document = award(id, fixture.organizations()[i % organizations]);
+        let document = award(
+            id,
+            fixture.organizations()[organizations.start + i % organizations.len()],
+        );
         began.insert(id.to_hex(), Instant::now());
         inserts.spawn(async move { collection.insert_one(document).await });
     }
