@@ -64,7 +64,7 @@ async fn scripted(stream: TcpStream, number: usize, good: Arc<Authority>, bad: A
         .await?;
     read_any_request(&mut stream).await?;
     let answer = match number {
-        0 => "503 Busy\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 14\r\n\r\nwe are closed\n",
+        0 => "503 Busy\r\nRetry-After: 2\r\nConnection: close\r\nContent-Length: 14\r\n\r\nwe are closed\n",
         1 => return std::future::pending().await,
         2 => {
             #[allow(
@@ -87,7 +87,10 @@ async fn it_tells_of_each_attempt_in_order_across_a_crash_and_a_takeover() {
     let trusted = directory.path().join("ca.pem");
     std::fs::write(&trusted, good.pem()).unwrap();
     let url = server(move |stream, number| scripted(stream, number, Arc::clone(&good), Arc::clone(&bad))).await;
-    let fixture = Fixture::new().await.with("completions.enabled = false");
+    // So many that retries come soon.
+    let fixture = Fixture::new()
+        .await
+        .with("completions.enabled = false\ndelivery.max_attempts = 1000");
     let mut endpoint = fixture.endpoint("/a");
     endpoint.extend(doc! { "url": url.replace("http:", "https:"), "timeout": 1000 });
     let organization = fixture.organization(vec![endpoint]).await;
@@ -98,10 +101,11 @@ async fn it_tells_of_each_attempt_in_order_across_a_crash_and_a_takeover() {
         Daemon::spawn(command)
     };
 
-    let first = start();
+    let mut first = start();
     let failed_once = doc! { "state": "pending", "attempts": 1 };
     fixture.wait_for_deliveries(failed_once, 1).await;
     first.signal(Signal::SIGKILL);
+    first.ended().await;
     let _second = start();
     let history = history(&fixture, "delivered").await;
 

@@ -355,3 +355,29 @@ async fn among_100_000_batches_each_question_reads_what_it_is_about() {
         assert!(outcome.stdout.lines().count() > 2 || documents == 0, "{outcome:?}");
     }
 }
+
+/// Where too much is chosen to be compared, what has ended is walked through: in the same order, and page by page.
+#[tokio::test]
+async fn a_choice_of_much_is_walked_through_from_the_latest_on() {
+    let fixture = Fixture::new().await;
+    fill(&fixture).await;
+    let chosen = ["--organization", "a", "--state", "delivered"];
+    let number = |event: &str| event.split('_').nth(2).unwrap().parse::<i64>().unwrap();
+    let mut expected = (0..).filter(|n| n % 4 < 3);
+    let mut after: Option<String> = None;
+    for _ in 0..3 {
+        let mut arguments = [&chosen[..], &["--limit", "4"]].concat();
+        arguments.extend(after.iter().flat_map(|token| ["--after", token]));
+        let page = page(&fixture, &arguments).await;
+        let found: Vec<_> = told(&page.deliveries).iter().map(|(event, _)| number(event)).collect();
+        assert_eq!(found, expected.by_ref().take(4).collect::<Vec<_>>());
+        after = page.after;
+    }
+    // Of what is not there a page says how far it has come.
+    let nothing = [&chosen[..], &["--event-type", "certificate_completed"]].concat();
+    let first = page(&fixture, &nothing).await;
+    assert!(first.deliveries.is_empty());
+    let token = first.after.unwrap();
+    let second = page(&fixture, &[&nothing[..], &["--after", &token]].concat()).await;
+    assert!(second.deliveries.is_empty() && second.after.is_some_and(|after| after != token));
+}

@@ -6,6 +6,7 @@ use certhookd::model::Clock;
 use serde_json::Value;
 
 use crate::fixture::Fixture;
+use crate::layout::indexes;
 
 /// The documents as they were written.
 fn kept() -> Vec<Document> {
@@ -42,6 +43,29 @@ fn bson(value: &Value) -> Bson {
     }
 }
 
+async fn show_tells_of_documents_with_and_without_what_came_later(fixture: &Fixture) {
+    indexes(fixture).await;
+    let count = |of: &Value| of.as_array().unwrap().len();
+    // The first has attempts as they were first written down.
+    for (certificate, attempts, replays, response) in [("105", 1, 0, None), ("107", 2, 1, Some(r"oops\n"))] {
+        let certificate = format!("674700000000000000000{certificate}");
+        let shown = fixture.outcome(&["show", "--json", &certificate]).await;
+        let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+        let delivery = &shown["events"][0]["deliveries"][0];
+        let history = &delivery["history"];
+        assert_eq!(
+            (count(history), count(&delivery["replays"])),
+            (attempts, replays),
+            "{shown:#}"
+        );
+        assert_eq!(history[0]["response"].as_str(), response, "{shown:#}");
+        assert_eq!(count(&shown["odd"]), 0, "{shown:#}");
+    }
+    let listed = fixture.outcome(&["deliveries", "--json"]).await;
+    assert_eq!(listed.stdout.lines().count(), 9, "{listed:?}");
+    assert!(!listed.stdout.contains("odd"), "{listed:?}");
+}
+
 #[tokio::test]
 async fn documents_of_each_state_are_read_as_they_were_written() {
     let fixture = Fixture::new().await.with("completions.enabled = false");
@@ -51,6 +75,8 @@ async fn documents_of_each_state_are_read_as_they_were_written() {
     let config = doc! { "_ownerId": id("674700000000000000000003"), "webHookConfig": { "endpoints": [endpoint] } };
     fixture.member_configs().insert_one(config).await.unwrap();
     fixture.outbox().insert_many(kept()).await.unwrap();
+
+    show_tells_of_documents_with_and_without_what_came_later(&fixture).await;
 
     let mut daemon = fixture.daemon().await;
     let bodies = |path: &str| {

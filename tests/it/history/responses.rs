@@ -68,7 +68,7 @@ async fn a_body_costs_a_quarter_of_a_second_and_one_kilobyte_at_most() {
     for (what, answer, then, begins) in table {
         let (failure, took) = attempt(answer, then).await;
         assert_eq!(failure.status, Some(500), "{what}");
-        assert!(took < Duration::from_millis(1500), "{what}: {took:?}");
+        assert!(took < Duration::from_secs(3), "{what}: {took:?}");
         let response = failure.response.as_deref();
         let is_right = begins.map_or(response.is_none(), |begins| {
             response.is_some_and(|text| text.starts_with(begins))
