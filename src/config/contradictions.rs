@@ -23,7 +23,7 @@ struct Mismatch {
     found: String,
 }
 
-const CONTRADICTIONS: [Contradiction; 6] = [
+const CONTRADICTIONS: [Contradiction; 7] = [
     Contradiction {
         keys: ["mongodb.member_configs", "mongodb.badge_users"],
         check: |Config { mongodb, .. }| {
@@ -66,6 +66,18 @@ const CONTRADICTIONS: [Contradiction; 6] = [
                 Mismatch {
                     expected: format!("at least delivery.retry_window ({least})"),
                     found: format_duration(delivery.retention).to_string(),
+                }
+            })
+        },
+    },
+    Contradiction {
+        keys: ["delivery.redrive_for", "delivery.retention"],
+        check: |Config { delivery, .. }| {
+            (delivery.redrive_for > delivery.retention).then(|| {
+                let most = format_duration(delivery.retention);
+                Mismatch {
+                    expected: format!("at most delivery.retention ({most})"),
+                    found: format_duration(delivery.redrive_for).to_string(),
                 }
             })
         },

@@ -111,7 +111,7 @@ section! {
         /// From the first attempt to the last.
         retry_window: Duration = "10m", duration("1s"..="7d");
         /// Dead letters younger than this go out again by themselves when their endpoint answers; 0 turns it off.
-        redrive_for: Duration = "24h", duration("0s"..="365d");
+        redrive_for: Duration = "7d", duration("0s"..="365d");
         /// How long finished deliveries are kept.
         retention: Duration = "30d", duration("1h"..="3650d");
         /// Whether a failed attempt keeps the first 1 KB of its response.

@@ -85,6 +85,7 @@ const EVERY_KEY: &str = r#"
         max_attempts = 3
         retry_window = "1h 30m"
         retention = "2d"
+        redrive_for = "1d"
         keep_responses = false
         allow_http = true
         allow_networks = ["10.0.0.0/8", "fd00::/8"]

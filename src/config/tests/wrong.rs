@@ -185,8 +185,12 @@ fn values_that_contradict_each_other() {
              found 49s (config.toml:1)",
         ),
         (
-            "delivery = { retry_window = '2h', retention = '1h' }",
+            "delivery = { retry_window = '2h', retention = '1h', redrive_for = '1h' }",
             "delivery.retention: expected at least delivery.retry_window (2h), found 1h (config.toml:1)",
+        ),
+        (
+            "delivery.retention = '6d'",
+            "delivery.redrive_for: expected at most delivery.retention (6days), found 7days (the default)",
         ),
     ];
     for (toml, expected) in cases {
