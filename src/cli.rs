@@ -12,6 +12,7 @@ mod deliveries;
 mod demo;
 mod events;
 mod generate;
+mod health;
 mod hold;
 mod replay;
 mod sandbox;
@@ -106,6 +107,8 @@ enum Command {
     Events(events::Args),
     /// Show instances, outbox, endpoints, last scan and stream, as MongoDB knows them.
     Status(status::Args),
+    /// Ask the instance on this machine whether its loops move, or with --ready whether it does its work: exit 0 or 1.
+    Health(health::Args),
     /// Show it all at work: a throwaway MongoDB, sample organizations, a local receiver.
     Demo,
     /// Start a throwaway MongoDB and a receiver, print their addresses, run until stdin closes.
@@ -179,6 +182,7 @@ async fn execute(args: Args) -> anyhow::Result<ExitCode> {
         Command::Release(args) => hold::release(&load(file.as_deref())?, args).await?,
         Command::Cancel(args) => cancel::run(&load(file.as_deref())?, args).await?,
         Command::Backfill(args) => backfill::run(&load(file.as_deref())?, args).await?,
+        Command::Health(args) => return health::run(&load(file.as_deref())?, args).await,
         Command::SendTest(args) => return send_test::run(&load(file.as_deref())?, args).await,
         Command::Events(args) => events::run(&load(file.as_deref())?, args).await?,
         Command::Status(args) => status::run(&load(file.as_deref())?, args).await?,

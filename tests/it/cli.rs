@@ -96,6 +96,7 @@ async fn pages_and_completions_are_of_every_command_that_people_see() {
         "deliveries",
         "demo",
         "events",
+        "health",
         "hold",
         "release",
         "replay",

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use bson::doc;
-use certhookd::sandbox::{Proxy, shared};
+use certhookd::sandbox::{Options, Proxy, ReplicaSet, shared};
 
-use crate::fixture::{Daemon, Fixture, expired, is_scan};
+use crate::fixture::{Daemon, Fixture, LIMIT, expired, is_scan};
 use crate::outage::{SOON, is_away, is_back};
 use crate::web::{LISTEN, address, get};
 
@@ -53,4 +53,54 @@ async fn no_loop_counts_as_stalled_while_the_network_is_cut() {
 #[tokio::test]
 async fn no_loop_counts_as_stalled_while_the_network_is_a_black_hole() {
     endures(Proxy::black_hole).await;
+}
+
+#[tokio::test]
+async fn the_command_says_what_the_instance_on_this_machine_says() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let fixture = Fixture::new()
+        .await
+        .with(&format!("service.metrics_listen = \"0.0.0.0:{port}\""));
+    let ask = async |arguments: &[&str]| {
+        let outcome = fixture.outcome(arguments).await;
+        (outcome.code, outcome.stdout.clone(), outcome.errors().concat())
+    };
+    let (code, _, error) = ask(&["health"]).await;
+    assert_eq!(code, Some(1));
+    assert!(
+        error.starts_with(&format!("no instance replies at 0.0.0.0:{port}: ")),
+        "{error}"
+    );
+
+    let mut daemon = fixture.daemon().await;
+    assert_eq!(ask(&["health"]).await, (Some(0), "alive\n".into(), String::new()));
+    assert_eq!(
+        ask(&["health", "--ready"]).await,
+        (Some(0), "ready\n".into(), String::new())
+    );
+    assert!(daemon.stop().await.success());
+
+    let set = ReplicaSet::start(Options::default()).await.unwrap();
+    let away = Fixture::on(set.uri(), set.client().await.unwrap())
+        .with(&format!("service.metrics_listen = \"127.0.0.1:{port}\""));
+    set.kill(0).unwrap();
+    let _daemon = away.launch();
+    let asked = async {
+        loop {
+            let outcome = away.outcome(&["health", "--ready"]).await;
+            if !outcome.stdout.is_empty() {
+                return outcome;
+            }
+        }
+    };
+    let outcome = tokio::time::timeout(LIMIT, asked).await.unwrap();
+    assert_eq!(
+        (outcome.code, &*outcome.stdout),
+        (Some(1), "starting: waiting for MongoDB\n")
+    );
+    assert_eq!(away.outcome(&["health"]).await.code, Some(0));
 }
