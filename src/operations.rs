@@ -13,6 +13,7 @@ mod document;
 mod executor;
 mod fields;
 mod holds;
+mod pace;
 mod running;
 mod sample;
 mod steps;

@@ -66,7 +66,7 @@ pub const OPERATIONS: &str = "webhook_operations";
 pub const CONTROL: &str = "control";
 
 /// What an operation on MongoDB returns.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The daemon is stopping: what was asked for did not happen, and must not be asked again.
 #[derive(Clone, Copy, Debug, thiserror::Error)]

@@ -6,13 +6,15 @@ use bson::{DateTime, Document, doc};
 
 use super::running::{Running, Unfinished};
 use crate::cluster::ALIVE;
+use crate::store::Result;
 
 /// How often the heartbeats are read.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 impl Running {
-    /// Waits for that; who sends no heartbeat for ten seconds is dead, and sends nothing else either. Returns how many live.
-    pub(super) async fn acknowledged(&self, number: i64) -> Result<usize, Unfinished> {
+    /// Waits until every living instance has acted on that control number. An instance that sends no heartbeat for ten seconds is
+    /// dead, and sends nothing else either. Returns how many are alive.
+    pub(super) async fn wait_for_instances(&self, number: i64) -> Result<usize, Unfinished> {
         let parts = &self.executor.parts;
         loop {
             let alive = parts.clock.now().timestamp_millis() - i64::try_from(ALIVE.as_millis()).unwrap_or(0);
@@ -21,18 +23,26 @@ impl Running {
             };
             let mut waited_for = living.clone();
             waited_for.insert("control", doc! { "$not": { "$gte": number } });
-            match self.count_instances(&waited_for).await? {
-                Ok(0) => {
-                    let living = self.count_instances(&living).await?;
-                    return Ok(usize::try_from(living.unwrap_or(0)).unwrap_or(0));
-                }
+            match self.count_instances(&waited_for).await {
+                Ok(0) => return self.count_living(&living).await,
                 Ok(_) => self.rest(LOOK_EVERY).await?,
-                Err(_) => self.rest(ALIVE).await?,
+                // Nothing is known of the others: whoever has not acted on it by then does not send anything.
+                Err(Unfinished::Failed(_)) => self.rest(ALIVE).await?,
+                Err(Unfinished::Abandoned) => return Err(Unfinished::Abandoned),
             }
         }
     }
 
-    async fn count_instances(&self, filter: &Document) -> Result<std::result::Result<u64, String>, Unfinished> {
+    /// For the result alone: where MongoDB refuses it, 0.
+    async fn count_living(&self, living: &Document) -> Result<usize, Unfinished> {
+        match self.count_instances(living).await {
+            Ok(count) => Ok(usize::try_from(count).unwrap_or(0)),
+            Err(Unfinished::Failed(_)) => Ok(0),
+            Err(Unfinished::Abandoned) => Err(Unfinished::Abandoned),
+        }
+    }
+
+    async fn count_instances(&self, filter: &Document) -> Result<u64, Unfinished> {
         let count = || async {
             Ok(self
                 .executor

@@ -1,7 +1,7 @@
 //! Backfill: an endpoint that was added today gets to know what its organization has. Goes through the platform's collection once, in
 //! pages in the order of `_id`, because no index of ours leads to an organization.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bson::{Bson, DateTime, Document, RawBson, RawDocument, RawDocumentBuf, doc, rawdoc};
 use mongodb::options::FindOptions;
@@ -16,14 +16,8 @@ use crate::store::{Result, Writer};
 /// Certificates that are looked at per page.
 const LOOKED_AT: i64 = 2_000;
 
-/// Certificates that are appended in one transaction.
-const STEP: usize = 100;
-
 /// Payload bytes that are appended in one transaction.
 const BUDGET: usize = 4 << 20;
-
-/// Deliveries per second where nobody says otherwise.
-const RATE: f64 = 100.0;
 
 /// How far it has come; also what its result says.
 #[derive(Clone, Debug, Default)]
@@ -71,28 +65,21 @@ struct Page {
 }
 
 impl Running {
-    pub(super) async fn backfill(&self, document: &Document) -> std::result::Result<Ended, Unfinished> {
+    pub(super) async fn backfill(&self, document: &Document) -> Result<Ended, Unfinished> {
         let key = EndpointKey::from_stored(self.request.selection.endpoint.as_deref().unwrap_or_default());
         let mut progress = Progress::read(document);
         while !self.cancel.is_cancelled() {
             let Some(endpoint) = self.endpoint(&key) else {
                 return Ok(Ended::Failed(format!("endpoint {key} is off or not configured")));
             };
-            let page = match self.persist(|| self.look_at(&key, progress.after.as_ref())).await? {
-                Ok(page) => page,
-                Err(error) => return Ok(Ended::Failed(error)),
-            };
+            let page = self.persist(|| self.read_page(&key, progress.after.as_ref())).await?;
             let Some(last) = page.last else { break };
-            if let Err(error) = self.append_page(&endpoint, &page.meant, &mut progress).await? {
-                return Ok(Ended::Failed(error));
-            }
+            self.append_page(&endpoint, &page.meant, &mut progress).await?;
             if self.cancel.is_cancelled() {
                 break;
             }
             progress.after = Some(last);
-            if let Err(error) = self.persist(|| self.note(progress.clone())).await? {
-                return Ok(Ended::Failed(error));
-            }
+            self.persist(|| self.note_progress(progress.clone())).await?;
         }
         Ok(match self.cancel.is_cancelled() {
             true => Ended::Cancelled(progress.result()),
@@ -100,31 +87,27 @@ impl Running {
         })
     }
 
-    /// Appends the events of these certificates, step by step at the rate, until who asked for it wants it to stop.
+    /// Appends the events of these certificates, step by step at the rate, until the operation is cancelled.
     async fn append_page(
         &self,
         endpoint: &Wanting,
         mut left: &[Bson],
         progress: &mut Progress,
-    ) -> std::result::Result<std::result::Result<(), String>, Unfinished> {
+    ) -> Result<(), Unfinished> {
         while !left.is_empty() && !self.cancel.is_cancelled() {
-            let ids = &left[..left.len().min(self.certificates_per_step())];
+            let ids = &left[..left.len().min(self.step_size())];
             let began = Instant::now();
-            let turn = self.executor.turns.acquire().await.map_err(|_| Unfinished)?;
-            let stepped = self.persist(|| self.append(endpoint, ids, progress.clone())).await?;
+            let turn = self.executor.turns.acquire().await.map_err(|_| Unfinished::Abandoned)?;
+            let step = self.persist(|| self.append(endpoint, ids, progress.clone())).await?;
             drop(turn);
             self.go_on()?;
-            let step = match stepped {
-                Ok(step) => step,
-                Err(error) => return Ok(Err(error)),
-            };
-            let appended = step.progress.deliveries - progress.deliveries;
+            let deliveries = step.progress.deliveries.abs_diff(progress.deliveries);
             *progress = step.progress;
             left = &left[step.certificates..];
             self.executor.parts.outbox.announce(step.appended);
-            self.rest(self.pace(appended, began.elapsed())).await?;
+            self.rest(self.pause(deliveries, began.elapsed())).await?;
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// The endpoint, if it gets deliveries, now or later.
@@ -144,7 +127,7 @@ impl Running {
     }
 
     /// The next certificates in the order of their `_id`, and those of them that are meant.
-    async fn look_at(&self, key: &EndpointKey, after: Option<&Bson>) -> Result<Page> {
+    async fn read_page(&self, key: &EndpointKey, after: Option<&Bson>) -> Result<Page> {
         let collection = self.executor.parts.store.badge_users();
         // By value whatever the types: `$gt` alone would stay within one.
         let filter = after.map_or_else(
@@ -285,23 +268,9 @@ impl Running {
         (is_of && endpoint.event_types.contains(&event.message.event_type)).then_some(event)
     }
 
-    async fn note(&self, progress: Progress) -> Result<()> {
+    async fn note_progress(&self, progress: Progress) -> Result<()> {
         let progress = Document::try_from(progress.to_raw()?)?;
         self.update(self.own(), doc! { "$set": { "progress": progress } }).await
-    }
-
-    fn certificates_per_step(&self) -> usize {
-        let rate = self.request.rate.unwrap_or(RATE);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "cut to 1 to 100")]
-        let step = rate as usize;
-        step.clamp(1, STEP)
-    }
-
-    fn pace(&self, deliveries: i64, took: Duration) -> Duration {
-        let rate = self.request.rate.unwrap_or(RATE);
-        #[allow(clippy::cast_precision_loss, reason = "at most 100")]
-        let paced = Duration::from_secs_f64(deliveries as f64 / rate);
-        paced.saturating_sub(took).max(took)
     }
 }
 

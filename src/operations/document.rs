@@ -11,7 +11,7 @@ use super::holds::Target;
 use crate::model::{EndpointKey, key_part};
 use crate::outbox::Selection;
 
-/// What is to be done.
+/// The kinds of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Deliveries that have ended go out again.
@@ -74,6 +74,11 @@ impl Kind {
         }
     }
 
+    /// Deliveries per second where `ratePerSecond` is absent; `None`: as fast as it goes.
+    fn usual_rate(self) -> Option<f64> {
+        (self == Self::Backfill).then_some(100.0)
+    }
+
     fn options(self) -> &'static [&'static str] {
         match self {
             Self::Replay | Self::Cancel => &["ratePerSecond", "dryRun"],
@@ -83,7 +88,7 @@ impl Kind {
         }
     }
 
-    /// The states that it takes deliveries in, and those without a choice.
+    /// The states that `selection.states` may name, and those that are meant where it is absent.
     fn states(self) -> (&'static [&'static str], &'static [&'static str]) {
         match self {
             Self::Cancel => (&["pending", "dead"], &["pending"]),
@@ -98,10 +103,10 @@ pub struct Request {
     pub(super) kind: Kind,
     /// Which deliveries: for replay and cancel.
     pub(super) selection: Selection,
-    /// Whose: for hold and release.
+    /// Which deliveries wait, or go out again: for hold and release.
     pub(super) target: Option<Target>,
     pub(super) until: Option<DateTime>,
-    /// Deliveries per second, at most.
+    /// Deliveries per second, at most; `None`: as fast as it goes.
     pub(super) rate: Option<f64>,
     pub(super) is_dry_run: bool,
     pub(super) includes_expired: bool,
@@ -170,7 +175,7 @@ impl Request {
             target,
             selection: chosen,
             until: instant(&options, "options.", "until")?,
-            rate: rate(&options)?,
+            rate: rate(&options)?.or(kind.usual_rate()),
             is_dry_run: boolean(&options, "options.", "dryRun")?,
             includes_expired: boolean(&options, "options.", "includeExpired")?,
             by: text(document, "by")?,

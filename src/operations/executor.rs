@@ -11,14 +11,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use super::document::{Request, id_text};
-use super::running::{Running, Unfinished};
+use super::document::{Refusal, Request, id_text};
+use super::running::Running;
 use crate::cluster::Cluster;
 use crate::model::{Clock, Reloadable};
 use crate::outbox::Outbox;
 use crate::platform::Directory;
 use crate::sender::Client;
-use crate::store::{Error, Kind, Pauses, Result, Store, ensure_operations};
+use crate::store::{Kind, Pauses, Result, Store, ensure_operations};
 
 /// How often is looked for operations that were inserted.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -169,8 +169,12 @@ impl Executor {
         tasks.cancels.insert(name.clone(), cancel.clone());
         let running = Running::new(self.clone(), id, request, &document, cancel, tasks.term.clone());
         tasks.running.spawn(async move {
-            if let Err(Unfinished) = running.run(document).await {
-                debug!(operation = name, "an operation is left to whoever holds the lease");
+            if let Err(unfinished) = running.run(document).await {
+                debug!(
+                    operation = name,
+                    ?unfinished,
+                    "an operation is left to whoever holds the lease"
+                );
             }
             name
         });
@@ -211,7 +215,7 @@ impl Executor {
     }
 
     /// An endpoint that is named by its id alone gets its organization.
-    fn resolve(&self, mut request: Request) -> std::result::Result<Request, String> {
+    fn resolve(&self, mut request: Request) -> Result<Request, Refusal> {
         let Some(id) = request.bare_endpoint() else {
             return Ok(request);
         };
@@ -241,7 +245,7 @@ impl Tasks {
         }
     }
 
-    fn ended(&mut self, ended: std::result::Result<String, tokio::task::JoinError>) {
+    fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
         match ended {
             Ok(name) => drop(self.cancels.remove(&name)),
             // It is begun again with the next look, as after a crash.
@@ -260,12 +264,5 @@ impl Tasks {
         self.term.cancel();
         while self.running.join_next().await.is_some() {}
         *self = Self::default();
-    }
-}
-
-impl From<Error> for Unfinished {
-    fn from(error: Error) -> Self {
-        debug!(%error, "an operation could not go on");
-        Self
     }
 }

@@ -17,9 +17,14 @@ use crate::store::{
     self, Backoff, CONTROL, Error, OPERATIONS, Result, STATE, Transaction, Writer, update_row, upsert_row,
 };
 
-/// It is not finished here: the daemon stops, or another instance goes on with it.
+/// Why an operation does not come to its end.
 #[derive(Debug)]
-pub(super) struct Unfinished;
+pub(super) enum Unfinished {
+    /// The daemon stops, or another instance carries the operation out: its document stays as it is.
+    Abandoned,
+    /// MongoDB refuses something that it needs, with this error: it ends as `failed`.
+    Failed(String),
+}
 
 /// How it ended.
 pub(super) enum Ended {
@@ -69,18 +74,21 @@ impl Running {
         }
     }
 
-    pub(super) async fn run(mut self, document: Document) -> std::result::Result<(), Unfinished> {
+    pub(super) async fn run(mut self, document: Document) -> Result<(), Unfinished> {
         let ended = match self.request.kind {
-            Kind::Hold | Kind::Release => self.hold().await?,
-            Kind::Replay | Kind::Cancel => self.in_steps().await?,
-            Kind::Test => self.test().await,
-            Kind::Backfill => self.backfill(&document).await?,
+            Kind::Hold | Kind::Release => self.hold_or_release().await,
+            Kind::Replay | Kind::Cancel => self.replay_or_cancel().await,
+            Kind::Test => Ok(self.test().await),
+            Kind::Backfill => self.backfill(&document).await,
         };
-        self.finish(ended).await
+        match ended {
+            Ok(ended) => self.finish(ended).await,
+            Err(Unfinished::Failed(error)) => self.finish(Ended::Failed(error)).await,
+            Err(Unfinished::Abandoned) => Err(Unfinished::Abandoned),
+        }
     }
 
-    /// Whose deliveries wait from now on, or no longer.
-    async fn hold(&mut self) -> std::result::Result<Ended, Unfinished> {
+    async fn hold_or_release(&mut self) -> Result<Ended, Unfinished> {
         let Some(target) = self.request.target.clone() else {
             return Ok(Ended::Failed("nothing is meant".into()));
         };
@@ -95,34 +103,24 @@ impl Running {
             .row(),
             _ => release_row(&target, self.started_at)?,
         }];
-        match self.raise_control(rows).await? {
-            Ok(instances) => {
-                let instances = i64::try_from(instances).unwrap_or(i64::MAX);
-                Ok(Ended::Done(
-                    doc! { "target": target.to_string(), "instances": instances },
-                ))
-            }
-            Err(error) => Ok(Ended::Failed(error)),
-        }
+        let instances = self.raise_control(rows).await?;
+        let instances = i64::try_from(instances).unwrap_or(i64::MAX);
+        Ok(Ended::Done(
+            doc! { "target": target.to_string(), "instances": instances },
+        ))
     }
 
     /// Writes these rows of `webhook_state` and raises the control number in one transaction, then waits until every living instance
     /// has acted on it. Returns how many live.
-    pub(super) async fn raise_control(
-        &mut self,
-        rows: Vec<RawDocumentBuf>,
-    ) -> std::result::Result<std::result::Result<usize, String>, Unfinished> {
+    pub(super) async fn raise_control(&mut self, rows: Vec<RawDocumentBuf>) -> Result<usize, Unfinished> {
         let number = match self.control {
             Some(number) => number,
-            None => match self.persist(|| self.try_raise(rows.clone())).await? {
-                Ok(number) => number,
-                Err(error) => return Ok(Err(error)),
-            },
+            None => self.persist(|| self.try_raise(rows.clone())).await?,
         };
         self.control = Some(number);
         failpoint::reach("control-raised");
         (self.executor.parts.act_on)(number);
-        self.acknowledged(number).await.map(Ok)
+        self.wait_for_instances(number).await
     }
 
     async fn try_raise(&self, mut rows: Vec<RawDocumentBuf>) -> Result<i64> {
@@ -170,11 +168,11 @@ impl Running {
         }
     }
 
-    /// Tries until it works, or until MongoDB refuses: returns what it says then.
-    pub(super) async fn persist<T, F>(
-        &self,
-        operation: impl Fn() -> F,
-    ) -> std::result::Result<std::result::Result<T, String>, Unfinished>
+    /// Tries until it works.
+    ///
+    /// # Errors
+    /// [`Unfinished::Failed`] if MongoDB refuses it.
+    pub(super) async fn persist<T, F>(&self, operation: impl Fn() -> F) -> Result<T, Unfinished>
     where
         F: Future<Output = Result<T>>,
     {
@@ -182,18 +180,18 @@ impl Running {
         loop {
             self.go_on()?;
             let error = match operation().await {
-                Ok(value) => return Ok(Ok(value)),
+                Ok(value) => return Ok(value),
                 Err(error) => error,
             };
             self.go_on()?;
             match error.kind() {
                 store::Kind::Refused | store::Kind::Denied | store::Kind::TooLarge => {
-                    return Ok(Err(error.to_string()));
+                    return Err(Unfinished::Failed(error.to_string()));
                 }
                 store::Kind::Unavailable | store::Kind::Conflict | store::Kind::Authentication => {}
             }
             if self.term.run_until_cancelled(backoff.wait()).await.is_none() {
-                return Err(Unfinished);
+                return Err(Unfinished::Abandoned);
             }
         }
     }
@@ -214,17 +212,17 @@ impl Running {
         doc! { "_id": &self.id, "state": "running", "instance": self.executor.instance_id() }
     }
 
-    /// Whether this instance still carries it out.
-    pub(super) fn go_on(&self) -> std::result::Result<(), Unfinished> {
+    /// An error once this instance no longer carries it out.
+    pub(super) fn go_on(&self) -> Result<(), Unfinished> {
         if self.term.is_cancelled() {
-            Err(Unfinished)
+            Err(Unfinished::Abandoned)
         } else {
             Ok(())
         }
     }
 
-    /// Rests that long, or until who asked for it wants it to stop.
-    pub(super) async fn rest(&self, time: Duration) -> std::result::Result<(), Unfinished> {
+    /// Rests that long, or until the operation is cancelled.
+    pub(super) async fn rest(&self, time: Duration) -> Result<(), Unfinished> {
         tokio::select! {
             () = tokio::time::sleep(time) => {}
             () = self.cancel.cancelled() => {}
@@ -239,7 +237,7 @@ impl Running {
         sent.map_or_else(Ended::Failed, Ended::Done)
     }
 
-    async fn finish(&self, ended: Ended) -> std::result::Result<(), Unfinished> {
+    async fn finish(&self, ended: Ended) -> Result<(), Unfinished> {
         let (state, result, error) = match ended {
             Ended::Done(result) => ("done", Some(result), None),
             Ended::Cancelled(result) => ("cancelled", Some(result), None),
@@ -256,20 +254,21 @@ impl Running {
         set.extend(error.map(|error| ("error".to_owned(), error.into())));
         failpoint::reach("operation-to-be-finished");
         let update = doc! { "$set": set };
-        let write = || self.update(self.own(), update.clone());
-        self.persist(write).await?.map(drop).map_err(|error| {
+        let written = self.persist(|| self.update(self.own(), update.clone())).await;
+        if let Err(Unfinished::Failed(error)) = written {
             tracing::error!(
                 operation = id,
                 kind,
                 error,
                 "MongoDB refuses the result of an operation: it is carried out again"
             );
-            Unfinished
-        })
+            return Err(Unfinished::Abandoned);
+        }
+        written
     }
 }
 
-fn release_row(target: &Target, now: DateTime) -> std::result::Result<RawDocumentBuf, Unfinished> {
-    let filter = RawDocumentBuf::try_from(&released_by(target)).map_err(|_| Unfinished)?;
+fn release_row(target: &Target, now: DateTime) -> Result<RawDocumentBuf, Unfinished> {
+    let filter = RawDocumentBuf::try_from(&released_by(target)).map_err(|_| Unfinished::Abandoned)?;
     Ok(update_row(filter, rawdoc! { "$set": { "until": now } }, true))
 }

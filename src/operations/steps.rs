@@ -1,44 +1,46 @@
 //! Replay and cancellation: in steps of at most 100 documents of one endpoint.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bson::{Document, RawDocumentBuf, doc, rawdoc};
+use bson::{RawDocumentBuf, doc, rawdoc};
 use tracing::warn;
 
 use super::document::{Kind, id_text};
+use super::pace::MOST_PER_STEP;
 use super::running::{Ended, Running, Unfinished};
 use crate::failpoint;
 use crate::outbox::Search;
 use crate::store::{self, Result, Writer};
 
-/// Documents per step, at most.
-const STEP: usize = 100;
-
-/// The deliveries of an operation, and the documents that MongoDB refuses to change.
+/// The documents that MongoDB refuses to change.
 #[derive(Default)]
 struct Refused {
     documents: i64,
     first: Option<String>,
 }
 
+/// What came of a step.
+enum Step {
+    /// This many deliveries were changed.
+    Done(u64),
+    /// MongoDB refuses to change one of the documents, with this error.
+    Refused(String),
+}
+
 impl Running {
-    pub(super) async fn in_steps(&mut self) -> std::result::Result<Ended, Unfinished> {
-        match self.count().await? {
-            Err(error) => return Ok(Ended::Failed(error)),
-            Ok(of) if self.request.is_dry_run => return Ok(Ended::Done(doc! { "deliveries": of })),
-            Ok(_) => {}
+    pub(super) async fn replay_or_cancel(&mut self) -> Result<Ended, Unfinished> {
+        let of = self.count().await?;
+        if self.request.is_dry_run {
+            return Ok(Ended::Done(doc! { "deliveries": of }));
         }
         let mut refused = Refused::default();
         let mut search = self.search();
         while !self.cancel.is_cancelled() {
-            let page = match search.page(STEP).await {
+            let page = match search.page(MOST_PER_STEP).await {
                 Ok(page) => page,
                 Err(error) => {
-                    let look = || async { self.search().page(1).await };
-                    if let Err(error) = self.persist(look).await? {
-                        return Ok(Ended::Failed(error));
-                    }
+                    self.persist(|| async { self.search().page(1).await }).await?;
                     tracing::debug!(%error, "an operation looks again from the beginning");
                     search = self.search();
                     continue;
@@ -48,16 +50,12 @@ impl Running {
                 break;
             }
             for ids in by_endpoint(&page, self.step_size()) {
-                if let Err(error) = self.step(ids, &mut refused).await? {
-                    return Ok(Ended::Failed(error));
-                }
+                self.step(ids, &mut refused).await?;
             }
         }
         // What is in memory of what was cancelled must not go out.
-        if self.request.kind == Kind::Cancel
-            && let Err(error) = self.raise_control(Vec::new()).await?
-        {
-            return Ok(Ended::Failed(error));
+        if self.request.kind == Kind::Cancel {
+            self.raise_control(Vec::new()).await?;
         }
         self.result(refused).await
     }
@@ -67,18 +65,16 @@ impl Running {
     }
 
     /// How many deliveries it is about; written down, once.
-    async fn count(&mut self) -> std::result::Result<std::result::Result<i64, String>, Unfinished> {
+    async fn count(&mut self) -> Result<i64, Unfinished> {
         if let Some(of) = self.of {
-            return Ok(Ok(of));
+            return Ok(of);
         }
-        let of = match self.persist(|| self.count_once()).await? {
-            Ok(of) => i64::try_from(of).unwrap_or(i64::MAX),
-            Err(error) => return Ok(Err(error)),
-        };
+        let of = self.persist(|| self.count_once()).await?;
+        let of = i64::try_from(of).unwrap_or(i64::MAX);
         let update = doc! { "$set": { "progress.of": of } };
-        let written = self.persist(|| self.update(self.own(), update.clone())).await?;
+        self.persist(|| self.update(self.own(), update.clone())).await?;
         self.of = Some(of);
-        Ok(written.map(|_| of))
+        Ok(of)
     }
 
     async fn count_once(&self) -> Result<u64> {
@@ -90,11 +86,7 @@ impl Running {
     }
 
     /// One step, by halves where MongoDB refuses one of the documents. The next begins after a rest.
-    async fn step(
-        &self,
-        ids: Vec<String>,
-        refused: &mut Refused,
-    ) -> std::result::Result<std::result::Result<(), String>, Unfinished> {
+    async fn step(&self, ids: Vec<String>, refused: &mut Refused) -> Result<(), Unfinished> {
         let mut left = vec![ids];
         while let Some(ids) = left.pop() {
             if self.cancel.is_cancelled() {
@@ -102,18 +94,18 @@ impl Running {
             }
             let began = Instant::now();
             let done = {
-                let _turn = self.executor.turns.acquire().await.map_err(|_| Unfinished)?;
+                let _turn = self.executor.turns.acquire().await.map_err(|_| Unfinished::Abandoned)?;
                 self.persist(|| self.step_or_refusal(&ids)).await?
             };
             self.go_on()?;
             match done {
-                Ok(Ok(deliveries)) => self.rest(self.pause(deliveries, began.elapsed())).await?,
-                Ok(Err(_)) if ids.len() > 1 => {
+                Step::Done(deliveries) => self.rest(self.pause(deliveries, began.elapsed())).await?,
+                Step::Refused(_) if ids.len() > 1 => {
                     let mut ids = ids;
                     let half = ids.split_off(ids.len() / 2);
                     left.extend([half, ids]);
                 }
-                Ok(Err(error)) => {
+                Step::Refused(error) => {
                     let (operation, document) = (id_text(&self.id), &ids[0]);
                     warn!(
                         operation,
@@ -124,14 +116,13 @@ impl Running {
                     refused.documents += 1;
                     refused.first.get_or_insert_with(|| format!("{document}: {error}"));
                 }
-                Err(error) => return Ok(Err(error)),
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
-    /// A step, or why MongoDB refuses it. Statistics that it refuses are left out.
-    async fn step_or_refusal(&self, ids: &[String]) -> Result<std::result::Result<u64, String>> {
+    /// Statistics that MongoDB refuses are left out.
+    async fn step_or_refusal(&self, ids: &[String]) -> Result<Step> {
         let is_counted = self.is_counted.load(Ordering::Relaxed);
         let mut done = self.try_step(ids, is_counted).await;
         if let Err(error) = &done
@@ -146,9 +137,9 @@ impl Running {
             done = uncounted;
         }
         match done {
-            Ok(deliveries) => Ok(Ok(deliveries)),
+            Ok(deliveries) => Ok(Step::Done(deliveries)),
             Err(error) if matches!(error.kind(), store::Kind::Refused | store::Kind::TooLarge) => {
-                Ok(Err(error.to_string()))
+                Ok(Step::Refused(error.to_string()))
             }
             Err(error) => Err(error),
         }
@@ -179,36 +170,16 @@ impl Running {
         Ok(deliveries)
     }
 
-    /// Documents per step, so that a slow one goes on evenly.
-    fn step_size(&self) -> usize {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "cut to 1 to 100")]
-        self.request.rate.map_or(STEP, |rate| (rate as usize).clamp(1, STEP))
-    }
-
-    /// As long as the step took, so that others get their turn; or what the rate asks for.
-    fn pause(&self, deliveries: u64, took: Duration) -> Duration {
-        #[allow(clippy::cast_precision_loss, reason = "at most 6,400")]
-        let paced = self
-            .request
-            .rate
-            .map(|rate| Duration::from_secs_f64(deliveries as f64 / rate));
-        paced.map_or(took, |paced| paced.saturating_sub(took).max(took))
-    }
-
-    async fn result(&self, refused: Refused) -> std::result::Result<Ended, Unfinished> {
+    async fn result(&self, refused: Refused) -> Result<Ended, Unfinished> {
         let parts = &self.executor.parts;
         let read = || async { Ok(parts.store.operations().find_one(doc! { "_id": &self.id }).await?) };
-        let document = match self.persist(read).await? {
-            Ok(document) => document.unwrap_or_default(),
-            Err(error) => return Ok(Ended::Failed(error)),
-        };
+        let document = self.persist(read).await?.unwrap_or_default();
         let progress = document.get_document("progress").ok();
         let done = progress.and_then(|progress| progress.get_i64("done").ok()).unwrap_or(0);
         let mut result = doc! { "deliveries": done };
         if refused.documents > 0 {
             result.extend(doc! { "refusedDocuments": refused.documents, "firstRefused": refused.first });
         }
-        let result: Document = result;
         Ok(match self.cancel.is_cancelled() {
             true => Ended::Cancelled(result),
             false => Ended::Done(result),
