@@ -31,6 +31,27 @@ pub use wakeup::WakeUps;
 /// An instance whose heartbeat is older counts as dead: its endpoints and its lease go to the others.
 pub const ALIVE: Duration = Duration::from_secs(10);
 
+/// The filter for the heartbeats of the instances that are alive.
+pub fn living(now: DateTime) -> Document {
+    let dead = now.timestamp_millis() - i64::try_from(ALIVE.as_millis()).unwrap_or(0);
+    doc! { "_id": instances(), "seenAt": { "$gt": DateTime::from_millis(dead) } }
+}
+
+/// Whether an instance is alive.
+///
+/// # Errors
+/// MongoDB refused or is unavailable.
+pub async fn is_any_alive(store: &Store, now: DateTime) -> Result<bool> {
+    let state = store.state();
+    let found = state.find_one(living(now)).projection(doc! { "_id": 1 });
+    Ok(found.await?.is_some())
+}
+
+/// The range of the `_id`s of heartbeats.
+fn instances() -> Document {
+    doc! { "$gte": "instance/", "$lt": "instance0" }
+}
+
 /// How often an instance sends its heartbeat.
 pub const BEAT: Duration = Duration::from_secs(2);
 
@@ -201,7 +222,7 @@ impl Cluster {
             .await?;
         let long_ago = self.clock.now().timestamp_millis() - i64::try_from(REMEMBERED.as_millis()).unwrap_or(0);
         let dead = doc! {
-            "_id": { "$gte": "instance/", "$lt": "instance0" },
+            "_id": instances(),
             "seenAt": { "$lt": DateTime::from_millis(long_ago) },
         };
         state.delete_many(dead).await?;

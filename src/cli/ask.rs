@@ -1,4 +1,4 @@
-//! Asking the daemon for something: `replay`, `hold`, `release` and `cancel` insert an operation and follow it.
+//! Asking the daemon for something: `replay`, `hold`, `release`, `backfill` and `cancel` insert an operation and follow it.
 
 use std::time::{Duration, Instant};
 
@@ -6,14 +6,13 @@ use anyhow::{Context, bail};
 use bson::{DateTime, Document, doc};
 
 use crate::config::Config;
-use crate::model::{EndpointKey, EventType};
+use crate::model::EventType;
 use crate::operations::{self, Followed, Kind};
-use crate::platform::Directory;
 use crate::store::Store;
 
 use super::{Usage, target};
 
-/// How often a long operation says how far it has come.
+/// How often the progress of a long operation is printed.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
 /// Who asks, why, and whether to wait.
@@ -109,7 +108,10 @@ pub(super) fn instant(text: &str) -> anyhow::Result<DateTime> {
     DateTime::parse_rfc3339_str(text).context("expected an instant such as 2026-11-24T00:00:00Z")
 }
 
-/// Names that nothing has are told with the nearest; an endpoint that is named by its id alone gets its organization.
+/// Reads the configuration of endpoints, and returns the endpoint as `ORGANIZATION/ENDPOINT` where it is named by its id alone.
+///
+/// # Errors
+/// There is no such endpoint or organization: the nearest is named. Several organizations have that endpoint.
 pub(super) async fn resolve(
     store: &Store,
     config: &Config,
@@ -122,27 +124,15 @@ pub(super) async fn resolve(
     let directory = super::directory(store, config).await?;
     target::check(store, &directory, endpoint.as_deref(), organization).await?;
     match endpoint {
-        Some(id) if !id.contains('/') => Ok(Some(configured(&directory, &id)?.as_str().to_owned())),
+        Some(id) if !id.contains('/') => {
+            let key = directory.key_of(&id).map_err(anyhow::Error::msg)?;
+            Ok(Some(key.as_str().to_owned()))
+        }
         endpoint => Ok(endpoint),
     }
 }
 
-/// The endpoint with that id, which is an ObjectId as a rule: then there is one at most.
-fn configured(directory: &Directory, id: &str) -> anyhow::Result<EndpointKey> {
-    let email = directory.email().then(EndpointKey::email);
-    let known = directory.keys().into_iter().chain(email);
-    let mut found: Vec<_> = known.filter(|key| key.endpoint() == id).collect();
-    let Some(key) = found.pop() else {
-        bail!("no endpoint {id} is configured: name one that was deleted as ORGANIZATION/{id}");
-    };
-    anyhow::ensure!(
-        found.is_empty(),
-        "several organizations have an endpoint {id}: name it as ORGANIZATION/{id}"
-    );
-    Ok(key)
-}
-
-/// Asks for an operation, and follows it. Returns its result; `None` if it was not waited for.
+/// Inserts an operation, and follows it. Returns its result; `None` if it was not waited for.
 pub(super) async fn ask(
     store: &Store,
     kind: Kind,

@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::assignment::{self, Heartbeat, View};
 use super::fence::Fence;
-use super::{ALIVE, Cluster, Deliveries, NO_NEW_REQUESTS, ghosts};
+use super::{ALIVE, Cluster, Deliveries, NO_NEW_REQUESTS, ghosts, instances};
 use crate::failpoint;
 use crate::model::{Clock, EndpointKey};
 use crate::store::Result;
@@ -153,9 +153,10 @@ impl Cluster {
     }
 
     async fn read_all(&self, session: &mut ClientSession) -> Result<Vec<Document>> {
-        let filter = doc! { "_id": { "$gte": "instance/", "$lt": "instance0" } };
         let state = self.store.state();
-        let find = state.find(filter).read_concern(ReadConcern::majority());
+        let find = state
+            .find(doc! { "_id": instances() })
+            .read_concern(ReadConcern::majority());
         let mut cursor = find.session(&mut *session).await?;
         let mut found = Vec::new();
         while let Some(document) = cursor.next(&mut *session).await {

@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use serde::Serialize;
 
 use super::documents::Place;
-use crate::cluster::ALIVE;
+use crate::cluster::is_any_alive;
 use crate::config::{Config, Delivery};
 use crate::model::{EndpointKey, printable};
 use crate::operations::Holds;
@@ -122,10 +122,7 @@ fn state_of(directory: &Directory, key: &EndpointKey, noted: Option<&Document>) 
 /// # Errors
 /// MongoDB refused or is unavailable.
 pub(super) async fn instance_runs(store: &Store, now: DateTime) -> Result<bool> {
-    let dead = DateTime::from_millis(now.timestamp_millis() - i64::try_from(ALIVE.as_millis()).unwrap_or(0));
-    let alive = doc! { "_id": { "$gte": "instance/", "$lt": "instance0" }, "seenAt": { "$gt": dead } };
-    let state = store.state();
-    Ok(state.find_one(alive).projection(doc! { "_id": 1 }).await?.is_some())
+    is_any_alive(store, now).await
 }
 
 /// What happens next to the delivery that stands there.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use bson::{DateTime, Document, doc};
+use bson::{Document, doc};
 
 use super::running::{Running, Unfinished};
-use crate::cluster::ALIVE;
+use crate::cluster::{ALIVE, living};
 use crate::store::Result;
 
 /// How often the heartbeats are read.
@@ -17,16 +17,13 @@ impl Running {
     pub(super) async fn wait_for_instances(&self, number: i64) -> Result<usize, Unfinished> {
         let parts = &self.executor.parts;
         loop {
-            let alive = parts.clock.now().timestamp_millis() - i64::try_from(ALIVE.as_millis()).unwrap_or(0);
-            let living = doc! {
-                "_id": { "$gte": "instance/", "$lt": "instance0" }, "seenAt": { "$gte": DateTime::from_millis(alive) },
-            };
+            let living = living(parts.clock.now());
             let mut waited_for = living.clone();
             waited_for.insert("control", doc! { "$not": { "$gte": number } });
             match self.count_instances(&waited_for).await {
                 Ok(0) => return self.count_living(&living).await,
                 Ok(_) => self.rest(LOOK_EVERY).await?,
-                // Nothing is known of the others: whoever has not acted on it by then does not send anything.
+                // MongoDB refuses the question, and without a reply to it `done` might not be true: asked again later.
                 Err(Unfinished::Failed(_)) => self.rest(ALIVE).await?,
                 Err(Unfinished::Abandoned) => return Err(Unfinished::Abandoned),
             }

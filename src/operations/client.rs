@@ -3,24 +3,25 @@
 use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
-use bson::{DateTime, Document, doc};
+use bson::{Document, doc};
 use futures_util::TryStreamExt;
 
 use super::executor::FINAL;
-use crate::cluster::ALIVE;
+use crate::cluster::is_any_alive;
+use crate::status::now;
 use crate::store::{Result, Store};
 
-/// How often is looked how far an operation has come.
+/// How often an operation's document is read.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What came of an operation.
+/// How an operation that was followed ended, or that it waits.
 #[derive(Clone, Debug)]
 pub enum Followed {
     /// `done`, with its `result`.
     Done(Document),
     /// `refused`, `failed` or `cancelled`, and why.
     Ended(String),
-    /// No instance is alive.
+    /// No instance is alive: it waits.
     NoInstance,
 }
 
@@ -35,8 +36,8 @@ pub async fn insert(store: &Store, mut document: Document) -> Result<ObjectId> {
     Ok(id)
 }
 
-/// Waits until the operation has ended, or until nobody is there to carry it out. `progress` hears how many deliveries are done and
-/// of how many, each time that has changed.
+/// Waits until the operation has ended, or until no instance is alive to carry it out. Each time that the counts have changed,
+/// `progress` is called with how many deliveries are done, and of how many.
 ///
 /// # Errors
 /// MongoDB refused or is unavailable.
@@ -57,13 +58,13 @@ pub async fn follow(store: &Store, id: ObjectId, mut progress: impl FnMut(i64, O
                 (state, Err(_)) => Followed::Ended(state.to_owned()),
             });
         }
-        if let Ok(now) = found.get_document("progress") {
-            let now = (now.get_i64("done").unwrap_or(0), now.get_i64("of").ok());
-            if last.replace(now) != Some(now) {
-                progress(now.0, now.1);
+        if let Ok(counts) = found.get_document("progress") {
+            let (done, of) = (counts.get_i64("done").unwrap_or(0), counts.get_i64("of").ok());
+            if last.replace((done, of)) != Some((done, of)) {
+                progress(done, of);
             }
         }
-        if is_anyone_alive(store).await? {
+        if is_any_alive(store, now(store).await?).await? {
             seen_alive = Instant::now();
         } else if seen_alive.elapsed() > LOOK_EVERY * 5 {
             return Ok(Followed::NoInstance);
@@ -72,17 +73,7 @@ pub async fn follow(store: &Store, id: ObjectId, mut progress: impl FnMut(i64, O
     }
 }
 
-async fn is_anyone_alive(store: &Store) -> Result<bool> {
-    let hello = store.hello().await?;
-    let now = *hello.get_datetime("localTime").map_err(mongodb::error::Error::custom)?;
-    let alive = now.timestamp_millis() - i64::try_from(ALIVE.as_millis()).unwrap_or(0);
-    let filter = doc! {
-        "_id": { "$gte": "instance/", "$lt": "instance0" }, "seenAt": { "$gte": DateTime::from_millis(alive) },
-    };
-    Ok(store.state().find_one(filter).await?.is_some())
-}
-
-/// The operations that were asked for last, the latest first, `limit` at most: as their documents are.
+/// The documents of the operations that were asked for last, the latest first, `limit` at most.
 ///
 /// # Errors
 /// MongoDB refused or is unavailable.

@@ -216,23 +216,11 @@ impl Executor {
 
     /// An endpoint that is named by its id alone gets its organization.
     fn resolve(&self, mut request: Request) -> Result<Request, Refusal> {
-        let Some(id) = request.bare_endpoint() else {
-            return Ok(request);
-        };
-        let mut keys = self.parts.directory.keys();
-        keys.retain(|key| key.endpoint() == id);
-        match keys.as_slice() {
-            [key] => {
-                request.set_endpoint(key);
-                Ok(request)
-            }
-            [] => Err(format!(
-                "`selection.endpoint`: no endpoint {id} is configured; one that was deleted is named as ORGANIZATION/{id}"
-            )),
-            _ => Err(format!(
-                "`selection.endpoint`: several organizations have an endpoint {id}; name it as ORGANIZATION/{id}"
-            )),
+        if let Some(id) = request.bare_endpoint() {
+            let key = self.parts.directory.key_of(&id);
+            request.set_endpoint(&key.map_err(|why| format!("`selection.endpoint`: {why}"))?);
         }
+        Ok(request)
     }
 }
 

@@ -160,6 +160,25 @@ impl Directory {
         keys
     }
 
+    /// The key of the only endpoint with that id, which is an ObjectId as a rule; that of the e-mails while they are on.
+    ///
+    /// # Errors
+    /// There is none, or there are several: how to name the one that is meant.
+    pub fn key_of(&self, id: &str) -> Result<EndpointKey, String> {
+        let mut keys = self.keys();
+        keys.extend(self.email().then(EndpointKey::email));
+        keys.retain(|key| key.endpoint() == id);
+        match keys.as_slice() {
+            [key] => Ok(key.clone()),
+            [] => Err(format!(
+                "no endpoint {id} is configured: name one that was deleted as ORGANIZATION/{id}"
+            )),
+            _ => Err(format!(
+                "several organizations have an endpoint {id}: name it as ORGANIZATION/{id}"
+            )),
+        }
+    }
+
     /// What people call the endpoint; nothing if that is not known. Text from outside.
     pub fn name(&self, key: &EndpointKey) -> String {
         if key.is_email() {

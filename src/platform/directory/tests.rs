@@ -134,6 +134,20 @@ fn expiries_go_to_the_emails_too_while_these_are_on() {
 }
 
 #[test]
+fn an_id_alone_names_the_only_endpoint_that_has_it() {
+    let directory = Directory::of(endpoints([endpoint(1)]));
+    let hex = |n| id(n).to_hex();
+    assert_eq!(directory.key_of(&hex(1)), Ok(key(1)));
+    assert!(directory.key_of(&hex(2)).is_err_and(|why| why.contains("no endpoint")));
+    assert!(directory.key_of("email").is_err(), "they are off");
+    directory.switch_email(true);
+    assert_eq!(directory.key_of("email"), Ok(EndpointKey::email()));
+    let other = doc! { "_ownerId": id(8), "webHookConfig": { "endpoints": [endpoint(1)] } };
+    directory.put(&document(2), parsed(other));
+    assert!(directory.key_of(&hex(1)).is_err_and(|why| why.contains("several")));
+}
+
+#[test]
 fn ids_of_organizations_and_endpoints_match_across_types() {
     let hex = id(0xab).to_hex();
     let same: [[Bson; 3]; 3] = [
