@@ -282,11 +282,11 @@ impl DeliveryQueue {
         state.too_large.remove(endpoint);
     }
 
-    /// Drops the unsent deliveries of endpoints that are held, and what is being read.
-    pub fn drop_held(&self, is_held: impl Fn(&EndpointKey) -> bool) {
+    /// Drops all unsent deliveries, and what is being read: the outbox may have changed.
+    pub fn drop_unsent(&self) {
         let mut state = self.0.state.lock();
         state.refuses_read = true;
-        state.drop_unsent_of(is_held);
+        state.drop_all_unsent();
     }
 
     /// From now on the endpoint gets one request at a time, and one more per 20 successes.

@@ -37,11 +37,13 @@ pub(super) async fn control(engine: Arc<Engine>, stop: CancellationToken) -> Res
         wanted.borrow_and_update();
         let load = || engine.holds.load(&engine.store);
         let number = engine.store.persist("read what is held", load).await?;
-        let now = engine.clock.now();
-        engine.queue.drop_held(|endpoint| engine.holds.is_held(endpoint, now));
+        // What is in memory may be held, cancelled or erased by now: it is read again. The documents come first, so that a read that
+        // begins in between takes none of them.
+        engine.waiting.forget_documents();
+        engine.queue.drop_unsent();
         engine.waiting.look_now();
         engine.cluster.acknowledge(number);
-        let holds = engine.holds.lasting(now).len();
+        let holds = engine.holds.lasting(engine.clock.now()).len();
         debug!(number, holds, "acted on what operations have changed");
     }
 }

@@ -306,14 +306,9 @@ impl State {
         stuck.iter().for_each(|endpoint| self.drop_unsent(endpoint));
     }
 
-    pub(super) fn drop_unsent_of(&mut self, is_meant: impl Fn(&EndpointKey) -> bool) {
-        let meant: Vec<_> = self
-            .endpoints
-            .keys()
-            .filter(|endpoint| is_meant(endpoint))
-            .cloned()
-            .collect();
-        meant.iter().for_each(|endpoint| self.drop_unsent(endpoint));
+    pub(super) fn drop_all_unsent(&mut self) {
+        let endpoints: Vec<_> = self.endpoints.keys().cloned().collect();
+        endpoints.iter().for_each(|endpoint| self.drop_unsent(endpoint));
     }
 
     pub(super) fn drain(&mut self, assigned: impl Fn(&EndpointKey) -> bool) -> Vec<EndpointKey> {
