@@ -10,6 +10,7 @@ mod cancel;
 mod check;
 mod deliveries;
 mod demo;
+mod erase;
 mod events;
 mod generate;
 mod health;
@@ -101,6 +102,9 @@ enum Command {
     Cancel(cancel::Args),
     /// Send an endpoint what its organization's certificates are now: behind what happens meanwhile, at a rate.
     Backfill(backfill::Args),
+    /// Erase payloads and bodies of responses of a user or a certificate, and end what waits of them: nothing of them goes out
+    /// afterwards.
+    Erase(erase::Args),
     /// Send a sample event to an endpoint as the daemon would, and show request and response. Nothing is stored.
     SendTest(send_test::Args),
     /// Follow deliveries live: one line per change of a delivery, until Ctrl-C.
@@ -183,6 +187,7 @@ async fn execute(args: Args) -> anyhow::Result<ExitCode> {
         Command::Cancel(args) => cancel::run(&load(file.as_deref())?, args).await?,
         Command::Backfill(args) => backfill::run(&load(file.as_deref())?, args).await?,
         Command::Health(args) => return health::run(&load(file.as_deref())?, args).await,
+        Command::Erase(args) => erase::run(&load(file.as_deref())?, args).await?,
         Command::SendTest(args) => return send_test::run(&load(file.as_deref())?, args).await,
         Command::Events(args) => events::run(&load(file.as_deref())?, args).await?,
         Command::Status(args) => status::run(&load(file.as_deref())?, args).await?,

@@ -10,6 +10,7 @@ mod acknowledged;
 mod backfill;
 mod client;
 mod document;
+mod erase;
 mod executor;
 mod fields;
 mod holds;
@@ -17,6 +18,7 @@ mod pace;
 mod running;
 mod sample;
 mod steps;
+mod subject;
 
 pub use client::{Followed, follow, insert, recent};
 pub use document::{Kind, id_text, selection_of};

@@ -6,6 +6,7 @@ mod daemon;
 mod endpoint_states;
 mod engine;
 mod loops;
+mod payloads;
 mod reading;
 mod redrive;
 mod report;

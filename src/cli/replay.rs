@@ -9,7 +9,7 @@ use super::table;
 use crate::config::Config;
 use crate::model::count;
 use crate::operations::{Kind, selection_of};
-use crate::outbox::{self, LookedUp, Replayable};
+use crate::outbox::{self, LookedUp, Preview, Replayable};
 use crate::service::one_line;
 use crate::store::Store;
 
@@ -48,13 +48,21 @@ async fn replay(store: &Store, config: &Config, mut args: Args) -> anyhow::Resul
     args.which.endpoint = resolve(store, config, args.which.endpoint.take(), organization).await?;
     let selection = args.which.selection(&args.state)?;
     if args.dry_run || args.which.id.is_some() {
-        let (first, number) = preview(store, &selection).await?;
-        if args.dry_run && (number > 0 || args.which.id.is_none()) {
-            show(&first);
+        let preview = preview(store, &selection).await?;
+        if args.dry_run && (preview.deliveries > 0 || args.which.id.is_none()) {
+            show(&preview.first);
         }
         // Nobody need be asked for it.
-        if args.dry_run || number == 0 {
-            return ended(store, &args, number, "would be sent again").await;
+        if args.dry_run || preview.deliveries == 0 {
+            let number = preview.deliveries;
+            return ended(
+                store,
+                &args,
+                number,
+                "would be sent again",
+                [preview.erased, preview.without_payload],
+            )
+            .await;
         }
     }
     let options = args
@@ -65,21 +73,35 @@ async fn replay(store: &Store, config: &Config, mut args: Args) -> anyhow::Resul
         Some(result) => {
             let number = result.get_i64("deliveries")?.unsigned_abs();
             let verb = if number == 1 { "is" } else { "are" };
-            ended(store, &args, number, &format!("{verb} pending again")).await
+            let left_out = ["erased", "withoutPayload"].map(|name| result.get_i64(name).unwrap_or(0).unsigned_abs());
+            ended(store, &args, number, &format!("{verb} pending again"), left_out).await
         }
     }
 }
 
-async fn ended(store: &Store, args: &Args, number: u64, what: &str) -> anyhow::Result<()> {
+async fn ended(
+    store: &Store,
+    args: &Args,
+    number: u64,
+    what: &str,
+    [erased, without_payload]: [u64; 2],
+) -> anyhow::Result<()> {
     if let Some(id) = args.which.id.as_deref().filter(|_| number == 0) {
         bail!(why_none(store, id, &args.state).await?);
     }
     say!("{} {what}", count(number, "delivery"));
+    if erased > 0 {
+        say!("{} left out: erased", count(erased, "delivery"));
+    }
+    if without_payload > 0 {
+        let left_out = count(without_payload, "delivery");
+        say!("{left_out} left out: older than delivery.payload_retention, without a payload");
+    }
     Ok(())
 }
 
-/// The first of what would be sent again, and how many deliveries that are.
-async fn preview(store: &Store, selection: &Document) -> anyhow::Result<(Vec<Replayable>, u64)> {
+/// What would be sent again.
+async fn preview(store: &Store, selection: &Document) -> anyhow::Result<Preview> {
     let now = *super::hello(store).await?.get_datetime("localTime")?;
     let selection = selection_of(Kind::Replay, selection).map_err(anyhow::Error::msg)?;
     Ok(selection.preview(store, now, SHOWN).await?)
@@ -94,6 +116,10 @@ async fn why_none(store: &Store, id: &str, states: &[String]) -> anyhow::Result<
             states.join(" or "),
             found.join(" and ")
         ),
+        LookedUp::Erased => format!("{shown} can't be sent again: it was erased"),
+        LookedUp::WithoutPayload => {
+            format!("{shown} can't be sent again: its payload was dropped, as delivery.payload_retention says")
+        }
         LookedUp::Nearest(Some(nearest)) => format!("the outbox holds no {shown}; the nearest: {nearest}"),
         LookedUp::Nearest(None) => format!("the outbox holds no {shown}"),
     })

@@ -23,7 +23,7 @@ struct Mismatch {
     found: String,
 }
 
-const CONTRADICTIONS: [Contradiction; 7] = [
+const CONTRADICTIONS: [Contradiction; 8] = [
     Contradiction {
         keys: ["mongodb.member_configs", "mongodb.badge_users"],
         check: |Config { mongodb, .. }| {
@@ -83,6 +83,16 @@ const CONTRADICTIONS: [Contradiction; 7] = [
         },
     },
     Contradiction {
+        keys: ["delivery.payload_retention", "delivery.retention"],
+        check: |Config { delivery, .. }| {
+            let longer = delivery.payload_retention.filter(|kept| *kept > delivery.retention)?;
+            Some(Mismatch {
+                expected: format!("at most delivery.retention ({})", in_days(delivery.retention)),
+                found: in_days(longer),
+            })
+        },
+    },
+    Contradiction {
         keys: ["email.from", "email.smtp_url"],
         check: |Config { email, .. }| {
             let nobody = email.smtp_url.is_some() && email.from.is_none();
@@ -93,6 +103,14 @@ const CONTRADICTIONS: [Contradiction; 7] = [
         },
     },
 ];
+
+/// Humantime would tell 31 days as a month and 13 hours.
+fn in_days(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds if seconds.is_multiple_of(86_400) => format!("{}d", seconds / 86_400),
+        _ => format_duration(duration).to_string(),
+    }
+}
 
 fn at_most(value: usize, limit_key: &str, limit: usize) -> Option<Mismatch> {
     (value > limit).then(|| Mismatch {

@@ -78,6 +78,20 @@ pub(super) fn duration(bounds: RangeInclusive<&'static str>) -> impl Fn(&Raw) ->
     }
 }
 
+/// The same; the empty text is none.
+pub(super) fn duration_or_none(
+    bounds: RangeInclusive<&'static str>,
+) -> impl Fn(&Raw) -> Result<Option<Duration>, Mismatch> {
+    let duration = duration(bounds);
+    move |raw| match raw.as_text() {
+        Some("") => Ok(None),
+        _ => duration(raw).map(Some).map_err(|mismatch| Mismatch {
+            expected: format!(r#"{}, or "" for none"#, mismatch.expected),
+            ..mismatch
+        }),
+    }
+}
+
 /// Six fields, and at least one instant that matches them.
 pub(super) fn schedule(raw: &Raw) -> Result<Cron, Mismatch> {
     let mismatch = || Mismatch::new("six cron fields (second minute hour day month weekday)");

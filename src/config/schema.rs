@@ -14,8 +14,9 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::rules::{
-    base_url, boolean, collection_name, connection_string, database_name, duration, field_path, header_value,
-    host_names, instant, listen_address, mailbox, networks, number, schedule, smtp_server, template, zone,
+    base_url, boolean, collection_name, connection_string, database_name, duration, duration_or_none, field_path,
+    header_value, host_names, instant, listen_address, mailbox, networks, number, schedule, smtp_server, template,
+    zone,
 };
 use super::secrets::FILE_KEYS;
 use super::settings::Settings;
@@ -116,6 +117,8 @@ section! {
         retention: Duration = "30d", duration("1h"..="3650d");
         /// Whether a failed attempt keeps the first 1 KB of its response.
         keep_responses: bool = "true", boolean;
+        /// How long their payloads and bodies of responses are kept; `None`: as long.
+        payload_retention: Option<Duration> = "", duration_or_none("1m"..="3650d");
         /// Whether endpoints may have `http` addresses.
         allow_http: bool = "false", boolean;
         /// Networks that may be delivered to although their addresses are blocked otherwise.

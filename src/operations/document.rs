@@ -8,8 +8,9 @@ use super::fields::{
     text, wrong,
 };
 use super::holds::Target;
+use super::subject;
 use crate::model::{EndpointKey, key_part};
-use crate::outbox::Selection;
+use crate::outbox::{Selection, Subject};
 
 /// The kinds of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,16 +27,19 @@ pub enum Kind {
     Test,
     /// The present state of an organization's certificates goes to one of its endpoints.
     Backfill,
+    /// Payloads of a user or a certificate go, and what waits of them is cancelled.
+    Erase,
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 6] = [
+    const ALL: [(Self, &'static str); 7] = [
         (Self::Replay, "replay"),
         (Self::Hold, "hold"),
         (Self::Release, "release"),
         (Self::Cancel, "cancel"),
         (Self::Test, "test"),
         (Self::Backfill, "backfill"),
+        (Self::Erase, "erase"),
     ];
 
     /// Its name in a document.
@@ -71,6 +75,7 @@ impl Kind {
             Self::Hold | Self::Release => &["all", "organization", "endpoint"],
             Self::Test => &["organization", "endpoint", "eventType"],
             Self::Backfill => &["organization", "endpoint", "certificate", "from", "to"],
+            Self::Erase => &["user", "certificate"],
         }
     }
 
@@ -81,7 +86,7 @@ impl Kind {
 
     fn options(self) -> &'static [&'static str] {
         match self {
-            Self::Replay | Self::Cancel => &["ratePerSecond", "dryRun"],
+            Self::Replay | Self::Cancel | Self::Erase => &["ratePerSecond", "dryRun"],
             Self::Hold => &["until"],
             Self::Backfill => &["ratePerSecond", "dryRun", "includeExpired"],
             Self::Release | Self::Test => &[],
@@ -105,6 +110,8 @@ pub struct Request {
     pub(super) selection: Selection,
     /// Which deliveries wait, or go out again: for hold and release.
     pub(super) target: Option<Target>,
+    /// Whose: for erase.
+    pub(super) subject: Option<Subject>,
     pub(super) until: Option<DateTime>,
     /// Deliveries per second, at most; `None`: as fast as it goes.
     pub(super) rate: Option<f64>,
@@ -170,9 +177,11 @@ impl Request {
             Kind::Hold | Kind::Release => Some(read_target(&selection)?),
             _ => None,
         };
+        let subject = (kind == Kind::Erase).then(|| subject::read(&selection)).transpose()?;
         Ok(Self {
             kind,
             target,
+            subject,
             selection: chosen,
             until: instant(&options, "options.", "until")?,
             rate: rate(&options)?.or(kind.usual_rate()),
@@ -223,7 +232,10 @@ impl Request {
 /// The first thing that makes no sense.
 pub fn selection_of(kind: Kind, selection: &Document) -> Result<Selection, Refusal> {
     known_fields(selection, "selection.", kind.selects_by(), &[])?;
-    read_selection(kind, selection)
+    match kind {
+        Kind::Erase => Ok(Selection::default()),
+        _ => read_selection(kind, selection),
+    }
 }
 
 fn read_target(selection: &Document) -> Result<Target, Refusal> {
@@ -265,6 +277,6 @@ fn read_selection(kind: Kind, selection: &Document) -> Result<Selection, Refusal
     Ok(chosen)
 }
 
-fn empty(expected: &str) -> Refusal {
+pub(super) fn empty(expected: &str) -> Refusal {
     format!("`selection`: expected {expected}, found nothing that chooses")
 }

@@ -31,6 +31,8 @@ pub(super) enum Ended {
     Done(Document),
     Cancelled(Document),
     Failed(String),
+    /// What was done, and why that is not all.
+    Incomplete(Document, String),
 }
 
 /// An operation, as this instance carries it out.
@@ -41,7 +43,7 @@ pub(super) struct Running {
     /// When it was first begun: what ends later is not meant.
     pub(super) started_at: DateTime,
     /// The control number that it has raised already.
-    control: Option<i64>,
+    pub(super) control: Option<i64>,
     /// How many deliveries it is about, if they were counted already.
     pub(super) of: Option<i64>,
     pub(super) cancel: CancellationToken,
@@ -80,6 +82,7 @@ impl Running {
             Kind::Replay | Kind::Cancel => self.replay_or_cancel().await,
             Kind::Test => Ok(self.test().await),
             Kind::Backfill => self.backfill(&document).await,
+            Kind::Erase => self.erase().await,
         };
         match ended {
             Ok(ended) => self.finish(ended).await,
@@ -242,6 +245,7 @@ impl Running {
             Ended::Done(result) => ("done", Some(result), None),
             Ended::Cancelled(result) => ("cancelled", Some(result), None),
             Ended::Failed(error) => ("failed", None, Some(error)),
+            Ended::Incomplete(result, error) => ("failed", Some(result), Some(error)),
         };
         let (id, kind) = (id_text(&self.id), self.request.kind.as_str());
         match &error {

@@ -1,9 +1,10 @@
 //! Replay and cancellation: in steps of at most 100 documents of one endpoint.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use bson::{RawDocumentBuf, doc, rawdoc};
+use bson::{Bson, DateTime, Document, RawDocumentBuf, doc, rawdoc};
 use tracing::warn;
 
 use super::document::{Kind, id_text};
@@ -11,13 +12,30 @@ use super::pace::MOST_PER_STEP;
 use super::running::{Ended, Running, Unfinished};
 use crate::failpoint;
 use crate::outbox::Search;
-use crate::store::{self, Result, Writer};
+use crate::store::{self, Result, Transaction, Writer};
 
 /// The documents that MongoDB refuses to change.
 #[derive(Default)]
-struct Refused {
-    documents: i64,
-    first: Option<String>,
+pub(super) struct Refused {
+    pub(super) documents: i64,
+    pub(super) first: Option<String>,
+    /// Their `_id`s: an operation may find one again.
+    pub(super) ids: HashSet<String>,
+}
+
+impl Refused {
+    pub(super) fn add(&mut self, document: &str, error: &str) {
+        if self.ids.insert(document.to_owned()) {
+            self.documents += 1;
+            self.first.get_or_insert_with(|| format!("{document}: {error}"));
+        }
+    }
+
+    pub(super) fn tell(&self, result: &mut Document) {
+        if self.documents > 0 {
+            result.extend(doc! { "refusedDocuments": self.documents, "firstRefused": self.first.clone() });
+        }
+    }
 }
 
 /// What came of a step.
@@ -30,9 +48,11 @@ enum Step {
 
 impl Running {
     pub(super) async fn replay_or_cancel(&mut self) -> Result<Ended, Unfinished> {
-        let of = self.count().await?;
+        let counted = self.count().await?;
         if self.request.is_dry_run {
-            return Ok(Ended::Done(doc! { "deliveries": of }));
+            let mut result = doc! { "deliveries": counted.get_i64("of").unwrap_or(0) };
+            result.extend(left_out(&counted));
+            return Ok(Ended::Done(result));
         }
         let mut refused = Refused::default();
         let mut search = self.search();
@@ -64,29 +84,41 @@ impl Running {
         Search::new(&self.request.selection, &self.executor.parts.store, self.started_at)
     }
 
-    /// How many deliveries it is about; written down, once.
-    async fn count(&mut self) -> Result<i64, Unfinished> {
-        if let Some(of) = self.of {
-            return Ok(of);
+    /// How many deliveries it is about, and how many it leaves out; written down, once.
+    async fn count(&mut self) -> Result<Document, Unfinished> {
+        if self.of.is_some() {
+            return self.progress().await;
         }
-        let of = self.persist(|| self.count_once()).await?;
-        let of = i64::try_from(of).unwrap_or(i64::MAX);
-        let update = doc! { "$set": { "progress.of": of } };
+        let counted = self.persist(|| self.count_once()).await?;
+        let set: Document = counted
+            .iter()
+            .map(|(name, count)| (format!("progress.{name}"), count.clone()))
+            .collect();
+        let update = doc! { "$set": set };
         self.persist(|| self.update(self.own(), update.clone())).await?;
-        self.of = Some(of);
-        Ok(of)
+        self.of = counted.get_i64("of").ok();
+        Ok(counted)
     }
 
-    async fn count_once(&self) -> Result<u64> {
+    async fn count_once(&self) -> Result<Document> {
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let (selection, store) = (&self.request.selection, &self.executor.parts.store);
-        match self.request.kind {
-            Kind::Cancel => selection.count_cancellable(store, self.started_at).await,
-            _ => Ok(selection.preview(store, self.started_at, 0).await?.1),
+        if self.request.kind == Kind::Cancel {
+            let of = selection.count_cancellable(store, self.started_at).await?;
+            return Ok(doc! { "of": number(of) });
         }
+        let preview = selection.preview(store, self.started_at, 0).await?;
+        let mut counted = doc! { "of": number(preview.deliveries) };
+        for (name, count) in LEFT_OUT.into_iter().zip([preview.erased, preview.without_payload]) {
+            if count > 0 {
+                counted.insert(name, number(count));
+            }
+        }
+        Ok(counted)
     }
 
     /// One step, by halves where MongoDB refuses one of the documents. The next begins after a rest.
-    async fn step(&self, ids: Vec<String>, refused: &mut Refused) -> Result<(), Unfinished> {
+    pub(super) async fn step(&self, ids: Vec<String>, refused: &mut Refused) -> Result<(), Unfinished> {
         let mut left = vec![ids];
         while let Some(ids) = left.pop() {
             if self.cancel.is_cancelled() {
@@ -113,8 +145,7 @@ impl Running {
                         error,
                         "MongoDB refuses to change this document of the outbox: the operation leaves it out"
                     );
-                    refused.documents += 1;
-                    refused.first.get_or_insert_with(|| format!("{document}: {error}"));
+                    refused.add(document, &error);
                 }
             }
         }
@@ -151,6 +182,7 @@ impl Running {
         let mut transaction = parts.store.begin(Writer::Operations).await?;
         let (selection, outbox) = (&self.request.selection, &parts.outbox);
         let deliveries = match self.request.kind {
+            Kind::Erase => return self.erase_step(transaction, ids, now, is_counted).await,
             Kind::Cancel => {
                 let reason = self.request.cancel_reason();
                 let cancel = outbox.cancel_in_transaction(&mut transaction, ids, selection, &reason, now, is_counted);
@@ -162,24 +194,54 @@ impl Running {
             }
         };
         let done = i64::try_from(deliveries).unwrap_or(i64::MAX);
-        self.note_in_transaction(&mut transaction, rawdoc! { "$inc": { "progress.done": done } })
+        self.commit_step(transaction, rawdoc! { "progress.done": done }).await?;
+        Ok(deliveries)
+    }
+
+    async fn erase_step(
+        &self,
+        mut transaction: Transaction,
+        ids: &[String],
+        now: DateTime,
+        is_counted: bool,
+    ) -> Result<u64> {
+        let Some(subject) = &self.request.subject else {
+            return Ok(0);
+        };
+        let outbox = &self.executor.parts.outbox;
+        let erase = outbox.erase_in_transaction(&mut transaction, ids, subject, now, is_counted);
+        let erased = erase.await?;
+        let done = rawdoc! {
+            "progress.done": erased.deliveries, "progress.cancelled": erased.cancelled,
+            "progress.documents": erased.documents, "progress.found": erased.documents,
+        };
+        self.commit_step(transaction, done).await?;
+        Ok(erased.deliveries.unsigned_abs())
+    }
+
+    /// Commits a step with how far the operation has come by it.
+    async fn commit_step(&self, mut transaction: Transaction, done: RawDocumentBuf) -> Result<()> {
+        self.note_in_transaction(&mut transaction, rawdoc! { "$inc": done })
             .await?;
         failpoint::reach("step-to-be-committed");
         transaction.commit().await?;
         failpoint::reach("step-committed");
-        Ok(deliveries)
+        Ok(())
     }
 
-    async fn result(&self, refused: Refused) -> Result<Ended, Unfinished> {
+    /// What the operation's document says of its progress.
+    pub(super) async fn progress(&self) -> Result<Document, Unfinished> {
         let parts = &self.executor.parts;
         let read = || async { Ok(parts.store.operations().find_one(doc! { "_id": &self.id }).await?) };
         let document = self.persist(read).await?.unwrap_or_default();
-        let progress = document.get_document("progress").ok();
-        let done = progress.and_then(|progress| progress.get_i64("done").ok()).unwrap_or(0);
-        let mut result = doc! { "deliveries": done };
-        if refused.documents > 0 {
-            result.extend(doc! { "refusedDocuments": refused.documents, "firstRefused": refused.first });
-        }
+        Ok(document.get_document("progress").cloned().unwrap_or_default())
+    }
+
+    async fn result(&self, refused: Refused) -> Result<Ended, Unfinished> {
+        let progress = self.progress().await?;
+        let mut result = doc! { "deliveries": progress.get_i64("done").unwrap_or(0) };
+        result.extend(left_out(&progress));
+        refused.tell(&mut result);
         Ok(match self.cancel.is_cancelled() {
             true => Ended::Cancelled(result),
             false => Ended::Done(result),
@@ -187,8 +249,16 @@ impl Running {
     }
 }
 
+/// What a replay leaves out, in its progress and in its result.
+const LEFT_OUT: [&str; 2] = ["erased", "withoutPayload"];
+
+fn left_out(progress: &Document) -> impl Iterator<Item = (String, Bson)> {
+    let count = |name: &str| Some((name.to_owned(), progress.get(name)?.clone()));
+    LEFT_OUT.into_iter().filter_map(count)
+}
+
 /// The ids of the documents of a page in steps of at most `size` documents of one endpoint, in the order of the page.
-fn by_endpoint(page: &[RawDocumentBuf], size: usize) -> Vec<Vec<String>> {
+pub(super) fn by_endpoint(page: &[RawDocumentBuf], size: usize) -> Vec<Vec<String>> {
     let mut groups: Vec<(&str, Vec<String>)> = Vec::new();
     for document in page {
         let Ok(id) = document.get_str("_id") else { continue };

@@ -14,6 +14,10 @@ use crate::store::{Result, Store};
 pub enum LookedUp {
     /// The states of the documents that hold it.
     States(Vec<String>),
+    /// All of it was erased.
+    Erased,
+    /// All of it has lost its payload by `delivery.payload_retention`.
+    WithoutPayload,
     /// Nothing; the name that is most like it, if there is any.
     Nearest(Option<String>),
 }
@@ -34,8 +38,17 @@ pub async fn look_up(store: &Store, id: &str) -> Result<LookedUp> {
     if let Some(endpoint) = endpoint.filter(|_| is_event) {
         filter.insert("endpoint", endpoint);
     }
-    let found = store.outbox().find(filter).projection(doc! { "state": 1 }).await?;
+    let fields = doc! { "state": 1, "payloadDropped": 1, "deliveries.event": 1, "deliveries.erased": 1 };
+    let found = store.outbox().find(filter).projection(fields).await?;
     let found: Vec<RawDocumentBuf> = found.try_collect().await?;
+    let is_erased = |document: &RawDocumentBuf| is_erased(document, is_event.then_some(event));
+    if !found.is_empty() && found.iter().all(is_erased) {
+        return Ok(LookedUp::Erased);
+    }
+    let has_none = |document: &RawDocumentBuf| document.get_bool("payloadDropped").unwrap_or(false);
+    if !found.is_empty() && found.iter().all(|document| has_none(document) || is_erased(document)) {
+        return Ok(LookedUp::WithoutPayload);
+    }
     let states: BTreeSet<_> = found.iter().filter_map(|one| one.get_str("state").ok()).collect();
     if !states.is_empty() {
         return Ok(LookedUp::States(states.into_iter().map(str::to_owned).collect()));
@@ -47,6 +60,16 @@ pub async fn look_up(store: &Store, id: &str) -> Result<LookedUp> {
     let likeness = |name: &String| strsim::jaro_winkler(name, id);
     let nearest = names.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     Ok(LookedUp::Nearest(nearest))
+}
+
+/// Whether the deliveries of that event, or all of a document, are erased.
+fn is_erased(document: &RawDocumentBuf, event: Option<&str>) -> bool {
+    let deliveries = document.get_array("deliveries").into_iter().flatten();
+    let mut meant = deliveries
+        .filter_map(|delivery| delivery.ok()?.as_document())
+        .filter(|delivery| event.is_none_or(|event| delivery.get_str("event").is_ok_and(|found| found == event)))
+        .peekable();
+    meant.peek().is_some() && meant.all(|delivery| delivery.get_bool("erased").unwrap_or(false))
 }
 
 /// The names of the document that comes next to `id` in the index, after it or before it.

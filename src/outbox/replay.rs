@@ -35,23 +35,38 @@ pub struct Replayable {
     pub last_error: Option<String>,
 }
 
+/// What a replay would do.
+#[derive(Debug, Default)]
+pub struct Preview {
+    /// The first of what would be sent again.
+    pub first: Vec<Replayable>,
+    /// How many would be sent again.
+    pub deliveries: u64,
+    /// How many would be left out, because they were erased.
+    pub erased: u64,
+    /// How many would be left out, because their payload was dropped by the retention.
+    pub without_payload: u64,
+}
+
 impl Selection {
-    /// What a replay would send again: the first deliveries, `limit` at most, and how many there are in all.
+    /// What a replay would do, with the first deliveries, `limit` at most.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn preview(&self, store: &Store, now: DateTime, limit: usize) -> Result<(Vec<Replayable>, u64)> {
+    pub async fn preview(&self, store: &Store, now: DateTime, limit: usize) -> Result<Preview> {
         let mut search = Search::new(self, store, now);
-        let (mut first, mut count) = (Vec::new(), 0);
+        let mut preview = Preview::default();
         loop {
             let page = search.page(PAGE).await?;
             if page.is_empty() {
-                return Ok((first, count));
+                return Ok(preview);
             }
             for ended in page.iter().filter_map(|found| Ended::read(found, self)) {
-                count += ended.chosen.len() as u64;
-                let left = limit - first.len();
-                first.extend(ended.replayable().take(left));
+                preview.deliveries += ended.chosen.len() as u64;
+                preview.erased += ended.erased;
+                preview.without_payload += ended.without_payload;
+                let left = limit - preview.first.len();
+                preview.first.extend(ended.replayable().take(left));
             }
         }
     }

@@ -184,7 +184,7 @@ fn between(keys: Range<String>) -> Document {
 }
 
 /// What is read of each document: no payload.
-pub(super) const FIELDS: [&str; 14] = [
+pub(super) const FIELDS: [&str; 16] = [
     "version",
     "state",
     "endpoint",
@@ -199,6 +199,8 @@ pub(super) const FIELDS: [&str; 14] = [
     "deliveries.event",
     "deliveries.type",
     "deliveries.occurredAt",
+    "deliveries.erased",
+    "payloadDropped",
 ];
 
 pub(super) fn fields() -> Document {

@@ -31,6 +31,8 @@ pub struct Settings {
     pub mailer: Reloadable<Option<Mailer>>,
     /// How long after their death dead letters are tried again.
     pub redrive_for: Reloadable<Duration>,
+    /// How long payloads of what has ended are kept, if not as long as all else.
+    pub payload_retention: Reloadable<Option<Duration>>,
     /// What makes traces; stays as it is.
     pub tracer: Tracer,
 }
@@ -50,6 +52,7 @@ impl Settings {
             client: Reloadable::new(Client::new(policy(config))?),
             mailer: Reloadable::new(Mailer::new(&config.email)?),
             redrive_for: Reloadable::new(config.delivery.redrive_for),
+            payload_retention: Reloadable::new(config.delivery.payload_retention),
             tracer: Tracer::new(config.telemetry.otlp_endpoint.as_ref())?,
         })
     }
@@ -70,6 +73,7 @@ impl Settings {
         self.retry.set(retry(config));
         self.endpoints.set(endpoints(config));
         self.redrive_for.set(config.delivery.redrive_for);
+        self.payload_retention.set(config.delivery.payload_retention);
         queue.resize(super::engine::limits(config));
         Ok(())
     }

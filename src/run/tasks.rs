@@ -183,6 +183,8 @@ impl Tasks {
         self.sources.spawn(fallible("indexes", indexes));
         let control = super::control::control(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(fallible("control", control));
+        let payloads = super::payloads::drop_payloads(Arc::clone(&self.engine), self.stop.clone());
+        self.sources.spawn(named("payloads", payloads));
         let released = super::control::released(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("released endpoints", released));
         let states = self.engine.endpoint_states.clone().run(self.stop.clone());

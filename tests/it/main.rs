@@ -41,6 +41,7 @@ mod web;
 
 mod crash;
 mod endpoint_queues;
+mod erase;
 mod failpoints;
 mod health;
 mod history;
@@ -54,6 +55,7 @@ mod outbox;
 mod outbox_v2;
 mod pace;
 mod page;
+mod payloads;
 mod promises;
 mod random;
 mod refusals;

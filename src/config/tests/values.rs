@@ -31,6 +31,7 @@ fn the_defaults_are_those_that_operators_rely_on() {
     );
     assert_eq!((delivery.max_attempts, delivery.retry_window.as_secs()), (100, 600));
     assert_eq!(delivery.retention.as_secs(), 30 * 86_400);
+    assert_eq!(delivery.payload_retention, None);
     assert_eq!(
         (delivery.allow_networks.len(), delivery.source.as_bytes()),
         (0, &b"beedeez"[..])
@@ -87,6 +88,7 @@ const EVERY_KEY: &str = r#"
         retention = "2d"
         redrive_for = "1d"
         keep_responses = false
+        payload_retention = "1d"
         allow_http = true
         allow_networks = ["10.0.0.0/8", "fd00::/8"]
         source = "other"
@@ -122,6 +124,10 @@ fn every_key_can_be_set_in_the_file() {
         (10, 7, 3)
     );
     assert_eq!(config.delivery.retry_window.as_secs(), 5400);
+    assert_eq!(
+        config.delivery.payload_retention.map(|kept| kept.as_secs()),
+        Some(86_400)
+    );
     assert_eq!(
         config.delivery.allow_networks,
         ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]

@@ -27,7 +27,7 @@ fn everything_is_named_at_once_sorted_by_key() {
     );
 }
 
-const WRONG_VALUES: [(&str, &str); 28] = [
+const WRONG_VALUES: [(&str, &str); 30] = [
     ("scan.on_start = 1", "scan.on_start: expected true or false, found 1 "),
     ("scan.on_start = 'true'", "expected true or false, found \"true\" "),
     (
@@ -76,6 +76,14 @@ const WRONG_VALUES: [(&str, &str); 28] = [
     ),
     ("delivery.retry_window = '8d'", "expected a duration from 1s to 7d, "),
     ("delivery.retention = '59m'", "expected a duration from 1h to 3650d, "),
+    (
+        "delivery.payload_retention = '59s'",
+        r#"expected a duration from 1m to 3650d, such as "90s" or "2h 30m", or "" for none, found "59s" "#,
+    ),
+    (
+        "delivery.payload_retention = 7",
+        "expected a duration from 1m to 3650d, ",
+    ),
     (
         "delivery.allow_networks = '10.0.0.0/8'",
         "expected a list of networks such as ",
@@ -191,6 +199,14 @@ fn values_that_contradict_each_other() {
         (
             "delivery.retention = '6d'",
             "delivery.redrive_for: expected at most delivery.retention (6days), found 7days (the default)",
+        ),
+        (
+            "delivery.payload_retention = '31d'",
+            "delivery.payload_retention: expected at most delivery.retention (30d), found 31d (config.toml:1)",
+        ),
+        (
+            "delivery = { payload_retention = '30h', retention = '24h', redrive_for = '1h' }",
+            "delivery.payload_retention: expected at most delivery.retention (1d), found 1day 6h (config.toml:1)",
         ),
     ];
     for (toml, expected) in cases {

@@ -27,6 +27,10 @@ pub(super) struct Ended {
     deliveries: Vec<Delivery>,
     /// The places of the deliveries that are to be sent again.
     pub(super) chosen: Vec<usize>,
+    /// How many are selected, but erased.
+    pub(super) erased: u64,
+    /// How many are selected, but have lost their payload by the retention.
+    pub(super) without_payload: u64,
 }
 
 #[derive(Debug)]
@@ -39,7 +43,7 @@ struct Delivery {
 }
 
 impl Ended {
-    /// `None` where nothing is chosen of it, or where it can't be read.
+    /// `None` where nothing is selected of it, or where it can't be read.
     pub(super) fn read(found: &RawDocument, selection: &Selection) -> Option<Self> {
         let state = match found.get_str("state").ok()? {
             "dead" => "dead",
@@ -47,7 +51,8 @@ impl Ended {
             _ => "delivered",
         };
         let results = found.get_array("results").ok();
-        let (mut deliveries, mut chosen) = (Vec::new(), Vec::new());
+        let is_dropped = found.get_bool("payloadDropped").unwrap_or(false);
+        let (mut deliveries, mut chosen, mut erased, mut without_payload) = (Vec::new(), Vec::new(), 0, 0);
         for (place, delivery) in found.get_array("deliveries").ok()?.into_iter().enumerate() {
             let delivery = delivery.ok()?.as_document()?;
             let result = results.and_then(|results| results.get(place).ok().flatten()?.as_document());
@@ -57,7 +62,11 @@ impl Ended {
                 state: result.map_or(state, settled),
                 occurred_at: delivery.get_datetime("occurredAt").ok()?,
             };
-            chosen.extend(selection.includes(candidate).then_some(place));
+            match selection.includes(candidate) {
+                true if delivery.get_bool("erased").unwrap_or(false) => erased += 1,
+                true if is_dropped => without_payload += 1,
+                is_chosen => chosen.extend(is_chosen.then_some(place)),
+            }
             deliveries.push(Delivery {
                 event: candidate.event.to_owned(),
                 occurred_at: candidate.occurred_at,
@@ -67,7 +76,7 @@ impl Ended {
         }
         let history = found.get_array("history").ok();
         let last = history.and_then(|history| history.into_iter().flatten().last()?.as_document());
-        (!chosen.is_empty()).then_some(())?;
+        (!chosen.is_empty() || erased + without_payload > 0).then_some(())?;
         Some(Self {
             id: found.get_str("_id").ok()?.to_owned(),
             version: Bson::try_from(raw(found, "version")).ok()?,
@@ -81,6 +90,8 @@ impl Ended {
             last_in_history: last.and_then(|last| last.get_datetime("at").ok()),
             deliveries,
             chosen,
+            erased,
+            without_payload,
         })
     }
 
