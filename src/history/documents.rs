@@ -40,6 +40,8 @@ pub(super) struct Place {
     pub(super) dead_since: Option<DateTime>,
     pub(super) is_redrivable: bool,
     pub(super) is_redriven: bool,
+    /// Why it can't be sent any more: there is no payload.
+    pub(super) no_payload: Option<&'static str>,
     /// When its document ended.
     pub(super) finished_at: Option<DateTime>,
     pub(super) history: Vec<Attempt>,
@@ -117,6 +119,9 @@ impl Whole {
             dead_since: fields.instant("deadSince"),
             is_redrivable: fields.flag("redrivable"),
             is_redriven: fields.flag("redriven"),
+            no_payload: fields
+                .flag("payloadDropped")
+                .then_some("its payload was dropped after delivery.payload_retention"),
             finished_at,
             history: attempts(fields),
             replays: replays(fields),
@@ -129,6 +134,7 @@ impl Whole {
             event: entry.text("event").unwrap_or_default(),
             event_type: entry.text("type").unwrap_or_default(),
             occurred_at: entry.instant("occurredAt"),
+            no_payload: entry.flag("erased").then_some("it was erased").or(self.0.no_payload),
             ..self.0.clone()
         }
     }

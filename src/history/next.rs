@@ -240,6 +240,15 @@ fn kept(place: &Place, delivery: &Delivery) -> Next {
     let end = until
         .map(|until| format!(" until {}", instant(until)))
         .unwrap_or_default();
+    if let Some(why) = place.no_payload {
+        return Next {
+            until,
+            ..Next::new(
+                "keep",
+                format!("nothing, and no replay: {why}; its record is kept{end}"),
+            )
+        };
+    }
     let text = format!(
         "nothing by itself; kept{end}: certhookd replay --id {}/{}",
         place.event, place.endpoint

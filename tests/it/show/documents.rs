@@ -109,6 +109,24 @@ async fn what_happens_next_is_said_for_each_state_of_delivery_and_endpoint() {
             "attempt 101, the only one",
         ),
         (
+            changed(
+                cancelled(batch(ENDPOINT, &[expiry(18)])),
+                doc! { "payloadDropped": true },
+            ),
+            "keep",
+            "nothing, and no replay: its payload was dropped after",
+        ),
+        (
+            {
+                let mut erased = cancelled(batch(ENDPOINT, &[expiry(19)]));
+                let delivery = &mut erased.get_array_mut("deliveries").unwrap()[0];
+                delivery.as_document_mut().unwrap().insert("erased", true);
+                erased
+            },
+            "keep",
+            "nothing, and no replay: it was erased; its record is kept until 2",
+        ),
+        (
             batch(&endpoint("14"), &[expiry(16)]),
             "wait",
             r"waits because its endpoint is held by ops\u{1b} until 2",
@@ -123,7 +141,7 @@ async fn what_happens_next_is_said_for_each_state_of_delivery_and_endpoint() {
         .insert_many(table.iter().map(|(document, ..)| document))
         .await
         .unwrap();
-    let events: Vec<_> = (1..=17).map(expiry).collect();
+    let events: Vec<_> = (1..=15).chain([18, 19, 16, 17]).map(expiry).collect();
     let all = show_all(&fixture, &events.iter().map(String::as_str).collect::<Vec<_>>()).await;
     for (shown, (document, code, text)) in all.iter().zip(&table) {
         let next = &only(shown)["next"];
