@@ -4,49 +4,32 @@ use secrecy::ExposeSecret;
 
 use super::Config;
 
+/// Pairs of a key and whether its value differs; each field is named as its key.
+macro_rules! differences {
+    ($old:ident, $new:ident: $($section:ident.$key:ident),* $(,)?) => {
+        [$((concat!(stringify!($section), ".", stringify!($key)), $old.$section.$key != $new.$section.$key)),*]
+    };
+}
+
 /// The changed keys that take effect only after a restart: they shape the connection, the tasks or the listener.
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
-    let changed = [
-        (
-            "mongodb.uri",
-            old.mongodb.uri.expose_secret() != new.mongodb.uri.expose_secret(),
-        ),
-        ("mongodb.database", old.mongodb.database != new.mongodb.database),
-        (
-            "mongodb.badge_users",
-            old.mongodb.badge_users != new.mongodb.badge_users,
-        ),
-        (
-            "mongodb.member_configs",
-            old.mongodb.member_configs != new.mongodb.member_configs,
-        ),
-        (
-            "completions.enabled",
-            old.completions.enabled != new.completions.enabled,
-        ),
-        ("delivery.retention", old.delivery.retention != new.delivery.retention),
-        (
-            "service.metrics_listen",
-            old.service.metrics_listen != new.service.metrics_listen,
-        ),
-        (
-            "service.allowed_hosts",
-            old.service.allowed_hosts != new.service.allowed_hosts,
-        ),
-        ("service.page", old.service.page != new.service.page),
-        ("service.metrics", old.service.metrics != new.service.metrics),
-        ("service.start_held", old.service.start_held != new.service.start_held),
-        (
-            "operations.retention",
-            old.operations.retention != new.operations.retention,
-        ),
-        (
-            "telemetry.otlp_endpoint",
-            old.telemetry.otlp_endpoint != new.telemetry.otlp_endpoint,
-        ),
-    ];
-    changed
-        .into_iter()
-        .filter_map(|(key, changed)| changed.then_some(key))
+    let uri = old.mongodb.uri.expose_secret() != new.mongodb.uri.expose_secret();
+    let others = differences!(old, new:
+        mongodb.database,
+        mongodb.badge_users,
+        mongodb.member_configs,
+        completions.enabled,
+        delivery.retention,
+        service.metrics_listen,
+        service.allowed_hosts,
+        service.page,
+        service.metrics,
+        service.start_held,
+        operations.retention,
+        telemetry.otlp_endpoint,
+    );
+    let differences = [("mongodb.uri", uri)].into_iter().chain(others);
+    differences
+        .filter_map(|(key, differs)| differs.then_some(key))
         .collect()
 }
