@@ -58,12 +58,6 @@ impl Outbox {
         counted: bool,
         now: DateTime,
     ) -> Result<Vec<Head>, Unrecorded> {
-        // Seen when earlier results of the batch were recorded: somebody else settled or cancelled these.
-        let is_outdated = |one: &Settlement| {
-            let batch = &one.delivery.batch;
-            let is_cancelled = batch.cancelled.load(Ordering::Relaxed);
-            batch.is_settled(one.delivery.index) || (is_cancelled && !matches!(one.next, Next::Delivered { .. }))
-        };
         if settlements.iter().any(is_outdated) {
             return Err(Unrecorded::Outdated);
         }
@@ -93,11 +87,7 @@ impl Outbox {
         transaction.commit().await.map_err(Unrecorded::Results)?;
         for settlements in batches.values() {
             let batch = &settlements[0].delivery.batch;
-            batch.version.fetch_add(1, Ordering::Relaxed);
-            let count = u32::try_from(settlements.len()).unwrap_or(u32::MAX);
-            batch
-                .open
-                .fetch_sub(count.min(batch.open.load(Ordering::Relaxed)), Ordering::Relaxed);
+            count_recorded(batch, settlements.len());
         }
         Ok(written.retries)
     }
@@ -183,6 +173,21 @@ fn still_counts(document: &RawDocumentBuf, batch: &Arc<Batch>, settlement: &Sett
         "cancelled" => !is_settled && delivered,
         _ => false,
     }
+}
+
+/// Whether somebody else has settled or cancelled it, as was seen when earlier results of its batch were recorded.
+fn is_outdated(settlement: &Settlement) -> bool {
+    let batch = &settlement.delivery.batch;
+    let is_cancelled = batch.cancelled.load(Ordering::Relaxed);
+    batch.is_settled(settlement.delivery.index) || (is_cancelled && !matches!(settlement.next, Next::Delivered { .. }))
+}
+
+/// Has the batch in memory say what its document says now.
+fn count_recorded(batch: &Batch, results: usize) {
+    batch.version.fetch_add(1, Ordering::Relaxed);
+    let results = u32::try_from(results).unwrap_or(u32::MAX);
+    let open = batch.open.load(Ordering::Relaxed);
+    batch.open.fetch_sub(results.min(open), Ordering::Relaxed);
 }
 
 /// A retry that will be due.

@@ -175,12 +175,25 @@ impl State {
         if count == 0 {
             return 0;
         }
-        let batch = known.unwrap_or(fetched.batch);
-        batch.add(u32::try_from(count).unwrap_or(u32::MAX));
         if let Some(rest) = rest {
             queue.partial = Some((Arc::clone(&id), rest));
         }
-        queue.batches.insert(Arc::clone(&id));
+        let batch = known.unwrap_or(fetched.batch);
+        self.add(&endpoint, &batch, fetched.deliveries, now);
+        if self.breakers.is_open(&endpoint) {
+            self.breakers.probed(&endpoint, now);
+        }
+        self.recount(&endpoint);
+        self.join_turn(&endpoint);
+        count
+    }
+
+    /// Adds deliveries of a batch to their endpoint's queue.
+    fn add(&mut self, endpoint: &EndpointKey, batch: &Arc<Batch>, deliveries: Vec<Delivery>, now: Instant) {
+        let count = deliveries.len();
+        batch.add(u32::try_from(count).unwrap_or(u32::MAX));
+        let queue = self.endpoints.entry(endpoint.clone()).or_default();
+        queue.batches.insert(Arc::clone(&batch.id));
         queue.last_progress.get_or_insert(now);
         if queue.unsent.is_empty() {
             queue.last_progress = Some(now);
@@ -190,22 +203,16 @@ impl State {
             .entry(endpoint.organization().to_owned())
             .or_default();
         organization.taken += count;
-        for mut delivery in fetched.deliveries {
+        for mut delivery in deliveries {
             let payload = delivery.message.body.len();
             for bytes in [&mut self.bytes, &mut organization.bytes, &mut queue.bytes] {
                 bytes.add(payload);
             }
-            delivery.batch = Arc::clone(&batch);
+            delivery.batch = Arc::clone(batch);
             queue.unsent.push_back(delivery);
         }
-        self.batches.insert(id, batch);
+        self.batches.insert(Arc::clone(&batch.id), Arc::clone(batch));
         self.taken += count;
-        if self.breakers.is_open(&endpoint) {
-            self.breakers.probed(&endpoint, now);
-        }
-        self.recount(&endpoint);
-        self.join_turn(&endpoint);
-        count
     }
 
     pub(super) fn ended(&mut self, delivery: &Delivery, outcome: &Outcome, now: Instant) -> Option<Duration> {

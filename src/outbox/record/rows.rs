@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bson::raw::CStr;
 use bson::{DateTime, RawArrayBuf, RawBson, RawDocumentBuf, cstr, rawdoc};
 
 use super::{Settlement, count, retry};
@@ -167,7 +168,15 @@ fn merged(document: &RawDocumentBuf, set: &RawDocumentBuf) -> RawDocumentBuf {
     merged
 }
 
-/// What a document with one delivery says after an attempt, and what it says no more.
+/// Fields that only a document has that has ended.
+const ENDED: [&CStr; 4] = [
+    cstr!("finishedAt"),
+    cstr!("reason"),
+    cstr!("redrivable"),
+    cstr!("redriven"),
+];
+
+/// What an attempt sets and unsets in a document with one delivery.
 fn fields(settlement: &Settlement, now: DateTime) -> (RawDocumentBuf, RawDocumentBuf) {
     let (delivery, at) = (&settlement.delivery, settlement.at);
     let attempts = i32::try_from(delivery.attempt).unwrap_or(i32::MAX);
@@ -176,10 +185,7 @@ fn fields(settlement: &Settlement, now: DateTime) -> (RawDocumentBuf, RawDocumen
             let set = rawdoc! {
                 "state": "delivered", "finishedAt": now, "attempts": attempts, "lastAttemptAt": at, "lastStatus": i32::from(*status),
             };
-            (
-                set,
-                rawdoc! { "deadSince": 1, "redrivable": 1, "redriven": 1, "reason": 1 },
-            )
+            (set, without_death())
         }
         Next::Retry {
             due,
@@ -192,16 +198,7 @@ fn fields(settlement: &Settlement, now: DateTime) -> (RawDocumentBuf, RawDocumen
             };
             failed(&mut set, failure, at);
             // An older copy may have ended: what waits must not be removed after the retention.
-            let mut unset = without_status(failure);
-            for name in [
-                cstr!("finishedAt"),
-                cstr!("reason"),
-                cstr!("redrivable"),
-                cstr!("redriven"),
-            ] {
-                unset.append(name, 1);
-            }
-            (set, unset)
+            (set, without(ENDED, failure))
         }
         Next::Dead {
             verdict,
@@ -212,9 +209,7 @@ fn fields(settlement: &Settlement, now: DateTime) -> (RawDocumentBuf, RawDocumen
                 "state": "dead", "reason": verdict.as_str(), "finishedAt": now, "redrivable": *redrivable, "attempts": attempts,
             };
             failed(&mut set, failure, at);
-            let mut unset = without_status(failure);
-            unset.append(cstr!("redriven"), 1);
-            (set, unset)
+            (set, without([cstr!("redriven")], failure))
         }
         Next::Cancelled { reason } => {
             let set = rawdoc! { "state": "cancelled", "reason": reason.as_str(), "finishedAt": now };
@@ -231,12 +226,19 @@ fn failed(set: &mut RawDocumentBuf, failure: &Failure, at: DateTime) {
     }
 }
 
-/// The status of an earlier response says nothing of an attempt that got none.
-fn without_status(failure: &Failure) -> RawDocumentBuf {
-    match failure.status {
-        Some(_) => RawDocumentBuf::new(),
-        None => rawdoc! { "lastStatus": 1 },
+/// An `$unset` of what a dead letter says of its death.
+fn without_death() -> RawDocumentBuf {
+    rawdoc! { "deadSince": 1, "redrivable": 1, "redriven": 1, "reason": 1 }
+}
+
+/// An `$unset` of these fields, and of the status of an earlier response where the attempt got none.
+fn without<const N: usize>(fields: [&CStr; N], failure: &Failure) -> RawDocumentBuf {
+    let mut unset = RawDocumentBuf::new();
+    let status = failure.status.is_none().then_some(cstr!("lastStatus"));
+    for field in fields.into_iter().chain(status) {
+        unset.append(field, 1);
     }
+    unset
 }
 
 /// A delivery that never failed has no history: its result says it all.
