@@ -4,9 +4,9 @@
 
 mod assignment;
 mod fence;
-mod ghosts;
 mod heartbeat;
 mod lease;
+mod process;
 mod wakeup;
 
 use std::sync::Arc;
@@ -181,24 +181,24 @@ impl Cluster {
         }
     }
 
-    /// Before the first heartbeat: forgets instances on this machine whose process is gone, so that a restart after a crash need
+    /// Before the first heartbeat: forgets instances on this machine whose process has ended, so that a restart after a crash need
     /// not wait until they count as dead.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn forget_ghosts(&self) -> Result<()> {
-        let Some(machine) = ghosts::machine(&self.shared.host) else {
+    pub async fn forget_ended(&self) -> Result<()> {
+        let Some(machine) = process::machine_id(&self.shared.host) else {
             return Ok(());
         };
         let state = self.store.state();
         let found: Vec<Document> = state.find(doc! { "machine": machine }).await?.try_collect().await?;
-        for ghost in found
+        for ended in found
             .iter()
-            .filter(|instance| instance.get_i64("pid").is_ok_and(ghosts::is_gone))
+            .filter(|instance| instance.get_i64("pid").is_ok_and(process::has_ended))
         {
-            self.end_sessions(ghost).await;
+            self.end_sessions(ended).await;
             state
-                .delete_one(doc! { "_id": ghost.get("_id"), "pid": ghost.get("pid") })
+                .delete_one(doc! { "_id": ended.get("_id"), "pid": ended.get("pid") })
                 .await?;
         }
         Ok(())

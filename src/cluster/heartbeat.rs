@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::assignment::{self, Heartbeat, View};
 use super::fence::Fence;
-use super::{ALIVE, Cluster, Deliveries, NO_NEW_REQUESTS, ghosts, instances};
+use super::{ALIVE, Cluster, Deliveries, NO_NEW_REQUESTS, instances, process};
 use crate::failpoint;
 use crate::model::{Clock, EndpointKey};
 use crate::store::Result;
@@ -169,7 +169,7 @@ impl Cluster {
         let draining: Vec<&str> = draining.iter().map(EndpointKey::as_str).collect();
         doc! {
             "host": &*self.shared.host,
-            "machine": ghosts::machine(&self.shared.host),
+            "machine": process::machine_id(&self.shared.host),
             "pid": i64::from(std::process::id()),
             "sessions": self.store.session_ids(),
             "version": env!("CARGO_PKG_VERSION"),

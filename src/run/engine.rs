@@ -34,9 +34,8 @@ pub struct Engine {
     pub cluster: Cluster,
     pub wake_ups: WakeUps,
     pub directory: Directory,
-    /// What is remembered of endpoints that are not plainly well.
+    /// The states of endpoints that are paused, waited for or served again: see `webhook_state`.
     pub endpoint_states: EndpointStates,
-    /// Whose deliveries wait because somebody said so.
     pub holds: Holds,
     /// The control number that this instance must act on.
     pub control: watch::Sender<i64>,
@@ -64,11 +63,21 @@ pub struct Engine {
     start_held: bool,
 }
 
-/// Hears of what this instance appends.
+/// Has what this instance appends delivered: by itself, or by the instances to which the endpoints are assigned.
 struct Appended {
     waiting: Waiting,
     wake_ups: WakeUps,
     cluster: Cluster,
+}
+
+impl Appended {
+    fn new(waiting: &Waiting, wake_ups: &WakeUps, cluster: &Cluster) -> Self {
+        Self {
+            waiting: waiting.clone(),
+            wake_ups: wake_ups.clone(),
+            cluster: cluster.clone(),
+        }
+    }
 }
 
 impl Listener for Appended {
@@ -83,11 +92,21 @@ impl Listener for Appended {
     }
 }
 
-/// Says which endpoints this instance may send to, and how fast they want to be sent to.
+/// Which endpoints this instance may send to, and how fast their configuration allows it.
 struct EndpointGate {
     cluster: Cluster,
     directory: Directory,
     holds: Holds,
+}
+
+impl EndpointGate {
+    fn new(cluster: &Cluster, directory: &Directory, holds: &Holds) -> Self {
+        Self {
+            cluster: cluster.clone(),
+            directory: directory.clone(),
+            holds: holds.clone(),
+        }
+    }
 }
 
 impl Gate for EndpointGate {
@@ -109,21 +128,14 @@ impl Engine {
     pub fn new(store: Store, config: &Config, settings: Settings, host: &str) -> Arc<Self> {
         let clock = Clock::default();
         let cluster = Cluster::new(store.clone(), clock.clone(), host);
-        let (directory, holds) = (Directory::default(), Holds::default());
-        let gate = EndpointGate {
-            cluster: cluster.clone(),
-            directory: directory.clone(),
-            holds: holds.clone(),
-        };
+        let directory = Directory::default();
+        let holds = Holds::default();
+        let gate = EndpointGate::new(&cluster, &directory, &holds);
         let queue = DeliveryQueue::new(limits(config), gate);
         let waiting = Waiting::new(queue.clone());
         let wake_ups = WakeUps::default();
         directory.switch_email(settings.mailer.get().is_some());
-        let appended = Appended {
-            waiting: waiting.clone(),
-            wake_ups: wake_ups.clone(),
-            cluster: cluster.clone(),
-        };
+        let appended = Appended::new(&waiting, &wake_ups, &cluster);
         let instance_id = Arc::clone(cluster.instance_id());
         let outbox = Outbox::new(store.clone(), instance_id, Arc::new(appended), settings.tracer.clone());
         Arc::new(Self {
@@ -159,8 +171,8 @@ impl Engine {
     /// # Errors
     /// [`Stopped`] when the daemon stops first.
     pub async fn prepare(&self) -> Result<(), Stopped> {
-        let forget = || self.cluster.forget_ghosts();
-        self.store.persist("look for instances that are gone", forget).await?;
+        let forget = || self.cluster.forget_ended();
+        self.store.persist("look for instances that have ended", forget).await?;
         if self.start_held {
             let hold = || hold_everything(&self.store, self.clock.now());
             self.store.persist("hold everything", hold).await?;

@@ -106,7 +106,7 @@ impl Tokens {
             Some(held) => return held.clone(),
             None => Placement::default(),
         };
-        // Those of endpoints that are gone or have other credentials by now go with the others that expired.
+        // Those of endpoints that were deleted or have other credentials by now go with the others that expired.
         all.retain(|_, held| held.lasts(now));
         let flight = Held::Flight(self.fetch(key.clone(), credentials.clone(), placement, now, deadline));
         all.insert(key, flight.clone());
@@ -122,7 +122,7 @@ impl Tokens {
         deadline: Instant,
     ) -> Flight {
         let tokens = self.clone();
-        // A task of its own: it ends, and clears its entry, also when every attempt that waited for it is gone.
+        // A task of its own: it ends, and clears its entry, also when every attempt that waited for it was cut short.
         let task = tokio::spawn(async move {
             let fetch = tokens.server.fetch(&credentials, placement);
             let fetched = match timeout_at(deadline, fetch).await {

@@ -25,6 +25,7 @@ use crate::platform::Directory;
 use crate::store::{Backoff, Reporter, Stopped, Store};
 
 use position::{Position, Unsaved};
+use process::Yielded;
 
 /// Items of the stream that are processed together, at most.
 const ITEMS: usize = 500;
@@ -159,6 +160,25 @@ impl Watch {
         Ok(())
     }
 
+    /// Saves the position at the end of a stream, and when it was last saved [`SAVE_EVERY`] ago. Returns whether the lease still
+    /// holds.
+    async fn save_if_due(
+        &self,
+        position: &Position,
+        yielded: &Yielded,
+        saved: &mut Option<Instant>,
+    ) -> Result<bool, Stopped> {
+        if yielded.has_awards() {
+            // In the transaction that appended them.
+            *saved = Some(Instant::now());
+        }
+        if yielded.ending.is_none() && saved.is_some_and(|saved| saved.elapsed() < SAVE_EVERY) {
+            return Ok(true);
+        }
+        *saved = Some(Instant::now());
+        self.save(position).await
+    }
+
     /// Processes what the stream yields, many items at once, until it ends; `None` when a later lease has moved the position.
     async fn drain(
         &self,
@@ -176,7 +196,7 @@ impl Watch {
                 let broke = mongodb::error::Error::custom("the task that reads the change stream broke");
                 return Ok(Some(Ending::Broken(broke.into())));
             }
-            let mut yielded = process::Yielded::default();
+            let mut yielded = Yielded::default();
             received.drain(..).for_each(|item| yielded.add(item));
             if catching_up.as_ref().is_some_and(|walk| walk.task.is_finished()) {
                 self.finish_catching_up(position, catching_up).await?;
@@ -192,15 +212,8 @@ impl Watch {
                 self.moved_at.set(Some(self.clock.now()));
             }
             progress();
-            if yielded.has_awards() {
-                // In the transaction that appended them.
-                saved = Some(Instant::now());
-            }
-            if yielded.ending.is_some() || saved.is_none_or(|saved| saved.elapsed() >= SAVE_EVERY) {
-                saved = Some(Instant::now());
-                if !self.save(position).await? {
-                    return Ok(None);
-                }
+            if !self.save_if_due(position, &yielded, &mut saved).await? {
+                return Ok(None);
             }
             if let Some(ending) = yielded.ending {
                 return Ok(Some(ending));

@@ -1,13 +1,13 @@
-//! Runs of the daemon on this machine whose process is gone.
+//! Whether the process of an instance on this machine has ended.
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use sha2::{Digest, Sha256};
 
-/// Where a pid means the same process: this machine and this PID namespace, as a hash, because a machine's id is not to be
-/// told. `None` where the machine has no id.
-pub(super) fn machine(host: &str) -> Option<String> {
+/// Where a pid means the same process: this machine and this PID namespace, as a hash, because a machine's id is a secret.
+/// `None` where the machine has no id.
+pub(super) fn machine_id(host: &str) -> Option<String> {
     let id = std::fs::read("/etc/machine-id").ok().filter(|id| !id.is_empty())?;
     let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
     let hash = Sha256::new()
@@ -17,8 +17,8 @@ pub(super) fn machine(host: &str) -> Option<String> {
     Some(hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Whether there is surely no process of that pid. One that may not be signalled is there.
-pub(super) fn is_gone(pid: i64) -> bool {
+/// Whether there is surely no process of that pid: one that may not be signalled is there.
+pub(super) fn has_ended(pid: i64) -> bool {
     i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
 }
 
@@ -27,12 +27,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_runs_is_no_ghost_and_one_that_was_waited_for_is() {
-        assert!(!is_gone(i64::from(std::process::id())));
-        assert!(!is_gone(1), "it may not be signalled by everybody, but it is there");
+    fn a_process_that_was_waited_for_has_ended_and_one_that_runs_has_not() {
+        assert!(!has_ended(i64::from(std::process::id())));
+        assert!(!has_ended(1), "it may not be signalled by everybody, but it is there");
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = i64::from(child.id());
         child.wait().unwrap();
-        assert!(is_gone(pid));
+        assert!(has_ended(pid));
     }
 }
