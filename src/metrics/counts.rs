@@ -90,9 +90,9 @@ impl Counts {
         &self.0
     }
 
-    /// Deliveries of an endpoint that is off were cancelled in bulk.
-    pub fn note_cancelled(&self, endpoint: &EndpointKey, deliveries: u64) {
-        // Their types are not read, so all count as this one.
+    /// Counts deliveries of an endpoint that is off: they were cancelled in bulk.
+    pub fn add_cancelled(&self, endpoint: &EndpointKey, deliveries: u64) {
+        // Their types are not read, so all are counted as expiries.
         let kind = self.kind(endpoint, EventType::CertificateExpired);
         kind.cancelled.fetch_add(deliveries, Ordering::Relaxed);
     }

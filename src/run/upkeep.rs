@@ -15,7 +15,7 @@ use crate::store::{Error, Kind, Pauses, Stopped, ensure_outbox, missing_in_outbo
 /// Documents of an endpoint that MongoDB may refuse to change before all of them are left alone.
 pub(super) const MOST_REFUSED: usize = 100;
 
-/// How often is looked whether the outbox has its indexes.
+/// How often the indexes of the outbox are listed.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Creates the indexes of the outbox again that somebody drops, alone or with the collection. What needs one waits: the queries
@@ -61,18 +61,23 @@ pub(super) async fn cancel(engine: Arc<Engine>, off: EndpointSet, stop: Cancella
     Ok(())
 }
 
-/// Returns what MongoDB refuses, if it does.
+async fn reread_organization(engine: &Engine, endpoint: &EndpointKey) -> Result<(), Stopped> {
+    if endpoint.is_email() {
+        return Ok(());
+    }
+    let refresh = engine.refresh();
+    let reread = || refresh.reread_organization(endpoint.organization());
+    engine.store.persist("read an organization again", reread).await
+}
+
+/// Cancels what waits for an endpoint, if it is off. Returns what MongoDB refuses, if it does.
 async fn cancel_all(
     engine: &Engine,
     endpoint: &EndpointKey,
     stop: &CancellationToken,
 ) -> Result<Option<Error>, Stopped> {
-    if !endpoint.is_email() {
-        // A cancellation can't be taken back by a later look: what is in memory may be old.
-        let refresh = engine.refresh();
-        let reread = || refresh.reread_organization(endpoint.organization());
-        engine.store.persist("read an organization again", reread).await?;
-    }
+    // A cancellation can't be taken back by a later look: what is in memory may be old.
+    reread_organization(engine, endpoint).await?;
     let (mut cancelled, mut uncounted, mut refusals) = (0, None, 0);
     let failed = loop {
         let EndpointState::Off(reason) = engine.endpoint_state(endpoint) else {
@@ -86,7 +91,7 @@ async fn cancel_all(
             Ok(Cancelled::All) => break None,
             Ok(Cancelled::Deliveries(deliveries)) => {
                 cancelled += deliveries;
-                engine.tally.counts.note_cancelled(endpoint, deliveries);
+                engine.tally.counts.add_cancelled(endpoint, deliveries);
             }
             Ok(Cancelled::Refused(_)) if refusals < MOST_REFUSED => refusals += 1,
             Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Conflict) => {
@@ -99,12 +104,12 @@ async fn cancel_all(
         }
     };
     if cancelled > 0 {
-        tell(endpoint, cancelled, uncounted);
+        log_cancelled(endpoint, cancelled, uncounted);
     }
     Ok(failed)
 }
 
-fn tell(endpoint: &EndpointKey, cancelled: u64, uncounted: Option<Error>) {
+fn log_cancelled(endpoint: &EndpointKey, cancelled: u64, uncounted: Option<Error>) {
     if let Some(error) = uncounted {
         error!(%endpoint, deliveries = cancelled, %error, "MongoDB refuses the statistics: these deliveries are cancelled, but not counted in webhook_stats");
     }
