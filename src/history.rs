@@ -1,19 +1,22 @@
-//! What happened to a certificate, an event or a delivery, as MongoDB knows it: for `certhookd show` and `certhookd deliveries`.
+//! What happened to a certificate, an event or a delivery, as MongoDB knows it: for `certhookd show`,
+//! `certhookd deliveries` and the page.
 //!
 //! Every query is a range of an index. Documents may hold anything: what can't be read is named, and the rest is told.
 
 mod certificate;
 mod documents;
+mod endpoint;
 mod fields;
 mod list;
 mod merged;
 mod name;
 mod next;
 mod notes;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bson::DateTime;
+use bson::{DateTime, doc};
 use serde::Serialize;
 
 use crate::config::Config;
@@ -28,8 +31,10 @@ use name::Name;
 use next::{instance_runs, states_of};
 
 pub use certificate::Certificate;
+pub use endpoint::{Asked, Failure, OfEndpoint, of_endpoint, off_reason};
 pub use list::{After, Choice, Listing, STATES, list};
 pub use next::Next;
+pub use words::{Line, instant};
 
 /// All that is known of what was asked for.
 #[derive(Clone, Debug, Serialize)]
@@ -99,6 +104,9 @@ pub struct Delivery {
     pub ended_at: Option<DateTime>,
     /// Why it ended so.
     pub reason: Option<String>,
+    /// When it is due, where it is pending; as JSON `next` says it.
+    #[serde(skip)]
+    pub due: Option<DateTime>,
     /// Attempts since it began, or since it was last replayed.
     pub attempts: i64,
     /// What failed last.
@@ -232,6 +240,17 @@ async fn read(store: &Store, asked: &str) -> Result<(Name, documents::Read)> {
         }
         name => Ok((name, read)),
     }
+}
+
+/// Whether the outbox holds something of that endpoint or organization: a range of `_id`.
+///
+/// # Errors
+/// MongoDB refused or is unavailable.
+pub async fn is_in_outbox(store: &Store, name: &str) -> Result<bool> {
+    let range = doc! { "$gte": format!("{name}/"), "$lt": format!("{name}0") };
+    let outbox = store.outbox();
+    let found = outbox.find_one(doc! { "_id": range }).projection(doc! { "_id": 1 });
+    Ok(found.await?.is_some())
 }
 
 fn by_event(deliveries: Vec<Delivery>) -> Vec<Event> {

@@ -23,5 +23,5 @@ mod subject;
 pub use client::{Followed, follow, insert, recent};
 pub use document::{Kind, id_text, selection_of};
 pub use executor::{Executor, Parts};
-pub use holds::{Hold, Holds, hold_everything};
+pub use holds::{Hold, Holds, Target, hold_everything};
 pub use sample::{TEST_HEADER, sample};

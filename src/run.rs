@@ -1,11 +1,13 @@
 //! The daemon: builds everything, supervises the tasks, orders the shutdown. The only module that sees all others.
 
+mod asking;
 mod control;
 mod courier;
 mod daemon;
 mod endpoint_states;
 mod engine;
 mod loops;
+mod pages;
 mod payloads;
 mod reading;
 mod redrive;

@@ -67,13 +67,13 @@ impl Figures {
 }
 
 /// The `_id` of the figures of that endpoint and of that instant's day.
-fn id(endpoint: &EndpointKey, at: DateTime) -> String {
+pub(crate) fn id(endpoint: &EndpointKey, at: DateTime) -> String {
     let day = day(at).try_to_rfc3339_string().unwrap_or_default();
     format!("{endpoint}/{}", day.split('T').next().unwrap_or_default())
 }
 
 /// When that instant's day began.
-fn day(at: DateTime) -> DateTime {
+pub(crate) fn day(at: DateTime) -> DateTime {
     DateTime::from_millis(at.timestamp_millis().div_euclid(DAY_MS) * DAY_MS)
 }
 

@@ -5,6 +5,7 @@
 
 mod backlog;
 mod cached;
+mod days;
 mod endpoints;
 mod heads;
 mod instances;
@@ -25,7 +26,10 @@ use crate::store::{Result, Store};
 
 pub use backlog::{Backlog, backlog, dead_letters, pending};
 pub(crate) use cached::Cached;
+pub use days::Day;
+pub(crate) use days::days;
 pub use endpoints::{DAYS, Endpoint};
+pub(crate) use endpoints::{Known, describe};
 pub use heads::{Head, NEXT};
 pub use instances::Instance;
 pub use operations::Operation;

@@ -69,6 +69,7 @@ async fn list(store: &Store, config: &Config, args: &Args) -> anyhow::Result<Lis
         from: args.from,
         to: args.to,
         states: args.state.clone(),
+        ..Choice::default()
     };
     if choice.states.is_empty() {
         choice.states = STATES.map(str::to_owned).to_vec();

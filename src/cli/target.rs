@@ -1,10 +1,10 @@
 //! Which endpoint is meant, and that there is such an organization. The error for a misspelling has the nearest name.
 
 use anyhow::bail;
-use bson::doc;
 
+use crate::history::is_in_outbox;
 use crate::model::EndpointKey;
-use crate::platform::{Directory, Endpoint, Found};
+use crate::platform::{Directory, Endpoint, Found, label, nearest};
 use crate::service::one_line;
 use crate::store::Store;
 
@@ -38,11 +38,10 @@ pub(super) fn find(directory: &Directory, wanted: &str) -> anyhow::Result<Endpoi
 
 /// What is said of a name that no endpoint has.
 pub(super) fn unknown(directory: &Directory, wanted: &str) -> String {
-    let mut keys = directory.keys();
+    let keys = nearest(directory, wanted, CANDIDATES + 1);
     if keys.is_empty() {
         return "no endpoint is configured".into();
     }
-    keys.sort_by(|a, b| likeness(directory, b, wanted).total_cmp(&likeness(directory, a, wanted)));
     format!(
         "no endpoint is named {}; the nearest: {}",
         one_line(wanted),
@@ -84,14 +83,6 @@ pub(super) async fn check(
     Ok(())
 }
 
-/// Whether the outbox holds something of that endpoint or organization: a range of its `_id`s.
-async fn is_in_outbox(store: &Store, name: &str) -> anyhow::Result<bool> {
-    let range = doc! { "$gte": format!("{name}/"), "$lt": format!("{name}0") };
-    let outbox = store.outbox();
-    let found = outbox.find_one(doc! { "_id": range });
-    Ok(found.projection(doc! { "_id": 1 }).await?.is_some())
-}
-
 /// What is said of a name that no organization has.
 pub(super) fn unknown_organization(directory: &Directory, wanted: &str) -> String {
     let keys = directory.keys();
@@ -111,27 +102,11 @@ fn is_named(key: &EndpointKey, wanted: &str) -> bool {
     key.as_str() == wanted || key.endpoint() == wanted
 }
 
-/// How much `wanted` is like a name of the endpoint, 0 to 1.
-fn likeness(directory: &Directory, key: &EndpointKey, wanted: &str) -> f64 {
-    let name = name(directory, key);
-    let names = [key.as_str(), key.organization(), key.endpoint(), &name];
-    let like = names.map(|name| strsim::jaro_winkler(name, wanted));
-    like.into_iter().fold(0.0, f64::max)
-}
-
 fn list(directory: &Directory, keys: &[EndpointKey]) -> String {
-    let candidate = |key| format!("{key} ({})", one_line(name(directory, key)));
+    let candidate = |key| format!("{key} ({})", one_line(label(directory, key)));
     let mut named: Vec<_> = keys.iter().take(CANDIDATES).map(candidate).collect();
     if keys.len() > CANDIDATES {
         named.push("…".into());
     }
     named.join(", ")
-}
-
-/// The organization's label for it.
-fn name(directory: &Directory, key: &EndpointKey) -> String {
-    match directory.find(key) {
-        Found::OutOfService { .. } => "out of service".into(),
-        Found::Served(_) | Found::Off { .. } | Found::Email { .. } => directory.name(key),
-    }
 }

@@ -2,6 +2,7 @@
 //!
 //! A page looks at a bounded number of documents, whatever is chosen: then it is shorter, and its token leads on.
 
+mod candidates;
 mod heads;
 mod token;
 
@@ -11,7 +12,6 @@ use bson::{DateTime, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 
 use super::documents::{Place, Read};
-use super::fields::shown;
 use super::merged::told;
 use super::next::{next, states_of};
 use super::{Delivery, Odd};
@@ -31,7 +31,10 @@ pub const STATES: [&str; 5] = ["pending", "delivered", "dead", "cancelled", "rej
 /// Documents that a page looks at, at most, or a little more.
 const BUDGET: usize = 10_000;
 
-/// Documents that are read at once.
+/// The same for deliveries of which an attempt has failed: they are among the last, or not shown.
+const BUDGET_OF_FAILED: usize = 400;
+
+/// Documents that are read at once, at most.
 const STEP: usize = 200;
 
 /// Which deliveries; what is given must all hold.
@@ -49,6 +52,10 @@ pub struct Choice {
     pub to: Option<DateTime>,
     /// In which states.
     pub states: Vec<String>,
+    /// Of which an attempt has failed. Fewer documents are looked at for these.
+    pub failed: bool,
+    /// What is pending in the order in which it is due, instead of the latest first.
+    pub next_first: bool,
 }
 
 /// A page of them.
@@ -67,10 +74,20 @@ impl Choice {
         let within = |at: DateTime| self.from.is_none_or(|from| at >= from) && self.to.is_none_or(|to| at < to);
         // What can't be read is not hidden by a choice of states.
         (place.state == "unknown" || self.states.iter().any(|state| state == place.state))
+            && (!self.failed || place.history.iter().any(|attempt| attempt.error.is_some()))
             && self.event_type.is_none_or(|wanted| wanted.as_str() == place.event_type)
             && place
                 .occurred_at
                 .map_or(self.from.is_none() && self.to.is_none(), within)
+    }
+
+    fn budget(&self) -> usize {
+        if self.failed { BUDGET_OF_FAILED } else { BUDGET }
+    }
+
+    /// Whether that section begins with what is earliest.
+    fn ascends(&self, section: Section) -> bool {
+        self.next_first && section == Section::Pending
     }
 
     /// From the first key of an endpoint to before the last, each followed by `/`: as in the `_id` of documents. `0` follows `/`.
@@ -138,7 +155,9 @@ struct Page<'a> {
 impl Page<'_> {
     /// Whether nothing follows.
     async fn fill(&mut self, limit: usize) -> Result<bool> {
-        let mut budget = BUDGET;
+        let mut budget = self.choice.budget();
+        // As many as are wanted, and more at once where few of them are chosen.
+        let mut step = limit.clamp(1, STEP);
         for section in [Section::Pending, Section::Ended] {
             if self.after.as_ref().is_some_and(|after| after.section > section) || !section.holds(&self.choice.states) {
                 continue;
@@ -151,7 +170,8 @@ impl Page<'_> {
                 if self.read.places.len() >= limit || budget == 0 {
                     return Ok(false);
                 }
-                let found = heads.next(STEP.min(budget), &mut self.read.odd).await?;
+                let found = heads.next(step.min(budget), &mut self.read.odd).await?;
+                step = (2 * step).min(STEP);
                 budget = budget.saturating_sub(found.looked);
                 let documents = self.documents(&found.heads).await?;
                 for head in &found.heads {
@@ -177,14 +197,20 @@ impl Page<'_> {
         if let Some(document) = documents.get(&head.id) {
             read.add(document, |_| true);
         }
-        let before = self.after.as_ref().and_then(|after| after.place_in(section, head));
-        let places = read.places.into_iter().enumerate().rev();
-        for (place, delivery) in places.filter(|(place, _)| before.is_none_or(|before| *place < before)) {
+        let ascends = self.choice.ascends(section);
+        let done = self.after.as_ref().and_then(|after| after.place_in(section, head));
+        let is_left = |place: usize| done.is_none_or(|done| if ascends { place > done } else { place < done });
+        let mut places: Vec<_> = read.places.into_iter().enumerate().collect();
+        if !ascends {
+            places.reverse();
+        }
+        for (place, delivery) in places.into_iter().filter(|(place, _)| is_left(*place)) {
             if !self.choice.takes(&delivery) {
                 continue;
             }
             self.read.places.push(delivery);
             if self.read.places.len() >= limit {
+                let place = (ascends || place > 0).then_some(place);
                 self.after = Some(After::delivery(section, head, place));
                 self.read.odd.extend(read.odd);
                 return true;
@@ -207,7 +233,7 @@ impl Page<'_> {
         let found: Vec<RawDocumentBuf> = find.await?.try_collect().await?;
         let documents = found.iter().filter_map(|document| Document::try_from(document).ok());
         Ok(documents
-            .map(|document| (document.get("_id").map_or_else(String::new, shown), document))
+            .map(|document| (document.get_str("_id").unwrap_or_default().to_owned(), document))
             .collect())
     }
 }

@@ -54,6 +54,7 @@ pub(super) fn told(place: Place, directory: &Directory, next: impl Fn(&Place) ->
         state: place.state,
         ended_at: place.ended_at,
         reason: place.reason,
+        due: place.due.filter(|_| place.state == "pending"),
         attempts: place.attempts,
         last_error: place.last_error,
         next,

@@ -94,7 +94,7 @@ pub(super) async fn states_of(
 }
 
 /// By its configuration first; `noted` is its document in `webhook_state`.
-fn state_of(directory: &Directory, key: &EndpointKey, noted: Option<&Document>) -> EndpointState {
+pub(super) fn state_of(directory: &Directory, key: &EndpointKey, noted: Option<&Document>) -> EndpointState {
     // Of one that nobody configured the directory would say that its document may be on its way.
     if !key.is_email() && !directory.knows(key) {
         return EndpointState::Off(match directory.knows_organization(key.organization()) {
@@ -114,6 +114,19 @@ fn state_of(directory: &Directory, key: &EndpointKey, noted: Option<&Document>) 
             reason: printable(reason.as_bytes(), REASON),
             since: instant("waitingSince"),
         },
+    }
+}
+
+/// Since when an endpoint is as it is, or why, beside what its configuration and its holds say.
+pub(super) fn standing(state: &EndpointState, now: DateTime) -> Option<String> {
+    match state {
+        EndpointState::Off(reason) => Some(reason.clone()),
+        EndpointState::OutOfService { since, .. } => since.map(|since| format!("since {}", instant(since))),
+        EndpointState::Served { paused_until, .. } => {
+            let until = paused_until.filter(|until| *until > now)?;
+            Some(format!("it asked for a pause until {}", instant(until)))
+        }
+        EndpointState::Held { .. } => None,
     }
 }
 

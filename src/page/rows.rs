@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use bson::DateTime;
 use serde::Serialize;
 
+use super::links::to_endpoint;
 use super::words::{ago, count, foreign, moment, span};
-use crate::status::{Endpoint, Head, Instance, Status};
+use crate::operations::{Hold, Target};
+use crate::status::{Endpoint, Head, Instance, Operation, Status};
 
 /// This many rows of a kind are shown.
 const ROWS: usize = 200;
@@ -58,6 +60,7 @@ fn is_bad(endpoint: &Endpoint) -> bool {
 
 #[derive(Debug, Serialize)]
 pub(super) struct EndpointView {
+    link: Option<String>,
     name: String,
     organization: String,
     endpoint: String,
@@ -79,6 +82,7 @@ pub(super) struct EndpointView {
 
 #[derive(Debug, Serialize)]
 pub(super) struct HeadView {
+    link: Option<String>,
     name: String,
     organization: String,
     endpoint: String,
@@ -91,6 +95,29 @@ pub(super) struct HeadView {
     again: &'static str,
     reason: String,
     error: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct HoldView {
+    link: Option<String>,
+    target: String,
+    by: String,
+    since: String,
+    until: String,
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct OperationView {
+    id: String,
+    kind: String,
+    state: String,
+    bad: bool,
+    done: String,
+    at: String,
+    by: String,
+    /// What it was refused or has failed for, or else why it was asked for.
+    why: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -109,7 +136,7 @@ pub(super) struct InstanceView {
 
 impl EndpointView {
     /// `error` is why its last attempts failed, if that is known.
-    fn of(endpoint: &Endpoint, now: DateTime, error: Option<&str>) -> Self {
+    pub(super) fn of(endpoint: &Endpoint, now: DateTime, error: Option<&str>) -> Self {
         let fails = endpoint.state == "served" && endpoint.is_failing();
         let attempts = endpoint.delivered + endpoint.failed_attempts;
         let last = match (endpoint.last_success, endpoint.last_failure) {
@@ -118,6 +145,7 @@ impl EndpointView {
             _ => String::new(),
         };
         Self {
+            link: to_endpoint(&endpoint.organization, &endpoint.endpoint),
             name: foreign(&endpoint.name),
             organization: foreign(&endpoint.organization),
             endpoint: foreign(&endpoint.endpoint),
@@ -141,6 +169,7 @@ impl HeadView {
     /// `when` is when it is due, or when it died.
     pub(super) fn of(head: &Head, when: String) -> Self {
         Self {
+            link: to_endpoint(&head.organization, &head.endpoint),
             name: foreign(&head.name),
             organization: foreign(&head.organization),
             endpoint: foreign(&head.endpoint),
@@ -156,6 +185,40 @@ impl HeadView {
             },
             reason: foreign(&head.reason),
             error: foreign(&head.error),
+        }
+    }
+}
+
+impl HoldView {
+    pub(super) fn of(hold: &Hold) -> Self {
+        let link = match &hold.target {
+            Target::Endpoint(key) => to_endpoint(key.organization(), key.endpoint()),
+            Target::All | Target::Organization(_) => None,
+        };
+        Self {
+            link,
+            target: foreign(&hold.target.to_string()),
+            by: foreign(&hold.by),
+            since: hold.at.map_or_else(String::new, moment),
+            until: hold.until.map_or_else(|| "it is released".into(), moment),
+            reason: foreign(&hold.reason),
+        }
+    }
+}
+
+impl OperationView {
+    pub(super) fn of(operation: &Operation) -> Self {
+        let of = operation.of.map_or_else(String::new, |of| format!(" of {}", count(of)));
+        let at = operation.finished_at.or(operation.started_at);
+        Self {
+            id: foreign(&operation.id),
+            kind: foreign(&operation.kind),
+            state: foreign(&operation.state),
+            bad: operation.error.is_some(),
+            done: count(operation.done) + &of,
+            at: at.map_or_else(String::new, moment),
+            by: foreign(&operation.by),
+            why: foreign(operation.error.as_deref().unwrap_or(&operation.reason)),
         }
     }
 }

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::Own;
 use super::picture::Picture;
-use super::rows::{EndpointView, HeadView, InstanceView, Rows};
-use super::words::{ago, count, foreign, moment, number, seconds, span, until};
+use super::rows::{EndpointView, HeadView, HoldView, InstanceView, OperationView, Rows};
+use super::words::{ago, count, number, seconds, span, until};
 use crate::status::{DAYS, Scan, Status, Stream};
 
 /// In seconds. A delivery that is due for longer waits too long: with the default `delivery.retry_window` of 10 minutes one that fails
@@ -14,8 +14,6 @@ const TOO_LONG: i64 = 900;
 
 #[derive(Debug, Serialize)]
 pub(super) struct View {
-    version: &'static str,
-    unready: Option<String>,
     own: Option<OwnView>,
     status: Option<StatusView>,
     days: i64,
@@ -24,8 +22,6 @@ pub(super) struct View {
 /// What this instance knows.
 #[derive(Debug, Serialize)]
 struct OwnView {
-    id: String,
-    now: String,
     up: String,
     tiles: Vec<Tile>,
     picture: Picture,
@@ -37,9 +33,11 @@ struct OwnView {
 struct StatusView {
     asked: String,
     tiles: Vec<Tile>,
+    holds: Rows<HoldView>,
     endpoints: Rows<EndpointView>,
     dead_letters: Rows<HeadView>,
     next: Rows<HeadView>,
+    operations: Rows<OperationView>,
     instances: Rows<InstanceView>,
     scan: Option<String>,
     stream: Option<String>,
@@ -55,10 +53,8 @@ struct Tile {
 }
 
 impl View {
-    pub(super) fn of(unready: Option<&str>, own: Option<&Own>, status: Option<&Status>) -> Self {
+    pub(super) fn of(own: Option<&Own>, status: Option<&Status>) -> Self {
         Self {
-            version: env!("CARGO_PKG_VERSION"),
-            unready: unready.map(foreign),
             own: own.map(OwnView::of),
             status: status.zip(own).map(|(status, own)| StatusView::of(status, own)),
             days: DAYS,
@@ -71,8 +67,6 @@ impl OwnView {
         let stream = own.working.stream_age;
         let followed = |age| format!("followed by this instance, moved {} ago", span(seconds(age)));
         Self {
-            id: own.id.clone(),
-            now: moment(own.now),
             up: span(seconds(own.now.saturating_duration_since(own.since))),
             tiles: tiles_of_own(own),
             picture: Picture::of(&own.minutes, own.now),
@@ -106,9 +100,11 @@ impl StatusView {
         Self {
             asked: ago(own.now, now),
             tiles: tiles_of_outbox(status),
+            holds: Rows::of(&status.holds, HoldView::of),
             endpoints: Rows::trouble_first(status),
             dead_letters: Rows::of(&status.dead_letters, |head| HeadView::of(head, ago(now, head.at))),
             next: Rows::of(&status.next, |head| HeadView::of(head, until(now, head.at))).in_all(waiting),
+            operations: Rows::of(&status.operations, OperationView::of),
             instances: Rows::of(&status.instances, |instance| InstanceView::of(instance, &own.id)),
             scan: status.last_scan.as_ref().map(|scan| scan_in_words(scan, status)),
             stream: status.stream.as_ref().map(|stream| stream_in_words(stream, status)),

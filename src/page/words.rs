@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use bson::DateTime;
 
-use crate::model::stays_in_line;
+use crate::model::{printable, stays_in_line};
 
 /// A longer text is cut.
 const LONGEST: usize = 200;
+
+/// The same in bytes, where nothing should be cut: a kept response is shorter.
+const LONGEST_PLAIN: usize = 8192;
 
 /// `12 s`, `3 min`, `5 h`, `2 d`: rounded down, negative ones are 0 s.
 pub(super) fn span(seconds: i64) -> String {
@@ -73,6 +76,11 @@ pub(super) fn foreign(text: &str) -> String {
         shown.push('…');
     }
     shown
+}
+
+/// The same for what must be read to its last character, such as ids, reasons and responses: what does not show itself is escaped.
+pub(super) fn plain(text: &str) -> String {
+    printable(text.as_bytes(), LONGEST_PLAIN)
 }
 
 #[cfg(test)]

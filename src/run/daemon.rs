@@ -115,5 +115,6 @@ impl Daemon {
             ..running.service
         };
         self.config.telemetry = running.telemetry;
+        self.engine.settings.config.set(self.config.clone());
     }
 }

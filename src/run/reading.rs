@@ -6,6 +6,7 @@ use std::time::Duration;
 use bson::DateTime;
 
 use super::Engine;
+use super::asking::Asking;
 use crate::metrics::Working;
 use crate::page::Own;
 use crate::service::Watchdog;
@@ -19,6 +20,9 @@ pub(super) struct Watched {
     pub(super) engine: Arc<Engine>,
     pub(super) watchdog: Watchdog,
     pub(super) status: Cached<Status>,
+    /// For pages of endpoints, and for the search.
+    pub(super) endpoints: Asking,
+    pub(super) searches: Asking,
     backlog: Cached<Backlog>,
     since: DateTime,
 }
@@ -39,6 +43,8 @@ impl Watched {
             engine: Arc::clone(engine),
             watchdog: watchdog.clone(),
             status: Cached::new(read_status),
+            endpoints: Asking::default(),
+            searches: Asking::default(),
             backlog: Cached::new(read_backlog),
             since: engine.clock.now(),
         }

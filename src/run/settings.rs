@@ -33,6 +33,8 @@ pub struct Settings {
     pub redrive_for: Reloadable<Duration>,
     /// How long payloads of what has ended are kept, if not as long as all else.
     pub payload_retention: Reloadable<Option<Duration>>,
+    /// All of it, as it is in effect: for what only tells of it.
+    pub config: Reloadable<Config>,
     /// What makes traces; stays as it is.
     pub tracer: Tracer,
 }
@@ -53,6 +55,7 @@ impl Settings {
             mailer: Reloadable::new(Mailer::new(&config.email)?),
             redrive_for: Reloadable::new(config.delivery.redrive_for),
             payload_retention: Reloadable::new(config.delivery.payload_retention),
+            config: Reloadable::new(config.clone()),
             tracer: Tracer::new(config.telemetry.otlp_endpoint.as_ref())?,
         })
     }

@@ -13,8 +13,8 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use tracing::error;
 
-use super::Engine;
 use super::reading::{REPLY_TIMEOUT, Watched, own, read};
+use super::{Engine, pages};
 use crate::config;
 use crate::metrics::Reading;
 use crate::model::Reloadable;
@@ -33,7 +33,11 @@ pub(super) async fn serve(service: &config::Service, stage: &Stage) -> anyhow::R
         .route("/healthz", get(health))
         .route("/readyz", get(readiness));
     if service.page {
-        router = router.route("/", get(page)).route("/style.css", get(style));
+        router = router
+            .route("/", get(page))
+            .route("/endpoint/{organization}/{endpoint}", get(pages::endpoint))
+            .route("/show", get(pages::show))
+            .route("/style.css", get(style));
     }
     if service.metrics {
         router = router.route("/metrics", get(metrics));
@@ -93,12 +97,12 @@ impl Stage {
         self.0.set(Phase { unready, watched });
     }
 
-    fn watched(&self) -> Option<Arc<Watched>> {
+    pub(super) fn watched(&self) -> Option<Arc<Watched>> {
         self.0.get().watched.clone()
     }
 
     /// Why the daemon does not do its work just now, if it does not.
-    fn unready(&self) -> Option<String> {
+    pub(super) fn unready(&self) -> Option<String> {
         let phase = self.0.get();
         let outage = phase
             .watched
@@ -127,10 +131,15 @@ async fn page(State(stage): State<Stage>) -> Response {
         Some(watched) => tokio::join!(async { Some(own(watched).await) }, watched.status.get(REPLY_TIMEOUT)),
         None => (None, None),
     };
-    match crate::page::render(stage.unready().as_deref(), own.as_ref(), status.as_deref()) {
-        Ok(page) => Html(page).into_response(),
+    let page = crate::page::render(stage.unready().as_deref(), own.as_ref(), status.as_deref());
+    document(StatusCode::OK, page)
+}
+
+pub(super) fn document(status: StatusCode, page: Result<String, minijinja::Error>) -> Response {
+    match page {
+        Ok(page) => (status, Html(page)).into_response(),
         Err(error) => {
-            error!(%error, "the status page can't be shown");
+            error!(%error, "a page can't be shown");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

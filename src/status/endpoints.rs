@@ -6,7 +6,7 @@ use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 
-use super::{Head, find, instant, number, rfc3339_if_known, text};
+use super::{Day, Head, find, instant, number, rfc3339_if_known, text};
 use crate::model::{EndpointKey, count};
 use crate::operations::Holds;
 use crate::platform::{Directory, Found};
@@ -15,7 +15,7 @@ use crate::store::{Result, Store};
 /// This many days are summed up, today's (UTC) among them.
 pub const DAYS: i64 = 7;
 
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+pub(super) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// One endpoint. What it was sent is counted over [`DAYS`].
 #[derive(Clone, Debug, Serialize)]
@@ -127,10 +127,10 @@ pub(super) async fn endpoints(
 }
 
 /// What is known of endpoints, beside what became of their deliveries.
-pub(super) struct Known<'a> {
-    pub(super) directory: &'a Directory,
-    pub(super) holds: Holds,
-    pub(super) at: DateTime,
+pub(crate) struct Known<'a> {
+    pub(crate) directory: &'a Directory,
+    pub(crate) holds: Holds,
+    pub(crate) at: DateTime,
 }
 
 struct Endpoints<'a> {
@@ -145,6 +145,20 @@ impl Endpoints<'_> {
 }
 
 impl Endpoint {
+    /// Adds what it was sent on these days.
+    pub(crate) fn add_days(&mut self, days: &[Day]) {
+        for day in days {
+            self.delivered += day.delivered;
+            self.failed_attempts += day.failed_attempts;
+            self.cancelled += day.cancelled;
+            self.last_success = self.last_success.max(day.last_success);
+            if day.last_failure > self.last_failure {
+                self.last_failure = day.last_failure;
+                self.last_failure_reason.clone_from(&day.last_failure_reason);
+            }
+        }
+    }
+
     fn add(&mut self, figures: &Document) {
         self.delivered += number(figures, "successes");
         self.failed_attempts += number(figures, "failures");
@@ -174,7 +188,8 @@ async fn figures(store: &Store, now: DateTime) -> Result<Vec<Document>> {
     Ok(store.statistics().aggregate(pipeline).await?.try_collect().await?)
 }
 
-fn describe(known: &Known<'_>, key: &EndpointKey) -> Endpoint {
+/// What is known of an endpoint without its deliveries.
+pub(crate) fn describe(known: &Known<'_>, key: &EndpointKey) -> Endpoint {
     let directory = known.directory;
     let (state, why) = match find(directory, key) {
         Some(Found::Served(_) | Found::Email { enabled: true }) => match known.holds.of(key, known.at) {

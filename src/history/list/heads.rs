@@ -4,10 +4,12 @@ use bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use mongodb::options::Hint;
 
+use super::candidates::{Candidate, Candidates};
 use super::token::{After, Section};
-use super::{BUDGET, Choice, STATES};
+use super::{Choice, STATES};
 use crate::history::Odd;
-use crate::history::fields::shown;
+use crate::model::EndpointKey;
+use crate::outbox::Class;
 use crate::store::{OUTBOX, Result, Store};
 
 /// MongoDB merges as many ranges of an index in order (`internalQueryMaxScansToExplode` is 200).
@@ -40,6 +42,8 @@ pub(super) struct Heads<'a> {
     store: &'a Store,
     choice: &'a Choice,
     way: Way,
+    /// The earliest first.
+    ascends: bool,
     /// The last that is done with, and whether it is looked at once more.
     reached: Option<(Head, bool)>,
 }
@@ -50,8 +54,8 @@ enum Way {
     Queues(Vec<String>),
     /// All in a range were compared: there are few.
     Compared(Vec<Candidate>),
-    /// All that have ended, the latest first.
-    Walked,
+    /// All in this index that match, the latest first.
+    Walked { of: Document, index: &'static str },
 }
 
 impl<'a> Heads<'a> {
@@ -71,6 +75,7 @@ impl<'a> Heads<'a> {
             store,
             choice,
             way,
+            ascends: choice.ascends(section),
             reached,
         })
     }
@@ -79,10 +84,13 @@ impl<'a> Heads<'a> {
     pub(super) async fn next(&mut self, limit: usize, odd: &mut Vec<Odd>) -> Result<Found> {
         let mut candidates = match &mut self.way {
             Way::Compared(left) => Candidates::of(left.drain(..limit.min(left.len())).collect()),
-            Way::Queues(queues) => of_queues(self.store, queues, self.reached.as_ref(), limit).await?,
-            Way::Walked => self.walked(limit).await?,
+            Way::Queues(queues) => of_queues(self.store, queues, self.reached.as_ref(), self.ascends, limit).await?,
+            Way::Walked { of, index } => {
+                let (of, index) = (of.clone(), *index);
+                self.walked(of, index, limit).await?
+            }
         };
-        candidates.sort();
+        candidates.sort(self.ascends);
         odd.append(&mut candidates.odd);
         let reached = candidates.all.last().map(Candidate::head);
         if let Some(reached) = &reached {
@@ -102,18 +110,18 @@ impl<'a> Heads<'a> {
     }
 
     /// Bounded by what is looked at, not by what is chosen.
-    async fn walked(&self, limit: usize) -> Result<Candidates> {
+    async fn walked(&self, of: Document, index: &str, limit: usize) -> Result<Candidates> {
         let mut candidates = Candidates::default();
-        for seek in seek(self.reached.as_ref(), "finishedAt") {
+        for seek in seek(self.reached.as_ref(), "finishedAt", false) {
             if candidates.all.len() >= limit {
                 break;
             }
-            let fields = doc! { "finishedAt": 1, "endpoint": 1, "state": 1 };
+            let mut fields = doc! { "finishedAt": 1, "endpoint": 1, "state": 1 };
+            fields.extend(self.choice.failed.then(|| ("history.error".to_owned(), Bson::Int32(1))));
+            let mut filter = of.clone();
+            filter.extend(seek);
             let outbox = self.store.outbox();
-            let find = outbox
-                .find(seek)
-                .sort(doc! { "finishedAt": -1 })
-                .hint(hint("retention"));
+            let find = outbox.find(filter).sort(doc! { "finishedAt": -1 }).hint(hint(index));
             // No more than is looked at.
             let batch = u32::try_from(limit + 1).unwrap_or(u32::MAX);
             let mut found = find.projection(fields).batch_size(batch).await?;
@@ -139,92 +147,23 @@ impl<'a> Heads<'a> {
         let is_in_state = document
             .get_str("state")
             .map_or(true, |state| !left_out(self.choice).contains(&state));
-        is_delivery && is_in_state && self.choice.takes_endpoint(endpoint)
+        let has_failed = || document.get_array("history").is_ok_and(|history| !history.is_empty());
+        is_delivery && is_in_state && (!self.choice.failed || has_failed()) && self.choice.takes_endpoint(endpoint)
     }
 }
 
-#[derive(Default)]
-struct Candidates {
-    all: Vec<Candidate>,
-    odd: Vec<Odd>,
-    /// With the odd ones.
-    looked: usize,
-}
-
-struct Candidate {
-    at: DateTime,
-    id: String,
-    is_chosen: bool,
-}
-
-impl Candidate {
-    fn head(&self) -> Head {
-        Head {
-            at: self.at,
-            id: self.id.clone(),
-        }
-    }
-}
-
-impl Candidates {
-    fn of(all: Vec<Candidate>) -> Self {
-        Self {
-            looked: all.len(),
-            all,
-            odd: Vec::new(),
-        }
-    }
-
-    async fn read(
-        &mut self,
-        mut found: mongodb::Cursor<RawDocumentBuf>,
-        field: &str,
-        is_chosen: impl Fn(&Document) -> bool,
-    ) -> Result<()> {
-        while let Some(document) = found.try_next().await? {
-            if let Ok(document) = Document::try_from(&document) {
-                self.add(&document, field, is_chosen(&document));
-            }
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, document: &Document, field: &str, is_chosen: bool) {
-        self.looked += 1;
-        match (document.get_datetime(field), document.get_str("_id")) {
-            (Ok(at), Ok(id)) => self.all.push(Candidate {
-                at: *at,
-                id: id.to_owned(),
-                is_chosen,
-            }),
-            _ => self.odd.push(Odd {
-                document: document.get("_id").map_or_else(String::new, shown),
-                why: format!("`{field}` is not a date, or `_id` is not a string"),
-            }),
-        }
-    }
-
-    fn sort(&mut self) {
-        self.all
-            .sort_by(|one, other| (other.at, &other.id).cmp(&(one.at, &one.id)));
-    }
-
-    fn append(&mut self, other: Self) {
-        self.all.extend(other.all);
-        self.looked += other.looked;
-        self.odd.extend(other.odd);
-    }
-}
-
-/// What comes after the last one: of the same instant, and of earlier ones.
-fn seek(reached: Option<&(Head, bool)>, field: &str) -> Vec<Document> {
+/// What comes after the last one: of the same instant, and of earlier ones, or of later ones.
+fn seek(reached: Option<&(Head, bool)>, field: &str, ascends: bool) -> Vec<Document> {
     let Some((head, again)) = reached else {
         return vec![doc! { field: { "$lte": DateTime::MAX } }];
     };
-    let below = if *again { "$lte" } else { "$lt" };
+    let (after, or_it) = match ascends {
+        true => ("$gt", "$gte"),
+        false => ("$lt", "$lte"),
+    };
     vec![
-        doc! { field: head.at, "_id": { below: &head.id } },
-        doc! { field: { "$lt": head.at } },
+        doc! { field: head.at, "_id": { if *again { or_it } else { after }: &head.id } },
+        doc! { field: { after: head.at } },
     ]
 }
 
@@ -267,8 +206,15 @@ pub(super) async fn odd_ends(store: &Store, choice: &Choice) -> Result<Vec<Odd>>
     Ok(candidates.odd)
 }
 
-/// The queues that are chosen and have something pending: a distinct scan.
+/// The queues that are chosen: those of one endpoint are known, of others a distinct scan finds those that have something pending.
 async fn queues(store: &Store, choice: &Choice) -> Result<Vec<String>> {
+    if let Some(endpoint) = &choice.endpoint {
+        let endpoint = EndpointKey::from_stored(endpoint);
+        let may_have_failed = |class: &Class| !choice.failed || *class != Class::Live;
+        let queues = Class::ALL.into_iter().filter(may_have_failed);
+        let queues = queues.map(|class| class.queue(&endpoint));
+        return Ok(queues.filter(|queue| choice.takes_endpoint(queue)).collect());
+    }
     let pipeline = [
         doc! { "$sort": { "queue": 1, "due": 1, "_id": 1 } },
         doc! { "$group": { "_id": "$queue", "due": { "$first": "$due" } } },
@@ -291,10 +237,12 @@ async fn of_queues(
     store: &Store,
     queues: &[String],
     reached: Option<&(Head, bool)>,
+    ascends: bool,
     limit: usize,
 ) -> Result<Candidates> {
     let mut candidates = Candidates::default();
-    for seek in seek(reached, "due") {
+    let order = if ascends { 1 } else { -1 };
+    for seek in seek(reached, "due", ascends) {
         if candidates.all.len() >= limit {
             break;
         }
@@ -305,14 +253,14 @@ async fn of_queues(
             let outbox = store.outbox();
             let find = outbox
                 .find(filter)
-                .sort(doc! { "due": -1, "_id": -1 })
+                .sort(doc! { "due": order, "_id": order })
                 .hint(hint("pending"));
             let find = find
                 .projection(doc! { "due": 1 })
                 .limit(i64::try_from(limit).unwrap_or(i64::MAX));
             of_seek.read(find.await?, "due", |_| true).await?;
         }
-        of_seek.sort();
+        of_seek.sort(ascends);
         of_seek.all.truncate(limit - candidates.all.len());
         candidates.append(of_seek);
     }
@@ -323,24 +271,26 @@ async fn of_queues(
 async fn ended(store: &Store, choice: &Choice, reached: Option<&(Head, bool)>) -> Result<Way> {
     let mut ended = choice.states.iter().filter(|state| *state != "pending");
     let only_dead = ended.all(|state| state == "dead");
+    if let (true, Some(endpoint), None) = (only_dead, &choice.endpoint, &choice.organization) {
+        let of = doc! { "state": "dead", "endpoint": endpoint };
+        return Ok(Way::Walked { of, index: "dead" });
+    }
+    let walked = || Way::Walked {
+        of: doc! {},
+        index: "retention",
+    };
     let (range, index) = match (choice.range(), only_dead) {
         (_, true) => (doc! { "state": "dead", "endpoint": endpoints(choice) }, "dead"),
         (Some(range), false) => (doc! { "_id": range }, "_id_"),
-        (None, false) => return Ok(Way::Walked),
+        (None, false) => return Ok(walked()),
     };
-    let most = i32::try_from(BUDGET).unwrap_or(i32::MAX);
+    let most = i32::try_from(choice.budget()).unwrap_or(i32::MAX);
     let count = doc! { "count": OUTBOX, "query": &range, "limit": most + 1, "hint": index };
     let counted = store.database().run_command(count).await?;
     if counted.get_i32("n").unwrap_or(i32::MAX) > most {
-        return Ok(Way::Walked);
+        return Ok(walked());
     }
-    let pipeline = [
-        doc! { "$match": range },
-        doc! { "$match": { "$or": seek(reached, "finishedAt") } },
-        doc! { "$match": { "state": { "$nin": left_out(choice) } } },
-        doc! { "$project": { "finishedAt": 1 } },
-        doc! { "$sort": { "finishedAt": -1, "_id": -1 } },
-    ];
+    let pipeline = compared(range, choice, reached);
     let outbox = store.outbox();
     let found = outbox
         .aggregate(pipeline)
@@ -349,6 +299,22 @@ async fn ended(store: &Store, choice: &Choice, reached: Option<&(Head, bool)>) -
     let mut candidates = Candidates::default();
     candidates.read(found.await?, "finishedAt", |_| true).await?;
     Ok(Way::Compared(candidates.all))
+}
+
+/// Those in the range that are chosen and not reached yet.
+fn compared(range: Document, choice: &Choice, reached: Option<&(Head, bool)>) -> Vec<Document> {
+    let failed = match choice.failed {
+        true => doc! { "history.0": { "$exists": true } },
+        false => doc! {},
+    };
+    vec![
+        doc! { "$match": range },
+        doc! { "$match": { "$or": seek(reached, "finishedAt", false) } },
+        doc! { "$match": { "state": { "$nin": left_out(choice) } } },
+        doc! { "$match": failed },
+        doc! { "$project": { "finishedAt": 1 } },
+        doc! { "$sort": { "finishedAt": -1, "_id": -1 } },
+    ]
 }
 
 /// As [`Choice::range`], of whole keys: no key goes on with a NUL.

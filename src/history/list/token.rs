@@ -39,11 +39,12 @@ pub struct After {
 }
 
 impl After {
-    pub(super) fn delivery(section: Section, head: &Head, place: usize) -> Self {
+    /// `place` is `None` if nothing of that document follows.
+    pub(super) fn delivery(section: Section, head: &Head, place: Option<usize>) -> Self {
         Self {
             section,
             head: Some(head.clone()),
-            place: (place > 0).then_some(place),
+            place,
         }
     }
 
@@ -70,7 +71,7 @@ impl After {
         Some((head, self.place.is_some()))
     }
 
-    /// Of that document this place and those after it are done with.
+    /// Of that document this place is the last that is done with.
     pub(super) fn place_in(&self, section: Section, head: &Head) -> Option<usize> {
         let is_it = self.section == section && self.head.as_ref() == Some(head);
         self.place.filter(|_| is_it)
@@ -148,8 +149,8 @@ mod tests {
             id: "o/e/certificate_expired_a.b_1".into(),
         };
         for after in [
-            After::delivery(Section::Pending, &head, 7),
-            After::delivery(Section::Ended, &head, 0),
+            After::delivery(Section::Pending, &head, Some(7)),
+            After::delivery(Section::Ended, &head, None),
             After::document(Section::Ended, head.clone()),
             After::pending(),
         ] {

@@ -9,7 +9,50 @@ pub enum Piece {
 }
 
 /// Elements that have no end.
-const VOID: [&str; 2] = ["meta", "link"];
+const VOID: [&str; 3] = ["meta", "link", "input"];
+
+/// The elements that the pages have of their own.
+const ELEMENTS: [&str; 39] = [
+    "html",
+    "head",
+    "meta",
+    "title",
+    "link",
+    "body",
+    "header",
+    "main",
+    "section",
+    "h1",
+    "h2",
+    "p",
+    "small",
+    "ul",
+    "li",
+    "b",
+    "span",
+    "figure",
+    "figcaption",
+    "svg",
+    "g",
+    "path",
+    "rect",
+    "div",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "bdi",
+    "code",
+    "dl",
+    "dt",
+    "dd",
+    "a",
+    "form",
+    "input",
+    "button",
+];
 
 /// Takes it apart.
 pub fn parse(page: &str) -> Vec<Piece> {
@@ -60,6 +103,60 @@ fn unescape(text: &str) -> String {
     marks
         .iter()
         .fold(text.to_owned(), |text, (mark, sign)| text.replace(mark, sign))
+}
+
+/// Nothing that somebody else wrote is an element or an attribute, and each link leads to another page of ours.
+pub fn harmless(pieces: &[Piece]) {
+    for piece in pieces {
+        let Piece::Open(name, attributes) = piece else { continue };
+        assert!(ELEMENTS.contains(&name.as_str()), "{piece:?}");
+        for (attribute, value) in attributes {
+            assert!(
+                !attribute.starts_with("on") && attribute != "style" && attribute != "src",
+                "{piece:?}"
+            );
+            if attribute == "href" || attribute == "action" {
+                assert!(is_ours(value), "{piece:?}");
+            }
+        }
+    }
+}
+
+fn is_ours(link: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~%".contains(c);
+    let link = link.strip_prefix("../../").unwrap_or(link);
+    if matches!(link, "" | "./" | "style.css" | "show") {
+        return true;
+    }
+    let id = ["show?id=", "?pending=", "?dead="]
+        .iter()
+        .find_map(|start| link.strip_prefix(start));
+    match (id, link.strip_prefix("endpoint/").and_then(|link| link.split_once('/'))) {
+        (Some(id), _) => id.chars().all(is_plain),
+        (None, Some((organization, endpoint))) => organization.chars().chain(endpoint.chars()).all(is_plain),
+        (None, None) => !link.is_empty() && link.chars().all(is_plain),
+    }
+}
+
+/// Where the links of a page lead.
+pub fn links(pieces: &[Piece]) -> Vec<String> {
+    let link = |piece: &Piece| match piece {
+        Piece::Open(name, attributes) if name == "a" => attributes
+            .iter()
+            .find(|(name, _)| name == "href")
+            .map(|(_, link)| link.clone()),
+        _ => None,
+    };
+    pieces.iter().filter_map(link).collect()
+}
+
+/// All text of a page.
+pub fn text(pieces: &[Piece]) -> String {
+    let texts = pieces.iter().filter_map(|piece| match piece {
+        Piece::Text(text) => Some(text.as_str()),
+        _ => None,
+    });
+    texts.collect::<Vec<_>>().join(" ")
 }
 
 /// The cells of each row of the table below that heading, without their notes in small print.

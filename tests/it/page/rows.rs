@@ -1,6 +1,9 @@
 //! What the rows of the page say of endpoints and dead letters, on screens of any width.
 
+use bson::doc;
+
 use super::html::{Piece, parse};
+use super::operations::hold;
 use super::{ended, key};
 use crate::fixture::Fixture;
 use crate::layout::{self, expiry};
@@ -100,6 +103,9 @@ async fn every_cell_says_its_column() {
     layout::indexes(&fixture).await;
     let documents = [ended(&key), layout::retry(&key, &expiry(2), 1)];
     layout::outbox(&fixture).insert_many(documents).await.unwrap();
+    fixture.state().insert_one(hold("hold/all")).await.unwrap();
+    let asked = doc! { "kind": "dance", "selection": { "all": true } };
+    fixture.operations().insert_one(asked).await.unwrap();
     let daemon = fixture.daemon().await;
     let address = address(&daemon).await;
     let pieces = parse(&get(address, "/").await.body);
@@ -118,7 +124,7 @@ async fn every_cell_says_its_column() {
             _ => {}
         }
     }
-    assert_eq!(tables, 4);
+    assert_eq!(tables, 6);
     let style = get(address, "/style.css").await.body;
     assert!(style.contains("content: attr(data-label)"));
 }
