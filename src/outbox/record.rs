@@ -67,9 +67,9 @@ impl Outbox {
             written.settle(settlements, &self.instance_id, now);
         }
         let mut transaction = self.store.begin(Writer::Recorder).await.map_err(Unrecorded::Results)?;
-        let reply = transaction.update(OUTBOX, written.updates.iter()).await;
+        let reply = transaction.update(OUTBOX, written.take_updates().iter()).await;
         let reply = reply.map_err(Unrecorded::Results)?;
-        if reply.matched != written.updates.len() {
+        if reply.matched != written.documents {
             transaction.abort().await;
             return Err(Unrecorded::Outdated);
         }

@@ -1,5 +1,6 @@
 //! The rows that record results: one per batch, and one per delivery that leaves its batch.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,12 +17,27 @@ use crate::store::update_row;
 /// What one transaction writes.
 #[derive(Default)]
 pub(super) struct Rows {
-    pub(super) updates: Vec<RawDocumentBuf>,
+    updates: Vec<RawDocumentBuf>,
+    /// Documents of one delivery, by the version that they must have and the update, which many of them share.
+    singles: HashMap<(i32, Vec<u8>), (RawDocumentBuf, RawArrayBuf)>,
+    /// How many documents all these updates must match.
+    pub(super) documents: usize,
     pub(super) retries: Vec<Head>,
     pub(super) statistics: Additions,
 }
 
 impl Rows {
+    /// The rows of the update. Documents that change in the same way share one: finding a document by a row of its own costs MongoDB
+    /// half as much again as changing it.
+    pub(super) fn take_updates(&mut self) -> Vec<RawDocumentBuf> {
+        let mut updates = std::mem::take(&mut self.updates);
+        for ((version, _), (update, ids)) in self.singles.drain() {
+            let filter = rawdoc! { "_id": { "$in": ids }, "version": version };
+            updates.push(update_row(filter, update, true));
+        }
+        updates
+    }
+
     /// Adds results of one batch.
     pub(super) fn settle(&mut self, settlements: &[&Settlement], instance_id: &str, now: DateTime) {
         let batch = &settlements[0].delivery.batch;
@@ -31,20 +47,32 @@ impl Rows {
         }
         if batch.is_single() {
             let settlement = settlements[0];
-            self.updates.push(compared(batch, single(settlement, instance_id, now)));
+            self.push_single(batch, single(settlement, instance_id, now));
             self.note_retry(settlement, &batch.id);
             return;
         }
-        self.updates.push(compared(batch, several(batch, settlements, now)));
+        self.push(compared(batch, several(batch, settlements, now)));
         for settlement in settlements {
             if matches!(settlement.next, Next::Delivered { .. }) {
                 continue;
             }
             let delivery = &settlement.delivery;
             let id: Arc<str> = single_id(&delivery.message.event_id, &delivery.endpoint).into();
-            self.updates.push(apart(&id, settlement, instance_id, now));
+            self.push(apart(&id, settlement, instance_id, now));
             self.note_retry(settlement, &id);
         }
+    }
+
+    fn push(&mut self, update: RawDocumentBuf) {
+        self.updates.push(update);
+        self.documents += 1;
+    }
+
+    fn push_single(&mut self, batch: &Batch, update: RawDocumentBuf) {
+        let key = (batch.version.load(Ordering::Relaxed), update.as_bytes().to_vec());
+        let (_, ids) = self.singles.entry(key).or_insert_with(|| (update, RawArrayBuf::new()));
+        ids.push(&*batch.id);
+        self.documents += 1;
     }
 
     fn note_retry(&mut self, settlement: &Settlement, id: &Arc<str>) {
@@ -285,4 +313,41 @@ fn failed_attempt(attempt: &mut RawDocumentBuf, failure: &Failure) {
 
 fn ms(settlement: &Settlement) -> i32 {
     i32::try_from(settlement.ms).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::document::testing::fetched;
+
+    #[test]
+    fn deliveries_alone_that_end_alike_share_a_row() {
+        let at = DateTime::from_millis(1);
+        // Endpoint, milliseconds, status, and the version of the batch.
+        let table = [
+            (vec![("a/1", 3, 200, 1), ("b/1", 3, 200, 1), ("c/1", 3, 200, 1)], 1),
+            (vec![("a/1", 3, 200, 1), ("b/1", 4, 200, 1)], 2),
+            (vec![("a/1", 3, 200, 1), ("b/1", 3, 204, 1)], 2),
+            (vec![("a/1", 3, 200, 1), ("b/1", 3, 200, 2)], 2),
+            (vec![("a/1", 3, 200, 1)], 1),
+        ];
+        for (results, expected) in table {
+            let mut rows = Rows::default();
+            for (endpoint, ms, status, version) in &results {
+                let delivery = fetched(endpoint, "x", 1).deliveries.remove(0);
+                delivery.batch.version.store(*version, Ordering::Relaxed);
+                let next = Next::Delivered { status: *status };
+                let settlement = Settlement {
+                    delivery,
+                    at,
+                    ms: *ms,
+                    next,
+                    paused_until: None,
+                };
+                rows.settle(&[&settlement], "me", at);
+            }
+            assert_eq!(rows.take_updates().len(), expected, "{results:?}");
+            assert_eq!(rows.documents, results.len(), "{results:?}");
+        }
+    }
 }
