@@ -144,6 +144,7 @@ impl Fetcher {
         // Only the look that succeeded counts: after an outage there is nothing to rest from.
         let look = || async {
             let began = Instant::now();
+            self.queue.begin_look();
             Ok((self.outbox.look().await?, began.elapsed()))
         };
         let (mut looked, took) = self.store.persist("look for pending deliveries", look).await?;
@@ -161,6 +162,7 @@ impl Fetcher {
             false => LOOK_EVERY,
         };
         self.waiting.looked(looked.heads, now);
+        self.queue.end_look();
         for (endpoint, class) in looked.unreadable.iter().filter_map(|one| one.queue.as_ref()) {
             if self.serve_or_forget(endpoint) == EndpointState::Served {
                 // What can be read after it may be due.
@@ -271,6 +273,8 @@ impl Fetcher {
                     let count = self.enqueue(&endpoint, batches, slots);
                     if count == 0 {
                         self.starved.add(endpoint.clone(), self.queue.answers(&endpoint));
+                    } else if count * 2 < slots {
+                        self.waiting.ask_for_more(&endpoint);
                     }
                 }
                 None if cut => {

@@ -198,7 +198,18 @@ impl DeliveryQueue {
         self.0.state.lock().in_memory(endpoint)
     }
 
-    /// Whether that batch is not to be read now: deliveries of it are in memory, or its results can't be recorded.
+    /// A look begins: see [`DeliveryQueue::is_passed_over`].
+    pub(super) fn begin_look(&self) {
+        self.0.state.lock().left_since_look = Some(HashSet::new());
+    }
+
+    /// What the look has found was made use of.
+    pub(super) fn end_look(&self) {
+        self.0.state.lock().left_since_look = None;
+    }
+
+    /// Whether that batch is not to be read now: deliveries of it are in memory, or were when the look began that found it, or its
+    /// results can't be recorded.
     pub(super) fn is_passed_over(&self, endpoint: &EndpointKey, batch: &str) -> bool {
         self.0.state.lock().is_passed_over(endpoint, batch)
     }

@@ -103,6 +103,7 @@ impl Waiting {
             part.add(Known {
                 due: head.due,
                 id: head.id,
+                open: head.open,
                 document,
             });
             state.add_due(head.due, &head.endpoint);
@@ -138,19 +139,16 @@ impl Waiting {
     pub(super) fn looked(&self, heads: Vec<Head>, now: DateTime) {
         let mut state = self.state.lock();
         for endpoint in state.endpoints.values_mut() {
-            endpoint.parts().for_each(|part| part.later = None);
+            endpoint.parts().for_each(ClassQueue::looked);
         }
         for head in heads {
             let in_memory = self.queue.is_passed_over(&head.endpoint, &head.id);
-            let part = state
-                .endpoints
-                .entry(head.endpoint.clone())
-                .or_default()
-                .queue_of(head.class);
-            part.found(head.due, head.id, in_memory, now);
             state.add_due(head.due, &head.endpoint);
-            state.changed.insert(head.endpoint);
+            state.changed.insert(head.endpoint.clone());
+            let waiting = state.endpoints.entry(head.endpoint.clone()).or_default();
+            waiting.queue_of(head.class).found(head, in_memory, now);
         }
+        state.endpoints.retain(|_, waiting| !waiting.is_empty());
     }
 
     /// Deliveries of this endpoint left memory unsent: they wait before all that are known to wait.
@@ -247,6 +245,16 @@ impl Waiting {
         }
     }
 
+    /// The endpoint could use more than it got: it is asked again at once, if something may be found by range.
+    pub(super) fn ask_for_more(&self, endpoint: &EndpointKey) {
+        let mut state = self.state.lock();
+        let waiting = state.endpoints.get_mut(endpoint);
+        if waiting.is_some_and(|waiting| waiting.parts().any(|part| part.more)) {
+            state.changed.insert(endpoint.clone());
+            self.queue.wake_fetcher();
+        }
+    }
+
     /// Only the first deliveries of a batch were read.
     pub(super) fn partly_read(&self, endpoint: &EndpointKey) {
         let mut state = self.state.lock();
@@ -321,10 +329,7 @@ impl Endpoint {
     }
 
     fn is_empty(&mut self) -> bool {
-        !self.partly_read
-            && self
-                .parts()
-                .all(|part| part.known.is_empty() && !part.more && part.later.is_none())
+        !self.partly_read && self.parts().all(|part| part.is_empty())
     }
 }
 

@@ -100,6 +100,7 @@ impl Outbox {
                 class: batch[0].class,
                 due,
                 id,
+                open: batch.len(),
             };
             appended.batches.push((head, document));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::options::{AggregateOptions, FindOptions};
 
-use super::document::{FETCHED_FIELDS, decode, hint, id_of};
+use super::document::{BATCH_DELIVERIES, FETCHED_FIELDS, decode, hint, id_of};
 use super::{Class, Fetched, Outbox, Unreadable};
 use crate::model::EndpointKey;
 use crate::store::{OUTBOX, Result};
@@ -26,6 +26,8 @@ pub struct Head {
     pub due: DateTime,
     /// The batch's `_id`.
     pub id: Arc<str>,
+    /// How many of its deliveries have no recorded result.
+    pub open: usize,
 }
 
 /// What to read.
@@ -94,7 +96,7 @@ impl Outbox {
     pub async fn look(&self) -> Result<Looked> {
         let pipeline = vec![
             doc! { "$sort": { "queue": 1, "due": 1, "_id": 1 } },
-            doc! { "$group": { "_id": "$queue", "due": { "$first": "$due" }, "id": { "$first": "$_id" } } },
+            doc! { "$group": { "_id": "$queue", "due": { "$first": "$due" }, "id": { "$first": "$_id" }, "open": { "$first": "$open" } } },
         ];
         let mut looked = Looked::default();
         let mut options = AggregateOptions::default();
@@ -201,6 +203,10 @@ fn head(row: &RawDocument) -> std::result::Result<Head, &'static str> {
         class,
         due: row.get_datetime("due").map_err(|_| "`due` is not a date")?,
         id: row.get_str("id").map_err(|_| "`_id` is not a string")?.into(),
+        // If it is no number, whoever reads the batch sees that.
+        open: row
+            .get_i32("open")
+            .map_or(BATCH_DELIVERIES, |open| usize::try_from(open).unwrap_or(0)),
     })
 }
 

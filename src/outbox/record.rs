@@ -197,6 +197,7 @@ fn retry(delivery: &Delivery, id: Arc<str>, due: DateTime) -> Head {
         class: Class::Retry,
         due,
         id,
+        open: 1,
     }
 }
 

@@ -95,6 +95,7 @@ impl Outbox {
             class: Class::Retry,
             due: now,
             id: id.into(),
+            open: 1,
         };
         let ids = oldest.iter().filter_map(|document| id_of(document));
         Ok(Redriven::Again(ids.map(head).collect()))

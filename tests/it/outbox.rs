@@ -160,6 +160,7 @@ async fn which_queues_wait_is_asked_at_a_cost_that_grows_with_the_queues_alone()
         class: classes[n % 2],
         due: DateTime::from_millis(n.try_into().unwrap()),
         id: format!("{n:03}").into(),
+        open: 1,
     };
     assert_eq!(heads, (0..6).map(first).collect::<Vec<_>>());
 

@@ -1,7 +1,7 @@
 //! The queue's state, and every change of it.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub(super) struct State {
     /// Endpoints that have something to send, and when they may.
     pub(super) timed: BinaryHeap<Reverse<(Instant, EndpointKey)>>,
     batches: HashMap<Arc<str>, Arc<Batch>>,
+    /// Batches that left memory since a look began, while one is under way.
+    pub(super) left_since_look: Option<HashSet<Arc<str>>>,
     taken: usize,
     pub(super) in_flight: usize,
     /// Slots taken by endpoints that are not known to answer.
@@ -57,6 +59,7 @@ impl State {
             turn: VecDeque::new(),
             timed: BinaryHeap::new(),
             batches: HashMap::new(),
+            left_since_look: None,
             taken: 0,
             in_flight: 0,
             taken_by_unproven: 0,
@@ -139,7 +142,10 @@ impl State {
 
     pub(super) fn is_passed_over(&self, endpoint: &EndpointKey, batch: &str) -> bool {
         let is_excluded = |queue: &EndpointQueue| queue.excluded.contains_key(batch);
-        self.batches.contains_key(batch) || self.endpoints.get(endpoint).is_some_and(is_excluded)
+        let has_left = |left: &HashSet<Arc<str>>| left.contains(batch);
+        self.batches.contains_key(batch)
+            || self.left_since_look.as_ref().is_some_and(has_left)
+            || self.endpoints.get(endpoint).is_some_and(is_excluded)
     }
 
     pub(super) fn spare(&self) -> (usize, usize) {
@@ -267,6 +273,9 @@ impl State {
         }
         if batch.remove(1) == 0 {
             self.batches.remove(&batch.id);
+            if let Some(left) = &mut self.left_since_look {
+                left.insert(Arc::clone(&batch.id));
+            }
             if let Some(queue) = self.endpoints.get_mut(endpoint) {
                 queue.batches.remove(&batch.id);
                 queue.partial.take_if(|(partial, _)| *partial == batch.id);

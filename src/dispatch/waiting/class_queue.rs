@@ -8,7 +8,7 @@ use bson::{DateTime, RawDocumentBuf};
 
 use crate::dispatch::queue::InMemory;
 use crate::model::EndpointKey;
-use crate::outbox::{Class, Want};
+use crate::outbox::{Class, Head, Want};
 
 /// Known batches per class of an endpoint, at most.
 const KNOWN: usize = 64;
@@ -24,6 +24,8 @@ const EXPECTED: usize = 64;
 pub(super) struct Known {
     pub(super) due: DateTime,
     pub(super) id: Arc<str>,
+    /// How many of its deliveries have no recorded result.
+    pub(super) open: usize,
     pub(super) document: Option<Document>,
 }
 
@@ -78,6 +80,8 @@ pub(super) struct ClassQueue {
     pub(super) added: bool,
     /// When the first batch that is not due yet will be.
     pub(super) later: Option<DateTime>,
+    /// The first batch as the last look found it, if that was in memory; and as the look before found it.
+    first_in_memory: [Option<Arc<str>>; 2],
 }
 
 impl ClassQueue {
@@ -97,23 +101,36 @@ impl ClassQueue {
         self.known.insert(index, batch);
     }
 
+    /// A look has ended, which may have found a first batch.
+    pub(super) fn looked(&mut self) {
+        self.later = None;
+        self.first_in_memory = [None, self.first_in_memory[0].take()];
+    }
+
     /// A look found this batch to be the first.
-    pub(super) fn found(&mut self, due: DateTime, id: Arc<str>, in_memory: bool, now: DateTime) {
-        if due > now {
-            self.later = Some(due);
-            return;
-        }
-        if in_memory {
-            self.more = true;
-        } else if self.known.front().is_none_or(|known| known.id != id) {
+    pub(super) fn found(&mut self, head: Head, in_memory: bool, now: DateTime) {
+        if head.due > now {
+            self.later = Some(head.due);
+        } else if in_memory {
+            // Others may wait after it. As long as the queue moves on, a later look finds the next one by itself.
+            self.more |= self.first_in_memory[1].as_ref() == Some(&head.id);
+            self.first_in_memory[0] = Some(head.id);
+        } else if self.known.iter().all(|known| known.id != head.id) {
             self.known.clear();
             self.known.push_back(Known {
-                due,
-                id,
+                due: head.due,
+                id: head.id,
+                open: head.open,
                 document: None,
             });
             self.more = true;
         }
+    }
+
+    /// Whether nothing is known of the queue.
+    pub(super) fn is_empty(&self) -> bool {
+        let is_noted = self.later.is_some() || self.first_in_memory[0].is_some();
+        self.known.is_empty() && !self.more && !is_noted
     }
 
     pub(super) fn waits(&self, now: DateTime) -> bool {
@@ -133,32 +150,41 @@ impl ClassQueue {
         memory: &InMemory,
         now: DateTime,
     ) -> Vec<Want> {
-        let batches = match class {
-            Class::Live => ((slots + EXPECTED / 2) / EXPECTED).max(1),
-            Class::Retry | Class::Background => slots,
-        };
-        let known = self
-            .known
-            .iter()
-            .take_while(|known| known.due <= now)
-            .take(batches)
-            .count();
-        if known == 0 || (self.more && known < batches && !alone) {
+        let fitting = self.fitting(slots, now);
+        if fitting == 0 {
             self.known.clear();
             self.added = false;
             let want = Want::Next {
                 endpoint: endpoint.clone(),
                 class,
                 except: memory.batches.clone(),
-                batches,
+                batches: match class {
+                    Class::Live => ((slots + EXPECTED / 2) / EXPECTED).max(1),
+                    Class::Retry | Class::Background => slots,
+                },
             };
             return if self.more { vec![want] } else { Vec::new() };
         }
         // A live batch is read whole where half of it or more has slots.
-        let is_partial = class == Class::Live && (alone || slots < EXPECTED / 2);
-        let known: Vec<_> = self.known.drain(..known).collect();
-        let want = |known| self.want(known, is_partial.then_some(slots));
+        let is_small = class == Class::Live && (alone || slots < EXPECTED / 2);
+        let known: Vec<_> = self.known.drain(..fitting).collect();
+        let want = |known: Known| {
+            let is_partial = is_small && known.open > slots;
+            self.want(known, is_partial.then_some(slots))
+        };
         known.into_iter().map(want).collect()
+    }
+
+    /// How many of the known batches are read for that many slots: the first in any case, others if half of each has slots.
+    fn fitting(&self, slots: usize, now: DateTime) -> usize {
+        let mut left = slots;
+        let mut fits = |index: usize, known: &Known| {
+            let fits = index == 0 || left * 2 >= known.open.max(1);
+            left = left.saturating_sub(known.open);
+            fits
+        };
+        let due = self.known.iter().take_while(|known| known.due <= now);
+        due.enumerate().take_while(|(index, known)| fits(*index, known)).count()
     }
 
     /// A known batch: from memory where it is there, and only its first deliveries where there is a `limit`.

@@ -3,6 +3,7 @@ use bson::rawdoc;
 use super::*;
 use crate::dispatch::Limits;
 use crate::dispatch::queue::testing::Open;
+use crate::outbox::document::testing::fetched;
 
 const NOW: DateTime = DateTime::from_millis(1_000);
 
@@ -10,27 +11,36 @@ fn appended(waiting: &Waiting, name: &str, bytes: usize) {
     appended_since(waiting, Instant::now(), name, bytes);
 }
 
-fn appended_since(waiting: &Waiting, began: Instant, name: &str, bytes: usize) {
-    let head = Head {
+fn head(name: &str, open: usize) -> Head {
+    Head {
         endpoint: EndpointKey::from_stored("a/1"),
         class: Class::Live,
         due: NOW,
         id: name.into(),
-    };
+        open,
+    }
+}
+
+fn appended_since(waiting: &Waiting, began: Instant, name: &str, bytes: usize) {
     waiting.appended(
-        vec![(head, rawdoc! { "_id": name, "payload": "x".repeat(bytes) })],
+        vec![(head(name, 64), rawdoc! { "_id": name, "payload": "x".repeat(bytes) })],
         began,
     );
 }
 
 /// From where each batch of the endpoint is read.
 fn choose(waiting: &Waiting) -> Vec<&'static str> {
+    choose_for(waiting, 64 * 8, false)
+}
+
+fn choose_for(waiting: &Waiting, slots: usize, alone: bool) -> Vec<&'static str> {
     let endpoint = EndpointKey::from_stored("a/1");
-    let wants = waiting.choose(&endpoint, 64 * 8, false, &InMemory::default(), NOW);
+    let wants = waiting.choose(&endpoint, slots, alone, &InMemory::default(), NOW);
     let from = wants.iter().map(|want| match want {
         Want::Appended { .. } => "memory",
         Want::Batch(_) => "by id",
-        Want::Slice { .. } | Want::Next { .. } => "otherwise",
+        Want::Slice { .. } => "in part",
+        Want::Next { .. } => "by range",
     });
     from.collect()
 }
@@ -60,7 +70,7 @@ fn what_a_read_may_have_found_before_the_commit_was_confirmed_is_read_again() {
     let began = Instant::now();
     waiting.exhausted(&EndpointKey::from_stored("a/1"), Class::Live);
     appended_since(&waiting, began, "x", 10);
-    assert_eq!(choose(&waiting), ["otherwise"]);
+    assert_eq!(choose(&waiting), ["by range"]);
 }
 
 #[test]
@@ -72,4 +82,67 @@ fn batches_that_need_not_be_read_are_bounded_in_bytes() {
     assert_eq!(choose(&waiting), ["memory", "memory", "by id"]);
     appended(&waiting, "w", 3 << 20);
     assert_eq!(choose(&waiting), ["memory"], "there is space again");
+}
+
+#[test]
+fn small_batches_share_the_slots_and_one_that_has_them_is_read_whole() {
+    let table: [(usize, bool, &[usize], &[&str]); 7] = [
+        (1, true, &[1, 1], &["by id"]),
+        (1, true, &[64, 1], &["in part"]),
+        (5, false, &[1; 9], &["by id"; 5]),
+        (5, false, &[3, 3, 3, 3], &["by id", "by id"]),
+        (5, false, &[64, 1], &["in part"]),
+        (40, false, &[64, 64], &["by id"]),
+        (130, false, &[64, 64, 64], &["by id", "by id"]),
+    ];
+    for (slots, alone, batches, expected) in table {
+        let waiting = waiting();
+        let heads = batches.iter().enumerate();
+        waiting.add(heads.map(|(n, open)| head(&n.to_string(), *open)).collect());
+        assert_eq!(
+            choose_for(&waiting, slots, alone),
+            expected,
+            "{slots} slots: {batches:?}"
+        );
+    }
+}
+
+#[test]
+fn a_look_has_a_queue_read_by_range_only_where_it_finds_what_is_news() {
+    let look = |waiting: &Waiting, id: &str| {
+        waiting.queue.begin_look();
+        waiting.looked(vec![head(id, 64)], NOW);
+        waiting.queue.end_look();
+        [choose(waiting), choose(waiting)].concat()
+    };
+    let known = waiting();
+    appended(&known, "x", 10);
+    assert_eq!(look(&known, "x"), ["memory"], "it is known");
+    assert_eq!(look(&known, "y"), ["by id", "by range"], "another has appended it");
+
+    let moving = waiting();
+    for name in ["x", "y", "z"] {
+        moving.queue.enqueue(fetched("a/1", name, 1), 1);
+        assert!(
+            look(&moving, &format!("a/1/{name}")).is_empty(),
+            "{name} was not there before"
+        );
+    }
+    assert_eq!(
+        look(&moving, "a/1/z"),
+        ["by range"; 2],
+        "others may wait after one that stays"
+    );
+}
+
+#[test]
+fn what_left_memory_while_a_look_was_under_way_is_no_news() {
+    let waiting = waiting();
+    waiting.queue.enqueue(fetched("a/1", "x", 1), 1);
+    waiting.queue.begin_look();
+    let sent = waiting.queue.next().unwrap();
+    waiting.queue.recorded([sent].iter());
+    waiting.looked(vec![head("a/1/x", 1)], NOW);
+    waiting.queue.end_look();
+    assert!(choose(&waiting).is_empty());
 }

@@ -341,6 +341,7 @@ mod tests {
                     delivery,
                     at,
                     ms: *ms,
+                    connect_ms: None,
                     next,
                     paused_until: None,
                 };
