@@ -1,4 +1,4 @@
-//! Letting what has waited go out behind what happens now.
+//! Moving what has waited to the class `background`: it goes out behind what happens now.
 
 use bson::{DateTime, doc, rawdoc};
 use mongodb::options::FindOptions;
@@ -12,12 +12,12 @@ use crate::store::{Result, Writer};
 const STEP: i64 = 100;
 
 impl Outbox {
-    /// Moves up to 100 of the documents that waited for an endpoint before `since` behind all others, the latest first: the first
-    /// are on their way. Returns whether more may follow.
+    /// Moves up to 100 of the documents that waited for an endpoint before `since` to the class `background`: the latest first, because
+    /// the first are being fetched meanwhile. Returns whether more may follow.
     ///
     /// # Errors
     /// Nothing was moved: MongoDB refused or is unavailable, or somebody else wrote to one of the documents.
-    pub async fn put_behind(&self, endpoint: &EndpointKey, since: DateTime) -> Result<bool> {
+    pub async fn move_to_background(&self, endpoint: &EndpointKey, since: DateTime) -> Result<bool> {
         for class in [Class::Live, Class::Retry] {
             let mut transaction = self.store.begin(Writer::Upkeep).await?;
             let mut options = FindOptions::default();

@@ -181,11 +181,11 @@ impl Tasks {
         self.sources.spawn(fallible("cancellations", cancel));
         let indexes = super::upkeep::keep_indexes(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(fallible("indexes", indexes));
-        let control = super::control::control(Arc::clone(&self.engine), self.stop.clone());
+        let control = super::control::follow_control_number(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(fallible("control", control));
         let payloads = super::payloads::drop_payloads(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("payloads", payloads));
-        let released = super::control::released(Arc::clone(&self.engine), self.stop.clone());
+        let released = super::control::move_released_to_background(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("released endpoints", released));
         let states = self.engine.endpoint_states.clone().run(self.stop.clone());
         self.sources.spawn(fallible("endpoint states", states));
