@@ -15,7 +15,7 @@ use super::{Usage, target};
 /// How often the progress of a long operation is printed.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
-/// Who asks, why, and whether to wait.
+/// The options that every operation takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Who {
     /// Who asks, for the audit trail; without it, this login's name.
@@ -29,7 +29,7 @@ pub(super) struct Who {
     wait: bool,
 }
 
-/// Whose deliveries are meant; one of them.
+/// An endpoint, an organization or all: one of the three.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Whose {

@@ -35,7 +35,7 @@ pub(super) struct Release {
 pub(super) async fn hold(config: &Config, args: Hold) -> anyhow::Result<()> {
     let options = args.until.map_or_else(Document::new, |until| doc! { "until": until });
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
-    let done = change(&store, config, Kind::Hold, args.whose, options, &args.who).await;
+    let done = ask_for(&store, config, Kind::Hold, args.whose, options, &args.who).await;
     store.close().await;
     if let Some(result) = done? {
         let instances = count(result.get_i64("instances")?.unsigned_abs(), "instance");
@@ -47,7 +47,7 @@ pub(super) async fn hold(config: &Config, args: Hold) -> anyhow::Result<()> {
 
 pub(super) async fn release(config: &Config, args: Release) -> anyhow::Result<()> {
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
-    let done = change(&store, config, Kind::Release, args.whose, doc! {}, &args.who).await;
+    let done = ask_for(&store, config, Kind::Release, args.whose, doc! {}, &args.who).await;
     let left = match &done {
         Ok(Some(_)) => still_held(&store).await,
         _ => Ok(Vec::new()),
@@ -60,7 +60,7 @@ pub(super) async fn release(config: &Config, args: Release) -> anyhow::Result<()
     Ok(())
 }
 
-async fn change(
+async fn ask_for(
     store: &Store,
     config: &Config,
     kind: Kind,

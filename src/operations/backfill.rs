@@ -13,20 +13,20 @@ use crate::outbox::{Appended, Class, NewDelivery};
 use crate::platform::{Endpoint, Event, Found, badge_user};
 use crate::store::{Result, Writer};
 
-/// Certificates that are looked at per page.
-const LOOKED_AT: i64 = 2_000;
+/// Certificates per page of the collection.
+const PAGE: i64 = 2_000;
 
 /// Payload bytes that are appended in one transaction.
 const BUDGET: usize = 4 << 20;
 
-/// How far it has come; also what its result says.
+/// How far it has come: `progress` and `result` in the document.
 #[derive(Clone, Debug, Default)]
 struct Progress {
     /// The `_id` of the last certificate that was looked at.
     after: Option<Bson>,
     /// Deliveries that are new in the outbox.
     deliveries: i64,
-    /// Deliveries that the outbox held already.
+    /// Deliveries that were in the outbox already.
     known: i64,
     /// Certificates that make no event, or one that the endpoint doesn't want.
     skipped: i64,
@@ -55,11 +55,11 @@ impl Progress {
     }
 }
 
-/// What a page says of the organization's certificates.
+/// A page of the platform's collection.
 #[derive(Default)]
 struct Page {
-    /// The `_id`s of those that are meant.
-    meant: Vec<Bson>,
+    /// The `_id`s of the certificates that are selected.
+    selected: Vec<Bson>,
     /// The last `_id` of the page.
     last: Option<Bson>,
 }
@@ -74,7 +74,7 @@ impl Running {
             };
             let page = self.persist(|| self.read_page(&key, progress.after.as_ref())).await?;
             let Some(last) = page.last else { break };
-            self.append_page(&endpoint, &page.meant, &mut progress).await?;
+            self.append_page(&endpoint, &page.selected, &mut progress).await?;
             if self.cancel.is_cancelled() {
                 break;
             }
@@ -90,7 +90,7 @@ impl Running {
     /// Appends the events of these certificates, step by step at the rate, until the operation is cancelled.
     async fn append_page(
         &self,
-        endpoint: &Wanting,
+        endpoint: &Subscriber,
         mut left: &[Bson],
         progress: &mut Progress,
     ) -> Result<(), Unfinished> {
@@ -111,11 +111,11 @@ impl Running {
     }
 
     /// The endpoint, if it gets deliveries, now or later.
-    fn endpoint(&self, key: &EndpointKey) -> Option<Wanting> {
+    fn endpoint(&self, key: &EndpointKey) -> Option<Subscriber> {
         let directory = &self.executor.parts.directory;
         match directory.find(key) {
-            Found::Served(endpoint) => Some(Wanting::of(&endpoint)),
-            Found::OutOfService { .. } => Some(Wanting {
+            Found::Served(endpoint) => Some(Subscriber::of(&endpoint)),
+            Found::OutOfService { .. } => Some(Subscriber {
                 key: key.clone(),
                 event_types: EventType::ALL
                     .into_iter()
@@ -126,7 +126,7 @@ impl Running {
         }
     }
 
-    /// The next certificates in the order of their `_id`, and those of them that are meant.
+    /// The next certificates in the order of their `_id`, and those of them that are selected.
     async fn read_page(&self, key: &EndpointKey, after: Option<&Bson>) -> Result<Page> {
         let collection = self.executor.parts.store.badge_users();
         // By value whatever the types: `$gt` alone would stay within one.
@@ -139,22 +139,22 @@ impl Running {
             .find(filter)
             .projection(fields)
             .sort(doc! { "_id": 1 })
-            .limit(LOOKED_AT);
-        let mut cursor = find.batch_size(u32::try_from(LOOKED_AT).unwrap_or(u32::MAX)).await?;
+            .limit(PAGE);
+        let mut cursor = find.batch_size(u32::try_from(PAGE).unwrap_or(u32::MAX)).await?;
         let mut page = Page::default();
         let now = self.executor.parts.clock.now();
         while cursor.advance().await? {
             let document = cursor.current();
             let id = id_of(document);
-            if self.is_meant(document, key, now) {
-                page.meant.extend(id.clone());
+            if self.is_selected(document, key, now) {
+                page.selected.extend(id.clone());
             }
             page.last = id.or(page.last);
         }
         Ok(page)
     }
 
-    fn is_meant(&self, document: &RawDocument, key: &EndpointKey, now: DateTime) -> bool {
+    fn is_selected(&self, document: &RawDocument, key: &EndpointKey, now: DateTime) -> bool {
         let selection = &self.request.selection;
         let is_of = document
             .get("_ownerId")
@@ -165,7 +165,7 @@ impl Running {
                 .is_ok_and(|id| id.is_some_and(|id| key_part(id) == *certificate))
         });
         let state = self.state_of(document, now);
-        let at = state.and_then(|event_type| document.get_datetime(instant(event_type)).ok());
+        let at = state.and_then(|event_type| document.get_datetime(instant_field(event_type)).ok());
         is_of
             && is_certificate
             && at
@@ -186,7 +186,7 @@ impl Running {
     }
 
     /// Appends the events of these certificates, as they are now, behind the endpoint's live traffic.
-    async fn append(&self, endpoint: &Wanting, ids: &[Bson], progress: Progress) -> Result<Step> {
+    async fn append(&self, endpoint: &Subscriber, ids: &[Bson], progress: Progress) -> Result<Step> {
         let parts = &self.executor.parts;
         // The watch's writer: of one event two transactions must not append a delivery each.
         let mut transaction = parts.store.begin(Writer::Source).await?;
@@ -227,7 +227,7 @@ impl Running {
     fn sort_out(
         &self,
         found: &[RawDocumentBuf],
-        endpoint: &Wanting,
+        endpoint: &Subscriber,
         ids: &[Bson],
         mut progress: Progress,
         now: DateTime,
@@ -237,8 +237,9 @@ impl Running {
             let event = self.event_of(document, endpoint, now);
             let size = event.as_ref().map_or(0, |event| event.message.body.len());
             if bytes > 0 && bytes + size > BUDGET {
-                let place = ids.iter().position(|id| progress.after.as_ref() == Some(id));
-                certificates = place.map_or(0, |place| place + 1);
+                // Up to the last that fits: those that were deleted meanwhile are not in `found`.
+                let last = ids.iter().position(|id| progress.after.as_ref() == Some(id));
+                certificates = last.map_or(0, |last| last + 1);
                 break;
             }
             bytes += size;
@@ -259,7 +260,7 @@ impl Running {
     }
 
     /// The event that tells the endpoint of the certificate's present state, if it wants it.
-    fn event_of(&self, document: &RawDocument, endpoint: &Wanting, now: DateTime) -> Option<Event> {
+    fn event_of(&self, document: &RawDocument, endpoint: &Subscriber, now: DateTime) -> Option<Event> {
         let event = match self.state_of(document, now)? {
             EventType::CertificateCompleted => badge_user::completed(document).ok()?,
             EventType::CertificateExpired => badge_user::expired_before(document).ok()?,
@@ -277,7 +278,7 @@ impl Running {
 /// What one transaction is about to append.
 struct Sorted {
     deliveries: Vec<NewDelivery>,
-    /// How many of the certificates that is.
+    /// How many of the certificates are done with by that.
     certificates: usize,
     progress: Progress,
 }
@@ -286,17 +287,17 @@ struct Sorted {
 struct Step {
     progress: Progress,
     appended: Appended,
-    /// How many of the certificates it was about: the others were too large for it.
+    /// How many of the certificates are done with: the others were too large for the same transaction.
     certificates: usize,
 }
 
-/// What is known of the endpoint.
-struct Wanting {
+/// The endpoint, and the events that it wants.
+struct Subscriber {
     key: EndpointKey,
     event_types: Vec<EventType>,
 }
 
-impl Wanting {
+impl Subscriber {
     fn of(endpoint: &Endpoint) -> Self {
         Self {
             key: endpoint.key.clone(),
@@ -309,7 +310,8 @@ fn id_of(document: &RawDocument) -> Option<Bson> {
     Bson::try_from(RawBson::from(document.get("_id").ok()??)).ok()
 }
 
-fn instant(event_type: EventType) -> &'static str {
+/// The field that says when it happened.
+fn instant_field(event_type: EventType) -> &'static str {
     match event_type {
         EventType::CertificateCompleted => "creationDate",
         EventType::CertificateExpired => "expires",

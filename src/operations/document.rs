@@ -131,11 +131,11 @@ pub fn id_text(id: &Bson) -> String {
     }
 }
 
-/// Why a document makes no sense.
+/// Why a document is refused, for whoever inserted it.
 pub type Refusal = String;
 
-/// Fields that are not part of what is asked for: the daemon's, and what Mongoose adds.
-const OTHER_FIELDS: [&str; 17] = [
+/// The fields that a document may have, and what Mongoose adds.
+const FIELDS: [&str; 17] = [
     "_id",
     "kind",
     "selection",
@@ -161,7 +161,7 @@ impl Request {
     /// # Errors
     /// The first thing that makes no sense.
     pub fn read(document: &Document) -> Result<Self, Refusal> {
-        known_fields(document, "", &OTHER_FIELDS, &["error", "control"])?;
+        known_fields(document, "", &FIELDS, &["error", "control"])?;
         let kinds = || Kind::ALL.map(|(_, name)| name).join(", ");
         let kind = match document.get("kind") {
             Some(Bson::String(name)) => {
@@ -195,7 +195,7 @@ impl Request {
 }
 
 impl Request {
-    /// Whether it takes one transaction, or none.
+    /// Whether it takes one transaction at most.
     pub(super) fn is_quick(&self) -> bool {
         matches!(self.kind, Kind::Hold | Kind::Release | Kind::Test)
     }
@@ -216,7 +216,7 @@ impl Request {
         }
     }
 
-    /// What a delivery that it cancels says.
+    /// The `reason` of a delivery that it cancels.
     pub(super) fn cancel_reason(&self) -> String {
         let by = if self.by.is_empty() { "an operation" } else { &self.by };
         match self.reason.as_str() {

@@ -1,4 +1,4 @@
-//! Who is held: documents of `webhook_state`, `hold/all`, `hold/organization/ID` and `hold/endpoint/ORGANIZATION/ENDPOINT`, and what
+//! What is held: documents of `webhook_state`, `hold/all`, `hold/organization/ID` and `hold/endpoint/ORGANIZATION/ENDPOINT`, and what
 //! an instance knows of them.
 
 use std::collections::HashMap;
@@ -10,14 +10,14 @@ use serde::Serialize;
 use crate::model::{EndpointKey, Reloadable};
 use crate::store::{CONTROL, Result, Store, upsert_row};
 
-/// Of which part of the endpoints the deliveries wait.
+/// The endpoints whose deliveries a hold keeps waiting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// All of them, e-mails too.
     All,
-    /// Those of an organization.
+    /// All of an organization.
     Organization(String),
-    /// One.
+    /// One alone.
     Endpoint(EndpointKey),
 }
 
@@ -61,16 +61,16 @@ impl Serialize for Target {
 /// That deliveries wait because somebody said so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Hold {
-    /// Whose.
+    /// The endpoints whose deliveries wait.
     pub target: Target,
-    /// Who said so.
+    /// Who asked for it.
     pub by: String,
-    /// Why.
+    /// Why they asked.
     pub reason: String,
-    /// Since when.
+    /// When it began.
     #[serde(serialize_with = "crate::status::rfc3339_if_known")]
     pub at: Option<DateTime>,
-    /// It ends by itself then; `None`: with a release alone.
+    /// When it ends by itself; `None`: it lasts until a release.
     #[serde(serialize_with = "crate::status::rfc3339_if_known")]
     pub until: Option<DateTime>,
 }
@@ -100,7 +100,7 @@ impl Hold {
         self.until.is_none_or(|until| until > now)
     }
 
-    /// `by NAME until INSTANT: REASON`, text from outside.
+    /// `by NAME until INSTANT: REASON`; name and reason are text from outside.
     pub fn describe(&self) -> String {
         let by = if self.by.is_empty() { "somebody" } else { &self.by };
         let until = self.until.and_then(|until| until.try_to_rfc3339_string().ok());
@@ -122,6 +122,16 @@ struct Known {
 }
 
 impl Known {
+    /// A hold of that endpoint that lasts: its own, its organization's or that of everything.
+    fn lasting(&self, endpoint: &EndpointKey, now: DateTime) -> Option<&Hold> {
+        let holds = [
+            self.endpoints.get(endpoint),
+            self.organizations.get(endpoint.organization()),
+            self.all.as_ref(),
+        ];
+        holds.into_iter().flatten().find(|hold| hold.lasts(now))
+    }
+
     fn holds(&self) -> impl Iterator<Item = &Hold> {
         self.all
             .iter()
@@ -141,15 +151,15 @@ impl Default for Holds {
 }
 
 impl Holds {
-    /// Reads what is held now. Returns the control number of which it is, or an earlier one.
+    /// Reads what is held now. Returns the control number as it was then, or an earlier one.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
     pub async fn load(&self, store: &Store) -> Result<i64> {
-        // Read first: what is held is then no older.
+        // The number first: what is read after it is no older.
         let control = store.state().find_one(doc! { "_id": CONTROL }).await?;
         let mut known = Known::default();
-        for hold in read(store).await? {
+        for hold in load_all(store).await? {
             match &hold.target {
                 Target::All => known.all = Some(hold),
                 Target::Organization(organization) => drop(known.organizations.insert(organization.clone(), hold)),
@@ -160,24 +170,14 @@ impl Holds {
         Ok(control.and_then(|control| control.get_i64("number").ok()).unwrap_or(0))
     }
 
-    /// Why the deliveries of that endpoint wait, if somebody said so.
+    /// The hold of that endpoint, if there is one that lasts.
     pub fn of(&self, endpoint: &EndpointKey, now: DateTime) -> Option<Hold> {
-        let known = self.0.get();
-        let holds = [
-            known.endpoints.get(endpoint),
-            known.organizations.get(endpoint.organization()),
-            known.all.as_ref(),
-        ];
-        holds.into_iter().flatten().find(|hold| hold.lasts(now)).cloned()
+        self.0.get().lasting(endpoint, now).cloned()
     }
 
-    /// Whether the deliveries of that endpoint wait because somebody said so.
+    /// As [`Holds::of`], without copying it.
     pub fn is_held(&self, endpoint: &EndpointKey, now: DateTime) -> bool {
-        let known = self.0.get();
-        let lasts = |hold: Option<&Hold>| hold.is_some_and(|hold| hold.lasts(now));
-        lasts(known.all.as_ref())
-            || lasts(known.organizations.get(endpoint.organization()))
-            || lasts(known.endpoints.get(endpoint))
+        self.0.get().lasting(endpoint, now).is_some()
     }
 
     /// When the next hold ends by itself.
@@ -200,7 +200,7 @@ impl Holds {
 ///
 /// # Errors
 /// MongoDB refused or is unavailable.
-async fn read(store: &Store) -> Result<Vec<Hold>> {
+async fn load_all(store: &Store) -> Result<Vec<Hold>> {
     let filter = doc! { "_id": { "$gte": "hold/", "$lt": "hold0" } };
     let found: Vec<Document> = store.state().find(filter).await?.try_collect().await?;
     Ok(found.iter().filter_map(Hold::read).collect())

@@ -29,7 +29,7 @@ pub fn sample(endpoint: &Endpoint, event_type: EventType, now: DateTime) -> Resu
     event.map(|event| event.message).map_err(|unfit| unfit.reason)
 }
 
-/// Sends one to the endpoint that is selected. Returns what came of it.
+/// Sends a sample to the endpoint that is selected. Returns the operation's `result`.
 ///
 /// # Errors
 /// Why nothing was sent.

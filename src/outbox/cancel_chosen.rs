@@ -1,4 +1,4 @@
-//! Ending, on request, some of what waits, and dead letters.
+//! Cancelling, on request, some of what is pending, and dead letters.
 
 use bson::{DateTime, RawDocument, RawDocumentBuf, doc, rawdoc};
 use mongodb::options::FindOptions;
@@ -14,9 +14,11 @@ use crate::store::{OUTBOX, Result, STATISTICS, Store, Transaction};
 /// Documents that are read at a time.
 const PAGE: usize = 100;
 
-/// Of a document: the deliveries that are chosen, of those that have no result.
+/// The deliveries of a document that are chosen and have no result.
 struct Chosen {
-    places: Vec<u32>,
+    /// Their indexes in `deliveries`.
+    indexes: Vec<u32>,
+    /// How many have no result, chosen or not.
     open: usize,
     is_dead: bool,
 }
@@ -25,13 +27,13 @@ impl Chosen {
     fn read(found: &RawDocument, selection: &Selection) -> Option<Self> {
         let state = found.get_str("state").ok()?;
         let results = found.get_array("results").ok();
-        let is_settled = |place: usize| {
-            let result = results.and_then(|results| results.get(place).ok().flatten());
+        let is_settled = |index: usize| {
+            let result = results.and_then(|results| results.get(index).ok().flatten());
             result.is_some_and(|result| result.as_null().is_none())
         };
-        let (mut places, mut open) = (Vec::new(), 0);
-        for (place, delivery) in found.get_array("deliveries").ok()?.into_iter().enumerate() {
-            if is_settled(place) {
+        let (mut indexes, mut open) = (Vec::new(), 0);
+        for (index, delivery) in found.get_array("deliveries").ok()?.into_iter().enumerate() {
+            if is_settled(index) {
                 continue;
             }
             open += 1;
@@ -42,31 +44,31 @@ impl Chosen {
                 state,
                 occurred_at: delivery.get_datetime("occurredAt").ok()?,
             };
-            places.extend(selection.includes(candidate).then_some(u32::try_from(place).ok()?));
+            indexes.extend(selection.includes(candidate).then_some(u32::try_from(index).ok()?));
         }
-        (!places.is_empty()).then_some(Self {
-            places,
+        (!indexes.is_empty()).then_some(Self {
+            indexes,
             open,
             is_dead: state == "dead",
         })
     }
 
     fn row(&self, found: &RawDocument, reason: &str, now: DateTime) -> RawDocumentBuf {
-        if self.places.len() == self.open {
+        if self.indexes.len() == self.open {
             let set = rawdoc! { "state": "cancelled", "reason": reason, "finishedAt": now };
             return compared_row(found, set, rawdoc! { "redriven": 1, "redrivable": 1 });
         }
-        let left = i32::try_from(self.open - self.places.len()).unwrap_or(i32::MAX);
+        let left = i32::try_from(self.open - self.indexes.len()).unwrap_or(i32::MAX);
         let mut set = rawdoc! { "open": left };
-        for place in &self.places {
-            set.append(result_field(*place), rawdoc! { "at": now, "cancelled": true });
+        for index in &self.indexes {
+            set.append(result_field(*index), rawdoc! { "at": now, "cancelled": true });
         }
         compared_row(found, set, rawdoc! { "redriven": 1 })
     }
 }
 
 impl Selection {
-    /// How many deliveries a cancellation would end.
+    /// How many deliveries a cancellation would cancel.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
@@ -78,14 +80,14 @@ impl Selection {
                 return Ok(count);
             }
             let chosen = page.iter().filter_map(|found| Chosen::read(found, self));
-            count += chosen.map(|chosen| chosen.places.len() as u64).sum::<u64>();
+            count += chosen.map(|chosen| chosen.indexes.len() as u64).sum::<u64>();
         }
     }
 }
 
 impl Outbox {
-    /// Ends what is selected of these documents, if it still waits or is a dead letter, and counts what waited in the statistics if
-    /// `is_counted`. Returns how many deliveries that are.
+    /// Cancels what is selected of these documents, if it is still pending or a dead letter; what was pending is counted in the
+    /// statistics if `is_counted`. Returns the number of deliveries.
     ///
     /// # Errors
     /// The transaction is spoiled.
@@ -110,10 +112,10 @@ impl Outbox {
                 continue;
             };
             rows.push(chosen.row(document, reason, now));
-            count += chosen.places.len() as u64;
+            count += chosen.indexes.len() as u64;
             if let (false, Ok(endpoint)) = (chosen.is_dead, document.get_str("endpoint")) {
                 let figures = statistics.of(&EndpointKey::from_stored(endpoint));
-                figures.cancelled += i64::try_from(chosen.places.len()).unwrap_or(0);
+                figures.cancelled += i64::try_from(chosen.indexes.len()).unwrap_or(0);
             }
         }
         transaction.update(OUTBOX, rows.iter()).await?;
