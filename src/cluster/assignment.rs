@@ -4,7 +4,7 @@
 //! (as a partition is assigned to one consumer in Kafka), so that an instance that comes or goes moves its own endpoints only.
 //! Because instances learn of each other at different moments, two lists may differ for a while. So an instance begins an
 //! endpoint only if its own heartbeat, written before it read the others', assigns it to itself, and no other living heartbeat
-//! assigns it to its writer or names it as draining. Of two that want the same endpoint at least one so sees the other.
+//! assigns it to its writer or names it as draining. Where two want the same endpoint, at least one of them so sees the other.
 
 use std::collections::HashSet;
 use std::time::Duration;

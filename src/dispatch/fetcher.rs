@@ -347,7 +347,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// Of which queues the next batches are read, and how many.
+    /// The queues whose batches are read next, and how many.
     fn next_asked(&self) -> BTreeMap<(EndpointKey, Class), usize> {
         let next = self.wants.iter().filter_map(|want| match want {
             Want::Next {

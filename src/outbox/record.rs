@@ -153,12 +153,12 @@ fn still_counts(document: &RawDocumentBuf, batch: &Arc<Batch>, settlement: &Sett
         return false;
     };
     batch.version.store(version, Ordering::Relaxed);
-    // Of deliveries that are still in flight, too: their results come later.
+    // Those of deliveries that are still in flight, too: their results come later.
     if let Ok(results) = document.get_array("results") {
         let settled = settled(results);
         batch.open.store(open(&settled, batch.size), Ordering::Relaxed);
-        let places = (0_u32..).zip(settled);
-        batch.set_settled(places.filter_map(|(place, settled)| settled.then_some(place)));
+        let indexes = (0_u32..).zip(settled);
+        batch.set_settled(indexes.filter_map(|(index, settled)| settled.then_some(index)));
     }
     batch.cancelled.store(state == "cancelled", Ordering::Relaxed);
     let index = settlement.delivery.index as usize;

@@ -88,7 +88,7 @@ pub(super) fn build(
 
 fn own_headers(endpoint: &Endpoint) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + 8);
-    // Of an organization's own headers none is named so: `send-test` marks its samples.
+    // `X-Webhook-Test` marks a sample: an organization can't set it, because its headers of reserved names are refused.
     let is_ours = |name: &HeaderName| *name == TEST || !is_reserved(name);
     for (name, value) in endpoint.headers.iter().filter(|(name, _)| is_ours(name)) {
         headers.append(name, value.clone());

@@ -58,7 +58,7 @@ pub struct WouldSend {
 pub struct Report {
     /// Certificates that had expired with the reminder unsent.
     pub found: usize,
-    /// Of these, recorded as rejected.
+    /// Certificates among them that were recorded as rejected.
     pub rejected: usize,
     /// Deliveries that are new in the outbox.
     pub deliveries: usize,

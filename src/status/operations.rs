@@ -25,7 +25,7 @@ pub struct Operation {
     pub state: String,
     /// How many deliveries are done.
     pub done: i64,
-    /// Of how many, if that is known.
+    /// How many deliveries it is about, if that is known.
     pub of: Option<i64>,
     /// Why it was refused or has failed.
     pub error: Option<String>,

@@ -63,7 +63,7 @@ async fn scripted(stream: TcpStream, number: usize, good: Arc<Authority>, bad: A
         .accept(stream)
         .await?;
     read_any_request(&mut stream).await?;
-    let answer = match number {
+    let response = match number {
         0 => "503 Busy\r\nRetry-After: 2\r\nConnection: close\r\nContent-Length: 14\r\n\r\nwe are closed\n",
         1 => return std::future::pending().await,
         2 => {
@@ -76,7 +76,7 @@ async fn scripted(stream: TcpStream, number: usize, good: Arc<Authority>, bad: A
         }
         _ => "200 OK\r\nContent-Length: 2\r\n\r\nok",
     };
-    stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await?;
+    stream.write_all(format!("HTTP/1.1 {response}").as_bytes()).await?;
     stream.flush().await
 }
 

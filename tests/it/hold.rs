@@ -74,7 +74,7 @@ async fn award_on(fixture: &Fixture, organization: ObjectId, stop: CancellationT
         // Each is an award, and an expiry for the next scan.
         let badge_users = fixture.badge_users();
         let insert = || badge_users.insert_many(&some).ordered(false).into_future();
-        // Meanwhile MongoDB may be away: what was inserted is found all the same.
+        // Meanwhile MongoDB may be unavailable: what was inserted is found all the same.
         while let Err(error) = insert().await {
             let text = error.to_string();
             assert!(!stop.is_cancelled(), "{text}");
@@ -150,7 +150,7 @@ async fn an_endpoint_or_an_organization_is_held_and_the_others_go_on() {
     let id = held.get_object_id("_id").unwrap().to_string();
     let text = told(
         &fixture,
-        &["hold", "--endpoint", &id, "--by", "ops", "--reason", "its owner asked"],
+        &["hold", "--endpoint", &id, "--by", "ops", "--reason", "they asked"],
     )
     .await;
     assert!(
@@ -167,7 +167,7 @@ async fn an_endpoint_or_an_organization_is_held_and_the_others_go_on() {
     let organization_id = organization.to_string();
     told(&fixture, &["hold", "--organization", &organization_id]).await;
     let shown = told(&fixture, &["status"]).await;
-    assert!(shown.contains("held: by ops: its owner asked"), "{shown}");
+    assert!(shown.contains("held: by ops: they asked"), "{shown}");
     assert!(
         shown.contains(&format!("held       organization {organization}")),
         "{shown}"
@@ -231,8 +231,8 @@ async fn what_was_held_goes_out_behind_what_happens_now_one_request_at_first() {
     fixture.receiver.wait_for_total(WAITING + 1, LIMIT).await.unwrap();
     let received = fixture.receiver.requests();
     let id = expired_id(&now);
-    let place = received.iter().position(|one| one.header("webhook-id") == id).unwrap();
-    assert!(place < WAITING, "what happened meanwhile came last: {place}");
+    let index = received.iter().position(|one| one.header("webhook-id") == id).unwrap();
+    assert!(index < WAITING, "what happened meanwhile came last: {index}");
     assert!(
         fixture.receiver.max_parallel("/a") <= 2,
         "one, and one more after 20 successes"

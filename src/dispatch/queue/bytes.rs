@@ -1,8 +1,8 @@
-//! Payload bytes in memory: who may bring more. Small and large payloads are counted apart, so that neither keeps the other out.
+//! Payload bytes in memory, and which endpoint may bring more. Small and large payloads are counted apart, so that neither keeps the other out.
 //!
-//! Of the small ones, endpoints that are not known to answer get a quarter together, those of one organization half of that, and
-//! one organization half of all: what hangs so leaves bytes to others, as it does with slots. Whoever holds less than its part may
-//! bring one more batch. Of the large ones each organization may always bring its first, while there is space at all.
+//! Small ones: endpoints that are not known to answer get a quarter together, those of one organization half of that, and one
+//! organization half of all, so that a hanging endpoint leaves bytes to others, as it does with slots. An endpoint that has less than
+//! its part may bring one more batch. Large ones: each organization may always bring its first, while there is space at all.
 //!
 //! Example: of 16 MB, endpoints that are not known to answer get 4 MB together and 2 MB per organization; an organization gets 8 MB.
 
@@ -17,7 +17,7 @@ use crate::outbox::BATCH_BYTES;
 pub(super) struct Bytes {
     pub(super) small: usize,
     pub(super) large: usize,
-    /// Of the small ones, those of endpoints that are not known to answer.
+    /// Small payloads of endpoints that are not known to answer; `small` counts them too.
     pub(super) unproven: usize,
 }
 

@@ -16,11 +16,11 @@ pub(super) struct EndpointQueue {
     /// Deliveries that are not sent yet, in order.
     pub(super) unsent: VecDeque<Delivery>,
     pub(super) in_flight: usize,
-    /// What its document said when it was last asked.
+    /// What its document said when it was last read.
     pub(super) configured: ConfiguredPace,
     /// Deliveries with a result that is not recorded yet.
     pub(super) unrecorded: usize,
-    /// Whether it stands in its organization's turn, or waits for its time to.
+    /// Whether it is in its organization's turn, or waits for the instant at which it may be.
     pub(super) in_turn: bool,
     /// When a request last ended.
     pub(super) last_progress: Option<Instant>,
@@ -28,7 +28,7 @@ pub(super) struct EndpointQueue {
     pub(super) low: usize,
     /// Whether it counts as a contender: it is known to answer, and something of it is queued or in flight.
     pub(super) contends: bool,
-    /// Of its slots, those that count as taken by an endpoint that is not known to answer.
+    /// Its slots that count as taken by an endpoint that is not known to answer.
     pub(super) counted_unproven: usize,
     /// Bytes of its small payloads in memory, and how many of them count as of an endpoint that is not known to answer.
     pub(super) bytes: Bytes,
@@ -36,7 +36,7 @@ pub(super) struct EndpointQueue {
     pub(super) batches: HashSet<Arc<str>>,
     /// Batches whose results can't be recorded, and until when they are left alone.
     pub(super) excluded: HashMap<Arc<str>, Instant>,
-    /// A batch of which only the first deliveries were read, and the place of the next.
+    /// A batch of which only the first deliveries were read, and the index of the next.
     pub(super) partial: Option<(Arc<str>, u32)>,
 }
 
@@ -56,12 +56,12 @@ impl EndpointQueue {
 pub(super) struct Organization {
     /// Its endpoints that have something to send and a request to spare, in turn.
     pub(super) turn: VecDeque<EndpointKey>,
-    /// Whether it stands in the turn of organizations.
+    /// Whether it is in the turn of organizations.
     pub(super) in_turn: bool,
     pub(super) in_flight: usize,
     /// Slots taken.
     pub(super) taken: usize,
-    /// Of these, those with deliveries that are queued or in flight, of endpoints that are not known to answer.
+    /// Slots of deliveries that are queued or in flight, of endpoints that are not known to answer; `taken` counts them too.
     pub(super) unproven: usize,
     pub(super) bytes: Bytes,
 }
