@@ -113,7 +113,7 @@ impl Client {
 
     /// Tries once to deliver `message` to `endpoint`; `now` is the request's timestamp.
     ///
-    /// `endpoint.timeout` bounds it all: a token, resolving, connecting, TLS, sending, and the answer's head. A 2xx within it is a
+    /// `endpoint.timeout` bounds it all: a token, resolving, connecting, TLS, sending, and the response's head. A 2xx within it is a
     /// success, whatever its body does. An endpoint that can't be sent to as configured ends as [`Outcome::Cancelled`].
     pub async fn attempt(&self, endpoint: &Endpoint, message: &Message, now: DateTime) -> Outcome {
         self.attempt_traced(endpoint, message, now, None).await
@@ -131,21 +131,21 @@ impl Client {
             trace,
             ..Attempt::begin(endpoint, message, now)
         };
-        match self.answer(&attempt).await {
-            Ok(answer) => self.conclude(&attempt, answer).await,
+        match self.exchange_authorized(&attempt).await {
+            Ok(exchanged) => self.conclude(&attempt, exchanged).await,
             Err(none) => attempt.without_response(none),
         }
     }
 
     /// What the response means. Its body is read so that the connection can be used again; how it begins is kept of a failure.
-    async fn conclude(&self, attempt: &Attempt<'_>, answer: Exchanged) -> Outcome {
-        let mut outcome = attempt.judge(&answer);
-        let body = answer.response.into_body();
+    async fn conclude(&self, attempt: &Attempt<'_>, exchanged: Exchanged) -> Outcome {
+        let mut outcome = attempt.judge(&exchanged);
+        let body = exchanged.response.into_body();
         match &mut outcome {
             Outcome::TransientFailure(failure) | Outcome::Gone(failure)
                 if self.policy.keep_responses && !body.is_end_stream() =>
             {
-                let secrets = Secrets::of(attempt.endpoint, answer.token.as_ref());
+                let secrets = Secrets::of(attempt.endpoint, exchanged.token.as_ref());
                 failure.response = response::drain_to_excerpt(body, attempt.deadline, &secrets).await;
             }
             _ => response::drain(body, attempt.deadline).await,
@@ -154,18 +154,18 @@ impl Client {
     }
 
     /// Sends the request as the endpoint wants it, and once more with a new token where it refuses the one it got.
-    async fn answer(&self, attempt: &Attempt<'_>) -> Result<Exchanged, NoResponse> {
+    async fn exchange_authorized(&self, attempt: &Attempt<'_>) -> Result<Exchanged, NoResponse> {
         guard::check_url(&attempt.endpoint.url, &self.policy)
             .map_err(|refused| NoResponse::unconnected(refused.to_string()))?;
         let Auth::OAuth2(credentials) = &attempt.endpoint.auth else {
             return self.exchange(attempt, None).await;
         };
         let token = self.token(credentials, None, attempt).await?;
-        let answer = self.exchange(attempt, Some(&token)).await?;
-        if answer.response.status() != StatusCode::UNAUTHORIZED {
-            return Ok(answer);
+        let exchanged = self.exchange(attempt, Some(&token)).await?;
+        if exchanged.response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(exchanged);
         }
-        response::drain(answer.response.into_body(), attempt.deadline).await;
+        response::drain(exchanged.response.into_body(), attempt.deadline).await;
         let renewed = self.token(credentials, Some(&token), attempt).await?;
         self.exchange(attempt, Some(&renewed)).await
     }
@@ -197,8 +197,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn judge(&self, answer: &Exchanged) -> Outcome {
-        response::judge(&answer.response, self.now, self.start.elapsed(), answer.connect)
+    fn judge(&self, exchanged: &Exchanged) -> Outcome {
+        response::judge(&exchanged.response, self.now, self.start.elapsed(), exchanged.connect)
     }
 
     fn without_response(&self, none: NoResponse) -> Outcome {

@@ -45,7 +45,7 @@ impl Drop for Counted {
     }
 }
 
-/// What a connection has carried. Shared by the connection, the pool and each answer's extensions.
+/// What a connection has carried. Shared by the connection, the pool and each response's extensions.
 #[derive(Clone, Debug)]
 pub(super) struct History(Arc<Carried>);
 
@@ -53,7 +53,7 @@ pub(super) struct History(Arc<Carried>);
 struct Carried {
     /// When it was made, TLS included.
     made_at: Instant,
-    /// Whether it has carried an answer.
+    /// Whether it has carried a response.
     answered: AtomicBool,
     /// Whether what is written next is another request.
     is_between: AtomicBool,
@@ -80,13 +80,12 @@ impl History {
         self.0.made_at.saturating_duration_since(began)
     }
 
-    /// Notes an answer.
-    pub(super) fn answered(&self) {
+    pub(super) fn note_response(&self) {
         self.0.answered.store(true, Ordering::Relaxed);
         self.0.is_between.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the connection carried an answer before.
+    /// Whether the connection carried a response before.
     pub(super) fn has_answered(&self) -> bool {
         self.0.answered.load(Ordering::Relaxed)
     }

@@ -24,7 +24,7 @@ pub(super) const MAX_HEAD: usize = 300 * 1024;
 /// The most headers in a response over HTTP/1.1. The parser fills a table of that many for each response: with curl's 5,000 that
 /// took a tenth of the CPU.
 const MAX_HEADERS: usize = 256;
-/// What an HTTP/2 receiver may send before we read: as much of an answer as is read at all.
+/// What an HTTP/2 receiver may send before we read: as much of a response as is read at all.
 const WINDOW: u32 = 64 * 1024;
 
 type Transport = MaybeHttpsStream<TokioIo<TcpStream>>;

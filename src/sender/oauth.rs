@@ -1,7 +1,7 @@
 //! OAuth2 client credentials (RFC 6749, 4.4): the tokens that endpoints ask for, kept while they last.
 
-mod answer;
 mod server;
+mod token_response;
 
 use std::collections::HashMap;
 use std::io;
@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use self::answer::Grant;
 use self::server::{Placement, TokenServer};
+use self::token_response::Grant;
 use super::Policy;
 use super::resolve::Resolver;
 use crate::platform::ClientCredentials;

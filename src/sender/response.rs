@@ -1,4 +1,4 @@
-//! What an answer means.
+//! What a response means.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use tokio::time::{Instant, timeout_at};
 use super::mask::Secrets;
 use crate::model::{Failure, Outcome, printable};
 
-/// The most of an answer's body that is read.
+/// The most of a response's body that is read.
 const MAX_BODY: usize = 64 * 1024;
-/// The longest that the rest of an answer is waited for. Its status has decided by then; the rest is only read so that
+/// The longest that the rest of a response is waited for. Its status has decided by then; the rest is only read so that
 /// the connection can be used again, which is not worth more.
 const DRAIN: Duration = Duration::from_millis(250);
 /// This much of a response is shown and kept, in bytes.
@@ -23,10 +23,10 @@ const EXCERPT: usize = 1024;
 /// The longest `Retry-After` that is taken at its word.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What follows an answer's head; nothing where the head couldn't be parsed.
+/// What follows a response's head; nothing where the head couldn't be parsed.
 pub(super) type Body = Either<Incoming, Empty<Bytes>>;
 
-/// What the answer's head says of the attempt that took `elapsed`, `connect` of it until there was a connection: the status decides, whatever the body does.
+/// What the response's head says of the attempt that took `elapsed`, `connect` of it until there was a connection: the status decides, whatever the body does.
 pub(super) fn judge(head: &Response<Body>, now: DateTime, elapsed: Duration, connect: Duration) -> Outcome {
     let (status, connect) = (head.status(), Some(connect));
     if status.is_success() {
@@ -76,7 +76,7 @@ fn retry_after(status: StatusCode, headers: &HeaderMap, now: DateTime) -> Option
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
-/// Reads what is left of an answer, within bounds, and drops it. A body that is longer or slower costs its connection.
+/// Reads what is left of a response, within bounds, and drops it. A body that is longer or slower costs its connection.
 pub(super) async fn drain(body: Body, deadline: Instant) {
     read(body, deadline.min(Instant::now() + DRAIN), |_| {}).await;
 }

@@ -123,7 +123,7 @@ fn received(sent: Sent, began: Instant) -> Result<(Response<response::Body>, Dur
     };
     let mut connect = Duration::ZERO;
     if let Some(history) = response.extensions().get::<History>() {
-        history.answered();
+        history.note_response();
         connect = history.made_after(began);
     }
     Ok((response.map(Either::Left), connect))

@@ -48,7 +48,7 @@ impl Client {
             .map_err(|error| error.to_string())
     }
 
-    /// As [`Client::attempt`], with the answer, if there was one.
+    /// As [`Client::attempt`], with the response, if there was one.
     pub async fn inspect(
         &self,
         endpoint: &Endpoint,
@@ -56,10 +56,10 @@ impl Client {
         now: DateTime,
     ) -> (Outcome, Option<ShownResponse>) {
         let attempt = Attempt::begin(endpoint, message, now);
-        match self.answer(&attempt).await {
-            Ok(answer) => {
-                let outcome = attempt.judge(&answer);
-                (outcome, Some(ShownResponse::read(answer, &attempt).await))
+        match self.exchange_authorized(&attempt).await {
+            Ok(exchanged) => {
+                let outcome = attempt.judge(&exchanged);
+                (outcome, Some(ShownResponse::read(exchanged, &attempt).await))
             }
             Err(none) => (attempt.without_response(none), None),
         }
@@ -80,9 +80,9 @@ impl Preview {
 }
 
 impl ShownResponse {
-    async fn read(answer: Exchanged, attempt: &Attempt<'_>) -> Self {
-        let secrets = Secrets::of(attempt.endpoint, answer.token.as_ref());
-        let (head, body) = answer.response.into_parts();
+    async fn read(exchanged: Exchanged, attempt: &Attempt<'_>) -> Self {
+        let secrets = Secrets::of(attempt.endpoint, exchanged.token.as_ref());
+        let (head, body) = exchanged.response.into_parts();
         let body = response::excerpt(body, attempt.deadline, &secrets).await;
         Self {
             version: head.version,

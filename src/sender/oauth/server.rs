@@ -7,7 +7,7 @@ use reqwest::redirect;
 use secrecy::ExposeSecret;
 use url::form_urlencoded;
 
-use super::answer::{self, Grant, NoToken};
+use super::token_response::{self, Grant, NoToken};
 use crate::platform::ClientCredentials;
 use crate::sender::resolve::Resolver;
 use crate::sender::{Policy, guard, reason};
@@ -15,7 +15,7 @@ use crate::sender::{Policy, guard, reason};
 /// The most headers in a response, as in curl.
 const MAX_HEADERS: usize = 5_000;
 
-/// The most of an answer that is read, in bytes.
+/// The most of a response that is read, in bytes.
 const MAX_BODY: usize = 64 * 1024;
 const AGENT: &str = concat!("certhookd/", env!("CARGO_PKG_VERSION"));
 
@@ -93,7 +93,7 @@ impl TokenServer {
             }
             body.extend_from_slice(&chunk);
         }
-        answer::read(response.status(), &body)
+        token_response::read(response.status(), &body)
     }
 
     fn request(&self, credentials: &ClientCredentials, placement: Placement) -> reqwest::RequestBuilder {

@@ -1,4 +1,4 @@
-//! What a token server's answer means (RFC 6749, 5).
+//! What a token server's response means (RFC 6749, 5).
 
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ struct Denied {
     error: String,
 }
 
-/// The token in an answer, or why there is none.
+/// The token in a response, or why there is none.
 pub(super) fn read(status: StatusCode, body: &[u8]) -> Result<Grant, NoToken> {
     let code = status.as_u16();
     let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
