@@ -22,9 +22,9 @@ impl Running {
             waited_for.insert("control", doc! { "$not": { "$gte": number } });
             match self.count_instances(&waited_for).await {
                 Ok(0) => return self.count_living(&living).await,
-                Ok(_) => self.rest(LOOK_EVERY).await?,
+                Ok(_) => self.wait(LOOK_EVERY).await?,
                 // MongoDB refuses the question, and without a reply to it `done` might not be true: asked again later.
-                Err(Unfinished::Failed(_)) => self.rest(ALIVE).await?,
+                Err(Unfinished::Failed(_)) => self.wait(ALIVE).await?,
                 Err(Unfinished::Abandoned) => return Err(Unfinished::Abandoned),
             }
         }

@@ -44,11 +44,9 @@ pub async fn insert(store: &Store, mut document: Document) -> Result<ObjectId> {
 pub async fn follow(store: &Store, id: ObjectId, mut progress: impl FnMut(i64, Option<i64>)) -> Result<Followed> {
     let (mut last, mut seen_alive) = (None, Instant::now());
     loop {
-        let found = store
-            .operations()
-            .find_one(doc! { "_id": id })
-            .await?
-            .unwrap_or_default();
+        let Some(found) = store.operations().find_one(doc! { "_id": id }).await? else {
+            return Ok(Followed::Ended("somebody has removed its document".into()));
+        };
         let state = found.get_str("state").unwrap_or_default();
         if FINAL.contains(&state) {
             let result = found.get_document("result").cloned().unwrap_or_default();

@@ -31,6 +31,9 @@ pub enum Kind {
     Erase,
 }
 
+/// The kinds that take one transaction, or none.
+pub(super) const QUICK: [&str; 3] = ["hold", "release", "test"];
+
 impl Kind {
     const ALL: [(Self, &'static str); 7] = [
         (Self::Replay, "replay"),
@@ -197,7 +200,7 @@ impl Request {
 impl Request {
     /// Whether it takes one transaction at most.
     pub(super) fn is_quick(&self) -> bool {
-        matches!(self.kind, Kind::Hold | Kind::Release | Kind::Test)
+        QUICK.contains(&self.kind.as_str())
     }
 
     /// The endpoint, if it is named by its id alone.

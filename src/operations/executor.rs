@@ -1,18 +1,19 @@
 //! Finds operations, and has those that make sense carried out.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bson::{Bson, Document, doc};
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, TryStreamExt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use super::document::{Refusal, Request, id_text};
-use super::running::Running;
+use super::document::{QUICK, Refusal, Request, id_text};
+use super::running::{Finished, Running};
 use crate::cluster::Cluster;
 use crate::model::{Clock, Reloadable};
 use crate::outbox::Outbox;
@@ -29,7 +30,7 @@ pub(super) const AT_ONCE: usize = 16;
 /// Steps of operations at once, at most. They take turns.
 const STEPS_AT_ONCE: usize = 2;
 
-/// Operations that are read at a time.
+/// Operations that are read in a look, at most, of those that others wait for and of the rest.
 const READ: i64 = 200;
 
 /// States in which nothing is left to be done.
@@ -66,11 +67,24 @@ pub struct Parts {
 /// What is being carried out.
 #[derive(Default)]
 struct Tasks {
-    running: JoinSet<String>,
-    /// By the `_id` as text: who asked for it may cancel it.
-    cancels: HashMap<String, CancellationToken>,
+    running: JoinSet<Ended>,
+    /// By the `_id` as text with its type: who asked for it may cancel it.
+    carried_out: HashMap<String, CarriedOut>,
     /// Ends all of them, where they are.
     term: CancellationToken,
+    /// What MongoDB refuses to change.
+    refused: Pauses<Bson>,
+}
+
+struct CarriedOut {
+    id: Bson,
+    cancel: CancellationToken,
+}
+
+/// An operation that is not carried out here any more, and why its end could not be written down.
+struct Ended {
+    id: Bson,
+    refused: Option<String>,
 }
 
 impl Executor {
@@ -86,7 +100,6 @@ impl Executor {
     pub async fn run(self, stop: CancellationToken, progress: impl Fn()) {
         let lease = self.parts.cluster.lease();
         let mut tasks = Tasks::default();
-        let mut refused = Pauses::default();
         let mut reporter = self.parts.store.outage().reporter();
         let mut has_indexes = false;
         while stop.run_until_cancelled(tasks.wait(LOOK_EVERY)).await.is_some() {
@@ -105,7 +118,7 @@ impl Executor {
                     }
                 }
             }
-            match self.look(&mut tasks, &mut refused).await {
+            match self.look(&mut tasks).await {
                 Ok(()) => reporter.succeeded(),
                 Err(error) => reporter.failed("look for operations", &error, began),
             }
@@ -113,29 +126,48 @@ impl Executor {
         tasks.abandon().await;
     }
 
-    async fn look(&self, tasks: &mut Tasks, refused: &mut Pauses<String>) -> Result<()> {
-        let filter = doc! { "state": { "$nin": FINAL.as_slice() } };
+    async fn look(&self, tasks: &mut Tasks) -> Result<()> {
+        self.look_for_cancelled(tasks).await?;
+        // Apart, so that a hold waits behind no number of others.
+        self.look_for_new(doc! { "$in": QUICK.as_slice() }, tasks).await?;
+        self.look_for_new(doc! { "$nin": QUICK.as_slice() }, tasks).await
+    }
+
+    async fn look_for_cancelled(&self, tasks: &Tasks) -> Result<()> {
+        if tasks.carried_out.is_empty() {
+            return Ok(());
+        }
+        let operations = self.parts.store.operations();
+        let filter = doc! { "_id": { "$in": tasks.ids() }, "cancel": true };
+        let mut cancelled = operations.find(filter).projection(doc! { "_id": 1 }).await?;
+        while let Some(document) = cancelled.try_next().await? {
+            if let Some(one) = document
+                .get("_id")
+                .and_then(|id| tasks.carried_out.get(&id.to_string()))
+            {
+                one.cancel.cancel();
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of these kinds that are not carried out yet, one by one: a document may have 16 MB.
+    async fn look_for_new(&self, kind: Document, tasks: &mut Tasks) -> Result<()> {
+        let mut known = tasks.ids();
+        known.extend(tasks.refused.at(Instant::now()).cloned());
+        let filter = doc! { "state": { "$nin": FINAL.as_slice() }, "kind": kind, "_id": { "$nin": known } };
         let operations = self.parts.store.operations();
         let find = operations.find(filter).sort(doc! { "state": 1, "_id": 1 }).limit(READ);
-        let found: Vec<Document> = find.await?.try_collect().await?;
-        for document in found {
+        let mut found = find.await?;
+        while let Some(document) = found.try_next().await? {
             let id = document.get("_id").cloned().unwrap_or(Bson::Null);
-            let name = id_text(&id);
-            if let Some(cancel) = tasks.cancels.get(&name) {
-                if document.get_bool("cancel").unwrap_or(false) {
-                    cancel.cancel();
-                }
-                continue;
-            }
-            if refused.has(&name, Instant::now()) {
-                continue;
-            }
-            match self.begin(id, document, tasks).await {
-                Ok(()) => refused.accepted(&name),
+            match self.begin(id.clone(), document, tasks).await {
+                Ok(()) => tasks.refused.accepted(&id),
                 Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Conflict) => return Err(error),
                 Err(error) => {
-                    let pause = refused.refused(name.clone(), Instant::now()).as_secs();
-                    error!(operation = name, %error, "MongoDB refuses to change an operation: it is left alone for {pause} s, the others go on");
+                    let operation = id_text(&id);
+                    let pause = tasks.refused.refused(id, Instant::now()).as_secs();
+                    error!(operation, %error, "MongoDB refuses to change an operation: it is left alone for {pause} s, the others go on");
                 }
             }
         }
@@ -148,7 +180,7 @@ impl Executor {
             Ok(request) => request,
             Err(why) => return self.refuse(&id, &why).await,
         };
-        if tasks.cancels.len() >= AT_ONCE && !request.is_quick() {
+        if tasks.carried_out.len() >= AT_ONCE && !request.is_quick() {
             return Ok(());
         }
         let cancel = CancellationToken::new();
@@ -166,17 +198,34 @@ impl Executor {
             reason = request.reason,
             "an operation is carried out"
         );
-        tasks.cancels.insert(name.clone(), cancel.clone());
-        let running = Running::new(self.clone(), id, request, &document, cancel, tasks.term.clone());
+        let carried_out = CarriedOut {
+            id: id.clone(),
+            cancel: cancel.clone(),
+        };
+        tasks.carried_out.insert(id.to_string(), carried_out);
+        // Its own: one that ends early ends no other.
+        let term = tasks.term.child_token();
+        let running = Running::new(self.clone(), id.clone(), request, &document, cancel, term);
         tasks.running.spawn(async move {
-            if let Err(unfinished) = running.run(document).await {
-                debug!(
-                    operation = name,
-                    ?unfinished,
-                    "an operation is left to whoever holds the lease"
-                );
-            }
-            name
+            let refused = match AssertUnwindSafe(running.run(document)).catch_unwind().await {
+                Ok(Ok(Finished { refused })) => refused,
+                Ok(Err(unfinished)) => {
+                    debug!(
+                        operation = name,
+                        ?unfinished,
+                        "an operation is left to whoever holds the lease"
+                    );
+                    None
+                }
+                Err(_) => {
+                    error!(
+                        operation = name,
+                        "a bug in this daemon broke off an operation: it is begun again; please report it"
+                    );
+                    None
+                }
+            };
+            Ended { id, refused }
         });
         Ok(())
     }
@@ -194,7 +243,10 @@ impl Executor {
     /// Notes that this instance carries it out. Returns the document as it is then; `None` if it has ended meanwhile.
     async fn take_over(&self, id: &Bson, document: &Document) -> Result<Option<Document>> {
         let mut set = doc! { "state": "running", "instance": self.instance_id() };
-        let is_new = !document.get_str("state").is_ok_and(|state| state == "running");
+        // Whoever sets `state` by hand has it carried out from the beginning.
+        let is_new = document.get_str("state").ok() != Some("running")
+            || document.get_datetime("startedAt").is_err()
+            || document.contains_key("finishedAt");
         let mut unset = doc! { "error": 1, "finishedAt": 1 };
         if is_new {
             let now = self.parts.clock.now();
@@ -204,7 +256,7 @@ impl Executor {
                 set.insert("at", now);
             }
         }
-        let filter = doc! { "_id": id, "state": document.get("state") };
+        let filter = doc! { "_id": id, "state": { "$eq": document.get("state") } };
         let operations = self.parts.store.operations();
         let update = operations.find_one_and_update(filter, doc! { "$set": set, "$unset": unset });
         Ok(update.return_document(mongodb::options::ReturnDocument::After).await?)
@@ -233,20 +285,26 @@ impl Tasks {
         }
     }
 
-    fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
-        match ended {
-            Ok(name) => drop(self.cancels.remove(&name)),
-            // It is begun again with the next look, as after a crash.
-            Err(panic) => {
-                error!(%panic, "a bug in this daemon broke off an operation: it is begun again; please report it");
-                self.cancels.retain(|_, cancel| !cancel.is_cancelled());
-            }
+    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
+        let Ok(Ended { id, refused }) = ended else { return };
+        self.carried_out.remove(&id.to_string());
+        if let Some(error) = refused {
+            let operation = id_text(&id);
+            let pause = self.refused.refused(id, Instant::now()).as_secs();
+            error!(
+                operation,
+                error, "MongoDB refuses the end of an operation: it is carried out again in {pause} s"
+            );
         }
+    }
+
+    fn ids(&self) -> Vec<Bson> {
+        self.carried_out.values().map(|one| one.id.clone()).collect()
     }
 
     /// Ends all of them where they are: another instance goes on with them.
     async fn abandon(&mut self) {
-        if self.cancels.is_empty() {
+        if self.carried_out.is_empty() {
             return;
         }
         self.term.cancel();

@@ -1,6 +1,6 @@
 //! One operation that is carried out.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bson::{Bson, DateTime, Document, RawDocumentBuf, doc, rawdoc};
@@ -24,6 +24,11 @@ pub(super) enum Unfinished {
     Abandoned,
     /// MongoDB refuses something that it needs, with this error: it ends as `failed`.
     Failed(String),
+}
+
+/// It has ended; or MongoDB refuses to write that down, and why.
+pub(super) struct Finished {
+    pub(super) refused: Option<String>,
 }
 
 /// How it ended.
@@ -50,6 +55,8 @@ pub(super) struct Running {
     term: CancellationToken,
     /// Whether what it cancels is counted in the statistics.
     pub(super) is_counted: AtomicBool,
+    /// MongoDB refuses to write down how far it has come.
+    pub(super) is_refused: AtomicBool,
 }
 
 impl Running {
@@ -73,11 +80,14 @@ impl Running {
             cancel,
             term,
             is_counted: AtomicBool::new(true),
+            is_refused: AtomicBool::new(false),
         }
     }
 
-    pub(super) async fn run(mut self, document: Document) -> Result<(), Unfinished> {
+    pub(super) async fn run(mut self, document: Document) -> Result<Finished, Unfinished> {
+        let is_stopped = self.cancel.is_cancelled() && self.control.is_none();
         let ended = match self.request.kind {
+            _ if is_stopped && self.request.is_quick() => Ok(Ended::Cancelled(Document::new())),
             Kind::Hold | Kind::Release => self.hold_or_release().await,
             Kind::Replay | Kind::Cancel => self.replay_or_cancel().await,
             Kind::Test => Ok(self.test().await),
@@ -161,7 +171,14 @@ impl Running {
         let id = bson::RawBson::try_from(self.id.clone()).map_err(mongodb::error::Error::custom)?;
         let filter = rawdoc! { "_id": id, "state": "running", "instance": self.executor.instance_id() };
         let row = update_row(filter, update, false);
-        let reply = transaction.update(OPERATIONS, [row].iter()).await?;
+        let noted = transaction.update(OPERATIONS, [row].iter()).await;
+        let reply = noted.map_err(|error| match error.kind() {
+            store::Kind::Refused | store::Kind::TooLarge => {
+                self.is_refused.store(true, Ordering::Relaxed);
+                Error::refused(format!("how far it has come, in {OPERATIONS}: {error}"))
+            }
+            _ => error,
+        })?;
         match reply.matched {
             0 => {
                 self.term.cancel();
@@ -224,6 +241,12 @@ impl Running {
         }
     }
 
+    /// Waits that long, whoever cancels the operation.
+    pub(super) async fn wait(&self, time: Duration) -> Result<(), Unfinished> {
+        let waited = self.term.run_until_cancelled(tokio::time::sleep(time)).await;
+        waited.ok_or(Unfinished::Abandoned)
+    }
+
     /// Rests that long, or until the operation is cancelled.
     pub(super) async fn rest(&self, time: Duration) -> Result<(), Unfinished> {
         tokio::select! {
@@ -240,35 +263,42 @@ impl Running {
         sent.map_or_else(Ended::Failed, Ended::Done)
     }
 
-    async fn finish(&self, ended: Ended) -> Result<(), Unfinished> {
+    async fn finish(&self, ended: Ended) -> Result<Finished, Unfinished> {
+        let is_failed = matches!(ended, Ended::Failed(_));
+        failpoint::reach("operation-to-be-finished");
+        let written = match self.write_end(ended).await {
+            Err(Unfinished::Failed(error)) if !is_failed => {
+                let failed = format!("it was carried out, but MongoDB refuses its result: {error}");
+                self.write_end(Ended::Failed(failed)).await
+            }
+            written => written,
+        };
+        match written {
+            Ok(()) => Ok(Finished { refused: None }),
+            Err(Unfinished::Failed(error)) => Ok(Finished { refused: Some(error) }),
+            Err(Unfinished::Abandoned) => Err(Unfinished::Abandoned),
+        }
+    }
+
+    /// Writes it down, and says it.
+    async fn write_end(&self, ended: Ended) -> Result<(), Unfinished> {
         let (state, result, error) = match ended {
             Ended::Done(result) => ("done", Some(result), None),
             Ended::Cancelled(result) => ("cancelled", Some(result), None),
             Ended::Failed(error) => ("failed", None, Some(error)),
             Ended::Incomplete(result, error) => ("failed", Some(result), Some(error)),
         };
+        let mut set = doc! { "state": state, "finishedAt": self.executor.parts.clock.now() };
+        set.extend(result.map(|result| ("result".to_owned(), result.into())));
+        set.extend(error.clone().map(|error| ("error".to_owned(), error.into())));
+        let update = doc! { "$set": set };
+        self.persist(|| self.update(self.own(), update.clone())).await?;
         let (id, kind) = (id_text(&self.id), self.request.kind.as_str());
         match &error {
             Some(error) => tracing::error!(operation = id, kind, error, "an operation has failed"),
             None => info!(operation = id, kind, state, "an operation has ended"),
         }
-        let parts = &self.executor.parts;
-        let mut set = doc! { "state": state, "finishedAt": parts.clock.now() };
-        set.extend(result.map(|result| ("result".to_owned(), result.into())));
-        set.extend(error.map(|error| ("error".to_owned(), error.into())));
-        failpoint::reach("operation-to-be-finished");
-        let update = doc! { "$set": set };
-        let written = self.persist(|| self.update(self.own(), update.clone())).await;
-        if let Err(Unfinished::Failed(error)) = written {
-            tracing::error!(
-                operation = id,
-                kind,
-                error,
-                "MongoDB refuses the result of an operation: it is carried out again"
-            );
-            return Err(Unfinished::Abandoned);
-        }
-        written
+        Ok(())
     }
 }
 

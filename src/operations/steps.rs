@@ -49,7 +49,7 @@ enum Step {
 impl Running {
     pub(super) async fn replay_or_cancel(&mut self) -> Result<Ended, Unfinished> {
         let counted = self.count().await?;
-        if self.request.is_dry_run {
+        if self.request.is_dry_run && !self.cancel.is_cancelled() {
             let mut result = doc! { "deliveries": counted.get_i64("of").unwrap_or(0) };
             result.extend(left_out(&counted));
             return Ok(Ended::Done(result));
@@ -86,7 +86,7 @@ impl Running {
 
     /// How many deliveries it is about, and how many it leaves out; written down, once.
     async fn count(&mut self) -> Result<Document, Unfinished> {
-        if self.of.is_some() {
+        if self.of.is_some() || self.cancel.is_cancelled() {
             return self.progress().await;
         }
         let counted = self.persist(|| self.count_once()).await?;
@@ -156,6 +156,9 @@ impl Running {
     async fn step_or_refusal(&self, ids: &[String]) -> Result<Step> {
         let is_counted = self.is_counted.load(Ordering::Relaxed);
         let mut done = self.try_step(ids, is_counted).await;
+        if self.is_refused.load(Ordering::Relaxed) {
+            return done.map(Step::Done);
+        }
         if let Err(error) = &done
             && is_counted
             && matches!(error.kind(), store::Kind::Refused | store::Kind::Denied)

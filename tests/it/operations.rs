@@ -1,6 +1,7 @@
 //! Operations: documents of `webhook_operations`, as the platform's back office inserts them.
 
 mod back_office;
+mod hostile;
 
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
@@ -15,8 +16,10 @@ async fn held(fixture: &Fixture, waiting: i64) -> String {
     let organization = fixture.organization(vec![endpoint.clone()]).await;
     let key = endpoint_key(organization, &endpoint);
     let batches = expired_in_turn(organization, waiting);
-    let batches = batches.chunks(10).map(|some| pending_batch(&key, some));
-    fixture.outbox().insert_many(batches).await.unwrap();
+    if waiting > 0 {
+        let batches = batches.chunks(10).map(|some| pending_batch(&key, some));
+        fixture.outbox().insert_many(batches).await.unwrap();
+    }
     let hold = doc! { "by": "a test", "reason": "", "at": Clock::local(), "until": null, "_id": "hold/all" };
     fixture.state().insert_one(hold).await.unwrap();
     key
