@@ -1,5 +1,7 @@
 //! The secrets of an endpoint, and texts without them: a receiver may say back what it was sent.
 
+mod written;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use http::HeaderValue;
@@ -8,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use crate::platform::{Auth, Endpoint};
+use written::{LONGEST_ESCAPE, escaped, is_cut_off};
 
 /// What stands in for a secret.
 pub(super) const HIDDEN: &str = "(hidden)";
@@ -17,20 +20,6 @@ const MIN_SECRET: usize = 4;
 
 /// A part of a URL's path that is as long as this, in bytes, may be a token.
 const MIN_TOKEN: usize = 16;
-
-/// One byte of a secret takes this many in a text at most: `\u0041`.
-const LONGEST_ESCAPE: usize = 6;
-
-/// How HTML writes what it reserves.
-const HTML: [(&[u8], u8); 7] = [
-    (b"&amp;", b'&'),
-    (b"&lt;", b'<'),
-    (b"&gt;", b'>'),
-    (b"&quot;", b'"'),
-    (b"&#34;", b'"'),
-    (b"&#39;", b'\''),
-    (b"&#x27;", b'\''),
-];
 
 /// What must not be shown of an endpoint: as it is and in base64, the longest first, because one may be part of another.
 pub(super) struct Secrets(Vec<Vec<u8>>);
@@ -90,37 +79,24 @@ fn spelled(text: &[u8], secret: &[u8]) -> Option<usize> {
     if text.starts_with(secret) {
         return Some(secret.len());
     }
-    let mut length = 0;
-    for (number, byte) in secret.iter().enumerate() {
-        match stands_for(&text[length..], *byte) {
-            Some(more) => length += more,
+    let (mut length, mut known) = (0, 0);
+    while known < secret.len() {
+        let (rest, left) = (&text[length..], &secret[known..]);
+        match escaped(rest).filter(|(bytes, _)| left.starts_with(bytes)) {
+            Some((bytes, more)) => {
+                known += bytes.len();
+                length += more;
+            }
+            None if rest.first() == left.first() => {
+                known += 1;
+                length += 1;
+            }
             // What is left may be half an escape.
-            None if number >= MIN_SECRET && is_cut_off(&text[length..]) => return Some(text.len()),
+            None if known >= MIN_SECRET && is_cut_off(rest) => return Some(text.len()),
             None => return None,
         }
     }
     Some(length)
-}
-
-/// How many bytes at the beginning of `text` stand for `byte`.
-fn stands_for(text: &[u8], byte: u8) -> Option<usize> {
-    let hex = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
-    let is = |decoded: Option<u8>| decoded == Some(byte);
-    let html = HTML.iter().find(|(escape, of)| *of == byte && text.starts_with(escape));
-    match text {
-        _ if html.is_some() => html.map(|(escape, _)| escape.len()),
-        [b'%', high, low, ..] if is(hex(&[*high, *low])) => Some(3),
-        [b'\\', b'u', b'0', b'0', high, low, ..] if is(hex(&[*high, *low])) => Some(6),
-        [b'\\', escaped @ (b'"' | b'\\' | b'/'), ..] if *escaped == byte => Some(2),
-        [first, ..] if *first == byte => Some(1),
-        [b'+', ..] if byte == b' ' => Some(1),
-        _ => None,
-    }
-}
-
-/// Whether a text ends before its next character is complete.
-fn is_cut_off(rest: &[u8]) -> bool {
-    rest.is_empty() || rest.len() < LONGEST_ESCAPE && matches!(rest[0], b'%' | b'\\' | b'&')
 }
 
 fn of_auth(auth: &Auth) -> Vec<Vec<u8>> {

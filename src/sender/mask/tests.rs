@@ -59,9 +59,9 @@ fn every_auth() -> Vec<(Auth, Vec<&'static str>)> {
         (
             Auth::Basic {
                 username: "grace".into(),
-                password: "b&sic pass".into(),
+                password: "b&sic p\u{e4}ss=\u{1f511}`/\t".into(),
             },
-            vec!["b&sic pass", "grace:b&sic pass"],
+            vec!["b&sic p\u{e4}ss=\u{1f511}`/\t", "grace:b&sic p\u{e4}ss=\u{1f511}`/\t"],
         ),
         (
             Auth::ApiKey {
@@ -95,8 +95,36 @@ fn ways(secret: &str) -> Vec<String> {
     let slashes = json.replace('/', "\\/");
     let form = percent.replace("%20", "+");
     let lower = every(|byte| format!("%{byte:02x}"));
-    let unicode = every(|byte| format!("\\u{byte:04X}"));
-    vec![secret.to_owned(), json, slashes, html, percent, form, lower, unicode]
+    // PHP and Python leave no character beyond ASCII.
+    let unicode: String = secret.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
+    let each = |escape: fn(char) -> String| secret.chars().map(escape).collect::<String>();
+    // Handlebars and Mustache, among others, escape `=`, `/` and the grave accent.
+    let mustache = each(|character| match character {
+        '&' | '<' | '>' | '"' | '\'' | '`' | '=' | '/' => format!("&#x{:X};", u32::from(character)),
+        other => other.into(),
+    });
+    let decimal = each(|character| format!("&#{:03};", u32::from(character)));
+    let named = each(|character| match character {
+        '&' => "&amp;".into(),
+        '\'' => "&apos;".into(),
+        '=' => "&equals;".into(),
+        '/' => "&sol;".into(),
+        '+' => "&plus;".into(),
+        other => other.into(),
+    });
+    vec![
+        secret.to_owned(),
+        json,
+        slashes,
+        html,
+        percent,
+        form,
+        lower,
+        unicode,
+        mustache,
+        decimal,
+        named,
+    ]
 }
 
 /// The secret in base64 of a longer text.
@@ -147,6 +175,7 @@ fn what_the_end_cuts_off_is_masked_and_what_is_no_secret_stays() {
         ("no token, is that true?", 100, "no token, is that true?"),
         ("it was abcdefgh", 100, "it was (hidden)"),
         ("it was %61%62%63%64%65%6", 100, "it was (hidden)"),
+        ("it was abcd&#x6", 100, "it was (hidden)"),
         ("it was abc", 100, "it was abc"),
         ("abcdefghijkl and more", 4, "(hidden)"),
         ("abcdefghijkl and more", 14, "(hidden) a"),
