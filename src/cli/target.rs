@@ -1,6 +1,7 @@
 //! Which endpoint is meant, and that there is such an organization. The error for a misspelling has the nearest name.
 
 use anyhow::bail;
+use bson::doc;
 
 use crate::history::is_in_outbox;
 use crate::model::EndpointKey;
@@ -52,7 +53,7 @@ pub(super) fn unknown(directory: &Directory, wanted: &str) -> String {
 /// That there is, or was, an endpoint of that id or of that `ORGANIZATION/ENDPOINT`, and such an organization.
 ///
 /// # Errors
-/// There is none, neither in the configuration nor in the outbox: the nearest are named. MongoDB refused or is unavailable.
+/// There is none, neither in the configuration nor in the outbox, and no hold of it: the nearest are named. MongoDB refused or is unavailable.
 pub(super) async fn check(
     store: &Store,
     directory: &Directory,
@@ -64,7 +65,8 @@ pub(super) async fn check(
     if let Some(wanted) = endpoint {
         let is_whole = wanted.contains('/');
         let is_configured = keys.iter().any(|key| is_named(key, wanted));
-        let is_known = is_configured || is_whole && is_in_outbox(store, wanted).await?;
+        let is_known =
+            is_configured || is_whole && (is_in_outbox(store, wanted).await? || is_held(store, wanted).await?);
         match unknown(directory, wanted) {
             _ if is_known => {}
             unknown if is_whole => bail!(unknown),
@@ -76,11 +78,19 @@ pub(super) async fn check(
     }
     if let Some(wanted) = organization {
         let is_configured = directory.knows_organization(wanted) || keys.iter().any(|key| key.organization() == wanted);
-        if !is_configured && !is_in_outbox(store, wanted).await? {
+        if !is_configured && !is_in_outbox(store, wanted).await? && !is_held(store, wanted).await? {
             bail!(unknown_organization(directory, wanted));
         }
     }
     Ok(())
+}
+
+/// Whether a hold names it: one of what was deleted must be released some day.
+async fn is_held(store: &Store, name: &str) -> anyhow::Result<bool> {
+    let ids = ["organization", "endpoint"].map(|kind| format!("hold/{kind}/{name}"));
+    let state = store.state();
+    let held = state.find_one(doc! { "_id": { "$in": ids.as_slice() } });
+    Ok(held.await?.is_some())
 }
 
 /// What is said of a name that no organization has.

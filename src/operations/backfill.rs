@@ -72,6 +72,11 @@ impl Running {
             let Some(endpoint) = self.endpoint(&key) else {
                 return Ok(Ended::Failed(format!("endpoint {key} is off or not configured")));
             };
+            if endpoint.event_types.is_empty() {
+                return Ok(Ended::Failed(format!(
+                    "endpoint {key} is subscribed to nothing, or its `eventTypes` can't be read"
+                )));
+            }
             let page = self.persist(|| self.read_page(&key, progress.after.as_ref())).await?;
             let Some(last) = page.last else { break };
             self.append_page(&endpoint, &page.selected, &mut progress).await?;
@@ -196,18 +201,20 @@ impl Running {
         let badge_users = parts.store.badge_users();
         let found = transaction.find(&badge_users, filter, options, |_| true).await?;
         let now = parts.clock.now();
-        let mut sorted = self.sort_out(&found, endpoint, ids, progress, now);
-        let deliveries = match self.request.is_dry_run {
+        let sorted = self.sort_out(&found, endpoint, ids, progress, now);
+        let (outbox, deliveries) = (&parts.outbox, sorted.deliveries);
+        let appended = match self.request.is_dry_run {
             true => {
-                sorted.progress.deliveries += i64::try_from(sorted.deliveries.len()).unwrap_or(0);
-                Vec::new()
+                outbox
+                    .preview_in_transaction(&mut transaction, &deliveries, now)
+                    .await?
             }
-            false => sorted.deliveries,
+            false => {
+                outbox
+                    .append_in_transaction(&mut transaction, deliveries, usize::MAX, now)
+                    .await?
+            }
         };
-        let append = parts
-            .outbox
-            .append_in_transaction(&mut transaction, deliveries, usize::MAX, now);
-        let appended = append.await?;
         let mut progress = sorted.progress;
         progress.deliveries += i64::try_from(appended.fresh).unwrap_or(0);
         progress.known += i64::try_from(appended.known).unwrap_or(0);

@@ -4,8 +4,8 @@
 use bson::{Bson, DateTime, Document};
 
 use super::fields::{
-    boolean, endpoint, event_type, id, id_by, instant, known_fields, mismatch, one_of, rate, section, shown, states,
-    text, wrong,
+    boolean, endpoint, endpoint_of, event_type, id, id_by, instant, known_fields, mismatch, one_of, rate, section,
+    shown, states, text, wrong,
 };
 use super::holds::Target;
 use super::subject;
@@ -212,6 +212,12 @@ impl Request {
         named.filter(|named| !named.contains('/')).map(str::to_owned)
     }
 
+    /// The endpoint, if what is asked for makes no sense without its configuration.
+    pub(super) fn must_be_configured(&self) -> Option<EndpointKey> {
+        let endpoint = self.selection.endpoint.as_deref().map(EndpointKey::from_stored);
+        endpoint.filter(|endpoint| matches!(self.kind, Kind::Test | Kind::Backfill) && !endpoint.is_email())
+    }
+
     pub(super) fn set_endpoint(&mut self, endpoint: &EndpointKey) {
         self.selection.endpoint = Some(endpoint.as_str().to_owned());
         if self.target.is_some() {
@@ -245,6 +251,7 @@ fn read_target(selection: &Document) -> Result<Target, Refusal> {
     let all = boolean(selection, "selection.", "all")?;
     let organization = id(selection, "organization")?;
     let endpoint = endpoint(selection, organization.as_deref())?;
+    endpoint_of(endpoint.as_deref(), organization.as_deref())?;
     match (all, organization, endpoint) {
         (true, None, None) => Ok(Target::All),
         (false, Some(organization), None) => Ok(Target::Organization(organization)),
@@ -271,6 +278,7 @@ fn read_selection(kind: Kind, selection: &Document) -> Result<Selection, Refusal
     match kind {
         Kind::Hold | Kind::Release => {}
         Kind::Test | Kind::Backfill if chosen.endpoint.is_none() => return Err(empty("an endpoint")),
+        Kind::Test | Kind::Backfill => endpoint_of(chosen.endpoint.as_deref(), chosen.organization.as_deref())?,
         _ if !all && !chosen.chooses() => return Err(empty("what is meant, or all: true")),
         _ if all && chosen.chooses() => {
             return Err("`selection`: expected `all` or a choice, found both".into());

@@ -15,7 +15,7 @@ use tracing::{debug, error, info};
 use super::document::{QUICK, Refusal, Request, id_text};
 use super::running::{Finished, Running};
 use crate::cluster::Cluster;
-use crate::model::{Clock, Reloadable};
+use crate::model::{Clock, EndpointKey, Reloadable};
 use crate::outbox::Outbox;
 use crate::platform::Directory;
 use crate::sender::Client;
@@ -32,6 +32,9 @@ const STEPS_AT_ONCE: usize = 2;
 
 /// Operations that are read in a look, at most, of those that others wait for and of the rest.
 const READ: i64 = 200;
+
+/// How long an endpoint may be unknown before an operation that names it is refused: it may have been configured just now.
+const CONFIGURED_WITHIN: Duration = Duration::from_secs(3);
 
 /// States in which nothing is left to be done.
 pub(super) const FINAL: [&str; 4] = ["done", "refused", "cancelled", "failed"];
@@ -74,6 +77,8 @@ struct Tasks {
     term: CancellationToken,
     /// What MongoDB refuses to change.
     refused: Pauses<Bson>,
+    /// What names an endpoint that is not known yet, by the `_id` as text with its type, and since when.
+    unknown: HashMap<String, Instant>,
 }
 
 struct CarriedOut {
@@ -176,10 +181,19 @@ impl Executor {
 
     /// Refuses it, or begins it, or goes on with it where another instance was.
     async fn begin(&self, id: Bson, document: Document, tasks: &mut Tasks) -> Result<()> {
-        let request = match Request::read(&document).and_then(|request| self.resolve(request)) {
+        let request = match Request::read(&document) {
             Ok(request) => request,
             Err(why) => return self.refuse(&id, &why).await,
         };
+        let request = match self.resolve(request) {
+            Ok(request) => request,
+            Err(_) if tasks.may_be_configured(&id) => return Ok(()),
+            Err(why) => {
+                tasks.unknown.remove(&id.to_string());
+                return self.refuse(&id, &why).await;
+            }
+        };
+        tasks.unknown.remove(&id.to_string());
         if tasks.carried_out.len() >= AT_ONCE && !request.is_quick() {
             return Ok(());
         }
@@ -268,9 +282,17 @@ impl Executor {
 
     /// An endpoint that is named by its id alone gets its organization.
     fn resolve(&self, mut request: Request) -> Result<Request, Refusal> {
+        let directory = &self.parts.directory;
         if let Some(id) = request.bare_endpoint() {
-            let key = self.parts.directory.key_of(&id);
+            let email = EndpointKey::email();
+            let key = match id == email.endpoint() {
+                true => Ok(email),
+                false => directory.key_of(&id),
+            };
             request.set_endpoint(&key.map_err(|why| format!("`selection.endpoint`: {why}"))?);
+        }
+        if let Some(key) = request.must_be_configured().filter(|key| !directory.knows(key)) {
+            return Err(format!("`selection.endpoint`: no endpoint {key} is configured"));
         }
         Ok(request)
     }
@@ -296,6 +318,13 @@ impl Tasks {
                 error, "MongoDB refuses the end of an operation: it is carried out again in {pause} s"
             );
         }
+    }
+
+    /// Whether what it names may be known soon.
+    fn may_be_configured(&mut self, id: &Bson) -> bool {
+        self.unknown.retain(|_, since| since.elapsed() < CONFIGURED_WITHIN * 2);
+        let since = self.unknown.entry(id.to_string()).or_insert_with(Instant::now);
+        since.elapsed() < CONFIGURED_WITHIN
     }
 
     fn ids(&self) -> Vec<Bson> {

@@ -44,8 +44,7 @@ pub(super) fn id_by(
     let path = format!("selection.{name}");
     match selection.get(name) {
         None | Some(Bson::Null) => Ok(None),
-        Some(Bson::String(text)) if is_in_keys(text) => Ok(Some(text.to_lowercase())),
-        Some(Bson::String(text)) if !text.is_empty() && !text.contains('/') => Ok(Some(part(text.as_str().into()))),
+        Some(Bson::String(text)) if !text.is_empty() && !text.contains('/') => Ok(Some(in_key(text, part))),
         Some(Bson::ObjectId(id)) => Ok(Some(id.to_hex())),
         Some(Bson::Int32(id)) => Ok(Some(part((*id).into()))),
         Some(Bson::Int64(id)) => Ok(Some(part((*id).into()))),
@@ -58,27 +57,47 @@ pub(super) fn id(selection: &Document, name: &str) -> Result<Option<String>, Ref
     id_by(selection, name, id_part)
 }
 
+fn in_key(text: &str, part: fn(RawBsonRef<'_>) -> String) -> String {
+    if is_in_keys(text) {
+        text.to_lowercase()
+    } else {
+        part(text.into())
+    }
+}
+
 /// Whether it is what keys and events' ids are made of: 24 hex digits of an ObjectId, or `h` or `u` and those of a hash.
-pub(super) fn is_in_keys(text: &str) -> bool {
+fn is_in_keys(text: &str) -> bool {
     let digits = text.strip_prefix(['h', 'u']).unwrap_or(text);
     (digits.len() == 24 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())) || matches!(text, "all" | "email")
 }
 
 /// `ORGANIZATION/ENDPOINT`, or the endpoint's id alone.
 pub(super) fn endpoint(selection: &Document, organization: Option<&str>) -> Result<Option<String>, Refusal> {
-    let whole = match selection.get("endpoint") {
-        Some(Bson::String(text))
-            if text.matches('/').count() == 1 && !text.starts_with('/') && !text.ends_with('/') =>
-        {
-            Some(text.clone())
-        }
+    let named = match selection.get("endpoint") {
+        Some(Bson::String(text)) => text.split_once('/'),
         _ => None,
     };
-    if let Some(whole) = whole {
-        return Ok(Some(whole));
+    let Some((of, id)) = named.filter(|(of, id)| !of.is_empty() && !id.is_empty() && !id.contains('/')) else {
+        let id = id(selection, "endpoint")?;
+        return Ok(id.map(|id| organization.map_or(id.clone(), |organization| format!("{organization}/{id}"))));
+    };
+    let (of, id) = (in_key(of, id_part), in_key(id, id_part));
+    Ok(Some(format!("{of}/{id}")))
+}
+
+/// One that is named with its organization must be of it.
+pub(super) fn endpoint_of(endpoint: Option<&str>, organization: Option<&str>) -> Result<(), Refusal> {
+    let (Some((of, _)), Some(organization)) = (endpoint.and_then(|key| key.split_once('/')), organization) else {
+        return Ok(());
+    };
+    match of == organization {
+        true => Ok(()),
+        false => Err(wrong(
+            "selection.endpoint",
+            format!("an endpoint of organization {organization}"),
+            endpoint.unwrap_or_default(),
+        )),
     }
-    let id = id(selection, "endpoint")?;
-    Ok(id.map(|id| organization.map_or(id.clone(), |organization| format!("{organization}/{id}"))))
 }
 
 pub(super) fn one_of(selection: &Document, one: &str, other: &str) -> Result<Option<String>, Refusal> {

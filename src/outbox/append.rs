@@ -114,6 +114,24 @@ impl Outbox {
         inserted.map(|()| appended)
     }
 
+    /// What an append would write, of which nothing is written.
+    ///
+    /// # Errors
+    /// The transaction is spoiled.
+    pub async fn preview_in_transaction(
+        &self,
+        transaction: &mut Transaction,
+        deliveries: &[NewDelivery],
+        now: DateTime,
+    ) -> Result<Appended> {
+        let mut appended = Appended::nothing(now);
+        let known = self.known(transaction, deliveries).await?;
+        let is_known = |one: &&NewDelivery| known.contains(&(one.message.event_id.clone(), one.endpoint.clone()));
+        appended.known = deliveries.iter().filter(is_known).count();
+        appended.fresh = deliveries.len() - appended.known;
+        Ok(appended)
+    }
+
     /// The transaction of this append is committed: wakes up the fetchers.
     pub fn announce(&self, appended: Appended) {
         let (now, began) = appended.found;

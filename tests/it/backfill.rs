@@ -78,6 +78,11 @@ async fn an_endpoint_gets_the_present_state_of_its_organization_and_nothing_twic
     let expected = doc! { "deliveries": 30_i64, "known": 0_i64, "skipped": 0_i64 };
     assert_eq!(done.get_document("result").ok(), Some(&expected), "{done}");
     fixture.receiver.wait_for_total(30, LIMIT).await.unwrap();
+    let dry = organization
+        .backfill(doc! { "dryRun": true, "includeExpired": true })
+        .await;
+    let expected = doc! { "deliveries": 4_i64, "known": 30_i64, "skipped": 0_i64 };
+    assert_eq!(dry.get_document("result").ok(), Some(&expected), "{dry}");
     let again = organization.backfill(doc! { "includeExpired": true }).await;
     let expected = doc! { "deliveries": 4_i64, "known": 30_i64, "skipped": 0_i64 };
     assert_eq!(again.get_document("result").ok(), Some(&expected), "{again}");

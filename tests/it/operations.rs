@@ -1,6 +1,7 @@
 //! Operations: documents of `webhook_operations`, as the platform's back office inserts them.
 
 mod back_office;
+mod endpoints;
 mod hostile;
 
 use bson::oid::ObjectId;
