@@ -6,6 +6,7 @@
 mod certificate;
 mod documents;
 mod endpoint;
+mod endpoint_states;
 mod fields;
 mod list;
 mod merged;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bson::{DateTime, doc};
 use serde::Serialize;
 
+use crate::cluster::is_any_alive;
 use crate::config::Config;
 use crate::model::EndpointKey;
 use crate::outbox::{LookedUp, look_up};
@@ -27,8 +29,8 @@ use crate::service::one_line;
 use crate::status::{now, rfc3339, rfc3339_if_known};
 use crate::store::{Result, Store};
 
+use endpoint_states::load_states;
 use name::Name;
-use next::{instance_runs, states_of};
 
 pub use certificate::Certificate;
 pub use endpoint::{Asked, Failure, OfEndpoint, of_endpoint, off_reason};
@@ -214,9 +216,9 @@ pub async fn find(store: &Store, directory: &Directory, config: &Config, asked: 
     }
     told.extend(notes::of_endpoint(&name, &read, directory));
     let keys: BTreeSet<EndpointKey> = read.places.iter().map(|place| place.key()).collect();
-    let states = states_of(store, directory, &keys, at).await?;
+    let states = load_states(store, directory, &keys, at).await?;
     let deliveries = merged::deliveries(&mut read, directory, |place| next::next(place, &states, config, at));
-    if deliveries.iter().any(|one| one.state == "pending") && !instance_runs(store, at).await? {
+    if deliveries.iter().any(|one| one.state == "pending") && !is_any_alive(store, at).await? {
         told.push(notes::no_instance());
     }
     Ok(History {

@@ -35,7 +35,7 @@ pub(super) struct Args {
     /// Deliveries in these states; all without it.
     #[arg(long, value_delimiter = ',', value_parser = STATES)]
     state: Vec<String>,
-    /// So many on a page, at most; a page that would have to look at too much is shorter.
+    /// Deliveries on a page, at most; a page that would have to look at too much is shorter.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=MOST))]
     limit: i64,
     /// What the page before said at its end.

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::history::{self, Certificate, Delivery, Event, History, instant};
 use crate::store::Store;
 
-/// Of what.
+/// What to show.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A certificate's id, an event's (the `webhook-id`), a delivery (`EVENT/ORGANIZATION/ENDPOINT`), or the `_id` of a document in the

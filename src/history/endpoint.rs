@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, HashSet};
 
 use bson::DateTime;
 
+use super::endpoint_states::{load_states, standing, state_of};
 use super::list::{After, Choice, Listing, list};
-use super::next::{standing, state_of, states_of};
+
 use super::{Attempt, Delivery};
 use crate::config::Config;
 use crate::model::EndpointKey;
@@ -74,7 +75,7 @@ pub async fn of_endpoint(
     asked: Asked,
 ) -> Result<OfEndpoint> {
     let at = now(store).await?;
-    let states = states_of(store, directory, &BTreeSet::from([endpoint.clone()]), at).await?;
+    let states = load_states(store, directory, &BTreeSet::from([endpoint.clone()]), at).await?;
     let is_first = asked.pending.is_none() && asked.dead.is_none();
     let reading = Reading {
         store,

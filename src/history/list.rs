@@ -12,8 +12,9 @@ use bson::{DateTime, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 
 use super::documents::{Place, Read};
+use super::endpoint_states::load_states;
 use super::merged::told;
-use super::next::{next, states_of};
+use super::next::next;
 use super::{Delivery, Odd};
 use crate::config::Config;
 use crate::model::EventType;
@@ -135,7 +136,7 @@ pub async fn list(
     let is_complete = page.fill(limit).await?;
     let Page { read, after, .. } = page;
     let keys: BTreeSet<_> = read.places.iter().map(Place::key).collect();
-    let states = states_of(store, directory, &keys, at).await?;
+    let states = load_states(store, directory, &keys, at).await?;
     let tell = |place| told(place, directory, |place: &Place| next(place, &states, config, at));
     Ok(Listing {
         deliveries: read.places.into_iter().map(tell).collect(),

@@ -7,8 +7,8 @@ use super::{Delivery, Next};
 use crate::model::printable;
 use crate::platform::Directory;
 
-/// Of an endpoint's name, in bytes.
-const NAME: usize = 256;
+/// The longest name of an endpoint that is shown, in bytes.
+const LONGEST_NAME: usize = 256;
 
 /// The deliveries that were read, each once, with all its attempts.
 pub(super) fn deliveries(read: &mut Read, directory: &Directory, next: impl Fn(&Place) -> Next) -> Vec<Delivery> {
@@ -21,7 +21,7 @@ pub(super) fn deliveries(read: &mut Read, directory: &Directory, next: impl Fn(&
     merged.map(|place| told(place, directory, &next)).collect()
 }
 
-/// The latest document says how it stands: what left its batch, or was sent again from one, has a document of its own.
+/// The latest document has the state: what left its batch, or was sent again from one, has a document of its own.
 fn merge(mut places: Vec<Place>) -> Option<Place> {
     places.sort_by_key(|place| (place.state != "moved", place.is_alone, place.created_at));
     let mut latest = places.pop()?;
@@ -40,14 +40,14 @@ fn merge(mut places: Vec<Place>) -> Option<Place> {
     Some(latest)
 }
 
-/// As it is told.
+/// The delivery as it is shown.
 pub(super) fn told(place: Place, directory: &Directory, next: impl Fn(&Place) -> Next) -> Delivery {
     let (next, key) = (next(&place), place.key());
     Delivery {
         delivery: format!("{}/{}", place.event, place.endpoint),
         organization: key.organization().to_owned(),
         endpoint: key.endpoint().to_owned(),
-        name: printable(directory.name(&key).as_bytes(), NAME),
+        name: printable(directory.name(&key).as_bytes(), LONGEST_NAME),
         event: place.event,
         event_type: place.event_type,
         occurred_at: place.occurred_at,

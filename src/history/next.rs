@@ -1,24 +1,17 @@
 //! What happens next to a delivery: a pure function of what its document, its endpoint and the configuration say.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
-use bson::{DateTime, Document, doc};
-use futures_util::TryStreamExt;
+use bson::DateTime;
 use serde::Serialize;
 
 use super::documents::Place;
-use crate::cluster::is_any_alive;
+use super::endpoint_states::EndpointState;
 use crate::config::{Config, Delivery};
-use crate::model::{EndpointKey, printable};
-use crate::operations::Holds;
-use crate::outbox::{later, retry_deadline, state_id};
-use crate::platform::{Directory, Found};
+use crate::model::EndpointKey;
+use crate::outbox::{later, retry_deadline};
 use crate::sender::RetryPolicy;
 use crate::status::rfc3339_if_known;
-use crate::store::{Result, Store};
-
-/// Of a reason from elsewhere, in bytes.
-const REASON: usize = 1024;
 
 /// What happens next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -35,110 +28,7 @@ pub struct Next {
     pub until: Option<DateTime>,
 }
 
-/// How an endpoint stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum EndpointState {
-    /// Sent to, but not before `paused_until`.
-    Served {
-        paused_until: Option<DateTime>,
-        since: Option<DateTime>,
-    },
-    /// What waits for it is cancelled.
-    Off(String),
-    /// What waits for it goes on waiting, since then.
-    OutOfService { reason: String, since: Option<DateTime> },
-    /// The same, because somebody said so, until then.
-    Held { how: String, until: Option<DateTime> },
-}
-
-/// How each of these endpoints stands.
-///
-/// # Errors
-/// MongoDB refused or is unavailable.
-pub(super) async fn states_of(
-    store: &Store,
-    directory: &Directory,
-    keys: &BTreeSet<EndpointKey>,
-    now: DateTime,
-) -> Result<HashMap<EndpointKey, EndpointState>> {
-    let ids: Vec<_> = keys.iter().map(state_id).collect();
-    let noted: Vec<Document> = match ids.is_empty() {
-        true => Vec::new(),
-        false => {
-            store
-                .state()
-                .find(doc! { "_id": { "$in": ids } })
-                .await?
-                .try_collect()
-                .await?
-        }
-    };
-    let noted: HashMap<_, _> = noted
-        .iter()
-        .filter_map(|one| Some((one.get_str("_id").ok()?, one)))
-        .collect();
-    let holds = Holds::default();
-    holds.load(store).await?;
-    let state = |key: &EndpointKey| {
-        let state = state_of(directory, key, noted.get(&*state_id(key)).copied());
-        // Off and out of service take precedence.
-        let hold = holds
-            .of(key, now)
-            .filter(|_| matches!(state, EndpointState::Served { .. }));
-        hold.map_or(state, |hold| EndpointState::Held {
-            how: printable(hold.describe().as_bytes(), REASON),
-            until: hold.until,
-        })
-    };
-    Ok(keys.iter().map(|key| (key.clone(), state(key))).collect())
-}
-
-/// By its configuration first; `noted` is its document in `webhook_state`.
-pub(super) fn state_of(directory: &Directory, key: &EndpointKey, noted: Option<&Document>) -> EndpointState {
-    // Of one that nobody configured the directory would say that its document may be on its way.
-    if !key.is_email() && !directory.knows(key) {
-        return EndpointState::Off(match directory.knows_organization(key.organization()) {
-            true => "its endpoint was deleted".into(),
-            false => "its organization has no configuration document, which counts as deleted after 10 minutes".into(),
-        });
-    }
-    let instant = |field| noted.and_then(|noted| noted.get_datetime(field).ok().copied());
-    match directory.find(key) {
-        Found::Served(_) | Found::Email { enabled: true } => EndpointState::Served {
-            paused_until: instant("slowedUntil"),
-            since: instant("servedSince"),
-        },
-        Found::Email { enabled: false } => EndpointState::Off("e-mails are switched off".into()),
-        Found::Off { reason } => EndpointState::Off(reason.to_owned()),
-        Found::OutOfService { reason } => EndpointState::OutOfService {
-            reason: printable(reason.as_bytes(), REASON),
-            since: instant("waitingSince"),
-        },
-    }
-}
-
-/// Since when an endpoint is as it is, or why, beside what its configuration and its holds say.
-pub(super) fn standing(state: &EndpointState, now: DateTime) -> Option<String> {
-    match state {
-        EndpointState::Off(reason) => Some(reason.clone()),
-        EndpointState::OutOfService { since, .. } => since.map(|since| format!("since {}", instant(since))),
-        EndpointState::Served { paused_until, .. } => {
-            let until = paused_until.filter(|until| *until > now)?;
-            Some(format!("it asked for a pause until {}", instant(until)))
-        }
-        EndpointState::Held { .. } => None,
-    }
-}
-
-/// Whether an instance is alive.
-///
-/// # Errors
-/// MongoDB refused or is unavailable.
-pub(super) async fn instance_runs(store: &Store, now: DateTime) -> Result<bool> {
-    is_any_alive(store, now).await
-}
-
-/// What happens next to the delivery that stands there.
+/// What happens next to that delivery.
 pub(super) fn next(
     place: &Place,
     states: &HashMap<EndpointKey, EndpointState>,
@@ -195,6 +85,18 @@ fn pending(place: &Place, endpoint: &EndpointState, delivery: &Delivery, now: Da
         }
         EndpointState::Served { paused_until, since } => (*paused_until, *since),
     };
+    attempted(place, paused_until.filter(|until| *until > now), since, delivery, now)
+}
+
+/// The next attempt of a delivery whose endpoint is served: after its pause, and retried until its retry period ends, which began anew
+/// where the endpoint has been served `since` then.
+fn attempted(
+    place: &Place,
+    pause: Option<DateTime>,
+    since: Option<DateTime>,
+    delivery: &Delivery,
+    now: DateTime,
+) -> Next {
     let number = place.attempts + 1;
     let what = match place.is_redriven {
         true => format!("attempt {number}, the only one of a dead letter that goes out by itself,"),
@@ -204,7 +106,6 @@ fn pending(place: &Place, endpoint: &EndpointState, delivery: &Delivery, now: Da
         .first_attempt_at
         .filter(|_| !place.is_redriven)
         .map(|first| retry_deadline(first, since, &retry(delivery)));
-    let pause = paused_until.filter(|until| *until > now);
     let at = place.due.max(pause);
     let text = match at {
         Some(at) if pause == Some(at) => format!(

@@ -18,8 +18,8 @@ use crate::store::{Result, Store};
 /// The code of the note that nothing is known.
 pub(super) const UNKNOWN: &str = "unknown";
 
-/// Of endpoints that are named in a note, at most.
-const NAMED: usize = 10;
+/// Endpoints that a note names, at most.
+const MOST_NAMED: usize = 10;
 
 /// What the notes are made of.
 pub(super) struct Known<'a> {
@@ -130,9 +130,9 @@ fn wanting(organization: Option<&str>, event_type: EventType, known: &Known<'_>)
         return String::new();
     };
     let keys = known.directory.wanting(organization, event_type);
-    let mut named: Vec<_> = keys.iter().take(NAMED).map(ToString::to_string).collect();
-    if keys.len() > NAMED {
-        named.push(format!("{} more", keys.len() - NAMED));
+    let mut named: Vec<_> = keys.iter().take(MOST_NAMED).map(ToString::to_string).collect();
+    if keys.len() > MOST_NAMED {
+        named.push(format!("{} more", keys.len() - MOST_NAMED));
     }
     match named.is_empty() {
         true => format!("; no endpoint wants {event_type} now"),

@@ -15,8 +15,8 @@ use crate::store::{OUTBOX, Result, Store};
 /// MongoDB merges as many ranges of an index in order (`internalQueryMaxScansToExplode` is 200).
 const QUEUES: usize = 100;
 
-/// Of what ended at no date, at most.
-const ODD: i64 = 100;
+/// Documents that ended at no date and are named, at most.
+const MOST_ODD: i64 = 100;
 
 /// A document, and what it is ordered by: when it is due, or when it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(super) struct Heads<'a> {
 
 /// How they are found.
 enum Way {
-    /// Of each of these queues the latest.
+    /// The latest of each of these queues.
     Queues(Vec<String>),
     /// All in a range were compared: there are few.
     Compared(Vec<Candidate>),
@@ -194,7 +194,7 @@ pub(super) async fn odd_ends(store: &Store, choice: &Choice) -> Result<Vec<Odd>>
     let find = outbox
         .find(doc! { "$or": types })
         .projection(doc! { "finishedAt": 1 })
-        .limit(ODD);
+        .limit(MOST_ODD);
     let found: Vec<RawDocumentBuf> = find.await?.try_collect().await?;
     let mut candidates = Candidates::default();
     for document in found.iter().filter_map(|document| Document::try_from(document).ok()) {

@@ -71,7 +71,7 @@ impl After {
         Some((head, self.place.is_some()))
     }
 
-    /// Of that document this place is the last that is done with.
+    /// The index of the last delivery of that document that is done with.
     pub(super) fn place_in(&self, section: Section, head: &Head) -> Option<usize> {
         let is_it = self.section == section && self.head.as_ref() == Some(head);
         self.place.filter(|_| is_it)

@@ -1,0 +1,111 @@
+//! The states of endpoints, as far as they decide what happens next to a delivery.
+
+use std::collections::{BTreeSet, HashMap};
+
+use bson::{DateTime, Document, doc};
+use futures_util::TryStreamExt;
+
+use super::next::instant;
+use crate::model::{EndpointKey, printable};
+use crate::operations::Holds;
+use crate::outbox::state_id;
+use crate::platform::{Directory, Found};
+use crate::store::{Result, Store};
+
+/// The longest reason from elsewhere that is shown, in bytes.
+const LONGEST_REASON: usize = 1024;
+
+/// What an endpoint's configuration, holds and notes say of its deliveries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum EndpointState {
+    /// Sent to, but not before `paused_until`.
+    Served {
+        paused_until: Option<DateTime>,
+        since: Option<DateTime>,
+    },
+    /// What waits for it is cancelled.
+    Off(String),
+    /// What waits for it goes on waiting, since then.
+    OutOfService { reason: String, since: Option<DateTime> },
+    /// The same because of a hold, until then.
+    Held { how: String, until: Option<DateTime> },
+}
+
+/// Reads the state of each of these endpoints: notes and holds from MongoDB, the rest from the directory.
+///
+/// # Errors
+/// MongoDB refused or is unavailable.
+pub(super) async fn load_states(
+    store: &Store,
+    directory: &Directory,
+    keys: &BTreeSet<EndpointKey>,
+    now: DateTime,
+) -> Result<HashMap<EndpointKey, EndpointState>> {
+    let ids: Vec<_> = keys.iter().map(state_id).collect();
+    let noted: Vec<Document> = match ids.is_empty() {
+        true => Vec::new(),
+        false => {
+            store
+                .state()
+                .find(doc! { "_id": { "$in": ids } })
+                .await?
+                .try_collect()
+                .await?
+        }
+    };
+    let noted: HashMap<_, _> = noted
+        .iter()
+        .filter_map(|one| Some((one.get_str("_id").ok()?, one)))
+        .collect();
+    let holds = Holds::default();
+    holds.load(store).await?;
+    let state = |key: &EndpointKey| {
+        let state = state_of(directory, key, noted.get(&*state_id(key)).copied());
+        // Off and out of service take precedence.
+        let hold = holds
+            .of(key, now)
+            .filter(|_| matches!(state, EndpointState::Served { .. }));
+        hold.map_or(state, |hold| EndpointState::Held {
+            how: printable(hold.describe().as_bytes(), LONGEST_REASON),
+            until: hold.until,
+        })
+    };
+    Ok(keys.iter().map(|key| (key.clone(), state(key))).collect())
+}
+
+/// The state without holds, by its configuration first; `noted` is its document in `webhook_state`.
+pub(super) fn state_of(directory: &Directory, key: &EndpointKey, noted: Option<&Document>) -> EndpointState {
+    // The directory would say of one that is not configured that its document may be on its way.
+    if !key.is_email() && !directory.knows(key) {
+        return EndpointState::Off(match directory.knows_organization(key.organization()) {
+            true => "its endpoint was deleted".into(),
+            false => "its organization has no configuration document, which counts as deleted after 10 minutes".into(),
+        });
+    }
+    let instant = |field| noted.and_then(|noted| noted.get_datetime(field).ok().copied());
+    match directory.find(key) {
+        Found::Served(_) | Found::Email { enabled: true } => EndpointState::Served {
+            paused_until: instant("slowedUntil"),
+            since: instant("servedSince"),
+        },
+        Found::Email { enabled: false } => EndpointState::Off("e-mails are switched off".into()),
+        Found::Off { reason } => EndpointState::Off(reason.to_owned()),
+        Found::OutOfService { reason } => EndpointState::OutOfService {
+            reason: printable(reason.as_bytes(), LONGEST_REASON),
+            since: instant("waitingSince"),
+        },
+    }
+}
+
+/// Since when an endpoint is as it is, or why, beside what its configuration and its holds say.
+pub(super) fn standing(state: &EndpointState, now: DateTime) -> Option<String> {
+    match state {
+        EndpointState::Off(reason) => Some(reason.clone()),
+        EndpointState::OutOfService { since, .. } => since.map(|since| format!("since {}", instant(since))),
+        EndpointState::Served { paused_until, .. } => {
+            let until = paused_until.filter(|until| *until > now)?;
+            Some(format!("it asked for a pause until {}", instant(until)))
+        }
+        EndpointState::Held { .. } => None,
+    }
+}
