@@ -191,10 +191,10 @@ impl History {
 ///
 /// # Errors
 /// MongoDB refused or is unavailable.
-pub async fn find(store: &Store, directory: &Directory, config: &Config, asked: &str) -> Result<History> {
+pub async fn load(store: &Store, directory: &Directory, config: &Config, asked: &str) -> Result<History> {
     let at = now(store).await?;
     let (name, mut read) = read(store, asked).await?;
-    let mut told = documents::notes(store, &name).await?;
+    let mut told = documents::load_notes(store, &name).await?;
     let mut certificate = None;
     if read.is_empty() || matches!(name, Name::Certificate { .. }) {
         let known = notes::Known {
@@ -204,7 +204,7 @@ pub async fn find(store: &Store, directory: &Directory, config: &Config, asked: 
             read: &read,
             noted: &told,
         };
-        let found = certificate::find(store, &name).await?;
+        let found = certificate::load(store, &name).await?;
         certificate = found.as_deref().map(Certificate::of);
         let more = match &found {
             Some(found) => notes::of_certificate(store, found, &known).await?,
@@ -215,9 +215,9 @@ pub async fn find(store: &Store, directory: &Directory, config: &Config, asked: 
         told.extend(more);
     }
     told.extend(notes::of_endpoint(&name, &read, directory));
-    let keys: BTreeSet<EndpointKey> = read.places.iter().map(|place| place.key()).collect();
+    let keys: BTreeSet<EndpointKey> = read.deliveries.iter().map(|stored| stored.key()).collect();
     let states = load_states(store, directory, &keys, at).await?;
-    let deliveries = merged::deliveries(&mut read, directory, |place| next::next(place, &states, config, at));
+    let deliveries = merged::deliveries(&mut read, directory, |stored| next::next(stored, &states, config, at));
     if deliveries.iter().any(|one| one.state == "pending") && !is_any_alive(store, at).await? {
         told.push(notes::no_instance());
     }
@@ -232,12 +232,12 @@ pub async fn find(store: &Store, directory: &Directory, config: &Config, asked: 
 }
 
 /// What the outbox holds under that name, and which kind of name it is.
-async fn read(store: &Store, asked: &str) -> Result<(Name, documents::Read)> {
+async fn read(store: &Store, asked: &str) -> Result<(Name, documents::Stored)> {
     let name = Name::of(asked);
-    let read = documents::find(store, &name).await?;
+    let read = documents::load(store, &name).await?;
     match name {
         Name::Document { certificate, .. } if read.is_empty() => {
-            let read = documents::find(store, &certificate).await?;
+            let read = documents::load(store, &certificate).await?;
             Ok((*certificate, read))
         }
         name => Ok((name, read)),

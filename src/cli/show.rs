@@ -41,7 +41,7 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
 
 async fn find(store: &Store, config: &Config, id: &str) -> anyhow::Result<History> {
     let directory = super::directory(store, config).await?;
-    Ok(history::find(store, &directory, config, id).await?)
+    Ok(history::load(store, &directory, config, id).await?)
 }
 
 fn print(found: &History) {

@@ -57,7 +57,7 @@ impl Certificate {
 ///
 /// # Errors
 /// MongoDB refused or is unavailable.
-pub(super) async fn find(store: &Store, name: &Name) -> Result<Option<RawDocumentBuf>> {
+pub(super) async fn load(store: &Store, name: &Name) -> Result<Option<RawDocumentBuf>> {
     let ids = name.certificate_ids();
     if ids.is_empty() {
         return Ok(None);

@@ -14,14 +14,14 @@ use crate::store::{Result, Store};
 
 /// What was read.
 #[derive(Debug, Default)]
-pub(super) struct Read {
-    pub(super) places: Vec<Place>,
+pub(super) struct Stored {
+    pub(super) deliveries: Vec<StoredDelivery>,
     pub(super) odd: Vec<Odd>,
 }
 
 /// A delivery in one document. It may be in two: in the batch that it left, and in its own.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct StoredDelivery {
     pub(super) document: String,
     /// Whether it is the document's only one.
     pub(super) is_alone: bool,
@@ -48,9 +48,9 @@ pub(super) struct Place {
     pub(super) replays: Vec<Replay>,
 }
 
-impl Read {
+impl Stored {
     pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty() && self.odd.is_empty()
+        self.deliveries.is_empty() && self.odd.is_empty()
     }
 
     /// Adds what a document holds, of the events that are wanted.
@@ -82,13 +82,13 @@ impl Read {
             if let Some(result) = result.and_then(Bson::as_document) {
                 place.settled(&mut fields.within(result));
             }
-            self.places.push(place);
+            self.deliveries.push(place);
         }
     }
 }
 
 /// What a document says of all its deliveries.
-struct Whole(Place);
+struct Whole(StoredDelivery);
 
 impl Whole {
     fn read(fields: &mut Fields<'_>) -> Self {
@@ -101,7 +101,7 @@ impl Whole {
             fields.name("`endpoint` names none");
         }
         let finished_at = fields.instant("finishedAt");
-        Self(Place {
+        Self(StoredDelivery {
             document: fields.id().to_owned(),
             is_alone: false,
             created_at: fields.instant("createdAt"),
@@ -129,8 +129,8 @@ impl Whole {
     }
 
     /// One of them.
-    fn place(&self, entry: &mut Fields<'_>) -> Place {
-        Place {
+    fn place(&self, entry: &mut Fields<'_>) -> StoredDelivery {
+        StoredDelivery {
             event: entry.text("event").unwrap_or_default(),
             event_type: entry.text("type").unwrap_or_default(),
             occurred_at: entry.instant("occurredAt"),
@@ -140,7 +140,7 @@ impl Whole {
     }
 }
 
-impl Place {
+impl StoredDelivery {
     pub(super) fn key(&self) -> EndpointKey {
         EndpointKey::from_stored(&self.endpoint)
     }
@@ -214,31 +214,31 @@ fn known(state: &str) -> Option<&'static str> {
 }
 
 /// Everything that the outbox holds of that name.
-pub(super) async fn find(store: &Store, name: &Name) -> Result<Read> {
+pub(super) async fn load(store: &Store, name: &Name) -> Result<Stored> {
     match name {
         Name::Event { event, endpoint } => {
-            let mut read = Read::default();
+            let mut read = Stored::default();
             for document in of_events(store, doc! { "deliveries.event": event }).await? {
                 read.add(&document, |found| found == event);
             }
             // Where it went to others alone, these are told.
-            let is_wanted = |place: &Place| endpoint.as_ref().is_none_or(|wanted| *wanted == place.endpoint);
-            if read.places.iter().any(is_wanted) {
-                read.places.retain(is_wanted);
+            let is_wanted = |place: &StoredDelivery| endpoint.as_ref().is_none_or(|wanted| *wanted == place.endpoint);
+            if read.deliveries.iter().any(is_wanted) {
+                read.deliveries.retain(is_wanted);
             }
             Ok(read)
         }
         Name::Certificate { keys, .. } => of_certificate(store, keys).await,
         Name::Document { id, .. } => match by_id(store, id).await? {
             Some(document) => of_document(store, &document).await,
-            None => Ok(Read::default()),
+            None => Ok(Stored::default()),
         },
     }
 }
 
 /// The ids of events begin with type and certificate: each type is a range. The bounds of `$elemMatch` are those of one element;
 /// outside of it the index would be read from the one bound on.
-async fn of_certificate(store: &Store, keys: &[String]) -> Result<Read> {
+async fn of_certificate(store: &Store, keys: &[String]) -> Result<Stored> {
     let mut found = BTreeMap::new();
     for prefix in prefixes(keys) {
         let range = doc! { "event": { "$gte": &prefix, "$lt": after(&prefix) } };
@@ -246,7 +246,7 @@ async fn of_certificate(store: &Store, keys: &[String]) -> Result<Read> {
             found.insert(document.get("_id").map_or_else(String::new, shown), document);
         }
     }
-    let mut read = Read::default();
+    let mut read = Stored::default();
     let prefixes = prefixes(keys);
     for document in found.values() {
         read.add(document, |event| {
@@ -257,10 +257,10 @@ async fn of_certificate(store: &Store, keys: &[String]) -> Result<Read> {
 }
 
 /// What a document holds, and what became of it where it left the document.
-async fn of_document(store: &Store, document: &Document) -> Result<Read> {
-    let mut read = Read::default();
+async fn of_document(store: &Store, document: &Document) -> Result<Stored> {
+    let mut read = Stored::default();
     read.add(document, |_| true);
-    let events: Vec<_> = read.places.iter().map(|place| place.event.clone()).collect();
+    let events: Vec<_> = read.deliveries.iter().map(|place| place.event.clone()).collect();
     let Ok(endpoint) = document.get_str("endpoint") else {
         return Ok(read);
     };
@@ -297,7 +297,7 @@ async fn by_id(store: &Store, id: &str) -> Result<Option<Document>> {
 }
 
 /// What is noted of certificates that can't be events, or that can't be marked.
-pub(super) async fn notes(store: &Store, name: &Name) -> Result<Vec<Note>> {
+pub(super) async fn load_notes(store: &Store, name: &Name) -> Result<Vec<Note>> {
     let filter = match name {
         Name::Event { event, .. } => {
             doc! { "_id": { "$in": [format!("rejected/{event}"), format!("unmarkable/{event}")] } }

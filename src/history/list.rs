@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use bson::{DateTime, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 
-use super::documents::{Place, Read};
+use super::documents::{Stored, StoredDelivery};
 use super::endpoint_states::load_states;
 use super::merged::told;
 use super::next::next;
@@ -71,7 +71,7 @@ pub struct Listing {
 }
 
 impl Choice {
-    fn takes(&self, place: &Place) -> bool {
+    fn takes(&self, place: &StoredDelivery) -> bool {
         let within = |at: DateTime| self.from.is_none_or(|from| at >= from) && self.to.is_none_or(|to| at < to);
         // What can't be read is not hidden by a choice of states.
         (place.state == "unknown" || self.states.iter().any(|state| state == place.state))
@@ -130,16 +130,20 @@ pub async fn list(
     let mut page = Page {
         store,
         choice,
-        read: Read::default(),
+        read: Stored::default(),
         after,
     };
     let is_complete = page.fill(limit).await?;
     let Page { read, after, .. } = page;
-    let keys: BTreeSet<_> = read.places.iter().map(Place::key).collect();
+    let keys: BTreeSet<_> = read.deliveries.iter().map(StoredDelivery::key).collect();
     let states = load_states(store, directory, &keys, at).await?;
-    let tell = |place| told(place, directory, |place: &Place| next(place, &states, config, at));
+    let tell = |place| {
+        told(place, directory, |place: &StoredDelivery| {
+            next(place, &states, config, at)
+        })
+    };
     Ok(Listing {
-        deliveries: read.places.into_iter().map(tell).collect(),
+        deliveries: read.deliveries.into_iter().map(tell).collect(),
         odd: read.odd,
         after: after.filter(|_| !is_complete),
     })
@@ -148,7 +152,7 @@ pub async fn list(
 struct Page<'a> {
     store: &'a Store,
     choice: &'a Choice,
-    read: Read,
+    read: Stored,
     /// What is done with.
     after: Option<After>,
 }
@@ -166,9 +170,9 @@ impl Page<'_> {
             if section == Section::Ended && self.after.as_ref().is_none_or(|after| after.head.is_none()) {
                 self.read.odd.extend(odd_ends(self.store, self.choice).await?);
             }
-            let mut heads = Heads::of(self.store, self.choice, section, self.after.as_ref()).await?;
+            let mut heads = Heads::start(self.store, self.choice, section, self.after.as_ref()).await?;
             loop {
-                if self.read.places.len() >= limit || budget == 0 {
+                if self.read.deliveries.len() >= limit || budget == 0 {
                     return Ok(false);
                 }
                 let found = heads.next(step.min(budget), &mut self.read.odd).await?;
@@ -194,14 +198,14 @@ impl Page<'_> {
 
     /// Adds what a document holds; whether the page is full then.
     fn add(&mut self, head: &Head, documents: &HashMap<String, Document>, section: Section, limit: usize) -> bool {
-        let mut read = Read::default();
+        let mut read = Stored::default();
         if let Some(document) = documents.get(&head.id) {
             read.add(document, |_| true);
         }
         let ascends = self.choice.ascends(section);
         let done = self.after.as_ref().and_then(|after| after.place_in(section, head));
         let is_left = |place: usize| done.is_none_or(|done| if ascends { place > done } else { place < done });
-        let mut places: Vec<_> = read.places.into_iter().enumerate().collect();
+        let mut places: Vec<_> = read.deliveries.into_iter().enumerate().collect();
         if !ascends {
             places.reverse();
         }
@@ -209,8 +213,8 @@ impl Page<'_> {
             if !self.choice.takes(&delivery) {
                 continue;
             }
-            self.read.places.push(delivery);
-            if self.read.places.len() >= limit {
+            self.read.deliveries.push(delivery);
+            if self.read.deliveries.len() >= limit {
                 let place = (ascends || place > 0).then_some(place);
                 self.after = Some(After::delivery(section, head, place));
                 self.read.odd.extend(read.odd);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::documents::{Place, Read};
+use super::documents::{Stored, StoredDelivery};
 use super::{Delivery, Next};
 use crate::model::printable;
 use crate::platform::Directory;
@@ -11,21 +11,25 @@ use crate::platform::Directory;
 const LONGEST_NAME: usize = 256;
 
 /// The deliveries that were read, each once, with all its attempts.
-pub(super) fn deliveries(read: &mut Read, directory: &Directory, next: impl Fn(&Place) -> Next) -> Vec<Delivery> {
-    let mut deliveries: BTreeMap<(String, String), Vec<Place>> = BTreeMap::new();
-    for place in read.places.drain(..) {
-        let key = (place.event.clone(), place.endpoint.clone());
-        deliveries.entry(key).or_default().push(place);
+pub(super) fn deliveries(
+    read: &mut Stored,
+    directory: &Directory,
+    next: impl Fn(&StoredDelivery) -> Next,
+) -> Vec<Delivery> {
+    let mut deliveries: BTreeMap<(String, String), Vec<StoredDelivery>> = BTreeMap::new();
+    for stored in read.deliveries.drain(..) {
+        let key = (stored.event.clone(), stored.endpoint.clone());
+        deliveries.entry(key).or_default().push(stored);
     }
     let merged = deliveries.into_values().filter_map(merge);
-    merged.map(|place| told(place, directory, &next)).collect()
+    merged.map(|stored| told(stored, directory, &next)).collect()
 }
 
 /// The latest document has the state: what left its batch, or was sent again from one, has a document of its own.
-fn merge(mut places: Vec<Place>) -> Option<Place> {
-    places.sort_by_key(|place| (place.state != "moved", place.is_alone, place.created_at));
-    let mut latest = places.pop()?;
-    for earlier in places {
+fn merge(mut all: Vec<StoredDelivery>) -> Option<StoredDelivery> {
+    all.sort_by_key(|stored| (stored.state != "moved", stored.is_alone, stored.created_at));
+    let mut latest = all.pop()?;
+    for earlier in all {
         let unknown = |known: &[super::Attempt], at| known.iter().all(|attempt| attempt.at != at);
         let more: Vec<_> = earlier
             .history
@@ -41,25 +45,25 @@ fn merge(mut places: Vec<Place>) -> Option<Place> {
 }
 
 /// The delivery as it is shown.
-pub(super) fn told(place: Place, directory: &Directory, next: impl Fn(&Place) -> Next) -> Delivery {
-    let (next, key) = (next(&place), place.key());
+pub(super) fn told(stored: StoredDelivery, directory: &Directory, next: impl Fn(&StoredDelivery) -> Next) -> Delivery {
+    let (next, key) = (next(&stored), stored.key());
     Delivery {
-        delivery: format!("{}/{}", place.event, place.endpoint),
+        delivery: format!("{}/{}", stored.event, stored.endpoint),
         organization: key.organization().to_owned(),
         endpoint: key.endpoint().to_owned(),
         name: printable(directory.name(&key).as_bytes(), LONGEST_NAME),
-        event: place.event,
-        event_type: place.event_type,
-        occurred_at: place.occurred_at,
-        state: place.state,
-        ended_at: place.ended_at,
-        reason: place.reason,
-        due: place.due.filter(|_| place.state == "pending"),
-        attempts: place.attempts,
-        last_error: place.last_error,
+        event: stored.event,
+        event_type: stored.event_type,
+        occurred_at: stored.occurred_at,
+        state: stored.state,
+        ended_at: stored.ended_at,
+        reason: stored.reason,
+        due: stored.due.filter(|_| stored.state == "pending"),
+        attempts: stored.attempts,
+        last_error: stored.last_error,
         next,
-        history: place.history,
-        replays: place.replays,
-        document: place.document,
+        history: stored.history,
+        replays: stored.replays,
+        document: stored.document,
     }
 }

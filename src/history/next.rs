@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bson::DateTime;
 use serde::Serialize;
 
-use super::documents::Place;
+use super::documents::StoredDelivery;
 use super::endpoint_states::EndpointState;
 use crate::config::{Config, Delivery};
 use crate::model::EndpointKey;
@@ -30,17 +30,17 @@ pub struct Next {
 
 /// What happens next to that delivery.
 pub(super) fn next(
-    place: &Place,
+    stored: &StoredDelivery,
     states: &HashMap<EndpointKey, EndpointState>,
     config: &Config,
     now: DateTime,
 ) -> Next {
     let unknown = EndpointState::Off("nothing is known of its endpoint".into());
-    let endpoint = states.get(&place.key()).unwrap_or(&unknown);
-    match place.state {
-        "pending" => pending(place, endpoint, &config.delivery, now),
-        "dead" => dead(place, endpoint, &config.delivery, now),
-        "cancelled" => kept(place, &config.delivery),
+    let endpoint = states.get(&stored.key()).unwrap_or(&unknown);
+    match stored.state {
+        "pending" => pending(stored, endpoint, &config.delivery, now),
+        "dead" => dead(stored, endpoint, &config.delivery, now),
+        "cancelled" => kept(stored, &config.delivery),
         "delivered" => Next::new("nothing", "nothing more"),
         "rejected" => Next::new(
             "nothing",
@@ -65,7 +65,7 @@ impl Next {
     }
 }
 
-fn pending(place: &Place, endpoint: &EndpointState, delivery: &Delivery, now: DateTime) -> Next {
+fn pending(stored: &StoredDelivery, endpoint: &EndpointState, delivery: &Delivery, now: DateTime) -> Next {
     let (paused_until, since) = match endpoint {
         EndpointState::Off(reason) => return Next::new("cancel", format!("is about to be cancelled: {reason}")),
         EndpointState::OutOfService { reason, since } => {
@@ -85,28 +85,28 @@ fn pending(place: &Place, endpoint: &EndpointState, delivery: &Delivery, now: Da
         }
         EndpointState::Served { paused_until, since } => (*paused_until, *since),
     };
-    attempted(place, paused_until.filter(|until| *until > now), since, delivery, now)
+    attempted(stored, paused_until.filter(|until| *until > now), since, delivery, now)
 }
 
 /// The next attempt of a delivery whose endpoint is served: after its pause, and retried until its retry period ends, which began anew
 /// where the endpoint has been served `since` then.
 fn attempted(
-    place: &Place,
+    stored: &StoredDelivery,
     pause: Option<DateTime>,
     since: Option<DateTime>,
     delivery: &Delivery,
     now: DateTime,
 ) -> Next {
-    let number = place.attempts + 1;
-    let what = match place.is_redriven {
+    let number = stored.attempts + 1;
+    let what = match stored.is_redriven {
         true => format!("attempt {number}, the only one of a dead letter that goes out by itself,"),
         false => format!("attempt {number}"),
     };
-    let until = place
+    let until = stored
         .first_attempt_at
-        .filter(|_| !place.is_redriven)
+        .filter(|_| !stored.is_redriven)
         .map(|first| retry_deadline(first, since, &retry(delivery)));
-    let at = place.due.max(pause);
+    let at = stored.due.max(pause);
     let text = match at {
         Some(at) if pause == Some(at) => format!(
             "{what} at {} at the earliest: its endpoint asked for a pause",
@@ -125,14 +125,14 @@ fn attempted(
     }
 }
 
-fn dead(place: &Place, endpoint: &EndpointState, delivery: &Delivery, now: DateTime) -> Next {
-    let until = place.dead_since.map(|since| later(since, delivery.redrive_for));
-    let goes_out = place.is_redrivable && until.is_some_and(|until| until > now);
+fn dead(stored: &StoredDelivery, endpoint: &EndpointState, delivery: &Delivery, now: DateTime) -> Next {
+    let until = stored.dead_since.map(|since| later(since, delivery.redrive_for));
+    let goes_out = stored.is_redrivable && until.is_some_and(|until| until > now);
     let Some(until) = until.filter(|_| goes_out) else {
-        return kept(place, delivery);
+        return kept(stored, delivery);
     };
     let when = match endpoint {
-        EndpointState::Off(_) => return kept(place, delivery),
+        EndpointState::Off(_) => return kept(stored, delivery),
         EndpointState::OutOfService { reason, .. } => {
             format!("once its endpoint is no longer out of service ({reason}) and answers")
         }
@@ -149,12 +149,12 @@ fn dead(place: &Place, endpoint: &EndpointState, delivery: &Delivery, now: DateT
 }
 
 /// It has ended: somebody may send it again while it is kept.
-fn kept(place: &Place, delivery: &Delivery) -> Next {
-    let until = place.finished_at.map(|at| later(at, delivery.retention));
+fn kept(stored: &StoredDelivery, delivery: &Delivery) -> Next {
+    let until = stored.finished_at.map(|at| later(at, delivery.retention));
     let end = until
         .map(|until| format!(" until {}", instant(until)))
         .unwrap_or_default();
-    if let Some(why) = place.no_payload {
+    if let Some(why) = stored.no_payload {
         return Next {
             until,
             ..Next::new(
@@ -165,11 +165,11 @@ fn kept(place: &Place, delivery: &Delivery) -> Next {
     }
     let text = format!(
         "nothing by itself; kept{end}: certhookd replay --id {}/{}",
-        place.event, place.endpoint
+        stored.event, stored.endpoint
     );
     Next {
         until,
-        ..Next::new("keep", text + &format!(" --state {}", place.state))
+        ..Next::new("keep", text + &format!(" --state {}", stored.state))
     }
 }
 

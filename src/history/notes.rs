@@ -6,7 +6,7 @@ mod expiry;
 use bson::{DateTime, RawBsonRef, RawDocument};
 
 use super::Note;
-use super::documents::Read;
+use super::documents::Stored;
 use super::name::Name;
 use super::next::instant;
 use crate::config::Config;
@@ -26,7 +26,7 @@ pub(super) struct Known<'a> {
     pub(super) config: &'a Config,
     pub(super) directory: &'a Directory,
     pub(super) at: DateTime,
-    pub(super) read: &'a Read,
+    pub(super) read: &'a Stored,
     /// What is noted of events that were rejected, or that can't be marked.
     pub(super) noted: &'a [Note],
 }
@@ -57,7 +57,7 @@ pub(super) fn no_instance() -> Note {
 }
 
 /// A delivery was asked for, and the event went to other endpoints alone.
-pub(super) fn of_endpoint(name: &Name, read: &Read, directory: &Directory) -> Option<Note> {
+pub(super) fn of_endpoint(name: &Name, read: &Stored, directory: &Directory) -> Option<Note> {
     let Name::Event {
         event,
         endpoint: Some(wanted),
@@ -65,7 +65,7 @@ pub(super) fn of_endpoint(name: &Name, read: &Read, directory: &Directory) -> Op
     else {
         return None;
     };
-    if read.places.is_empty() || read.places.iter().any(|place| place.endpoint == *wanted) {
+    if read.deliveries.is_empty() || read.deliveries.iter().any(|stored| stored.endpoint == *wanted) {
         return None;
     }
     let key = EndpointKey::from_stored(wanted);
@@ -120,7 +120,11 @@ fn organization(document: &RawDocument) -> Option<String> {
 fn is_kept(document: &RawDocument, event_type: EventType, at: DateTime, known: &Known<'_>) -> bool {
     let id = document.get("_id").ok().flatten().unwrap_or(RawBsonRef::Null);
     let event = EventId::derive(event_type, id, at);
-    let was_sent = known.read.places.iter().any(|place| place.event == event.as_str());
+    let was_sent = known
+        .read
+        .deliveries
+        .iter()
+        .any(|stored| stored.event == event.as_str());
     was_sent || known.noted.iter().any(|note| note.text.starts_with(event.as_str()))
 }
 

@@ -173,10 +173,10 @@ pub(super) async fn show(State(stage): State<Stage>, RawQuery(query): RawQuery) 
 /// What was copied may have blanks around it.
 async fn search(engine: Arc<Engine>, asked: String) -> Result<History> {
     let config = engine.settings.config.get();
-    let found = history::find(&engine.store, &engine.directory, &config, &asked).await?;
+    let found = history::load(&engine.store, &engine.directory, &config, &asked).await?;
     match asked.trim() {
         trimmed if trimmed != asked && !found.is_known() => {
-            history::find(&engine.store, &engine.directory, &config, trimmed).await
+            history::load(&engine.store, &engine.directory, &config, trimmed).await
         }
         _ => Ok(found),
     }

@@ -59,7 +59,7 @@ enum Way {
 }
 
 impl<'a> Heads<'a> {
-    pub(super) async fn of(
+    pub(super) async fn start(
         store: &'a Store,
         choice: &'a Choice,
         section: Section,

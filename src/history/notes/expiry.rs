@@ -50,8 +50,8 @@ pub(super) fn notes(document: &RawDocument, organization: Option<&str>, known: &
 
 fn to_come(at: DateTime, is_marked: bool, known: &Known<'_>) -> Vec<Note> {
     let (mut notes, when) = (Vec::new(), instant(at));
-    let mut places = known.read.places.iter();
-    if places.any(|place| place.event_type == EXPIRED.as_str()) {
+    let mut stored = known.read.deliveries.iter();
+    if stored.any(|stored| stored.event_type == EXPIRED.as_str()) {
         let text = format!("it was renewed after an expiry that was told of: it expires at {when}");
         notes.push(note("renewed", text));
     }
