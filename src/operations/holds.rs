@@ -2,10 +2,12 @@
 //! an instance knows of them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bson::{DateTime, Document, RawBson, RawDocumentBuf, doc, rawdoc};
 use futures_util::TryStreamExt;
 use serde::Serialize;
+use tokio::sync::Mutex;
 
 use crate::model::{EndpointKey, Reloadable};
 use crate::store::{CONTROL, Result, Store, upsert_row};
@@ -142,11 +144,18 @@ impl Known {
 
 /// What is held, as far as this instance knows.
 #[derive(Clone, Debug)]
-pub struct Holds(Reloadable<Known>);
+pub struct Holds {
+    known: Reloadable<Known>,
+    /// Locked from reading until `known` is set.
+    loading: Arc<Mutex<()>>,
+}
 
 impl Default for Holds {
     fn default() -> Self {
-        Self(Reloadable::new(Known::default()))
+        Self {
+            known: Reloadable::new(Known::default()),
+            loading: Arc::default(),
+        }
     }
 }
 
@@ -156,6 +165,8 @@ impl Holds {
     /// # Errors
     /// MongoDB refused or is unavailable.
     pub async fn load(&self, store: &Store) -> Result<i64> {
+        // Of two readings at once the later must not lose to the earlier.
+        let _loading = self.loading.lock().await;
         // The number first: what is read after it is no older.
         let control = store.state().find_one(doc! { "_id": CONTROL }).await?;
         let mut known = Known::default();
@@ -166,23 +177,23 @@ impl Holds {
                 Target::Endpoint(endpoint) => drop(known.endpoints.insert(endpoint.clone(), hold)),
             }
         }
-        self.0.set(known);
+        self.known.set(known);
         Ok(control.and_then(|control| control.get_i64("number").ok()).unwrap_or(0))
     }
 
     /// The hold of that endpoint, if there is one that lasts.
     pub fn of(&self, endpoint: &EndpointKey, now: DateTime) -> Option<Hold> {
-        self.0.get().lasting(endpoint, now).cloned()
+        self.known.get().lasting(endpoint, now).cloned()
     }
 
     /// As [`Holds::of`], without copying it.
     pub fn is_held(&self, endpoint: &EndpointKey, now: DateTime) -> bool {
-        self.0.get().lasting(endpoint, now).is_some()
+        self.known.get().lasting(endpoint, now).is_some()
     }
 
     /// When the next hold ends by itself.
     pub fn next_end(&self, now: DateTime) -> Option<DateTime> {
-        let known = self.0.get();
+        let known = self.known.get();
         known
             .holds()
             .filter_map(|hold| hold.until)
@@ -192,7 +203,12 @@ impl Holds {
 
     /// Every hold that lasts, that of everything first.
     pub fn lasting(&self, now: DateTime) -> Vec<Hold> {
-        self.0.get().holds().filter(|hold| hold.lasts(now)).cloned().collect()
+        self.known
+            .get()
+            .holds()
+            .filter(|hold| hold.lasts(now))
+            .cloned()
+            .collect()
     }
 }
 

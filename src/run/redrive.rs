@@ -13,10 +13,10 @@ use tracing::{debug, error, info};
 
 use super::Engine;
 use super::upkeep::MOST_REFUSED;
+use crate::dispatch::EndpointState;
 use crate::failpoint;
 use crate::model::EndpointKey;
 use crate::outbox::{DocumentState, Head, Redriven};
-use crate::platform::Found;
 use crate::store::{Error, Kind, Pauses, Result};
 
 /// How often the outbox is asked for dead letters that may go out again.
@@ -70,7 +70,10 @@ impl Redrives {
         let states = engine.outbox.states_of(&ids).await?;
         let endpoints = engine.outbox.with_dead_letters(since).await?;
         self.forget_settled(&endpoints, &states);
-        for endpoint in endpoints.iter().filter(|endpoint| is_sent_to(engine, endpoint)) {
+        for endpoint in endpoints
+            .iter()
+            .filter(|endpoint| engine.endpoint_state(endpoint) == EndpointState::Served)
+        {
             if self.refused.has(endpoint, began) {
                 continue;
             }
@@ -131,16 +134,6 @@ impl Redrives {
         }
         Ok(())
     }
-}
-
-/// Whether this instance sends to the endpoint.
-fn is_sent_to(engine: &Engine, endpoint: &EndpointKey) -> bool {
-    let is_served = match engine.directory.find(endpoint) {
-        Found::Served(_) => true,
-        Found::Email { enabled } => enabled,
-        Found::Off { .. } | Found::OutOfService { .. } => false,
-    };
-    is_served && engine.cluster.is_assigned(endpoint)
 }
 
 /// Sends the oldest again, but for documents that MongoDB refuses to change, unless these are many.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fixture::{
     Daemon, Fixture, LIMIT, certificate, completed_id, endpoint_key, expired, expired_id, is_scan, pending_batch,
 };
+use crate::layout;
 
 async fn told(fixture: &Fixture, arguments: &[&str]) -> String {
     let outcome = fixture.outcome(arguments).await;
@@ -276,4 +277,40 @@ async fn killed_at_each_step_of_a_hold_another_start_ends_it() {
         wait_for_pending(&fixture, 1).await;
         assert_eq!(fixture.receiver.total(), 0, "{failpoint}");
     }
+}
+
+#[tokio::test]
+async fn dead_letters_stay_as_they_are_while_their_endpoint_is_held() {
+    let fixture = Fixture::new().await.with("completions.enabled = false");
+    let (held, other) = (fixture.endpoint("/held"), fixture.endpoint("/other"));
+    let organization = fixture.organization(vec![held.clone(), other.clone()]).await;
+    let letter = |endpoint: &Document, n| layout::dead(&endpoint_key(organization, endpoint), &layout::expiry(n));
+    fixture.outbox().insert_one(letter(&held, 1)).await.unwrap();
+    let mut command = fixture.command(&["run"]);
+    command.env("FAILPOINTS", "redrive-look=return(1)");
+    let key = endpoint_key(organization, &held);
+    let hold = doc! { "_id": format!("hold/endpoint/{key}"), "by": "a test", "until": null };
+    fixture.state().insert_one(hold).await.unwrap();
+    let daemon = Daemon::spawn(command);
+    daemon.wait_for(|line| line["message"] == "ready").await;
+    // Each of these is found by another look, so that a whole one is between them.
+    for n in 2..=3 {
+        fixture.outbox().insert_one(letter(&other, n)).await.unwrap();
+        fixture.receiver.wait_for_total(n as usize - 1, LIMIT).await.unwrap();
+        fixture
+            .wait_for_deliveries(doc! { "state": "delivered" }, n as u64 - 1)
+            .await;
+    }
+    let kept = fixture
+        .outbox()
+        .find_one(doc! { "endpoint": &key })
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (kept.get_str("state").ok(), kept.get_i32("version").ok()),
+        (Some("dead"), letter(&held, 1).get_i32("version").ok())
+    );
+    told(&fixture, &["release", "--endpoint", &key]).await;
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 3).await;
 }

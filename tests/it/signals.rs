@@ -140,7 +140,8 @@ async fn a_reload_judges_endpoints_by_the_new_rules() {
     };
     tokio::time::timeout(crate::fixture::LIMIT, served).await.unwrap();
     fixture.badge_users().insert_one(expired(organization)).await.unwrap();
-    fixture.wait_for(|requests| requests.len() == 1).await;
+    // The award, the expiry, or both already.
+    fixture.wait_for(|requests| !requests.is_empty()).await;
 }
 
 #[tokio::test]
