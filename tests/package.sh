@@ -33,7 +33,7 @@ is_complete() {
   check "has binary, configuration and unit" has_files 1.deb \
     usr/bin/certhookd etc/certhookd/config.toml usr/lib/systemd/system/certhookd.service
   check "has a manual page for every command" has_files 1.deb \
-    usr/share/man/man1/certhookd{,-run,-check,-scan,-status,-replay,-show,-deliveries,-send-test,-events,-demo,-hold,-release,-cancel,-backfill,-health}.1.gz
+    usr/share/man/man1/certhookd{,-run,-check,-scan,-status,-replay,-show,-deliveries,-send-test,-events,-demo,-hold,-release,-cancel,-backfill,-erase,-health}.1.gz
   check "has completions for bash, zsh and fish" has_files 1.deb usr/share/bash-completion/completions/certhookd \
     usr/share/zsh/vendor-completions/_certhookd usr/share/fish/vendor_completions.d/certhookd.fish
   check "has licence and changelog" has_files 1.deb usr/share/doc/certhookd/{copyright,changelog.gz}
