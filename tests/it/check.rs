@@ -1,7 +1,7 @@
 //! `certhookd check`, and the starts for which waiting is of no use.
 
 mod circumstances;
-mod privileges;
+pub mod privileges;
 
 use bson::{DateTime, doc};
 use certhookd::sandbox::shared;

@@ -333,12 +333,6 @@ async fn a_walk_goes_by_pages_and_a_certificate_by_an_index() {
         assert!(examined <= documents, "{examined}: {noted:#?}");
         let most = noted.iter().map(|one| number(one, "responseLength")).max().unwrap();
         assert!(most < 10_000, "{most}");
-        fixture.database.run_command(doc! { "profile": 0 }).await.unwrap();
-        fixture
-            .database
-            .collection::<Document>("system.profile")
-            .drop()
-            .await
-            .unwrap();
+        fixture.stop_profiling().await;
     }
 }

@@ -181,6 +181,13 @@ impl Fixture {
         let noted = noted.find(operations.clone()).await.unwrap();
         noted.try_collect().await.unwrap()
     }
+
+    /// Ends that, and forgets what was noted.
+    pub async fn stop_profiling(&self) {
+        self.database.run_command(doc! { "profile": 0 }).await.unwrap();
+        let noted = self.database.collection::<Document>("system.profile");
+        noted.drop().await.unwrap();
+    }
 }
 
 /// What was received, by path and `webhook-id`, and how often.

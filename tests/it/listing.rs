@@ -333,13 +333,7 @@ async fn among_100_000_batches_each_question_reads_what_it_is_about() {
         let outcome = fixture.outcome(arguments).await;
         assert_eq!(outcome.code, Some(0), "{arguments:?}: {outcome:?}");
         let noted = fixture.profiled(&queries).await;
-        fixture.database.run_command(doc! { "profile": 0 }).await.unwrap();
-        fixture
-            .database
-            .collection::<Document>("system.profile")
-            .drop()
-            .await
-            .unwrap();
+        fixture.stop_profiling().await;
         let sum = |field: &str| noted.iter().filter_map(|one| one.get_i32(field).ok()).sum::<i32>();
         let walked = noted
             .iter()

@@ -169,7 +169,6 @@ async fn status_metrics_and_replay_read_what_they_tell_of_and_no_more() {
     ];
     for (arguments, documents) in cases {
         assert_eq!(fixture.outcome(arguments).await.code, Some(0), "{arguments:?}");
-        let profile = fixture.database.collection::<Document>("system.profile");
         let noted = fixture.profiled(&asked).await;
         let walks = noted
             .iter()
@@ -177,8 +176,7 @@ async fn status_metrics_and_replay_read_what_they_tell_of_and_no_more() {
         assert_eq!(walks.count(), 0, "{arguments:?}: {noted:#?}");
         let examined: i32 = noted.iter().filter_map(|one| one.get_i32("docsExamined").ok()).sum();
         assert!(examined <= documents, "{arguments:?}: {examined} documents: {noted:#?}");
-        fixture.database.run_command(doc! { "profile": 0 }).await.unwrap();
-        profile.drop().await.unwrap();
+        fixture.stop_profiling().await;
         fixture.profile(&asked).await;
     }
     store.close().await;

@@ -40,13 +40,13 @@ fn of_readme() -> Vec<Granted> {
 }
 
 /// A database whose users have just what they are granted.
-struct Guarded {
-    set: ReplicaSet,
-    fixture: Fixture,
+pub struct Guarded {
+    pub set: ReplicaSet,
+    pub fixture: Fixture,
 }
 
 impl Guarded {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let options = Options {
             login: true,
             ..Options::default()

@@ -2,11 +2,11 @@
 
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
-use certhookd::sandbox::{Options, ReplicaSet};
 use mongodb::Client;
 use serde_json::Value;
 use tokio::process::Command;
 
+use crate::check::privileges::Guarded;
 use crate::fixture::{Fixture, certificate, expired};
 use crate::standard_webhooks::libraries;
 
@@ -89,51 +89,33 @@ async fn each_kind_is_asked_for_with_the_node_driver() {
     assert_eq!(fixture.receiver.requests()[0].header("x-webhook-replay"), "true");
 }
 
-/// A set where users log in, with the roles of the page.
-struct Guarded {
-    set: ReplicaSet,
-    fixture: Fixture,
-}
-
-impl Guarded {
-    async fn new() -> Self {
-        let options = Options {
-            login: true,
-            ..Options::default()
-        };
-        let set = ReplicaSet::start(options).await.unwrap();
-        let fixture = Fixture::on(set.uri(), set.client().await.unwrap());
-        Self { set, fixture }
-    }
-
-    /// Creates the role as that block has it, for the fixture's database, and logs a user of it in.
-    async fn user(&self, block: &str, name: &str) -> Client {
-        let database = &self.fixture.database;
-        let role = block.split_once("runCommand(").unwrap().1.rsplit_once(')').unwrap().0;
-        let names = [
-            "createRole",
-            "roles",
-            "privileges",
-            "resource",
-            "actions",
-            "db",
-            "collection",
-        ];
-        let json = names.iter().fold(role.to_owned(), |text, name| {
-            text.replace(&format!("{name}: "), &format!("\"{name}\": "))
-        });
-        let json = json
-            .replace("],\n  ],\n}", "]\n  ]\n}")
-            .replace("},\n  ],\n}", "}\n  ]\n}")
-            .replace("beedeez", database.name());
-        let role: Value = serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
-        let role = bson::serialize_to_document(&role).unwrap();
-        database.run_command(role).await.unwrap();
-        let user = doc! { "createUser": name, "pwd": "hunter2", "roles": [{ "role": name, "db": database.name() }] };
-        database.client().database("admin").run_command(user).await.unwrap();
-        let uri = self.set.uri().replace("root:sandbox@", &format!("{name}:hunter2@"));
-        Client::with_uri_str(uri).await.unwrap()
-    }
+/// Creates the role as that block has it, for the fixture's database, and logs a user of it in.
+async fn user(guarded: &Guarded, block: &str, name: &str) -> Client {
+    let database = &guarded.fixture.database;
+    let role = block.split_once("runCommand(").unwrap().1.rsplit_once(')').unwrap().0;
+    let names = [
+        "createRole",
+        "roles",
+        "privileges",
+        "resource",
+        "actions",
+        "db",
+        "collection",
+    ];
+    let json = names.iter().fold(role.to_owned(), |text, name| {
+        text.replace(&format!("{name}: "), &format!("\"{name}\": "))
+    });
+    let json = json
+        .replace("],\n  ],\n}", "]\n  ]\n}")
+        .replace("},\n  ],\n}", "}\n  ]\n}")
+        .replace("beedeez", database.name());
+    let role: Value = serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
+    let role = bson::serialize_to_document(&role).unwrap();
+    database.run_command(role).await.unwrap();
+    let user = doc! { "createUser": name, "pwd": "hunter2", "roles": [{ "role": name, "db": database.name() }] };
+    database.client().database("admin").run_command(user).await.unwrap();
+    let uri = guarded.set.uri().replace("root:sandbox@", &format!("{name}:hunter2@"));
+    Client::with_uri_str(uri).await.unwrap()
 }
 
 /// Whether that may be read, and written to.
@@ -157,7 +139,7 @@ async fn the_roles_allow_what_they_say_and_no_more() {
     fixture.wait_for_deliveries(doc! { "state": "delivered" }, 1).await;
     let name = fixture.database.name();
 
-    let operator = guarded.user(blocks[1], "certhookdOperator").await;
+    let operator = user(&guarded, blocks[1], "certhookdOperator").await;
     let operations = operator.database(name).collection::<Document>("webhook_operations");
     let inserted = operations
         .insert_one(doc! { "kind": "hold", "selection": { "all": true } })
@@ -170,9 +152,7 @@ async fn the_roles_allow_what_they_say_and_no_more() {
     assert!(blocks[2].contains(r#"[{ $unset: ["deliveries.payload", "history.response"] }]"#));
     let view = doc! { "create": "webhook_outbox_view", "viewOn": "webhook_outbox", "pipeline": pipeline };
     fixture.database.run_command(view).await.unwrap();
-    let reader = guarded
-        .user(blocks[2].split_once(";\n").unwrap().1, "certhookdReader")
-        .await;
+    let reader = user(&guarded, blocks[2].split_once(";\n").unwrap().1, "certhookdReader").await;
     let seen = reader
         .database(name)
         .collection::<Document>("webhook_outbox_view")
