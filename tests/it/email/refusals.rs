@@ -80,7 +80,9 @@ async fn a_permanent_failure_is_a_dead_letter_at_once_with_its_reason() {
         "the certificate's user was deleted"
     );
     assert_eq!(cancelled.get("certificate"), deleted.get("_id"));
-    let errors = daemon.count(|line| is_of_reminder(line) && line["level"] == "ERROR");
+    let is_error = |line: &serde_json::Value| is_of_reminder(line) && line["level"] == "ERROR";
+    daemon.wait_for_nth(is_error, 6).await;
+    let errors = daemon.count(is_error);
     assert_eq!((errors, server.mails().len()), (6, 0));
     for line in daemon.lines() {
         assert!(!line.to_string().contains("users.test"), "{line}");

@@ -212,6 +212,8 @@ async fn where_its_progress_can_not_be_written_it_fails_and_blames_no_delivery()
     assert_eq!(failed.get_str("state").ok(), Some("failed"), "{failed}");
     let error = failed.get_str("error").unwrap();
     assert!(error.contains("webhook_operations"), "{error}");
+    // It is said after it is written.
+    daemon.wait_for(|line| line["level"] == "ERROR").await;
     assert_eq!(daemon.count(|line| line["level"] == "WARN"), 0);
     assert_eq!(daemon.count(|line| line["level"] == "ERROR"), 1);
     assert_eq!(fixture.count_deliveries(doc! { "state": "pending" }).await, 30);
