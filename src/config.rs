@@ -26,7 +26,7 @@ mod template;
 pub use faults::{Fault, Faults};
 pub(crate) use mailbox::ascii_domain;
 pub use reload::restart_needed;
-pub use schema::{Completions, Delivery, Email, Mongodb, Operations, Queue, Scan, Service, Telemetry};
+pub use schema::{Completions, Delivery, Email, Mongodb, Notices, Operations, Queue, Scan, Service, Telemetry};
 pub use secrets::Credentials;
 pub use smtp::{Encryption, SmtpServer};
 pub use template::Template;
@@ -50,6 +50,8 @@ pub struct Config {
     pub email: Email,
     /// The daemon itself.
     pub service: Service,
+    /// What the platform is told about endpoints.
+    pub notices: Notices,
     /// `[operations]`
     pub operations: Operations,
     /// Traces.
@@ -62,7 +64,7 @@ pub struct Config {
 
 impl Config {
     /// Merges the defaults, `file` (none: no file), the `CERTHOOKD_SECTION__KEY` variables among `env` and the
-    /// credentials `mongodb-uri` and `smtp-url`, and validates it.
+    /// credentials `mongodb-uri`, `smtp-url` and `notices-secret`, and validates it.
     ///
     /// # Errors
     /// Everything that is wrong, not the first thing only. Contradictions between values are looked for where both
@@ -94,6 +96,7 @@ impl Config {
         let email = Email::read(settings);
         let service = Service::read(settings);
         let operations = Operations::read(settings);
+        let notices = Notices::read(settings);
         let telemetry = Telemetry::read(settings);
         Some(Self {
             mongodb: mongodb?,
@@ -104,6 +107,7 @@ impl Config {
             email: email?,
             service: service?,
             operations: operations?,
+            notices: notices?,
             telemetry: telemetry?,
             connection_string_from: settings.origin(secrets::URI_KEY).to_owned(),
             warnings: std::mem::take(&mut settings.warnings),

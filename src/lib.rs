@@ -22,6 +22,7 @@ mod statistics;
 mod dispatch;
 
 mod mail;
+mod notices;
 pub mod sender;
 
 mod cluster;

@@ -8,7 +8,7 @@ mod text;
 
 pub use clock::Clock;
 pub(crate) use event::key_part;
-pub use event::{EndpointKey, EventId, EventType, Message, id_part};
+pub use event::{EndpointKey, EventId, EventType, Message, MessageType, NoticeType, id_part};
 pub use outcome::{Failure, Outcome};
 pub use reloadable::Reloadable;
 pub(crate) use text::{count, printable, stays_in_line};

@@ -6,6 +6,7 @@ mod courier;
 mod daemon;
 mod endpoint_states;
 mod engine;
+mod episodes;
 mod loops;
 mod pages;
 mod payloads;

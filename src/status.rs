@@ -29,7 +29,7 @@ pub(crate) use cached::Cached;
 pub use days::Day;
 pub(crate) use days::days;
 pub use endpoints::{DAYS, Endpoint};
-pub(crate) use endpoints::{Known, describe};
+pub(crate) use endpoints::{Known, describe, suspended};
 pub use heads::{Head, NEXT};
 pub use instances::Instance;
 pub use operations::Operation;
@@ -85,7 +85,12 @@ pub async fn gather(store: &Store, directory: &Directory) -> Result<Status> {
         outbox,
         endpoints: endpoints::endpoints(
             store,
-            &endpoints::Known { directory, holds, at },
+            &endpoints::Known {
+                directory,
+                holds,
+                suspended: endpoints::suspended(store).await?,
+                at,
+            },
             &dead_letters,
             &waiting,
         )
@@ -105,7 +110,7 @@ pub(crate) async fn now(store: &Store) -> Result<DateTime> {
 /// What the directory knows of an endpoint, if it knows it. It counts others as out of service, because their documents may be on
 /// their way.
 pub(crate) fn find(directory: &Directory, endpoint: &EndpointKey) -> Option<Found> {
-    let is_known = endpoint.is_email() || directory.knows(endpoint);
+    let is_known = endpoint.is_own() || directory.knows(endpoint);
     is_known.then(|| directory.find(endpoint))
 }
 

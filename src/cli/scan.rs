@@ -105,7 +105,12 @@ async fn deliver(engine: &Arc<Engine>, config: &Config, give_up: CancellationTok
 /// Whether something that was appended since then is still on its way to endpoints that are served.
 async fn is_under_way(engine: &Engine, since: DateTime) -> crate::store::Result<bool> {
     let looked = engine.outbox.look().await?;
-    let waits = |endpoint: &crate::model::EndpointKey| engine.endpoint_state(endpoint) == EndpointState::OutOfService;
+    let waits = |endpoint: &crate::model::EndpointKey| {
+        matches!(
+            engine.endpoint_state(endpoint),
+            EndpointState::OutOfService | EndpointState::Held | EndpointState::Suspended { .. }
+        )
+    };
     let waiting: Vec<_> = looked
         .heads
         .iter()

@@ -21,6 +21,9 @@ pub(super) fn find(directory: &Directory, wanted: &str) -> anyhow::Result<Endpoi
     if is_named(&email, wanted) {
         bail!("{email} is no webhook endpoint: `certhookd check` tries the mail server that reminders go through");
     }
+    if is_named(&EndpointKey::notices(), wanted) {
+        bail!("{wanted} is no organization's endpoint: notices go there when there is something to tell");
+    }
     let keys = directory.keys();
     let named: Vec<_> = keys.iter().filter(|key| is_named(key, wanted)).collect();
     match named[..] {
@@ -61,7 +64,7 @@ pub(super) async fn check(
     organization: Option<&str>,
 ) -> anyhow::Result<()> {
     let mut keys = directory.keys();
-    keys.extend(directory.email().then(EndpointKey::email));
+    keys.extend(directory.own());
     if let Some(wanted) = endpoint {
         let is_whole = wanted.contains('/');
         let is_configured = keys.iter().any(|key| is_named(key, wanted));

@@ -23,7 +23,7 @@ struct Mismatch {
     found: String,
 }
 
-const CONTRADICTIONS: [Contradiction; 8] = [
+const CONTRADICTIONS: [Contradiction; 11] = [
     Contradiction {
         keys: ["mongodb.member_configs", "mongodb.badge_users"],
         check: |Config { mongodb, .. }| {
@@ -79,6 +79,38 @@ const CONTRADICTIONS: [Contradiction; 8] = [
                     expected: format!("at most delivery.retention ({most})"),
                     found: format_duration(delivery.redrive_for).to_string(),
                 }
+            })
+        },
+    },
+    Contradiction {
+        keys: ["delivery.redrive_for", "delivery.suspend_after"],
+        check: |Config { delivery, .. }| {
+            let redrives = !delivery.redrive_for.is_zero();
+            (redrives && delivery.redrive_for < delivery.suspend_after).then(|| Mismatch {
+                expected: format!(
+                    "\"0s\" or at least delivery.suspend_after ({})",
+                    in_days(delivery.suspend_after)
+                ),
+                found: in_days(delivery.redrive_for),
+            })
+        },
+    },
+    Contradiction {
+        keys: ["notices.url", "delivery.allow_http"],
+        check: |Config { notices, delivery, .. }| {
+            let is_plain = notices.url.as_ref().is_some_and(|url| url.scheme() == "http");
+            (is_plain && !delivery.allow_http).then(|| Mismatch {
+                expected: "https://, since delivery.allow_http is false".to_owned(),
+                found: "http://".to_owned(),
+            })
+        },
+    },
+    Contradiction {
+        keys: ["notices.secret", "notices.url"],
+        check: |Config { notices, .. }| {
+            (notices.url.is_some() && notices.secret.is_none()).then(|| Mismatch {
+                expected: "a secret, since notices.url is set".to_owned(),
+                found: "none".to_owned(),
             })
         },
     },

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use base64::Engine as _;
 use bson::DateTime;
 use chrono_tz::{TZ_VARIANTS, Tz};
 use croner::Cron;
@@ -157,6 +158,34 @@ pub(super) fn base_url(raw: &Raw) -> Result<Option<Url>, Mismatch> {
         let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
         (matches!(url.scheme(), "http" | "https") && plain && url.password().is_none()).then_some(url)
     })
+}
+
+/// Where notices go. May hold secrets, in its path for example.
+pub(super) fn notices_url(raw: &Raw) -> Result<Option<Url>, Mismatch> {
+    optional(
+        raw,
+        r#"https:// with a host (http:// with delivery.allow_http), or "" for no notices"#,
+        |text| {
+            let url = Url::parse(text).ok()?;
+            (matches!(url.scheme(), "http" | "https") && url.has_host()).then_some(url)
+        },
+    )
+}
+
+/// A secret of Standard Webhooks.
+pub(super) fn signing_secret(raw: &Raw) -> Result<Option<SecretString>, Mismatch> {
+    optional(raw, "whsec_ and at least 24 bytes in base64", |text| {
+        let key = standardwebhooks_key(text)?;
+        (key >= 24).then(|| SecretString::from(text))
+    })
+}
+
+fn standardwebhooks_key(text: &str) -> Option<usize> {
+    let key = text.strip_prefix("whsec_")?;
+    base64::engine::general_purpose::STANDARD
+        .decode(key)
+        .ok()
+        .map(|key| key.len())
 }
 
 /// Networks in CIDR notation.

@@ -15,8 +15,8 @@ use url::Url;
 
 use super::rules::{
     base_url, boolean, collection_name, connection_string, database_name, duration, duration_or_none, field_path,
-    header_value, host_names, instant, listen_address, mailbox, networks, number, schedule, smtp_server, template,
-    zone,
+    header_value, host_names, instant, listen_address, mailbox, networks, notices_url, number, schedule,
+    signing_secret, smtp_server, template, zone,
 };
 use super::secrets::FILE_KEYS;
 use super::settings::Settings;
@@ -113,6 +113,8 @@ section! {
         retry_window: Duration = "10m", duration("1s"..="7d");
         /// Dead letters younger than this go out again by themselves when their endpoint answers; 0 turns it off.
         redrive_for: Duration = "7d", duration("0s"..="365d");
+        /// An endpoint from which nothing but failures came for this long is suspended.
+        suspend_after: Duration = "5d", duration("1s"..="365d");
         /// How long finished deliveries are kept.
         retention: Duration = "30d", duration("1h"..="3650d");
         /// Whether a failed attempt keeps the first 1 KB of its response.
@@ -174,6 +176,18 @@ section! {
 }
 
 section! {
+    /// `[notices]`: what the platform is told about endpoints.
+    ["notices"] Notices {
+        /// Where it is told; `None`: it isn't.
+        url: Option<Url> = "", notices_url;
+        /// What notices are signed with, from `secret`, `secret_file` or the credential.
+        secret: Option<SecretString> = "", signing_secret;
+        /// It is told of an endpoint that has failed for this long.
+        failing_after: Duration = "15m", duration("1s"..="7d");
+    }
+}
+
+section! {
     /// `[telemetry]`: traces.
     ["telemetry"] Telemetry {
         /// The collector of traces, without `/v1/traces`; `None` turns them off.
@@ -182,7 +196,7 @@ section! {
 }
 
 /// The sections' names, as in the file.
-pub(super) const SECTIONS: [&str; 9] = [
+pub(super) const SECTIONS: [&str; 10] = [
     Mongodb::NAME,
     Scan::NAME,
     Completions::NAME,
@@ -191,6 +205,7 @@ pub(super) const SECTIONS: [&str; 9] = [
     Email::NAME,
     Service::NAME,
     Operations::NAME,
+    Notices::NAME,
     Telemetry::NAME,
 ];
 
@@ -206,6 +221,7 @@ pub(super) fn keys() -> impl Iterator<Item = &'static str> {
         Email::KEYS,
         Service::KEYS,
         Operations::KEYS,
+        Notices::KEYS,
         Telemetry::KEYS,
     ]
     .into_iter()

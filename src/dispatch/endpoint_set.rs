@@ -26,6 +26,11 @@ impl EndpointSet {
         }
     }
 
+    /// Removes all.
+    pub fn take(&self) -> BTreeSet<EndpointKey> {
+        std::mem::take(&mut *self.0.endpoints.lock())
+    }
+
     /// Waits for one, and removes it.
     pub async fn next(&self) -> EndpointKey {
         loop {

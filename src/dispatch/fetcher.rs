@@ -40,10 +40,19 @@ pub enum EndpointState {
     OutOfService,
     /// They wait: somebody said so.
     Held,
+    /// They wait: the endpoint has failed for long, or is gone. One may be sent, if `is_probe_due`.
+    Suspended { is_probe_due: bool },
     /// It is switched off or deleted, for this reason: they are cancelled.
     Off(&'static str),
     /// They are another instance's.
     NotAssigned,
+}
+
+impl EndpointState {
+    /// Whether something of the endpoint is fetched.
+    fn is_fetched(&self) -> bool {
+        matches!(self, Self::Served | Self::Suspended { is_probe_due: true })
+    }
 }
 
 pub type StateOf = dyn Fn(&EndpointKey) -> EndpointState + Send + Sync;
@@ -65,6 +74,7 @@ pub struct Fetcher {
     refused: Pauses<Bson>,
     next_look: Instant,
     look_every: Duration,
+    max_look_every: Duration,
 }
 
 impl Fetcher {
@@ -91,6 +101,7 @@ impl Fetcher {
             refused: Pauses::default(),
             next_look: Instant::now(),
             look_every: LOOK_EVERY,
+            max_look_every: failpoint::limit("max-look", MAX_LOOK_EVERY),
         }
     }
 
@@ -153,18 +164,21 @@ impl Fetcher {
             let state = self.serve_or_forget(&head.endpoint);
             is_vain &= matches!(
                 state,
-                EndpointState::OutOfService | EndpointState::Held | EndpointState::NotAssigned
+                EndpointState::OutOfService
+                    | EndpointState::Held
+                    | EndpointState::NotAssigned
+                    | EndpointState::Suspended { is_probe_due: false }
             );
-            state == EndpointState::Served
+            state.is_fetched()
         });
         self.look_every = match is_vain {
-            true => (self.look_every * 2).min(MAX_LOOK_EVERY),
+            true => (self.look_every * 2).min(self.max_look_every),
             false => LOOK_EVERY,
         };
         self.waiting.looked(looked.heads, now);
         self.queue.end_look();
         for (endpoint, class) in looked.unreadable.iter().filter_map(|one| one.queue.as_ref()) {
-            if self.serve_or_forget(endpoint) == EndpointState::Served {
+            if self.serve_or_forget(endpoint).is_fetched() {
                 // What can be read after it may be due.
                 self.waiting.has_more(endpoint, *class);
                 self.waiting.again(endpoint.clone());
@@ -184,7 +198,7 @@ impl Fetcher {
             self.queue.forget(endpoint);
             self.off.add(endpoint.clone());
         }
-        if state != EndpointState::Served {
+        if !state.is_fetched() {
             self.waiting.forget(endpoint);
         }
         state
@@ -203,7 +217,7 @@ impl Fetcher {
             self.queue.drop_stuck();
         }
         for endpoint in endpoints {
-            if plan.granted.contains_key(&endpoint) || self.serve_or_forget(&endpoint) != EndpointState::Served {
+            if plan.granted.contains_key(&endpoint) || !self.serve_or_forget(&endpoint).is_fetched() {
                 continue;
             }
             let answers = self.queue.answers(&endpoint);

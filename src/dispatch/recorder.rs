@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bson::DateTime;
 use tokio::sync::mpsc;
 
+use super::endpoint_set::EndpointSet;
 use super::queue::DeliveryQueue;
 use super::waiting::Waiting;
 use super::worker::Attempted;
@@ -35,6 +36,8 @@ pub type ServedSince = dyn Fn(&crate::model::EndpointKey) -> Option<DateTime> + 
 /// Whether results of that endpoint must be recorded at once, because another instance waits for it.
 pub type Drained = dyn Fn(&crate::model::EndpointKey) -> bool + Send + Sync;
 
+pub type TellsOf = dyn Fn(&crate::model::EndpointKey) -> bool + Send + Sync;
+
 pub struct RecorderParts<O> {
     pub outbox: Outbox,
     pub store: Store,
@@ -46,6 +49,10 @@ pub struct RecorderParts<O> {
     pub observer: O,
     pub served_since: Box<ServedSince>,
     pub drained: Box<Drained>,
+    /// Whether the platform is told of the endpoint's dead letters.
+    pub tells_of: Box<TellsOf>,
+    /// Endpoints whose dead letters it is to be told of.
+    pub died: EndpointSet,
     /// Notified when results of an endpoint that is drained are recorded.
     pub recorded: Arc<tokio::sync::Notify>,
 }
@@ -134,7 +141,10 @@ impl<O: Observer> Recorder<O> {
                 continue;
             };
             self.parts.observer.attempted(&delivery, &outcome, &next);
+            // The first death counts.
+            let is_death = matches!(next, Next::Dead { .. }) && !delivery.redriven;
             self.pending.add(Settlement {
+                is_death_told: is_death && (self.parts.tells_of)(&delivery.endpoint),
                 delivery,
                 at: now,
                 ms: ms(outcome.elapsed()),

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use bson::DateTime;
 
-use super::endpoint_states::{load_states, standing, state_of};
+use super::endpoint_states::{load_states, standing, state_of, suspended};
 use super::list::{After, Choice, Listing, list};
 
 use super::{Attempt, Delivery};
@@ -33,6 +33,8 @@ pub struct OfEndpoint {
     pub at: DateTime,
     /// Since when it is as it is, or why, where that is known.
     pub standing: Option<String>,
+    /// Why it is suspended, if it is.
+    pub suspended: Option<String>,
     /// Its last days, today first.
     pub days: Vec<Day>,
     /// The attempts that failed last, the last first; `None` if they were not asked for.
@@ -105,6 +107,7 @@ pub async fn of_endpoint(
     Ok(OfEndpoint {
         at,
         standing: states.get(endpoint).and_then(|state| standing(state, at)),
+        suspended: states.get(endpoint).and_then(suspended),
         days,
         failures,
         pending,

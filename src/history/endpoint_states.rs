@@ -7,6 +7,7 @@ use futures_util::TryStreamExt;
 
 use super::next::instant;
 use crate::model::{EndpointKey, printable};
+use crate::notices::Noted;
 use crate::operations::Holds;
 use crate::outbox::state_id;
 use crate::platform::{Directory, Found};
@@ -29,6 +30,8 @@ pub(super) enum EndpointState {
     OutOfService { reason: String, since: Option<DateTime> },
     /// The same because of a hold, until then.
     Held { how: String, until: Option<DateTime> },
+    /// The same, but for a probe now and then, since then.
+    Suspended { since: DateTime, why: String },
 }
 
 /// Reads the state of each of these endpoints: notes and holds from MongoDB, the rest from the directory.
@@ -64,7 +67,7 @@ pub(super) async fn load_states(
         // Off and out of service take precedence.
         let hold = holds
             .of(key, now)
-            .filter(|_| matches!(state, EndpointState::Served { .. }));
+            .filter(|_| matches!(state, EndpointState::Served { .. } | EndpointState::Suspended { .. }));
         hold.map_or(state, |hold| EndpointState::Held {
             how: printable(hold.describe().as_bytes(), LONGEST_REASON),
             until: hold.until,
@@ -76,24 +79,37 @@ pub(super) async fn load_states(
 /// The state without holds, by its configuration first; `noted` is its document in `webhook_state`.
 pub(super) fn state_of(directory: &Directory, key: &EndpointKey, noted: Option<&Document>) -> EndpointState {
     // The directory would say of one that is not configured that its document may be on its way.
-    if !key.is_email() && !directory.knows(key) {
+    if !key.is_own() && !directory.knows(key) {
         return EndpointState::Off(match directory.knows_organization(key.organization()) {
             true => "its endpoint was deleted".into(),
             false => "its organization has no configuration document, which counts as deleted after 10 minutes".into(),
         });
     }
     let instant = |field| noted.and_then(|noted| noted.get_datetime(field).ok().copied());
-    match directory.find(key) {
-        Found::Served(_) | Found::Email { enabled: true } => EndpointState::Served {
+    let suspended = noted.and_then(Noted::read).and_then(|(_, noted)| noted.suspended());
+    match (directory.find(key), suspended) {
+        (Found::Served(_), Some((since, why))) => EndpointState::Suspended {
+            since,
+            why: printable(why.as_bytes(), LONGEST_REASON),
+        },
+        (Found::Served(_) | Found::Email { enabled: true }, _) => EndpointState::Served {
             paused_until: instant("slowedUntil"),
             since: instant("servedSince"),
         },
-        Found::Email { enabled: false } => EndpointState::Off("e-mails are switched off".into()),
-        Found::Off { reason } => EndpointState::Off(reason.to_owned()),
-        Found::OutOfService { reason } => EndpointState::OutOfService {
+        (Found::Email { enabled: false }, _) => EndpointState::Off("e-mails are switched off".into()),
+        (Found::Off { reason }, _) => EndpointState::Off(reason.to_owned()),
+        (Found::OutOfService { reason }, _) => EndpointState::OutOfService {
             reason: printable(reason.as_bytes(), LONGEST_REASON),
             since: instant("waitingSince"),
         },
+    }
+}
+
+/// Why it is suspended, if it is.
+pub(super) fn suspended(state: &EndpointState) -> Option<String> {
+    match state {
+        EndpointState::Suspended { why, .. } => Some(why.clone()),
+        _ => None,
     }
 }
 
@@ -106,6 +122,7 @@ pub(super) fn standing(state: &EndpointState, now: DateTime) -> Option<String> {
             let until = paused_until.filter(|until| *until > now)?;
             Some(format!("it asked for a pause until {}", instant(until)))
         }
+        EndpointState::Suspended { since, .. } => Some(format!("since {}", instant(*since))),
         EndpointState::Held { .. } => None,
     }
 }

@@ -83,6 +83,13 @@ fn pending(stored: &StoredDelivery, endpoint: &EndpointState, delivery: &Deliver
                 ..Next::new("wait", text)
             };
         }
+        EndpointState::Suspended { since, why } => {
+            let text = format!(
+                "waits because its endpoint is suspended since {}: {why}; it is probed once an hour, and this goes out by itself after a success, a change of its settings or a release",
+                instant(*since)
+            );
+            return Next::new("wait", text);
+        }
         EndpointState::Served { paused_until, since } => (*paused_until, *since),
     };
     attempted(stored, paused_until.filter(|until| *until > now), since, delivery, now)
@@ -137,7 +144,7 @@ fn dead(stored: &StoredDelivery, endpoint: &EndpointState, delivery: &Delivery, 
             format!("once its endpoint is no longer out of service ({reason}) and answers")
         }
         EndpointState::Held { how, .. } => format!("once its endpoint is no longer held ({how}) and answers"),
-        EndpointState::Served { .. } => "when its endpoint answers again".to_owned(),
+        EndpointState::Served { .. } | EndpointState::Suspended { .. } => "when its endpoint answers again".to_owned(),
     };
     Next {
         until: Some(until),

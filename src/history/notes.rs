@@ -69,7 +69,7 @@ pub(super) fn of_endpoint(name: &Name, read: &Stored, directory: &Directory) -> 
         return None;
     }
     let key = EndpointKey::from_stored(wanted);
-    let is_known = directory.knows(&key) || key.is_email();
+    let is_known = directory.knows(&key) || key.is_own();
     let why = match is_known {
         true => "it was off or not subscribed then, or it was added later",
         false => "no such endpoint is configured",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bson::DateTime;
 
 use super::histogram::Histogram;
-use crate::model::{EndpointKey, EventType, Outcome};
+use crate::model::{EndpointKey, EventType, MessageType, Outcome};
 use crate::outbox::{Delivery, Next};
 
 /// From the start of an attempt to the end of its response, in milliseconds; a timeout is at most 30 s.
@@ -22,13 +22,13 @@ const IMPORTED: Duration = Duration::from_secs(24 * 3600);
 
 /// The counts of each kind of delivery.
 #[derive(Debug)]
-pub struct Counts([Kind; 3]);
+pub struct Counts([Kind; 4]);
 
 /// A kind of delivery: its channel and its type of event.
 #[derive(Debug)]
 pub(super) struct Kind {
     pub(super) channel: &'static str,
-    pub(super) event: EventType,
+    pub(super) event: &'static str,
     pub(super) delivered: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) gone: AtomicU64,
@@ -93,16 +93,17 @@ impl Counts {
     /// Counts deliveries of an endpoint that is off: they were cancelled in bulk.
     pub fn add_cancelled(&self, endpoint: &EndpointKey, deliveries: u64) {
         // Their types are not read, so all are counted as expiries.
-        let kind = self.kind(endpoint, EventType::CertificateExpired);
+        let kind = self.kind(endpoint, EventType::CertificateExpired.into());
         kind.cancelled.fetch_add(deliveries, Ordering::Relaxed);
     }
 
-    fn kind(&self, endpoint: &EndpointKey, event_type: EventType) -> &Kind {
-        let [completed, expired, email] = &self.0;
-        match event_type {
+    fn kind(&self, endpoint: &EndpointKey, message_type: MessageType) -> &Kind {
+        let [completed, expired, email, notice] = &self.0;
+        match message_type {
             _ if endpoint.is_email() => email,
-            EventType::CertificateCompleted => completed,
-            EventType::CertificateExpired => expired,
+            MessageType::Event(EventType::CertificateCompleted) => completed,
+            MessageType::Event(EventType::CertificateExpired) => expired,
+            MessageType::Notice(_) => notice,
         }
     }
 
@@ -114,15 +115,16 @@ impl Counts {
 impl Default for Counts {
     fn default() -> Self {
         Self([
-            Kind::new("webhook", EventType::CertificateCompleted),
-            Kind::new("webhook", EventType::CertificateExpired),
-            Kind::new("email", EventType::CertificateExpired),
+            Kind::new("webhook", EventType::CertificateCompleted.as_str()),
+            Kind::new("webhook", EventType::CertificateExpired.as_str()),
+            Kind::new("email", EventType::CertificateExpired.as_str()),
+            Kind::new("notice", "endpoint"),
         ])
     }
 }
 
 impl Kind {
-    fn new(channel: &'static str, event: EventType) -> Self {
+    fn new(channel: &'static str, event: &'static str) -> Self {
         Self {
             channel,
             event,
@@ -231,6 +233,6 @@ mod tests {
             .iter()
             .map(|kind| kind.delivered.load(Ordering::Relaxed))
             .collect();
-        assert_eq!(delivered, [0, 0, 1]);
+        assert_eq!(delivered, [0, 0, 1, 0]);
     }
 }

@@ -35,6 +35,8 @@ pub struct Working {
     pub rejections: Rejections,
     pub fill: Fill,
     pub endpoints: EndpointCounts,
+    /// Endpoints of this instance that are suspended.
+    pub suspended: usize,
     /// Holds that last: of everything, of organizations, of endpoints.
     pub holds: usize,
     /// Whether it holds the lease for finding events: it is the one that scans and watches.
@@ -90,7 +92,7 @@ impl Collector for Reading {
 impl Working {
     fn deliveries(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
         let kinds = self.counts.kinds();
-        let labels = |kind: &Kind| [("channel", kind.channel), ("event", kind.event.as_str())];
+        let labels = |kind: &Kind| [("channel", kind.channel), ("event", kind.event)];
         let attempts = kinds.iter().flat_map(|kind| {
             let [channel, event] = labels(kind);
             let outcomes = [
@@ -174,6 +176,11 @@ impl Working {
             "holds",
             "Holds that last: of everything, of organizations and of endpoints",
             Some(self.holds),
+        )?;
+        encoder.gauge(
+            "suspended_endpoints",
+            "Endpoints of this instance to which nothing is sent but a probe now and then, after nothing but failures or a 410",
+            Some(self.suspended),
         )
     }
 

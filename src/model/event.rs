@@ -17,6 +17,71 @@ pub enum EventType {
     CertificateExpired,
 }
 
+/// What a message tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum MessageType {
+    /// A certificate, to an endpoint that is subscribed.
+    Event(EventType),
+    /// An endpoint, to the platform.
+    Notice(NoticeType),
+}
+
+impl MessageType {
+    /// As in `X-Webhook-Event`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Event(event) => event.as_str(),
+            Self::Notice(notice) => notice.as_str(),
+        }
+    }
+
+    /// The type of that name, or `None` for a name that this daemon does not know.
+    pub fn parse(name: &str) -> Option<Self> {
+        let mut notices = NoticeType::ALL.into_iter();
+        let event = EventType::parse(name).map(Self::Event);
+        event.or_else(|| notices.find(|notice| notice.as_str() == name).map(Self::Notice))
+    }
+}
+
+impl From<EventType> for MessageType {
+    fn from(event: EventType) -> Self {
+        Self::Event(event)
+    }
+}
+
+/// What the platform is told about an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NoticeType {
+    /// It has failed for a while.
+    EndpointFailing,
+    /// Nothing is sent to it any more, but for a probe now and then.
+    EndpointSuspended,
+    /// It answers again.
+    EndpointRecovered,
+    /// Deliveries to it became dead letters.
+    DeliveryDead,
+}
+
+impl NoticeType {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::EndpointFailing,
+        Self::EndpointSuspended,
+        Self::EndpointRecovered,
+        Self::DeliveryDead,
+    ];
+
+    /// As in `type` and `X-Webhook-Event`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EndpointFailing => "endpoint.failing",
+            Self::EndpointSuspended => "endpoint.suspended",
+            Self::EndpointRecovered => "endpoint.recovered",
+            Self::DeliveryDead => "delivery.dead",
+        }
+    }
+}
+
 impl EventType {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::CertificateCompleted, Self::CertificateExpired];
@@ -31,7 +96,7 @@ impl EventType {
 
     /// The type of that name, or `None` for a name that this daemon does not know.
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|t| t.as_str() == name)
+        Self::ALL.into_iter().find(|known| known.as_str() == name)
     }
 }
 
@@ -53,6 +118,12 @@ impl EventId {
     pub fn derive(event_type: EventType, id: RawBsonRef<'_>, instant: DateTime) -> Self {
         let instant = instant.timestamp_millis();
         Self(format!("{event_type}_{}_{instant}", key_part(id)).into())
+    }
+
+    /// The id of what the platform is told about an endpoint: the same for one endpoint, type and instant.
+    pub fn of_notice(notice: NoticeType, endpoint: &EndpointKey, instant: DateTime) -> Self {
+        let (name, instant) = (notice.as_str(), instant.timestamp_millis());
+        Self(format!("{name}_{endpoint}_{instant}").replace(['.', '/'], "_").into())
     }
 
     /// An id that was derived before, as read from the outbox.
@@ -84,6 +155,8 @@ pub struct EndpointKey(Arc<str>);
 
 const EMAIL: &str = "all/email";
 
+const NOTICES: &str = "all/notices";
+
 impl EndpointKey {
     /// The key of the endpoint with that `_id`; without one, a stable hash of organization and URL takes its place.
     pub fn derive(organization: RawBsonRef<'_>, id: Option<RawBsonRef<'_>>, url: &str) -> Self {
@@ -107,6 +180,16 @@ impl EndpointKey {
     /// Whether it is that of e-mails.
     pub fn is_email(&self) -> bool {
         &*self.0 == EMAIL
+    }
+
+    /// The key of what the platform is told about endpoints.
+    pub fn notices() -> Self {
+        Self(NOTICES.into())
+    }
+
+    /// Whether it is that of e-mails or of notices: no organization has configured it.
+    pub fn is_own(&self) -> bool {
+        matches!(&*self.0, EMAIL | NOTICES)
     }
 
     /// A key that was derived before, as read from the outbox or a command line.
@@ -142,7 +225,7 @@ pub struct Message {
     /// Becomes `webhook-id`.
     pub event_id: EventId,
     /// Becomes `X-Webhook-Event`.
-    pub event_type: EventType,
+    pub event_type: MessageType,
     /// The request's body, byte for byte.
     pub body: Bytes,
     /// Whether it is sent again, or late, because somebody asked for it: `X-Webhook-Replay`.

@@ -46,6 +46,8 @@ pub struct Failure {
     pub connect: Option<Duration>,
     /// How the response's body begins, printable and without the endpoint's secrets, if it is kept.
     pub response: Option<String>,
+    /// Whether it was to see whether a suspended endpoint answers again: it ends no delivery, and counts as no attempt.
+    pub is_probe: bool,
 }
 
 impl Outcome {
@@ -55,6 +57,14 @@ impl Outcome {
             Self::Delivered { elapsed, .. } => *elapsed,
             Self::TransientFailure(failure) | Self::PermanentFailure(failure) | Self::Gone(failure) => failure.elapsed,
             Self::Cancelled { .. } | Self::NotSent => Duration::ZERO,
+        }
+    }
+
+    /// What failed, if that is known.
+    pub fn failure_mut(&mut self) -> Option<&mut Failure> {
+        match self {
+            Self::TransientFailure(failure) | Self::PermanentFailure(failure) | Self::Gone(failure) => Some(failure),
+            Self::Delivered { .. } | Self::Cancelled { .. } | Self::NotSent => None,
         }
     }
 

@@ -273,7 +273,7 @@ impl Running {
             EventType::CertificateExpired => badge_user::expired_before(document).ok()?,
         };
         let is_of = event.organization == endpoint.key.organization();
-        (is_of && endpoint.event_types.contains(&event.message.event_type)).then_some(event)
+        (is_of && endpoint.event_types.contains(&event.event_type)).then_some(event)
     }
 
     async fn note_progress(&self, progress: Progress) -> Result<()> {

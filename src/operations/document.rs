@@ -215,7 +215,7 @@ impl Request {
     /// The endpoint, if what is asked for makes no sense without its configuration.
     pub(super) fn must_be_configured(&self) -> Option<EndpointKey> {
         let endpoint = self.selection.endpoint.as_deref().map(EndpointKey::from_stored);
-        endpoint.filter(|endpoint| matches!(self.kind, Kind::Test | Kind::Backfill) && !endpoint.is_email())
+        endpoint.filter(|endpoint| matches!(self.kind, Kind::Test | Kind::Backfill) && !endpoint.is_own())
     }
 
     pub(super) fn set_endpoint(&mut self, endpoint: &EndpointKey) {

@@ -284,10 +284,10 @@ impl Executor {
     fn resolve(&self, mut request: Request) -> Result<Request, Refusal> {
         let directory = &self.parts.directory;
         if let Some(id) = request.bare_endpoint() {
-            let email = EndpointKey::email();
-            let key = match id == email.endpoint() {
-                true => Ok(email),
-                false => directory.key_of(&id),
+            let mut own = [EndpointKey::email(), EndpointKey::notices()].into_iter();
+            let key = match own.find(|own| own.endpoint() == id) {
+                Some(own) => Ok(own),
+                None => directory.key_of(&id),
             };
             request.set_endpoint(&key.map_err(|why| format!("`selection.endpoint`: {why}"))?);
         }

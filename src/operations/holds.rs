@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 
 use crate::model::{EndpointKey, Reloadable};
+use crate::outbox::state_id;
 use crate::store::{CONTROL, Result, Store, upsert_row};
 
 /// The endpoints whose deliveries a hold keeps waiting.
@@ -247,5 +248,16 @@ pub(super) fn released_by(target: &Target) -> Document {
             { "_id": { "$gte": format!("hold/endpoint/{organization}/"), "$lt": format!("hold/endpoint/{organization}0") } },
         ] },
         Target::Endpoint(_) => doc! { "_id": target.document_id() },
+    }
+}
+
+/// The filter for the documents of the endpoints that are meant.
+pub(super) fn endpoints_of(target: &Target) -> Document {
+    match target {
+        Target::All => doc! { "_id": { "$gte": "endpoint/", "$lt": "endpoint0" } },
+        Target::Organization(organization) => {
+            doc! { "_id": { "$gte": format!("endpoint/{organization}/"), "$lt": format!("endpoint/{organization}0") } }
+        }
+        Target::Endpoint(endpoint) => doc! { "_id": state_id(endpoint) },
     }
 }

@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::document::{Kind, Request, id_text};
 use super::executor::Executor;
-use super::holds::{Hold, Target, released_by};
+use super::holds::{Hold, Target, endpoints_of, released_by};
 use super::sample;
 use crate::failpoint;
 use crate::store::{
@@ -105,17 +105,19 @@ impl Running {
         let Some(target) = self.request.target.clone() else {
             return Ok(Ended::Failed("nothing is meant".into()));
         };
-        let rows = vec![match self.request.kind {
-            Kind::Hold => Hold {
-                target: target.clone(),
-                by: self.request.by.clone(),
-                reason: self.request.reason.clone(),
-                at: Some(self.started_at),
-                until: self.request.until,
+        let rows = match self.request.kind {
+            Kind::Hold => {
+                let hold = Hold {
+                    target: target.clone(),
+                    by: self.request.by.clone(),
+                    reason: self.request.reason.clone(),
+                    at: Some(self.started_at),
+                    until: self.request.until,
+                };
+                vec![hold.row()]
             }
-            .row(),
-            _ => release_row(&target, self.started_at)?,
-        }];
+            _ => release_rows(&target, self.started_at)?,
+        };
         let instances = self.raise_control(rows).await?;
         let instances = i64::try_from(instances).unwrap_or(i64::MAX);
         Ok(Ended::Done(
@@ -302,7 +304,15 @@ impl Running {
     }
 }
 
-fn release_row(target: &Target, now: DateTime) -> Result<RawDocumentBuf, Unfinished> {
-    let filter = RawDocumentBuf::try_from(&released_by(target)).map_err(|_| Unfinished::Abandoned)?;
-    Ok(update_row(filter, rawdoc! { "$set": { "until": now } }, true))
+/// Ends holds, and suspensions: the endpoints are judged anew.
+fn release_rows(target: &Target, now: DateTime) -> Result<Vec<RawDocumentBuf>, Unfinished> {
+    let raw = |filter: Document| RawDocumentBuf::try_from(&filter).map_err(|_| Unfinished::Abandoned);
+    let holds = update_row(raw(released_by(target))?, rawdoc! { "$set": { "until": now } }, true);
+    let mut suspended = endpoints_of(target);
+    suspended.insert("episode.suspended", doc! { "$exists": true });
+    let restart = rawdoc! {
+        "$unset": { "episode.suspended": 1 }, "$inc": { "episode.version": 1_i64 },
+        "$set": { "episode.inARow": 0_i64, "episode.rowSince": now },
+    };
+    Ok(vec![holds, update_row(raw(suspended)?, restart, true)])
 }

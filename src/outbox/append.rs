@@ -234,7 +234,7 @@ mod tests {
         NewDelivery {
             message: Message {
                 event_id: EventId::derive(EventType::CertificateExpired, RawBsonRef::Int32(place), at),
-                event_type: EventType::CertificateExpired,
+                event_type: EventType::CertificateExpired.into(),
                 body: Bytes::from(vec![b'x'; bytes]),
                 is_replay: false,
             },

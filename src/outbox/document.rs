@@ -11,7 +11,7 @@ use bson::{DateTime, RawArray, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf
 use bytes::Bytes;
 
 use super::settled::{open, settled};
-use crate::model::{EndpointKey, EventId, EventType, Message};
+use crate::model::{EndpointKey, EventId, Message, MessageType};
 
 /// A delivery that failed keeps this many of its last attempts.
 pub(super) const HISTORY: i32 = 20;
@@ -344,7 +344,7 @@ fn decode_delivery(
 
 fn decode_message(entry: &RawDocument, is_replay: bool) -> Result<Message, &'static str> {
     let event = entry.get_str("event").map_err(|_| "`event` is not a string")?;
-    let event_type = entry.get_str("type").ok().and_then(EventType::parse);
+    let event_type = entry.get_str("type").ok().and_then(MessageType::parse);
     let payload = entry.get_str("payload").map_err(|_| "`payload` is not a string")?;
     Ok(Message {
         event_id: EventId::from_stored(event),

@@ -11,7 +11,7 @@ use futures_util::TryStreamExt;
 
 use super::document::{Batch, LAYOUT};
 use super::settled::{open, settled};
-use super::{Class, Delivery, Head, Next, Outbox, slowed};
+use super::{Class, Delivery, Head, Next, Outbox, notes};
 use crate::failpoint;
 use crate::statistics::Additions;
 use crate::store::{self, OUTBOX, STATE, STATISTICS, Writer};
@@ -31,6 +31,8 @@ pub struct Settlement {
     pub next: Next,
     /// Until when its endpoint is paused, if its response asked for that.
     pub paused_until: Option<DateTime>,
+    /// Whether the platform is to be told that it is a dead letter.
+    pub is_death_told: bool,
 }
 
 /// Why results were not recorded. Nothing of them was written.
@@ -42,8 +44,8 @@ pub enum Unrecorded {
     Results(store::Error),
     /// MongoDB did not write the statistics.
     Statistics(store::Error),
-    /// MongoDB did not write the pauses of endpoints.
-    Pauses(store::Error),
+    /// MongoDB did not write what they say of endpoints.
+    Notes(store::Error),
 }
 
 impl Outbox {
@@ -73,10 +75,10 @@ impl Outbox {
             transaction.abort().await;
             return Err(Unrecorded::Outdated);
         }
-        let pauses = slowed::rows(settlements);
-        if !pauses.is_empty() {
-            let done = transaction.update(STATE, pauses.iter()).await;
-            done.map_err(Unrecorded::Pauses)?;
+        let notes = notes::rows(settlements);
+        if !notes.is_empty() {
+            let done = transaction.update(STATE, notes.iter()).await;
+            done.map_err(Unrecorded::Notes)?;
         }
         if counted {
             let rows = written.statistics.rows(now);

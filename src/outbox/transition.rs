@@ -71,6 +71,16 @@ pub fn transition(
         Outcome::Delivered { status, .. } => Next::Delivered { status: *status },
         Outcome::Cancelled { reason } => Next::Cancelled { reason: reason.clone() },
         Outcome::NotSent => return None,
+        Outcome::Gone(failure) | Outcome::PermanentFailure(failure) | Outcome::TransientFailure(failure)
+            if failure.is_probe =>
+        {
+            Next::Retry {
+                // After all that waits as well: the next probe is another delivery.
+                due: now,
+                first_attempt_at: past.first_attempt_at.unwrap_or(now),
+                failure: failure.clone(),
+            }
+        }
         Outcome::Gone(failure) => dead("410 Gone: not retried", failure),
         Outcome::PermanentFailure(failure) => dead("permanent failure: not retried", failure),
         Outcome::TransientFailure(failure) => after_failure(past, failure, now, policy, jitter),

@@ -12,6 +12,8 @@ const MAX_ID: usize = 64 << 10;
 /// Something that happened to a certificate.
 #[derive(Clone, Debug)]
 pub struct Event {
+    /// What happened to it.
+    pub event_type: EventType,
     /// What goes out.
     pub message: Message,
     /// The certificate's `_id`.
@@ -105,9 +107,10 @@ fn event(
     let organization = organization(document).ok_or_else(|| unfit("`_ownerId` is missing".into()))?;
     let body = body(payload).map_err(unfit)?;
     Ok(Event {
+        event_type,
         message: Message {
             event_id: event_id.clone(),
-            event_type,
+            event_type: event_type.into(),
             body,
             is_replay: false,
         },

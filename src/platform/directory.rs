@@ -42,6 +42,8 @@ struct Shared {
     followed: SetOnce<()>,
     freshness: Freshness,
     email: AtomicBool,
+    /// Where the platform is told of endpoints, as an endpoint.
+    notices: RwLock<Option<Arc<Endpoint>>>,
     changes: watch::Sender<u64>,
     /// Locked from reading documents until they are in `index`: an earlier reading must not replace a later one.
     reading: Mutex<()>,
@@ -88,6 +90,22 @@ impl Directory {
         }
     }
 
+    /// From now on the platform is told of endpoints there, or not at all.
+    pub fn set_notices(&self, endpoint: Option<Arc<Endpoint>>) {
+        *self.0.notices.write() = endpoint;
+        self.notify();
+    }
+
+    /// Whether the platform is told of endpoints.
+    pub fn tells_of_endpoints(&self) -> bool {
+        self.0.notices.read().is_some()
+    }
+
+    /// Changes with what an endpoint's document says; `None` if no document has it now.
+    pub fn fingerprint(&self, key: &EndpointKey) -> Option<u64> {
+        self.index().claims(key)?.fingerprint()
+    }
+
     /// Whether reminders by e-mail are on.
     pub fn email(&self) -> bool {
         self.0.email.load(Ordering::Relaxed)
@@ -107,6 +125,13 @@ impl Directory {
     pub fn find(&self, key: &EndpointKey) -> Found {
         if key.is_email() {
             return Found::Email { enabled: self.email() };
+        }
+        if key.is_own() {
+            let notices = self.0.notices.read().clone();
+            let off = Found::Off {
+                reason: "notices are switched off",
+            };
+            return notices.map_or(off, Found::Served);
         }
         let now = Instant::now();
         if let Some(found) = self.index().find(key, now) {
@@ -160,13 +185,20 @@ impl Directory {
         keys
     }
 
-    /// The key of the only endpoint with that id, which is an ObjectId as a rule; that of the e-mails while they are on.
+    /// Those that no organization has configured, as far as they are on: e-mails and notices.
+    pub fn own(&self) -> impl Iterator<Item = EndpointKey> {
+        let email = self.email().then(EndpointKey::email);
+        let notices = self.tells_of_endpoints().then(EndpointKey::notices);
+        email.into_iter().chain(notices)
+    }
+
+    /// The key of the only endpoint with that id, which is an ObjectId as a rule; those of e-mails and notices while they are on.
     ///
     /// # Errors
     /// There is none, or there are several: how to name the one that is meant.
     pub fn key_of(&self, id: &str) -> Result<EndpointKey, String> {
         let mut keys = self.keys();
-        keys.extend(self.email().then(EndpointKey::email));
+        keys.extend(self.own());
         keys.retain(|key| key.endpoint() == id);
         match keys.as_slice() {
             [key] => Ok(key.clone()),
@@ -183,6 +215,9 @@ impl Directory {
     pub fn name(&self, key: &EndpointKey) -> String {
         if key.is_email() {
             return "reminders to users".into();
+        }
+        if key.is_own() {
+            return "notices to the platform".into();
         }
         let index = self.index();
         index

@@ -38,6 +38,8 @@ pub(super) async fn follow_control_number(engine: Arc<Engine>, stop: Cancellatio
         wanted.borrow_and_update();
         let load = || engine.holds.load(&engine.store);
         let number = engine.store.persist("read what is held", load).await?;
+        let load = || engine.load_endpoint_states();
+        engine.store.persist("read which endpoints are suspended", load).await?;
         // What is in memory may be held, cancelled or erased by now: it is read again. The documents come first, so that a read that
         // begins in between takes none of them.
         engine.waiting.forget_documents();

@@ -12,6 +12,7 @@ use crate::dispatch::Deliver;
 use crate::failpoint;
 use crate::mail::Mailer;
 use crate::model::{Clock, Failure, Outcome, Reloadable};
+use crate::notices::{Begin, Episodes};
 use crate::operations::Holds;
 use crate::outbox::{Delivery, Outbox, UNFINISHED, retry_deadline};
 use crate::platform::{Directory, Found};
@@ -33,11 +34,16 @@ pub struct Courier {
     pub policy: Reloadable<RetryPolicy>,
     pub states: EndpointStates,
     pub holds: Holds,
+    pub episodes: Episodes,
     pub cluster: Cluster,
 }
 
 impl Deliver for Courier {
     async fn attempt(&self, delivery: &Delivery) -> Outcome {
+        let begin = self.episodes.begin(&delivery.endpoint, self.clock.now());
+        if begin == Begin::No {
+            return Outcome::NotSent;
+        }
         if delivery.is_large()
             && let Some(outcome) = self.begin_large(delivery).await
         {
@@ -53,6 +59,11 @@ impl Deliver for Courier {
         if let Some(span) = span {
             span.end(&outcome);
         }
+        if let Some(failure) = outcome.failure_mut() {
+            failure.is_probe = begin == Begin::Probe;
+        }
+        let fingerprint = || self.directory.fingerprint(&delivery.endpoint).unwrap_or(0);
+        self.episodes.ended(delivery, &outcome, fingerprint, self.clock.now());
         outcome
     }
 }

@@ -93,11 +93,12 @@ impl Daemon {
         for key in restart_needed(&self.config, &config) {
             warn!(key, "this key has changed and takes effect after a restart");
         }
-        match self
-            .engine
-            .settings
-            .replace(&config, &self.engine.queue, &self.engine.directory)
-        {
+        match self.engine.settings.replace(
+            &config,
+            &self.engine.queue,
+            &self.engine.directory,
+            &self.engine.episodes,
+        ) {
             Ok(()) => info!(file, "configuration reloaded"),
             Err(error) => {
                 error!(%error, "reload refused, the configuration stays as it was");

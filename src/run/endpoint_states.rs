@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::EndpointState;
 use crate::model::{Clock, EndpointKey};
+use crate::notices::NOTED;
 use crate::outbox::state_id;
 use crate::store::{Result, Stopped, Store};
 
@@ -57,22 +58,28 @@ impl EndpointStates {
         }
     }
 
-    /// Reads all states. Returns which endpoints are paused, and for how long.
+    /// Reads the documents of all endpoints that are not plainly well.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn load(&self) -> Result<Vec<(EndpointKey, Duration)>> {
+    pub async fn read(&self) -> Result<Vec<Document>> {
         let now = self.clock.now();
         let filter = doc! { "_id": { "$gte": "endpoint/", "$lt": "endpoint0" } };
         let mut over = filter.clone();
         over.extend(doc! {
             "slowedUntil": { "$lt": now }, "waitingSince": { "$exists": false }, "servedSince": { "$exists": false },
+            NOTED: { "$exists": false }, "deadUntold": { "$exists": false },
         });
         // Only tidies up.
         let _ = self.store.state().delete_many(over).await;
-        let found: Vec<Document> = self.store.state().find(filter).await?.try_collect().await?;
+        Ok(self.store.state().find(filter).await?.try_collect().await?)
+    }
+
+    /// Takes over what they say. Returns which endpoints are paused, and for how long.
+    pub fn load(&self, documents: &[Document]) -> Vec<(EndpointKey, Duration)> {
+        let now = self.clock.now();
         let (mut states, mut paused) = (self.shared.states.lock(), Vec::new());
-        for document in &found {
+        for document in documents {
             let Some(key) = document.get_str("_id").ok().and_then(|id| id.strip_prefix("endpoint/")) else {
                 continue;
             };
@@ -94,7 +101,7 @@ impl EndpointStates {
                 states.insert(endpoint, State { is, saved: true });
             }
         }
-        Ok(paused)
+        paused
     }
 
     /// Notes that deliveries of that endpoint wait, or, if they had to, that their retry period begins now. Returns whether it does.
@@ -105,7 +112,9 @@ impl EndpointStates {
         };
         let is_released = *state == EndpointState::Served && waited();
         match state {
-            EndpointState::OutOfService | EndpointState::Held => self.set(endpoint, Is::Waiting),
+            EndpointState::OutOfService | EndpointState::Held | EndpointState::Suspended { .. } => {
+                self.set(endpoint, Is::Waiting)
+            }
             EndpointState::Served if is_released => self.set(endpoint, Is::ServedSince(self.clock.now())),
             EndpointState::Served | EndpointState::Off(_) | EndpointState::NotAssigned => {}
         }

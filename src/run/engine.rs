@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::endpoint_states::EndpointStates;
-use super::{Courier, Settings, Tally};
+use super::{Courier, Settings, Tally, settings};
 use crate::cluster::{CUT_SHORT, Cluster, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::config::Config;
 use crate::dispatch::{
@@ -21,6 +21,7 @@ use crate::dispatch::{
 };
 use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Reloadable};
+use crate::notices::{Episodes, Noted};
 use crate::operations::{Executor, Holds, Parts, hold_everything};
 use crate::outbox::{Head, Listener, Outbox};
 use crate::platform::{Directory, Found, Refresh};
@@ -37,6 +38,10 @@ pub struct Engine {
     /// The states of endpoints that are paused, waited for or served again: see `webhook_state`.
     pub endpoint_states: EndpointStates,
     pub holds: Holds,
+    /// The endpoints that fail.
+    pub episodes: Episodes,
+    /// Endpoints of whose dead letters the platform is to be told.
+    pub died: EndpointSet,
     /// The control number that this instance must act on.
     pub control: watch::Sender<i64>,
     /// Endpoints that are served again after their deliveries had to wait.
@@ -97,21 +102,14 @@ struct EndpointGate {
     cluster: Cluster,
     directory: Directory,
     holds: Holds,
-}
-
-impl EndpointGate {
-    fn new(cluster: &Cluster, directory: &Directory, holds: &Holds) -> Self {
-        Self {
-            cluster: cluster.clone(),
-            directory: directory.clone(),
-            holds: holds.clone(),
-        }
-    }
+    episodes: Episodes,
 }
 
 impl Gate for EndpointGate {
     fn may_begin(&self, endpoint: &EndpointKey) -> bool {
-        self.cluster.may_begin(endpoint) && !self.holds.is_held(endpoint, self.cluster.now())
+        let now = self.cluster.now();
+        let is_suspended = || self.episodes.suspended(endpoint, now) == Some(false);
+        self.cluster.may_begin(endpoint) && !self.holds.is_held(endpoint, now) && !is_suspended()
     }
 
     fn configured(&self, endpoint: &EndpointKey) -> ConfiguredPace {
@@ -130,17 +128,26 @@ impl Engine {
         let cluster = Cluster::new(store.clone(), clock.clone(), host);
         let directory = Directory::default();
         let holds = Holds::default();
-        let gate = EndpointGate::new(&cluster, &directory, &holds);
+        let episodes = Episodes::new(settings::rules(config));
+        let gate = EndpointGate {
+            cluster: cluster.clone(),
+            directory: directory.clone(),
+            holds: holds.clone(),
+            episodes: episodes.clone(),
+        };
         let queue = DeliveryQueue::new(limits(config), gate);
         let waiting = Waiting::new(queue.clone());
         let wake_ups = WakeUps::default();
         directory.switch_email(settings.mailer.get().is_some());
+        directory.set_notices(settings::notices(config));
         let appended = Appended::new(&waiting, &wake_ups, &cluster);
         let instance_id = Arc::clone(cluster.instance_id());
         let outbox = Outbox::new(store.clone(), instance_id, Arc::new(appended), settings.tracer.clone());
         Arc::new(Self {
             endpoint_states: EndpointStates::new(store.clone(), clock.clone()),
             holds,
+            episodes,
+            died: EndpointSet::default(),
             control: watch::Sender::new(0),
             released: EndpointSet::default(),
             tally: Tally::new(clock.clone()),
@@ -215,11 +222,32 @@ impl Engine {
             Found::Served(_) | Found::Email { enabled: true } if self.holds.is_held(endpoint, self.clock.now()) => {
                 EndpointState::Held
             }
-            Found::Served(_) | Found::Email { enabled: true } => EndpointState::Served,
+            Found::Served(_) | Found::Email { enabled: true } => {
+                match self.episodes.suspended(endpoint, self.clock.now()) {
+                    Some(is_probe_due) => EndpointState::Suspended { is_probe_due },
+                    None => EndpointState::Served,
+                }
+            }
             Found::Email { enabled: false } => EndpointState::Off("e-mails are switched off"),
             Found::OutOfService { .. } => EndpointState::OutOfService,
             Found::Off { reason } => EndpointState::Off(reason),
         }
+    }
+
+    /// Reads what `webhook_state` says of endpoints.
+    pub(super) async fn load_endpoint_states(&self) -> crate::store::Result<()> {
+        let documents = self.endpoint_states.read().await?;
+        for (endpoint, pause) in self.endpoint_states.load(&documents) {
+            self.queue.pause(&endpoint, pause);
+        }
+        self.episodes
+            .load(&documents, |endpoint| self.cluster.is_assigned(endpoint));
+        for (endpoint, noted) in documents.iter().filter_map(Noted::read) {
+            if noted.dead > 0 {
+                self.died.add(endpoint);
+            }
+        }
+        Ok(())
     }
 
     /// What keeps the directory fresh.
@@ -321,8 +349,10 @@ impl Engine {
             policy: self.settings.retry.clone(),
             states: self.endpoint_states.clone(),
             holds: self.holds.clone(),
+            episodes: self.episodes.clone(),
             cluster: self.cluster.clone(),
         };
+        let directory = self.directory.clone();
         let (states, cluster) = (self.endpoint_states.clone(), self.cluster.clone());
         let (recorder, results) = Recorder::new(RecorderParts {
             outbox: self.outbox.clone(),
@@ -334,6 +364,8 @@ impl Engine {
             observer: self.tally.clone(),
             served_since: Box::new(move |endpoint| states.served_since(endpoint)),
             drained: Box::new(move |endpoint| !cluster.is_assigned(endpoint)),
+            tells_of: Box::new(move |endpoint| directory.tells_of_endpoints() && !endpoint.is_own()),
+            died: self.died.clone(),
             recorded: Arc::clone(&self.recorded),
         });
         let workers = Workers::new(self.queue.clone(), courier, self.abort.clone(), results);
@@ -367,10 +399,7 @@ impl Deliveries for Engine {
     async fn gaining(&self) -> crate::store::Result<()> {
         let control = self.holds.load(&self.store).await?;
         self.act_on(control);
-        for (endpoint, pause) in self.endpoint_states.load().await? {
-            self.queue.pause(&endpoint, pause);
-        }
-        Ok(())
+        self.load_endpoint_states().await
     }
 }
 

@@ -81,11 +81,13 @@ pub(super) async fn endpoint(
 fn one_page<'a>(engine: &Engine, key: &EndpointKey, of: std::result::Result<&'a OfEndpoint, &'a str>) -> OnePage<'a> {
     let (directory, now) = (&engine.directory, engine.clock.now());
     let holds = engine.holds.clone();
+    let suspended = of.ok().and_then(|of| of.suspended.clone());
     OnePage {
         endpoint: describe(
             &Known {
                 directory,
                 holds,
+                suspended: suspended.into_iter().map(|why| (key.clone(), why)).collect(),
                 at: now,
             },
             key,
@@ -99,7 +101,7 @@ fn one_page<'a>(engine: &Engine, key: &EndpointKey, of: std::result::Result<&'a 
 }
 
 fn is_configured(engine: &Engine, key: &EndpointKey) -> bool {
-    key.is_email() || engine.directory.knows(key)
+    key.is_own() || engine.directory.knows(key)
 }
 
 /// Where there are many endpoints, looking for what is called like it takes a while.

@@ -60,6 +60,7 @@ pub(super) async fn read(watched: &Watched) -> Working {
         rejections: engine.rejections.clone(),
         fill: engine.queue.fill(),
         endpoints: engine.directory.count(),
+        suspended: engine.episodes.count_suspended(),
         holds: engine.holds.lasting(engine.clock.now()).len(),
         has_lease: lease.is_some(),
         stream_age: lease.and_then(|_| stream_age(engine)),

@@ -70,10 +70,15 @@ impl Redrives {
         let states = engine.outbox.states_of(&ids).await?;
         let endpoints = engine.outbox.with_dead_letters(since).await?;
         self.forget_settled(&endpoints, &states);
-        for endpoint in endpoints
-            .iter()
-            .filter(|endpoint| engine.endpoint_state(endpoint) == EndpointState::Served)
-        {
+        let may_be_sent = |endpoint: &&EndpointKey| {
+            let state = engine.endpoint_state(endpoint);
+            // One of a suspended endpoint for which nothing else waits is what it is probed with.
+            matches!(
+                state,
+                EndpointState::Served | EndpointState::Suspended { is_probe_due: true }
+            )
+        };
+        for endpoint in endpoints.iter().filter(may_be_sent) {
             if self.refused.has(endpoint, began) {
                 continue;
             }

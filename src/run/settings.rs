@@ -3,16 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::sync::Notify;
 
 use crate::config::{self, Config};
 use crate::dispatch::DeliveryQueue;
 use crate::mail::Mailer;
-use crate::model::Reloadable;
-use crate::platform::{Directory, EndpointPolicy};
+use crate::model::{EndpointKey, Reloadable};
+use crate::notices::{Episodes, Rules};
+use crate::platform::{Auth, Directory, Endpoint, EndpointPolicy};
 use crate::sender::{Client, Policy, RetryPolicy};
 use crate::source::Schedule;
 use crate::trace::Tracer;
+
+/// How long the platform may take to respond to a notice.
+const NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The settings that take effect without a restart.
 #[derive(Clone)]
@@ -64,11 +69,19 @@ impl Settings {
     ///
     /// # Errors
     /// The HTTP client or the mailer can't be built; then nothing has changed.
-    pub fn replace(&self, config: &Config, queue: &DeliveryQueue, directory: &Directory) -> anyhow::Result<()> {
+    pub fn replace(
+        &self,
+        config: &Config,
+        queue: &DeliveryQueue,
+        directory: &Directory,
+        episodes: &Episodes,
+    ) -> anyhow::Result<()> {
         let client = Client::new(policy(config))?;
         let mailer = Mailer::new(&config.email)?;
         self.client.set(client);
         directory.switch_email(mailer.is_some());
+        directory.set_notices(notices(config));
+        episodes.set_rules(rules(config));
         self.mailer.set(mailer);
         self.scan.set(config.scan.clone());
         self.schedule.set(schedule(config));
@@ -101,6 +114,32 @@ fn endpoints(config: &Config) -> EndpointPolicy {
         allow_http: config.delivery.allow_http,
         concurrency: u32::try_from(config.delivery.concurrency).unwrap_or(u32::MAX),
     }
+}
+
+/// How long an endpoint must fail.
+pub(super) fn rules(config: &Config) -> Rules {
+    Rules {
+        failing_after: config.notices.failing_after,
+        suspend_after: config.delivery.suspend_after,
+    }
+}
+
+/// Where the platform is told of endpoints, as an endpoint.
+pub(super) fn notices(config: &Config) -> Option<Arc<Endpoint>> {
+    let url = config.notices.url.clone()?;
+    Some(Arc::new(Endpoint {
+        key: EndpointKey::notices(),
+        name: String::new(),
+        url,
+        enabled: true,
+        event_types: Vec::new(),
+        timeout: NOTICE_TIMEOUT,
+        headers: HeaderMap::new(),
+        auth: Auth::None,
+        signing_secrets: config.notices.secret.iter().cloned().collect(),
+        concurrency: None,
+        rate_limit: None,
+    }))
 }
 
 fn policy(config: &Config) -> Policy {

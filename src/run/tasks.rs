@@ -189,6 +189,8 @@ impl Tasks {
         self.sources.spawn(named("released endpoints", released));
         let states = self.engine.endpoint_states.clone().run(self.stop.clone());
         self.sources.spawn(fallible("endpoint states", states));
+        let episodes = super::episodes::keep(Arc::clone(&self.engine), self.stop.clone());
+        self.sources.spawn(named("episodes", episodes));
     }
 
     fn spawn_streams(&mut self, config: &Config) {

@@ -62,7 +62,7 @@ pub(super) async fn cancel(engine: Arc<Engine>, off: EndpointSet, stop: Cancella
 }
 
 async fn reread_organization(engine: &Engine, endpoint: &EndpointKey) -> Result<(), Stopped> {
-    if endpoint.is_email() {
+    if endpoint.is_own() {
         return Ok(());
     }
     let refresh = engine.refresh();

@@ -150,7 +150,7 @@ impl Scan {
 
 /// One delivery for each endpoint that wants the event.
 pub fn deliveries(directory: &Directory, event: &Event) -> Vec<NewDelivery> {
-    let wanting = directory.wanting(&event.organization, event.message.event_type);
+    let wanting = directory.wanting(&event.organization, event.event_type);
     let delivery = |endpoint| NewDelivery {
         message: event.message.clone(),
         endpoint,

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Day, Head, find, instant, number, rfc3339_if_known, text};
 use crate::model::{EndpointKey, count};
+use crate::notices::Noted;
 use crate::operations::Holds;
 use crate::platform::{Directory, Found};
 use crate::store::{Result, Store};
@@ -26,9 +27,9 @@ pub struct Endpoint {
     pub endpoint: String,
     /// What the organization calls it.
     pub name: String,
-    /// `served`, `off`, `out of service`, `held` or `deleted`.
+    /// `served`, `off`, `out of service`, `held`, `suspended` or `deleted`.
     pub state: &'static str,
-    /// Why it is out of service or held.
+    /// Why it is out of service, held or suspended.
     pub why: Option<String>,
     /// What of its configuration is not applied as it is written, e.g. an event type that is unknown.
     pub warnings: Vec<String>,
@@ -103,8 +104,7 @@ pub(super) async fn endpoints(
         known,
         all: HashMap::new(),
     };
-    let email = directory.email().then(EndpointKey::email);
-    for key in directory.keys().into_iter().chain(email) {
+    for key in directory.keys().into_iter().chain(directory.own()) {
         endpoints.get(&key);
     }
     for figures in figures(store, now).await? {
@@ -130,7 +130,27 @@ pub(super) async fn endpoints(
 pub(crate) struct Known<'a> {
     pub(crate) directory: &'a Directory,
     pub(crate) holds: Holds,
+    pub(crate) suspended: Suspended,
     pub(crate) at: DateTime,
+}
+
+/// Why endpoints are suspended.
+pub(crate) type Suspended = HashMap<EndpointKey, String>;
+
+/// Reads which endpoints are suspended.
+///
+/// # Errors
+/// MongoDB refused or is unavailable.
+pub(crate) async fn suspended(store: &Store) -> Result<Suspended> {
+    let filter = doc! { "_id": { "$gte": "endpoint/", "$lt": "endpoint0" }, "episode.suspended": { "$exists": true } };
+    let found: Vec<Document> = store.state().find(filter).await?.try_collect().await?;
+    let why = |document| {
+        let (endpoint, noted) = Noted::read(document)?;
+        let (since, why) = noted.suspended()?;
+        let since = since.try_to_rfc3339_string().unwrap_or_default();
+        Some((endpoint, format!("since {since}: {why}")))
+    };
+    Ok(found.iter().filter_map(why).collect())
 }
 
 struct Endpoints<'a> {
@@ -194,7 +214,10 @@ pub(crate) fn describe(known: &Known<'_>, key: &EndpointKey) -> Endpoint {
     let (state, why) = match find(directory, key) {
         Some(Found::Served(_) | Found::Email { enabled: true }) => match known.holds.of(key, known.at) {
             Some(hold) => ("held", Some(hold.describe())),
-            None => ("served", None),
+            None => match known.suspended.get(key) {
+                Some(why) => ("suspended", Some(why.clone())),
+                None => ("served", None),
+            },
         },
         Some(Found::OutOfService { reason }) => ("out of service", Some(reason)),
         Some(Found::Off { .. } | Found::Email { enabled: false }) => ("off", None),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
 
-use super::{find, hint, instant, number, text};
+use super::{find, hint, instant, number, suspended, text};
 use crate::model::EndpointKey;
 use crate::platform::{Directory, Found};
 use crate::store::{Result, Store};
@@ -64,7 +64,9 @@ pub(super) async fn oldest(
     firsts: &[First],
     now: DateTime,
 ) -> Result<Option<Duration>> {
-    let is_late = |first: &&First| first.due <= now && is_served(directory, &first.endpoint);
+    let suspended = suspended(store).await?;
+    let is_sent = |endpoint: &EndpointKey| is_served(directory, endpoint) && !suspended.contains_key(endpoint);
+    let is_late = |first: &&First| first.due <= now && is_sent(&first.endpoint);
     let mut due: Vec<_> = firsts.iter().filter(is_late).collect();
     due.sort_unstable_by_key(|first| first.due);
     let outbox = store.outbox();

@@ -77,13 +77,15 @@ async fn dead_letters_go_out_by_themselves_when_their_endpoint_answers_again() {
 async fn dead_letters_are_replayed_by_an_operator_and_a_dry_run_only_shows_them() {
     let fixture = Fixture::new()
         .await
-        .with(&format!("{TWO_ATTEMPTS}\ndelivery.redrive_for = \"0s\""));
+        .with("completions.enabled = false\ndelivery.max_attempts = 1\ndelivery.redrive_for = \"0s\"");
     let (organization, other) = (
         fixture.organization(vec![fixture.endpoint("/a")]).await,
         fixture.organization(vec![fixture.endpoint("/b")]).await,
     );
     for path in ["/a", "/b"] {
-        fixture.receiver.script(path, Response::failing(2, StatusCode::GONE));
+        fixture
+            .receiver
+            .script(path, Response::failing(2, StatusCode::INTERNAL_SERVER_ERROR));
     }
     fixture
         .badge_users()
@@ -91,7 +93,7 @@ async fn dead_letters_are_replayed_by_an_operator_and_a_dry_run_only_shows_them(
         .await
         .unwrap();
     let daemon = fixture.daemon().await;
-    let dead = doc! { "state": "dead", "reason": "410 Gone: not retried" };
+    let dead = doc! { "state": "dead", "reason": "1 attempts failed" };
     fixture.wait_for_deliveries(dead.clone(), 2).await;
 
     let shown = replay(&fixture, &["--organization", &organization.to_hex(), "--dry-run"]).await;
@@ -100,7 +102,7 @@ async fn dead_letters_are_replayed_by_an_operator_and_a_dry_run_only_shows_them(
         "{shown}"
     );
     assert!(
-        shown.contains("1 delivery would be sent again") && shown.contains("status 410"),
+        shown.contains("1 delivery would be sent again") && shown.contains("status 500"),
         "{shown}"
     );
     assert_eq!(fixture.count_deliveries(dead.clone()).await, 2);

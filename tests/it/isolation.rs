@@ -29,8 +29,8 @@ enum Fate {
     Delivered,
     /// Failed, and to be tried again.
     Retried,
-    /// Given up at once.
-    Dead,
+    /// The first is given up at once, the others wait.
+    Suspended,
 }
 
 /// Each with the scheme of its URL.
@@ -78,7 +78,7 @@ const MANNERS: [(&str, Manner, Fate); 15] = [
     (
         "http",
         Manner::Response("HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n"),
-        Fate::Dead,
+        Fate::Suspended,
     ),
 ];
 
@@ -107,7 +107,10 @@ async fn await_fate(fixture: &Fixture, daemon: &Daemon, receiver: &Hostile, key:
     match fate {
         Fate::Open => receiver.wait_for_requests(1).await,
         Fate::Delivered => fixture.wait_for_deliveries(in_state("delivered"), CERTIFICATES).await,
-        Fate::Dead => fixture.wait_for_deliveries(in_state("dead"), CERTIFICATES).await,
+        Fate::Suspended => {
+            fixture.wait_for_deliveries(in_state("dead"), 1).await;
+            fixture.wait_for_deliveries(in_state("pending"), CERTIFICATES - 1).await;
+        }
         Fate::Retried => {
             let endpoint = key.rsplit_once('/').unwrap().1;
             let failed = |line: &Value| line["level"] == "WARN" && line["endpoint"] == endpoint && line["attempt"] == 1;
@@ -150,13 +153,14 @@ async fn receivers_that_hang_drip_flood_cut_or_lie_harm_themselves_alone_and_do_
         assert_eq!(receiver.requests(), 1, "{manner:?}");
     }
     let count = |fate| CERTIFICATES * MANNERS.iter().filter(|(_, _, one)| *one == fate).count() as u64;
+    let suspended = count(Fate::Suspended) / CERTIFICATES;
     let period_end = DateTime::from_millis(Clock::local().timestamp_millis() + 600_000);
     for (filter, expected) in [
         (doc! { "state": "delivered" }, CERTIFICATES + count(Fate::Delivered)),
-        (doc! { "state": "dead" }, count(Fate::Dead)),
+        (doc! { "state": "dead" }, suspended),
         (
             doc! { "state": "pending", "due": { "$lte": period_end } },
-            count(Fate::Open) + count(Fate::Retried),
+            count(Fate::Open) + count(Fate::Retried) + count(Fate::Suspended) - suspended,
         ),
     ] {
         assert_eq!(fixture.count_deliveries(filter.clone()).await, expected, "{filter}");

@@ -48,6 +48,7 @@ mod history;
 mod hold;
 mod isolation;
 mod metrics;
+mod notices;
 mod odd_documents;
 mod operations;
 mod outage;

@@ -49,15 +49,19 @@ async fn last_attempt(fixture: &Fixture, endpoint: &str) -> DateTime {
 
 #[tokio::test]
 async fn successes_failures_and_their_last_instants_are_counted_per_endpoint_and_day() {
-    let fixture = Fixture::new().await.with("completions.enabled = false");
-    let [well, shaky, gone, deleted] = ["/well", "/shaky", "/gone", "/deleted"].map(|path| fixture.endpoint(path));
+    let once = "completions.enabled = false\ndelivery.redrive_for = \"0s\"\ndelivery.max_attempts = 3\ndelivery.retry_window = \"1s\"";
+    let fixture = Fixture::new().await.with(once);
+    let [well, shaky, failing, deleted] =
+        ["/well", "/shaky", "/failing", "/deleted"].map(|path| fixture.endpoint(path));
     let organization = fixture
-        .organization(vec![well.clone(), shaky.clone(), gone.clone()])
+        .organization(vec![well.clone(), shaky.clone(), failing.clone()])
         .await;
     fixture
         .receiver
         .script("/shaky", Response::failing(2, StatusCode::SERVICE_UNAVAILABLE));
-    fixture.receiver.script("/gone", [Response::status(StatusCode::GONE)]);
+    fixture
+        .receiver
+        .script("/failing", [Response::status(StatusCode::INTERNAL_SERVER_ERROR)]);
     fixture
         .badge_users()
         .insert_many([(); 3].map(|()| expired(organization)))
@@ -82,15 +86,15 @@ async fn successes_failures_and_their_last_instants_are_counted_per_endpoint_and
         of(3, 2, 0, 0),
         "every failed attempt counts"
     );
-    assert_eq!(figures(&fixture, &gone).await, of(0, 3, 3, 0));
+    assert_eq!(figures(&fixture, &failing).await, of(0, 9, 3, 0));
     assert_eq!(figures(&fixture, &deleted).await, of(0, 0, 0, 1));
 
-    let day = days(&fixture, &gone).await.pop().unwrap();
-    let last = last_attempt(&fixture, &endpoint_key(organization, &gone)).await;
+    let day = days(&fixture, &failing).await.pop().unwrap();
+    let last = last_attempt(&fixture, &endpoint_key(organization, &failing)).await;
     let date = last.try_to_rfc3339_string().unwrap()[..10].to_owned();
     assert_eq!(
         day.get_str("_id").unwrap(),
-        format!("{}/{date}", endpoint_key(organization, &gone))
+        format!("{}/{date}", endpoint_key(organization, &failing))
     );
     assert_eq!(day.get_str("organization").unwrap(), organization.to_hex());
     assert_eq!(
@@ -98,7 +102,7 @@ async fn successes_failures_and_their_last_instants_are_counted_per_endpoint_and
         format!("{date}T00:00:00Z")
     );
     assert_eq!(day.get_datetime("lastFailure").unwrap(), &last);
-    assert!(day.get_str("lastFailureReason").unwrap().contains("410"), "{day}");
+    assert!(day.get_str("lastFailureReason").unwrap().contains("500"), "{day}");
     assert!(!day.contains_key("lastSuccess"), "{day}");
     let day = days(&fixture, &shaky).await.pop().unwrap();
     let last = last_attempt(&fixture, &endpoint_key(organization, &shaky)).await;
@@ -108,21 +112,23 @@ async fn successes_failures_and_their_last_instants_are_counted_per_endpoint_and
 }
 
 /// An organization of which one endpoint accepts everything and the other nothing, and what is sent there.
-struct WellAndGone {
+struct WellAndFailing {
     fixture: Fixture,
     well: Document,
-    gone: Document,
+    failing: Document,
     certificates: i64,
 }
 
-impl WellAndGone {
+impl WellAndFailing {
     async fn new(certificates: i64) -> Self {
-        let settings =
-            "completions.enabled = false\nscan.on_start = false\nqueue.capacity = 8\ndelivery.max_in_flight = 8";
+        let settings = "completions.enabled = false\nscan.on_start = false\nqueue.capacity = 8\ndelivery.max_in_flight = 8\n\
+             delivery.max_attempts = 1\ndelivery.redrive_for = \"0s\"";
         let fixture = Fixture::new().await.with(settings);
-        let (well, gone) = (fixture.endpoint("/well"), fixture.endpoint("/gone"));
-        let organization = fixture.organization(vec![well.clone(), gone.clone()]).await;
-        fixture.receiver.script("/gone", [Response::status(StatusCode::GONE)]);
+        let (well, failing) = (fixture.endpoint("/well"), fixture.endpoint("/failing"));
+        let organization = fixture.organization(vec![well.clone(), failing.clone()]).await;
+        fixture
+            .receiver
+            .script("/failing", [Response::status(StatusCode::INTERNAL_SERVER_ERROR)]);
         fixture
             .badge_users()
             .insert_many((0..certificates).map(|_| expired(organization)))
@@ -131,7 +137,7 @@ impl WellAndGone {
         Self {
             fixture,
             well,
-            gone,
+            failing,
             certificates,
         }
     }
@@ -146,7 +152,7 @@ impl WellAndGone {
     /// Whatever is recorded is counted, at any time. Returns how much that is.
     async fn is_consistent(&self) -> i64 {
         let counted =
-            figures(&self.fixture, &self.well).await.successes + figures(&self.fixture, &self.gone).await.failures;
+            figures(&self.fixture, &self.well).await.successes + figures(&self.fixture, &self.failing).await.failures;
         let ended = doc! { "state": { "$in": ["delivered", "dead"] } };
         assert_eq!(self.fixture.count_deliveries(ended).await as i64, counted);
         counted
@@ -162,9 +168,9 @@ impl WellAndGone {
         assert!(daemon.stop().await.success());
         let well = figures(&self.fixture, &self.well).await;
         assert_eq!((well.successes, well.failures), (self.certificates, 0));
-        let gone = figures(&self.fixture, &self.gone).await;
+        let failing = figures(&self.fixture, &self.failing).await;
         assert_eq!(
-            (gone.successes, gone.failures, gone.dead),
+            (failing.successes, failing.failures, failing.dead),
             (0, self.certificates, self.certificates)
         );
         assert_eq!(self.is_consistent().await, self.certificates * 2);
@@ -173,7 +179,7 @@ impl WellAndGone {
 
 #[tokio::test]
 async fn a_daemon_killed_around_the_recording_of_results_loses_no_count_and_counts_none_twice() {
-    let both = WellAndGone::new(40).await;
+    let both = WellAndFailing::new(10).await;
     for failpoint in ["results-to-be-committed=2*off->return", "recorded=2*off->return"] {
         let mut daemon = both.daemon_killed_at(failpoint);
         daemon.wait_for(|line| line["message"] == "ready").await;
@@ -189,7 +195,7 @@ async fn a_daemon_killed_around_the_recording_of_results_loses_no_count_and_coun
 
 #[tokio::test]
 async fn another_instance_goes_on_counting_after_one_was_killed() {
-    let both = WellAndGone::new(40).await;
+    let both = WellAndFailing::new(10).await;
     let mut killed = both.daemon_killed_at("recorded=2*off->return");
     killed.wait_for(|line| line["message"] == "ready").await;
     let mut heir = both.fixture.daemon().await;
@@ -203,9 +209,9 @@ async fn another_instance_goes_on_counting_after_one_was_killed() {
 
 #[tokio::test]
 async fn figures_that_mongodb_refuses_hold_up_no_result_and_are_named() {
-    let both = WellAndGone::new(10).await;
-    let gone = both.gone.get_object_id("_id").unwrap().to_hex();
-    let create = doc! { "create": "webhook_stats", "validator": { "endpoint": { "$ne": &gone } } };
+    let both = WellAndFailing::new(10).await;
+    let failing = both.failing.get_object_id("_id").unwrap().to_hex();
+    let create = doc! { "create": "webhook_stats", "validator": { "endpoint": { "$ne": &failing } } };
     both.fixture.database.run_command(create).await.unwrap();
     let mut daemon = both.fixture.daemon().await;
     daemon.signal(Signal::SIGUSR1);
@@ -218,7 +224,7 @@ async fn figures_that_mongodb_refuses_hold_up_no_result_and_are_named() {
     let lines = daemon.lines().into_iter();
     let named = lines.filter(|line| line["level"] == "ERROR" && line["results"].is_u64());
     let lost: u64 = named
-        .inspect(|line| assert!(line["endpoint"].as_str().unwrap().ends_with(&gone), "{line}"))
+        .inspect(|line| assert!(line["endpoint"].as_str().unwrap().ends_with(&failing), "{line}"))
         .map(|line| line["results"].as_u64().unwrap())
         .sum();
     assert_eq!(lost, 10);

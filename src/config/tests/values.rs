@@ -87,6 +87,7 @@ const EVERY_KEY: &str = r#"
         retry_window = "1h 30m"
         retention = "2d"
         redrive_for = "1d"
+        suspend_after = "12h"
         keep_responses = false
         payload_retention = "1d"
         allow_http = true
@@ -102,6 +103,10 @@ const EVERY_KEY: &str = r#"
         [service]
         shutdown_grace = "0s"
         metrics_listen = ""
+        [notices]
+        url = "https://platform.test/hooks?key=1"
+        secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+        failing_after = "1m"
         [telemetry]
         otlp_endpoint = "http://127.0.0.1:4318"
         "#;
@@ -145,6 +150,10 @@ fn every_key_can_be_set_in_the_file() {
     assert_eq!(format!("{:?}{:?}", email.subject, email.text), r#""s""t""#);
     assert!(!config.completions.enabled && !config.scan.on_start && config.delivery.allow_http);
     assert!(!config.delivery.keep_responses);
+    let notices = config.notices;
+    assert!(notices.secret.is_some() && notices.url.is_some());
+    let times = [notices.failing_after, config.delivery.suspend_after];
+    assert_eq!(times.map(|time| time.as_secs()), [60, 43_200]);
 }
 
 #[test]

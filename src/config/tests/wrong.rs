@@ -193,7 +193,7 @@ fn values_that_contradict_each_other() {
              found 49s (config.toml:1)",
         ),
         (
-            "delivery = { retry_window = '2h', retention = '1h', redrive_for = '1h' }",
+            "delivery = { retry_window = '2h', retention = '1h', redrive_for = '1h', suspend_after = '1h' }",
             "delivery.retention: expected at least delivery.retry_window (2h), found 1h (config.toml:1)",
         ),
         (
@@ -205,8 +205,20 @@ fn values_that_contradict_each_other() {
             "delivery.payload_retention: expected at most delivery.retention (30d), found 31d (config.toml:1)",
         ),
         (
-            "delivery = { payload_retention = '30h', retention = '24h', redrive_for = '1h' }",
+            "delivery = { payload_retention = '30h', retention = '24h', redrive_for = '0s' }",
             "delivery.payload_retention: expected at most delivery.retention (1d), found 1day 6h (config.toml:1)",
+        ),
+        (
+            "delivery.redrive_for = '4d'",
+            "delivery.redrive_for: expected \"0s\" or at least delivery.suspend_after (5d), found 4d (config.toml:1)",
+        ),
+        (
+            "notices.url = 'https://platform.test/'",
+            "notices.secret: expected a secret, since notices.url is set, found none (the default)",
+        ),
+        (
+            "notices = { url = 'http://platform.test/', secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw' }",
+            "notices.url: expected https://, since delivery.allow_http is false, found http:// (config.toml:1)",
         ),
     ];
     for (toml, expected) in cases {

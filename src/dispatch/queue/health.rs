@@ -23,6 +23,8 @@ impl State {
         let endpoint = &delivery.endpoint;
         let configured = self.configured_concurrency(endpoint);
         match outcome {
+            // It says nothing that is not known.
+            Outcome::TransientFailure(failure) | Outcome::Gone(failure) if failure.is_probe => None,
             Outcome::Delivered { .. } | Outcome::Gone(_) => {
                 self.paces.succeeded(endpoint, configured);
                 if self.breakers.succeeded(endpoint) {

@@ -77,8 +77,8 @@ impl<O: Observer> Recorder<O> {
                 Err(Unrecorded::Statistics(error)) if is_own(&error) => {
                     Left::AtOnce(self.without_statistics(set, &error))
                 }
-                Err(Unrecorded::Pauses(error)) if is_own(&error) => Left::AtOnce(vec![without_pauses(set, &error)]),
-                Err(Unrecorded::Results(error) | Unrecorded::Statistics(error) | Unrecorded::Pauses(error)) => {
+                Err(Unrecorded::Notes(error)) if is_own(&error) => Left::AtOnce(vec![without_notes(set, &error)]),
+                Err(Unrecorded::Results(error) | Unrecorded::Statistics(error) | Unrecorded::Notes(error)) => {
                     self.after_error(set, error).await
                 }
             },
@@ -89,6 +89,9 @@ impl<O: Observer> Recorder<O> {
         self.succeeded = Some(Instant::now());
         self.done(&set.settlements);
         self.parts.waiting.add(retries);
+        for settlement in set.settlements.iter().filter(|one| one.is_death_told) {
+            self.parts.died.add(settlement.delivery.endpoint.clone());
+        }
         if !self.refused.is_empty() {
             let batches = set.settlements.iter().map(|one| &one.delivery.batch.id);
             batches.for_each(|id| self.refused.accepted(id));
@@ -162,11 +165,17 @@ impl<O: Observer> Recorder<O> {
     }
 }
 
-/// The pauses of endpoints are refused: this instance keeps them, others and its next start don't know of them.
-fn without_pauses(mut set: ResultSet, why: &store::Error) -> ResultSet {
+/// What results say of their endpoints is refused: this instance keeps the pauses, others and its next start don't know of them.
+fn without_notes(mut set: ResultSet, why: &store::Error) -> ResultSet {
     for settlement in &mut set.settlements {
+        let endpoint = &settlement.delivery.endpoint;
+        if std::mem::take(&mut settlement.is_death_told) {
+            warn!(
+                organization = endpoint.organization(), endpoint = endpoint.endpoint(), error = %why,
+                "MongoDB refuses to note a dead letter for the platform: it is kept, and the platform is not told of it"
+            );
+        }
         if settlement.paused_until.take().is_some() {
-            let endpoint = &settlement.delivery.endpoint;
             warn!(
                 organization = endpoint.organization(), endpoint = endpoint.endpoint(), error = %why,
                 "MongoDB refuses to note the Retry-After of an endpoint: this instance keeps it until it ends, the others send at once"

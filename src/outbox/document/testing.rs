@@ -1,6 +1,7 @@
 //! Batches for the unit tests of other modules.
 
 use super::*;
+use crate::model::EventType;
 
 /// A batch of `size` small deliveries for an endpoint, read whole.
 pub(crate) fn fetched(endpoint: &str, name: &str, size: u32) -> Fetched {
@@ -18,7 +19,7 @@ pub(crate) fn fetched(endpoint: &str, name: &str, size: u32) -> Fetched {
     let delivery = |index| Delivery {
         message: Message {
             event_id: EventId::from_stored(&format!("certificate_expired_{name}-{index}_0")),
-            event_type: EventType::CertificateExpired,
+            event_type: MessageType::Event(EventType::CertificateExpired),
             body: Bytes::from_static(b"{}"),
             is_replay: false,
         },

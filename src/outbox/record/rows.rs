@@ -207,7 +207,10 @@ const ENDED: [&CStr; 4] = [
 /// What an attempt sets and unsets in a document with one delivery.
 fn fields(settlement: &Settlement, now: DateTime) -> (RawDocumentBuf, RawDocumentBuf) {
     let (delivery, at) = (&settlement.delivery, settlement.at);
-    let attempts = i32::try_from(delivery.attempt).unwrap_or(i32::MAX);
+    let mut attempts = i32::try_from(delivery.attempt).unwrap_or(i32::MAX);
+    if matches!(&settlement.next, Next::Retry { failure, .. } if failure.is_probe) {
+        attempts -= 1;
+    }
     match &settlement.next {
         Next::Delivered { status } => {
             let set = rawdoc! {
@@ -288,6 +291,9 @@ fn attempt(settlement: &Settlement, instance_id: &str) -> RawDocumentBuf {
     if settlement.delivery.redriven {
         attempt.append(cstr!("redriven"), true);
     }
+    if matches!(&settlement.next, Next::Retry { failure, .. } if failure.is_probe) {
+        attempt.append(cstr!("probe"), true);
+    }
     match &settlement.next {
         Next::Delivered { status } => attempt.append(cstr!("status"), i32::from(*status)),
         Next::Retry { failure, .. } => failed_attempt(&mut attempt, failure),
@@ -344,6 +350,7 @@ mod tests {
                     connect_ms: None,
                     next,
                     paused_until: None,
+                    is_death_told: false,
                 };
                 rows.settle(&[&settlement], "me", at);
             }

@@ -109,6 +109,10 @@ impl Claims {
         self.claims.first().map(Claim::effect)
     }
 
+    pub(super) fn fingerprint(&self) -> Option<u64> {
+        self.claims.first().map(|claim| claim.entry.fingerprint)
+    }
+
     pub(super) fn name(&self) -> &str {
         self.claims.first().map_or("", |claim| &claim.entry.name)
     }

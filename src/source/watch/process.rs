@@ -322,7 +322,7 @@ impl Found {
             return;
         };
         self.rejected = Some(Rejected {
-            event_type: delivery.message.event_type,
+            event_type: EventType::CertificateCompleted,
             certificate: delivery.certificate.clone(),
             event_id: delivery.message.event_id.clone(),
             reason: format!("MongoDB refuses to store its deliveries: {error}"),

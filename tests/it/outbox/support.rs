@@ -35,7 +35,7 @@ pub fn delivery(endpoint: &EndpointKey) -> NewDelivery {
     NewDelivery {
         message: Message {
             event_id: EventId::derive(EventType::CertificateExpired, id.as_raw_bson_ref(), at),
-            event_type: EventType::CertificateExpired,
+            event_type: EventType::CertificateExpired.into(),
             body: "{}".into(),
             is_replay: false,
         },
@@ -81,6 +81,7 @@ pub async fn only_batch(outbox: &Outbox, endpoint: &EndpointKey) -> Vec<Delivery
 
 pub fn settlement(delivery: &Delivery, next: Next) -> Settlement {
     Settlement {
+        is_death_told: false,
         paused_until: None,
         delivery: delivery.clone(),
         at: Clock::local(),

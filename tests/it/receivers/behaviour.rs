@@ -1,6 +1,6 @@
 //! What every receiver of the page does, seen from the sender.
 
-use certhookd::model::{EventId, EventType, Message, Outcome};
+use certhookd::model::{EventId, EventType, Message, MessageType, Outcome};
 use certhookd::platform::Endpoint;
 use http::{HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,7 +27,7 @@ pub(super) async fn check(url: &str, mut handled: impl AsyncFnMut() -> String) {
             event_id: EventId::from_stored(&format!(
                 "certificate_{event_type}_67470000000000000000009{certificate}_1732703400000"
             )),
-            event_type: EventType::parse(&format!("certificate_{event_type}")).unwrap(),
+            event_type: MessageType::parse(&format!("certificate_{event_type}")).unwrap(),
             ..message()
         };
         assert_eq!(delivered(send_sample(url, &sample).await), 204);
@@ -37,7 +37,7 @@ pub(super) async fn check(url: &str, mut handled: impl AsyncFnMut() -> String) {
     assert_eq!(delivered(send(url, &[SECRET], &message()).await), 204);
     let another = Message {
         event_id: EventId::from_stored("certificate_completed_674700000000000000000001_1732703400000"),
-        event_type: EventType::CertificateCompleted,
+        event_type: EventType::CertificateCompleted.into(),
         ..message()
     };
     assert_eq!(delivered(send(url, &[OTHER, SECRET], &another).await), 204);

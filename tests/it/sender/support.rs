@@ -58,7 +58,7 @@ pub(crate) fn impatient(url: &str) -> Endpoint {
 pub(crate) fn message() -> Message {
     Message {
         event_id: EventId::from_stored("certificate_expired_674700000000000000000001_1732703400000"),
-        event_type: EventType::CertificateExpired,
+        event_type: EventType::CertificateExpired.into(),
         body: Bytes::from_static(BODY.as_bytes()),
         is_replay: false,
     }

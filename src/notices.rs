@@ -1,0 +1,15 @@
+//! Who can mend an endpoint is told: notices to the platform about endpoints that fail, and the suspension of those that fail for days.
+//!
+//! `episode` is a pure function; `episodes` is what an instance knows of the endpoints that are assigned to it, and asks it at each
+//! attempt. What must last is written to `webhook_state` in the transaction that appends the notice (`run/episodes.rs`).
+
+mod document;
+mod episode;
+mod episodes;
+mod notice;
+mod reach;
+
+pub use document::{NOTED, Noted};
+pub use episode::{Episode, Rules, Told};
+pub use episodes::{Begin, Episodes, Unsaved};
+pub use notice::{Dead, Terms, of_dead_letters, of_episode};

@@ -1,0 +1,163 @@
+//! How an episode is written into its endpoint's document of `webhook_state`, as the field `episode`.
+
+use bson::{DateTime, Document, doc};
+
+use super::episode::{Episode, FailedAttempt, Suspension};
+use crate::model::EndpointKey;
+
+/// The field.
+pub const NOTED: &str = "episode";
+
+/// What the document of an endpoint says.
+#[derive(Clone, Debug)]
+pub struct Noted {
+    /// Raised by every write of the episode; 0 while there is none.
+    pub version: i64,
+    /// The episode.
+    pub episode: Option<Episode>,
+    /// Dead letters that the platform was not told of.
+    pub dead: i64,
+    /// When the platform was last told of dead letters.
+    pub dead_told_at: Option<DateTime>,
+}
+
+impl Noted {
+    /// Reads a document of an endpoint; `None` for another.
+    pub fn read(document: &Document) -> Option<(EndpointKey, Self)> {
+        let key = document.get_str("_id").ok()?.strip_prefix("endpoint/")?;
+        let noted = document.get_document(NOTED).ok();
+        let noted = Self {
+            version: noted.map_or(0, |episode| number(episode, "version")),
+            episode: noted.and_then(read),
+            dead: number(document, "deadUntold"),
+            dead_told_at: document.get_datetime("deadToldAt").ok().copied(),
+        };
+        Some((EndpointKey::from_stored(key), noted))
+    }
+
+    /// Since when the endpoint is suspended, and why.
+    pub fn suspended(&self) -> Option<(DateTime, String)> {
+        let episode = self.episode.as_ref()?;
+        let suspension = episode.suspended.as_ref()?;
+        let why = match suspension.is_gone {
+            true => "it answered 410 Gone".to_owned(),
+            false => format!(
+                "nothing but failures since {}, {} of them, the last: {}",
+                episode.since.try_to_rfc3339_string().unwrap_or_default(),
+                episode.failures,
+                episode.last.reason
+            ),
+        };
+        Some((suspension.since, why))
+    }
+}
+
+/// The value of the field.
+pub(super) fn write(episode: &Episode, version: i64) -> Document {
+    let last = &episode.last;
+    let mut document = doc! {
+        "version": version, "since": episode.since, "failures": episode.failures, "inARow": episode.in_a_row,
+        "rowSince": episode.row_since, "told": episode.is_told, "delivered": episode.delivered,
+        "last": {
+            "at": last.at, "status": last.status.map(i32::from), "error": &last.reason, "event": &last.event,
+        },
+    };
+    if let Some(at) = episode.well_since {
+        document.insert("wellSince", at);
+    }
+    if let Some(suspension) = &episode.suspended {
+        let mut suspended = doc! {
+            "since": suspension.since, "gone": suspension.is_gone, "fingerprint": suspension.fingerprint.cast_signed(),
+        };
+        suspended.extend(suspension.probed_at.map(|at| ("probedAt".to_owned(), at.into())));
+        document.insert("suspended", suspended);
+    }
+    document
+}
+
+fn read(document: &Document) -> Option<Episode> {
+    let since = *document.get_datetime("since").ok()?;
+    let instant = |field| document.get_datetime(field).ok().copied();
+    let last = document.get_document("last").ok();
+    let text = |field| last.and_then(|last| last.get_str(field).ok()).unwrap_or_default();
+    let status = last.map(|last| number(last, "status")).unwrap_or_default();
+    Some(Episode {
+        since,
+        failures: number(document, "failures"),
+        in_a_row: number(document, "inARow"),
+        row_since: instant("rowSince").unwrap_or(since),
+        last: FailedAttempt {
+            at: last
+                .and_then(|last| last.get_datetime("at").ok().copied())
+                .unwrap_or(since),
+            status: u16::try_from(status).ok().filter(|status| *status > 0),
+            reason: text("error").to_owned(),
+            event: text("event").to_owned(),
+        },
+        is_told: document.get_bool("told").unwrap_or(false),
+        well_since: instant("wellSince"),
+        delivered: number(document, "delivered"),
+        suspended: document.get_document("suspended").ok().and_then(read_suspension),
+    })
+}
+
+fn read_suspension(document: &Document) -> Option<Suspension> {
+    Some(Suspension {
+        since: *document.get_datetime("since").ok()?,
+        is_gone: document.get_bool("gone").unwrap_or(false),
+        fingerprint: number(document, "fingerprint").cast_unsigned(),
+        probed_at: document.get_datetime("probedAt").ok().copied(),
+    })
+}
+
+fn number(document: &Document, field: &str) -> i64 {
+    let number = document.get_i64(field);
+    number.or_else(|_| document.get_i32(field).map(i64::from)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_episode_is_read_as_it_was_written() {
+        let at = DateTime::from_millis;
+        let suspension = Suspension {
+            since: at(5),
+            is_gone: true,
+            fingerprint: u64::MAX - 1,
+            probed_at: Some(at(6)),
+        };
+        let well = Episode {
+            since: at(1),
+            failures: 12,
+            in_a_row: 0,
+            row_since: at(2),
+            last: FailedAttempt {
+                at: at(3),
+                status: Some(503),
+                reason: "status 503".into(),
+                event: "e".into(),
+            },
+            is_told: true,
+            well_since: Some(at(4)),
+            delivered: 7,
+            suspended: None,
+        };
+        let suspended = Episode {
+            well_since: None,
+            suspended: Some(suspension),
+            last: FailedAttempt {
+                status: None,
+                ..well.last.clone()
+            },
+            ..well.clone()
+        };
+        for episode in [well, suspended] {
+            let document = doc! { "_id": "endpoint/a/b", NOTED: write(&episode, 3), "deadUntold": 2_i64 };
+            let (key, noted) = Noted::read(&document).unwrap();
+            assert_eq!((key.as_str(), noted.version, noted.dead), ("a/b", 3, 2));
+            assert_eq!(noted.episode, Some(episode));
+        }
+    }
+}

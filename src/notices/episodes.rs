@@ -1,0 +1,460 @@
+//! What an instance knows of the endpoints that fail and are assigned to it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bson::{DateTime, Document};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::document::{self, Noted};
+use super::episode::{Episode, FailedAttempt, Rules, Told, failed, failed_by_us, recovered, restarted, succeeded};
+use super::reach::Reach;
+use crate::failpoint;
+use crate::model::{EndpointKey, Failure, Outcome};
+use crate::outbox::Delivery;
+
+/// A suspended endpoint is probed this often.
+const PROBE_EVERY: Duration = Duration::from_secs(3600);
+
+/// Figures that decide nothing are written this often.
+const SAVE_EVERY: Duration = Duration::from_secs(600);
+
+/// Who can't be connected to now may have been reached this long ago.
+const LATELY: Duration = Duration::from_secs(300);
+
+/// The endpoints that fail.
+#[derive(Clone, Debug)]
+pub struct Episodes(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    known: Mutex<Known>,
+    /// How many of them are suspended: most of the time none.
+    suspended: AtomicUsize,
+    changed: Notify,
+    probe_every: Duration,
+}
+
+#[derive(Debug)]
+struct Known {
+    rules: Rules,
+    endpoints: HashMap<EndpointKey, Tracked>,
+    /// Those of them that must be written.
+    unsaved: HashSet<EndpointKey>,
+    /// How many of them are suspended.
+    suspended: usize,
+    reach: Reach,
+    /// Whether the operator was told that nearly no receiver can be connected to.
+    is_lost: bool,
+}
+
+#[derive(Debug, Default)]
+struct Tracked {
+    episode: Option<Episode>,
+    /// As its document says, or said.
+    version: i64,
+    /// Raised by every change here.
+    revision: u64,
+    saved_at: Option<Instant>,
+    /// What the platform is to be told, with the episode as it was then.
+    told: Vec<(Told, Episode)>,
+}
+
+/// Whether an attempt may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// As any other.
+    Attempt,
+    /// To see whether a suspended endpoint answers again.
+    Probe,
+    /// The endpoint is suspended.
+    No,
+}
+
+/// What must be written of an endpoint.
+#[derive(Clone, Debug)]
+pub struct Unsaved {
+    /// The endpoint.
+    pub endpoint: EndpointKey,
+    /// Its episode. `None`: it has ended.
+    pub episode: Option<Episode>,
+    /// What its document must say now.
+    pub version: i64,
+    /// What the platform is to be told, with the episode as it was then.
+    pub told: Vec<(Told, Episode)>,
+    revision: u64,
+}
+
+impl Unsaved {
+    /// The field's value after the write.
+    pub fn document(&self) -> Option<Document> {
+        let episode = self.episode.as_ref()?;
+        Some(document::write(episode, self.version + 1))
+    }
+}
+
+impl Episodes {
+    /// Nothing is known yet.
+    pub fn new(rules: Rules) -> Self {
+        Self(Arc::new(Shared {
+            known: Mutex::new(Known {
+                rules,
+                endpoints: HashMap::new(),
+                unsaved: HashSet::new(),
+                suspended: 0,
+                reach: Reach::default(),
+                is_lost: false,
+            }),
+            suspended: AtomicUsize::new(0),
+            changed: Notify::new(),
+            probe_every: failpoint::limit("suspended-probe", PROBE_EVERY),
+        }))
+    }
+
+    /// From now on these rules.
+    pub fn set_rules(&self, rules: Rules) {
+        self.0.known.lock().rules = rules;
+    }
+
+    /// The time between two probes of a suspended endpoint.
+    pub fn probe_every(&self) -> Duration {
+        self.0.probe_every
+    }
+
+    /// How many endpoints are suspended.
+    pub fn count_suspended(&self) -> usize {
+        self.0.suspended.load(Ordering::Relaxed)
+    }
+
+    /// Whether no endpoint fails.
+    pub fn is_empty(&self) -> bool {
+        self.0.known.lock().endpoints.is_empty()
+    }
+
+    /// Notified when something must be written.
+    pub fn changed(&self) -> &Notify {
+        &self.0.changed
+    }
+
+    /// Takes over what the documents say: of endpoints that are not this instance's yet, and what somebody has written since.
+    pub fn load(&self, documents: &[Document], is_assigned: impl Fn(&EndpointKey) -> bool) {
+        let mut known = self.0.known.lock();
+        known.forget(|endpoint| !is_assigned(endpoint));
+        for (endpoint, noted) in documents.iter().filter_map(Noted::read) {
+            let is_known = known
+                .endpoints
+                .get(&endpoint)
+                .is_some_and(|one| one.version >= noted.version);
+            if noted.version > 0 && !is_known {
+                known.replace(&endpoint, Some(Tracked::loaded(noted)));
+            }
+        }
+        self.notify(&known);
+    }
+
+    /// The same, of one endpoint, whose document may be gone.
+    pub fn reload(&self, endpoint: &EndpointKey, noted: Option<Noted>) {
+        let mut known = self.0.known.lock();
+        let noted = noted.filter(|noted| noted.version > 0);
+        known.replace(endpoint, noted.map(Tracked::loaded));
+        self.notify(&known);
+    }
+
+    /// Whether the endpoint is suspended, and then whether a probe may go out.
+    pub fn suspended(&self, endpoint: &EndpointKey, now: DateTime) -> Option<bool> {
+        if self.0.suspended.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let known = self.0.known.lock();
+        let suspension = known.endpoints.get(endpoint)?.episode.as_ref()?.suspended.as_ref()?;
+        Some(suspension.next_probe(self.0.probe_every) <= now)
+    }
+
+    /// An attempt is about to begin. Of a suspended endpoint the first that comes is the probe.
+    pub fn begin(&self, endpoint: &EndpointKey, now: DateTime) -> Begin {
+        if self.0.suspended.load(Ordering::Relaxed) == 0 {
+            return Begin::Attempt;
+        }
+        let mut known = self.0.known.lock();
+        let Some(tracked) = known.endpoints.get_mut(endpoint) else {
+            return Begin::Attempt;
+        };
+        let Some(suspension) = tracked.episode.as_mut().and_then(|episode| episode.suspended.as_mut()) else {
+            return Begin::Attempt;
+        };
+        if suspension.next_probe(self.0.probe_every) > now {
+            return Begin::No;
+        }
+        suspension.probed_at = Some(now);
+        tracked.revision += 1;
+        known.unsaved.insert(endpoint.clone());
+        self.notify(&known);
+        Begin::Probe
+    }
+
+    /// An attempt has ended. `fingerprint` says what the endpoint's document is.
+    pub fn ended(&self, delivery: &Delivery, outcome: &Outcome, fingerprint: impl FnOnce() -> u64, now: DateTime) {
+        let endpoint = &delivery.endpoint;
+        if endpoint.is_own() {
+            return;
+        }
+        let (failure, is_gone) = match outcome {
+            Outcome::Delivered { .. } => return self.succeeded(endpoint, now),
+            Outcome::TransientFailure(failure) => (failure, false),
+            Outcome::Gone(failure) => (failure, true),
+            Outcome::PermanentFailure(_) | Outcome::Cancelled { .. } | Outcome::NotSent => return,
+        };
+        let attempt = FailedAttempt {
+            at: now,
+            status: failure.status,
+            reason: failure.reason.clone(),
+            event: delivery.message.event_id.to_string(),
+        };
+        self.failed(endpoint, attempt, is_connected(failure), is_gone, fingerprint());
+    }
+
+    fn succeeded(&self, endpoint: &EndpointKey, now: DateTime) {
+        let mut known = self.0.known.lock();
+        self.note_connection(&mut known, endpoint, true);
+        let rules = known.rules;
+        let Some(episode) = known.take(endpoint) else { return };
+        let (was_suspended, was_well) = (episode.suspended.is_some(), episode.well_since);
+        let (after, told) = succeeded(episode.clone(), now, &rules);
+        let is_news = after
+            .as_ref()
+            .is_none_or(|after| was_suspended || after.well_since != was_well);
+        known.put(endpoint, after, told.map(|told| (told, episode)), is_news);
+        self.notify(&known);
+    }
+
+    fn failed(
+        &self,
+        endpoint: &EndpointKey,
+        attempt: FailedAttempt,
+        is_connected: bool,
+        is_gone: bool,
+        fingerprint: u64,
+    ) {
+        let mut known = self.0.known.lock();
+        let is_lost = self.note_connection(&mut known, endpoint, is_connected);
+        let rules = known.rules;
+        let before = known.take(endpoint);
+        let had_lasted = before.as_ref().is_some_and(Episode::is_lasting);
+        if !is_connected && is_lost {
+            let is_told = before.as_ref().is_some_and(|episode| episode.is_told);
+            let after = before.and_then(|episode| failed_by_us(episode, attempt.at));
+            known.put(endpoint, after, None, had_lasted && !is_told);
+            return self.notify(&known);
+        }
+        let was_well = before.as_ref().and_then(|episode| episode.well_since);
+        let (after, told) = failed(before, attempt, is_gone, fingerprint, &rules);
+        let is_news = after.is_lasting() && (!had_lasted || after.well_since != was_well);
+        let told: Vec<_> = told.into_iter().map(|told| (told, after.clone())).collect();
+        known.put(endpoint, Some(after), told, is_news);
+        self.notify(&known);
+    }
+
+    /// Suspensions end whose endpoint has another document, and nothing is remembered of endpoints that are off. A fingerprint is
+    /// `None` where there is no document now.
+    pub fn follow(
+        &self,
+        is_off: impl Fn(&EndpointKey) -> bool,
+        fingerprint: impl Fn(&EndpointKey) -> Option<u64>,
+        now: DateTime,
+    ) {
+        let watched: Vec<_> = {
+            let known = self.0.known.lock();
+            let suspended = |tracked: &Tracked| Some(tracked.episode.as_ref()?.suspended.as_ref()?.fingerprint);
+            let watched = known.endpoints.iter();
+            watched
+                .map(|(endpoint, tracked)| (endpoint.clone(), suspended(tracked)))
+                .collect()
+        };
+        for (endpoint, suspended) in watched {
+            let is_off = is_off(&endpoint);
+            let is_other = suspended
+                .zip(fingerprint(&endpoint))
+                .is_some_and(|(then, now)| then != now);
+            if is_off || is_other {
+                let mut known = self.0.known.lock();
+                let episode = known.take(&endpoint).filter(|_| !is_off);
+                let after = episode.and_then(|episode| restarted(episode, now));
+                known.put(&endpoint, after, None, true);
+                self.notify(&known);
+            }
+        }
+    }
+
+    /// Time has passed: says which episodes have ended. Returns when the next may.
+    pub fn tick(&self, now: DateTime) -> Option<DateTime> {
+        let mut known = self.0.known.lock();
+        let rules = known.rules;
+        let end = |tracked: &Tracked| tracked.episode.as_ref()?.ends_at(&rules);
+        let due: Vec<_> = known
+            .endpoints
+            .iter()
+            .filter(|(_, tracked)| end(tracked).is_some_and(|end| end <= now))
+            .map(|(endpoint, _)| endpoint.clone())
+            .collect();
+        for endpoint in due {
+            if let Some(episode) = known.take(&endpoint) {
+                let (after, told) = recovered(episode.clone(), now, &rules);
+                known.put(&endpoint, after, told.map(|told| (told, episode)), true);
+            }
+        }
+        known.endpoints.values().filter_map(end).min()
+    }
+
+    /// What must be written, of endpoints that are assigned to this instance.
+    pub fn unsaved(&self, is_assigned: impl Fn(&EndpointKey) -> bool) -> Vec<Unsaved> {
+        let mut known = self.0.known.lock();
+        known.forget(|endpoint| !is_assigned(endpoint));
+        let unsaved = known.unsaved.iter();
+        let unsaved = unsaved.filter_map(|endpoint| {
+            let tracked = known.endpoints.get(endpoint)?;
+            Some(Unsaved {
+                endpoint: endpoint.clone(),
+                episode: tracked.episode.clone(),
+                version: tracked.version,
+                told: tracked.told.clone(),
+                revision: tracked.revision,
+            })
+        });
+        unsaved.collect()
+    }
+
+    /// It is written.
+    pub fn saved(&self, unsaved: &Unsaved) {
+        let mut known = self.0.known.lock();
+        let Some(tracked) = known.endpoints.get_mut(&unsaved.endpoint) else {
+            return;
+        };
+        tracked.version = unsaved.episode.as_ref().map_or(0, |_| unsaved.version + 1);
+        tracked.told.drain(..unsaved.told.len().min(tracked.told.len()));
+        tracked.saved_at = Some(Instant::now());
+        if tracked.revision == unsaved.revision {
+            let is_needed = tracked.is_needed();
+            known.unsaved.remove(&unsaved.endpoint);
+            if !is_needed {
+                known.endpoints.remove(&unsaved.endpoint);
+            }
+        }
+    }
+
+    /// Whether nearly no receiver can be connected to, where that has changed since this was last asked.
+    pub fn lost(&self) -> Option<bool> {
+        let mut known = self.0.known.lock();
+        let is_lost = known.is_lost(Instant::now());
+        (std::mem::replace(&mut known.is_lost, is_lost) != is_lost).then_some(is_lost)
+    }
+
+    /// Returns whether nearly no receiver can be connected to.
+    fn note_connection(&self, known: &mut Known, endpoint: &EndpointKey, is_connected: bool) -> bool {
+        let now = Instant::now();
+        known.reach.note(endpoint.organization(), is_connected, now);
+        // While all is well it is not asked at each success.
+        let is_lost = (known.is_lost || !is_connected) && known.is_lost(now);
+        if is_lost != known.is_lost {
+            self.0.changed.notify_one();
+        }
+        is_lost
+    }
+
+    fn notify(&self, known: &Known) {
+        self.0.suspended.store(known.suspended, Ordering::Relaxed);
+        if !known.unsaved.is_empty() {
+            self.0.changed.notify_one();
+        }
+    }
+}
+
+impl Known {
+    /// [`Known::put`] must follow.
+    fn take(&mut self, endpoint: &EndpointKey) -> Option<Episode> {
+        let episode = self.endpoints.get_mut(endpoint)?.episode.take()?;
+        self.suspended -= usize::from(episode.suspended.is_some());
+        Some(episode)
+    }
+
+    fn put(
+        &mut self,
+        endpoint: &EndpointKey,
+        episode: Option<Episode>,
+        told: impl IntoIterator<Item = (Told, Episode)>,
+        is_news: bool,
+    ) {
+        self.suspended += usize::from(episode.as_ref().is_some_and(|episode| episode.suspended.is_some()));
+        let tracked = self.endpoints.entry(endpoint.clone()).or_default();
+        tracked.episode = episode;
+        tracked.told.extend(told);
+        tracked.revision += 1;
+        if tracked.must_be_saved(is_news) {
+            self.unsaved.insert(endpoint.clone());
+        } else if !tracked.is_needed() {
+            self.endpoints.remove(endpoint);
+        }
+    }
+
+    fn replace(&mut self, endpoint: &EndpointKey, tracked: Option<Tracked>) {
+        self.take(endpoint);
+        self.unsaved.remove(endpoint);
+        let is_suspended = |tracked: &Tracked| tracked.episode.as_ref().is_some_and(|one| one.suspended.is_some());
+        self.suspended += usize::from(tracked.as_ref().is_some_and(is_suspended));
+        match tracked {
+            Some(tracked) => drop(self.endpoints.insert(endpoint.clone(), tracked)),
+            None => drop(self.endpoints.remove(endpoint)),
+        }
+    }
+
+    /// Forgets those that are another instance's.
+    fn forget(&mut self, is_lost: impl Fn(&EndpointKey) -> bool) {
+        let lost: Vec<_> = self
+            .endpoints
+            .keys()
+            .filter(|endpoint| is_lost(endpoint))
+            .cloned()
+            .collect();
+        lost.iter().for_each(|endpoint| self.replace(endpoint, None));
+    }
+
+    fn lately(&self) -> Duration {
+        LATELY.min(self.rules.failing_after / 2)
+    }
+
+    fn is_lost(&mut self, now: Instant) -> bool {
+        let lately = self.lately();
+        self.reach.is_lost(lately, now)
+    }
+}
+
+impl Tracked {
+    fn loaded(noted: Noted) -> Self {
+        Self {
+            episode: noted.episode,
+            version: noted.version,
+            saved_at: Some(Instant::now()),
+            ..Self::default()
+        }
+    }
+
+    fn must_be_saved(&self, is_news: bool) -> bool {
+        let is_old = self.saved_at.is_some_and(|at| at.elapsed() >= SAVE_EVERY);
+        let has_ended = self.episode.is_none() && self.version > 0;
+        let is_there = self.episode.is_some() || self.version > 0;
+        has_ended || !self.told.is_empty() || (is_there && (is_news || is_old))
+    }
+
+    /// Whether there is something to remember, here or in its document.
+    fn is_needed(&self) -> bool {
+        self.episode.is_some() || self.version > 0 || !self.told.is_empty()
+    }
+}
+
+/// Whether there was a connection to the endpoint.
+fn is_connected(failure: &Failure) -> bool {
+    failure.status.is_some() || failure.connect.is_some()
+}

@@ -1,0 +1,219 @@
+//! What the platform is told, as the body of a webhook: docs/notices.md.
+
+use std::time::Duration;
+
+use bson::{DateTime, RawBson};
+use serde::Serialize;
+
+use super::episode::{Episode, FailedAttempt, Suspension, Told};
+use crate::model::{EndpointKey, EventId, Message, MessageType, NoticeType};
+use crate::outbox::{Class, LastDeadLetter, NewDelivery, later};
+
+/// What the configuration says of what happens next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// `delivery.suspend_after`.
+    pub suspend_after: Duration,
+    /// `delivery.redrive_for`.
+    pub redrive_for: Duration,
+    /// How long after one probe of a suspended endpoint the next follows.
+    pub probe_every: Duration,
+}
+
+/// Dead letters of an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dead {
+    /// How many the platform was not told of.
+    pub count: i64,
+    /// The one that ended last.
+    pub last: LastDeadLetter,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: &'static str,
+    timestamp: String,
+    data: Data<'a>,
+}
+
+/// Fields that a notice doesn't have are left out.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Data<'a> {
+    organization: &'a str,
+    endpoint: &'a str,
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failing_since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failures: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivered: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_response: Option<LastResponse<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_attempt_at: Option<String>,
+    /// In words.
+    next: String,
+}
+
+#[derive(Serialize)]
+struct LastResponse<'a> {
+    at: Option<String>,
+    status: Option<u16>,
+    error: &'a str,
+    event: &'a str,
+}
+
+impl<'a> LastResponse<'a> {
+    fn of(attempt: &'a FailedAttempt) -> Self {
+        Self {
+            at: Some(text(attempt.at)),
+            status: attempt.status,
+            error: &attempt.reason,
+            event: &attempt.event,
+        }
+    }
+}
+
+/// What of an episode the platform is told. `dead` are the endpoint's dead letters that are kept.
+pub fn of_episode(
+    key: &EndpointKey,
+    name: String,
+    told: &Told,
+    episode: &Episode,
+    dead: i64,
+    terms: &Terms,
+    now: DateTime,
+) -> NewDelivery {
+    let data = Data {
+        organization: key.organization(),
+        endpoint: key.endpoint(),
+        name,
+        failures: Some(episode.failures),
+        last_response: Some(LastResponse::of(&episode.last)),
+        ..Data::default()
+    };
+    let (notice, data, instant) = match told {
+        Told::Failing => (
+            NoticeType::EndpointFailing,
+            failing(data, episode, terms),
+            episode.since,
+        ),
+        Told::Suspended(suspension) => (
+            NoticeType::EndpointSuspended,
+            suspended(data, episode, suspension, terms),
+            suspension.since,
+        ),
+        Told::Recovered => (
+            NoticeType::EndpointRecovered,
+            recovered(data, episode, dead, terms),
+            episode.since,
+        ),
+    };
+    delivery(key, notice, data, instant, now)
+}
+
+fn failing<'a>(data: Data<'a>, episode: &Episode, terms: &Terms) -> Data<'a> {
+    let suspended_at = text(later(episode.row_since, terms.suspend_after));
+    Data {
+        since: Some(text(episode.since)),
+        next: format!(
+            "Deliveries are retried, and nothing is lost meanwhile. If it goes on failing, the endpoint is suspended at {suspended_at}."
+        ),
+        ..data
+    }
+}
+
+fn suspended<'a>(data: Data<'a>, episode: &Episode, suspension: &Suspension, terms: &Terms) -> Data<'a> {
+    let why = match suspension.is_gone {
+        true => "It answered 410 Gone.",
+        false => "Nothing but failures came from it.",
+    };
+    Data {
+        since: Some(text(suspension.since)),
+        failing_since: Some(text(episode.since)),
+        next_attempt_at: Some(text(suspension.next_probe(terms.probe_every))),
+        next: format!(
+            "{why} Its events are kept and wait. One of them is tried every {}; they go out once one is accepted or the endpoint's settings are changed.",
+            humantime::format_duration(terms.probe_every)
+        ),
+        ..data
+    }
+}
+
+fn recovered<'a>(data: Data<'a>, episode: &Episode, dead: i64, terms: &Terms) -> Data<'a> {
+    let redrive_for = humantime::format_duration(terms.redrive_for);
+    Data {
+        since: episode.well_since.map(text),
+        failing_since: Some(text(episode.since)),
+        delivered: Some(episode.delivered),
+        dead: Some(dead),
+        next: match dead {
+            0 => "Nothing was lost; what still waits goes out by itself.".into(),
+            _ => format!(
+                "What still waits goes out by itself, dead letters that are younger than {redrive_for} too; older ones are kept for a replay."
+            ),
+        },
+        ..data
+    }
+}
+
+/// That deliveries to an endpoint became dead letters.
+pub fn of_dead_letters(key: &EndpointKey, name: String, dead: &Dead, terms: &Terms, now: DateTime) -> NewDelivery {
+    let next = match terms.redrive_for.is_zero() {
+        true => "They are kept for a replay.".into(),
+        false => format!(
+            "They go out by themselves once the endpoint answers, for {} after their end, and are kept for a replay after that.",
+            humantime::format_duration(terms.redrive_for)
+        ),
+    };
+    let data = Data {
+        organization: key.organization(),
+        endpoint: key.endpoint(),
+        name,
+        dead: Some(dead.count),
+        event_type: Some(&dead.last.event_type),
+        last_response: Some(LastResponse {
+            at: dead.last.at.map(text),
+            status: dead.last.status,
+            error: &dead.last.reason,
+            event: &dead.last.event,
+        }),
+        next,
+        ..Data::default()
+    };
+    delivery(key, NoticeType::DeliveryDead, data, now, now)
+}
+
+/// `instant` makes the id: the same notice has the same, whoever appends it.
+fn delivery(key: &EndpointKey, notice: NoticeType, data: Data<'_>, instant: DateTime, now: DateTime) -> NewDelivery {
+    let body = Body {
+        r#type: notice.as_str(),
+        timestamp: text(now),
+        data,
+    };
+    NewDelivery {
+        message: Message {
+            event_id: EventId::of_notice(notice, key, instant),
+            event_type: MessageType::Notice(notice),
+            // Texts and numbers: it can't fail.
+            body: serde_json::to_vec(&body).unwrap_or_default().into(),
+            is_replay: false,
+        },
+        endpoint: EndpointKey::notices(),
+        class: Class::Live,
+        certificate: RawBson::Null,
+        occurred_at: now,
+    }
+}
+
+fn text(at: DateTime) -> String {
+    at.try_to_rfc3339_string().unwrap_or_default()
+}
