@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use bson::{DateTime, RawDocumentBuf};
+use certhookd::envelope::EncryptionKeys;
 use certhookd::model::{EventType, Failure, Outcome};
 use certhookd::outbox::{PastAttempts, transition};
 use certhookd::platform::{Directory, EndpointPolicy, Event, badge_user, member_config, to_json};
@@ -113,6 +114,7 @@ fn directory() -> Directory {
     let policy = EndpointPolicy {
         allow_http: false,
         concurrency: 5,
+        keys: EncryptionKeys::NONE,
     };
     let read = |(place, config)| {
         let config = bson::serialize_to_raw_document_buf(&config).expect("a sample is BSON");

@@ -10,6 +10,7 @@ mod cancel;
 mod check;
 mod deliveries;
 mod demo;
+mod encrypt;
 mod erase;
 mod events;
 mod generate;
@@ -35,7 +36,7 @@ use tracing::subscriber::NoSubscriber;
 use crate::config::{Config, Credentials, Faults};
 use crate::failpoint;
 use crate::model::{EventType, Reloadable};
-use crate::platform::{Directory, EndpointPolicy, Refresh};
+use crate::platform::{Directory, Refresh};
 use crate::run::{self, Misconfigured};
 use crate::service::telemetry::{self, LogFormat};
 use crate::store::{Kind, Store};
@@ -105,6 +106,8 @@ enum Command {
     /// Erase payloads and bodies of responses of a user or a certificate, and end what waits of them: nothing of them goes out
     /// afterwards.
     Erase(erase::Args),
+    /// Encrypt a secret of an endpoint, read from standard input, for the platform's document; or make a key for that.
+    Encrypt(encrypt::Args),
     /// Send a sample event to an endpoint as the daemon would, and show request and response. Nothing is stored.
     SendTest(send_test::Args),
     /// Follow deliveries live: one line per change of a delivery, until Ctrl-C.
@@ -188,6 +191,7 @@ async fn execute(args: Args) -> anyhow::Result<ExitCode> {
         Command::Backfill(args) => backfill::run(&load(file.as_deref())?, args).await?,
         Command::Health(args) => return health::run(&load(file.as_deref())?, args).await,
         Command::Erase(args) => erase::run(&load(file.as_deref())?, args).await?,
+        Command::Encrypt(args) => encrypt::run(|| Ok(load(file.as_deref())?), args)?,
         Command::SendTest(args) => return send_test::run(&load(file.as_deref())?, args).await,
         Command::Events(args) => events::run(&load(file.as_deref())?, args).await?,
         Command::Status(args) => status::run(&load(file.as_deref())?, args).await?,
@@ -235,10 +239,7 @@ async fn directory(store: &Store, config: &Config) -> anyhow::Result<Directory> 
     let refresh = Refresh {
         store: store.clone(),
         directory: directory.clone(),
-        policy: Reloadable::new(EndpointPolicy {
-            allow_http: config.delivery.allow_http,
-            concurrency: u32::try_from(config.delivery.concurrency).unwrap_or(u32::MAX),
-        }),
+        policy: Reloadable::new(run::endpoint_policy(config)),
     };
     // Endpoints with faults are logged by the daemon; the commands that need to show them print them.
     refresh.read_once().with_subscriber(NoSubscriber::new()).await?;

@@ -26,7 +26,9 @@ mod template;
 pub use faults::{Fault, Faults};
 pub(crate) use mailbox::ascii_domain;
 pub use reload::restart_needed;
-pub use schema::{Completions, Delivery, Email, Mongodb, Notices, Operations, Queue, Scan, Service, Telemetry};
+pub use schema::{
+    Completions, Delivery, Email, Mongodb, Notices, Operations, Queue, Scan, Secrets, Service, Telemetry,
+};
 pub use secrets::Credentials;
 pub use smtp::{Encryption, SmtpServer};
 pub use template::Template;
@@ -46,6 +48,8 @@ pub struct Config {
     pub queue: Queue,
     /// How events reach the endpoints.
     pub delivery: Delivery,
+    /// What encrypted values are decrypted with.
+    pub secrets: Secrets,
     /// Reminders to users.
     pub email: Email,
     /// The daemon itself.
@@ -64,7 +68,7 @@ pub struct Config {
 
 impl Config {
     /// Merges the defaults, `file` (none: no file), the `CERTHOOKD_SECTION__KEY` variables among `env` and the
-    /// credentials `mongodb-uri`, `smtp-url` and `notices-secret`, and validates it.
+    /// credentials `mongodb-uri`, `smtp-url`, `secret-keys` and `notices-secret`, and validates it.
     ///
     /// # Errors
     /// Everything that is wrong, not the first thing only. Contradictions between values are looked for where both
@@ -93,6 +97,7 @@ impl Config {
         let completions = Completions::read(settings);
         let queue = Queue::read(settings);
         let delivery = Delivery::read(settings);
+        let secrets = Secrets::read(settings);
         let email = Email::read(settings);
         let service = Service::read(settings);
         let operations = Operations::read(settings);
@@ -104,6 +109,7 @@ impl Config {
             completions: completions?,
             queue: queue?,
             delivery: delivery?,
+            secrets: secrets?,
             email: email?,
             service: service?,
             operations: operations?,

@@ -5,6 +5,8 @@
 mod failpoint;
 pub mod model;
 
+pub mod envelope;
+
 pub mod config;
 pub mod store;
 

@@ -26,7 +26,7 @@ pub use daemon::{Options, run};
 pub use engine::Engine;
 pub use report::Snapshot;
 pub use running::Running;
-pub use settings::Settings;
+pub use settings::{Settings, endpoint_policy};
 pub use start::{Misconfigured, connect, is_refusal, is_replica_set, reach, refuse_first_layout};
 pub use tally::Tally;
 pub use tasks::Tasks;

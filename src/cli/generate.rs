@@ -57,6 +57,10 @@ const SECTIONS: [(&str, &[(&str, &str)]); 4] = [
                 "/etc/credstore/mongodb-uri",
                 "MongoDB's connection string, as a systemd credential.",
             ),
+            (
+                "/etc/credstore/secret-keys",
+                "The keys of encrypted secrets of endpoints, as a systemd credential.",
+            ),
         ],
     ),
 ];

@@ -231,7 +231,7 @@ fn print_warnings(endpoint: &Endpoint) {
         return;
     }
     let (organization, id) = (&endpoint.organization, &endpoint.endpoint);
-    say!("\n{organization}/{id} is not quite served as it is configured:");
+    say!("\nthe configuration of {organization}/{id} needs attention:");
     let warnings = endpoint.warnings.iter();
     warnings.for_each(|warning| say!("  {}", one_line(warning)));
 }

@@ -21,6 +21,7 @@ use super::connection_string::why_refused;
 use super::nearest::nearest;
 use super::raw::{Raw, shown};
 use super::{SmtpServer, Template};
+use crate::envelope::EncryptionKeys;
 
 /// A value that broke its rule.
 pub(super) struct Mismatch {
@@ -269,6 +270,16 @@ pub(super) fn smtp_server(raw: &Raw) -> Result<Option<SmtpServer>, Mismatch> {
             let parsed = SmtpServer::parse(raw.as_text().ok_or_else(mismatch)?);
             parsed.map(Some).map_err(|why| mismatch().because(why))
         }
+    }
+}
+
+/// The keys of encrypted secrets; the empty text is none, but an empty file or credential is a mistake.
+pub(super) fn encryption_keys(raw: &Raw) -> Result<EncryptionKeys, Mismatch> {
+    let mismatch =
+        || Mismatch::new(r#"lines of KEYID:BASE64, as `certhookd encrypt --new-key` prints one, or "" for none"#);
+    match raw {
+        Raw::Text(text) | Raw::Untyped(text) if text.is_empty() => Ok(EncryptionKeys::NONE),
+        raw => EncryptionKeys::parse(raw.as_text().ok_or_else(mismatch)?).map_err(|why| mismatch().because(why)),
     }
 }
 

@@ -14,13 +14,14 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::rules::{
-    base_url, boolean, collection_name, connection_string, database_name, duration, duration_or_none, field_path,
-    header_value, host_names, instant, listen_address, mailbox, networks, notices_url, number, schedule,
+    base_url, boolean, collection_name, connection_string, database_name, duration, duration_or_none, encryption_keys,
+    field_path, header_value, host_names, instant, listen_address, mailbox, networks, notices_url, number, schedule,
     signing_secret, smtp_server, template, zone,
 };
 use super::secrets::FILE_KEYS;
 use super::settings::Settings;
 use super::{SmtpServer, Template};
+use crate::envelope::EncryptionKeys;
 
 /// Turns rows into a struct with those fields, the list of its keys, and the function that reads them.
 macro_rules! section {
@@ -131,6 +132,14 @@ section! {
 }
 
 section! {
+    /// `[secrets]`: what endpoints' encrypted values are decrypted with.
+    ["secrets"] Secrets {
+        /// The keys, from `key`, `key_file` or the credential; the first encrypts.
+        key: EncryptionKeys = "", encryption_keys;
+    }
+}
+
+section! {
     /// `[email]`: reminders to the users of certificates that expired.
     ["email"] Email {
         /// The mail server, from `smtp_url`, `smtp_url_file` or the credential; `None` turns reminders off.
@@ -196,12 +205,13 @@ section! {
 }
 
 /// The sections' names, as in the file.
-pub(super) const SECTIONS: [&str; 10] = [
+pub(super) const SECTIONS: [&str; 11] = [
     Mongodb::NAME,
     Scan::NAME,
     Completions::NAME,
     Queue::NAME,
     Delivery::NAME,
+    Secrets::NAME,
     Email::NAME,
     Service::NAME,
     Operations::NAME,
@@ -218,6 +228,7 @@ pub(super) fn keys() -> impl Iterator<Item = &'static str> {
         Completions::KEYS,
         Queue::KEYS,
         Delivery::KEYS,
+        Secrets::KEYS,
         Email::KEYS,
         Service::KEYS,
         Operations::KEYS,

@@ -9,7 +9,7 @@ use super::raw::Raw;
 use super::settings::{Given, Settings};
 
 /// The keys that name a file.
-pub(super) const FILE_KEYS: &[&str] = &[URI.file_key, SMTP_URL.file_key, NOTICES.file_key];
+pub(super) const FILE_KEYS: &[&str] = &[URI.file_key, SMTP_URL.file_key, KEYS.file_key, NOTICES.file_key];
 
 /// The key of the connection string.
 pub(super) const URI_KEY: &str = URI.key;
@@ -27,6 +27,14 @@ const SMTP_URL: Secret = Secret {
     file_key: "email.smtp_url_file",
     credential: "smtp-url",
     what: "the mail server's URL",
+    needed: false,
+};
+
+const KEYS: Secret = Secret {
+    key: "secrets.key",
+    file_key: "secrets.key_file",
+    credential: "secret-keys",
+    what: "the keys of encrypted secrets",
     needed: false,
 };
 
@@ -69,7 +77,7 @@ impl Credentials {
 /// Leaves each secret at its key, never to be shown. Given in two places it is a fault: nothing says which of them is out of
 /// date, and a daemon on the wrong database does harm.
 pub(super) fn resolve(credentials: &Credentials, settings: &mut Settings) {
-    for secret in [URI, SMTP_URL, NOTICES] {
+    for secret in [URI, SMTP_URL, KEYS, NOTICES] {
         secret.resolve(credentials, settings);
     }
 }

@@ -10,6 +10,7 @@ mod event_types;
 mod field;
 mod headers;
 mod pace;
+mod signing_secrets;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use bson::{RawArray, RawBsonRef, RawDocument};
 
 use super::Endpoint;
+use crate::envelope::{EncryptionKeys, Envelopes};
 use crate::model::{EndpointKey, EventType, id_part};
 use field::{Fields, wrong_type};
 
@@ -24,12 +26,14 @@ use field::{Fields, wrong_type};
 const MAX_ENDPOINTS: usize = 1000;
 
 /// What the operator allows endpoints to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointPolicy {
     /// Whether `http:` addresses are accepted (`delivery.allow_http`).
     pub allow_http: bool,
     /// Parallel requests that an endpoint may ask for (`delivery.concurrency`).
     pub concurrency: u32,
+    /// What encrypted values are decrypted with (`secrets.key`).
+    pub keys: EncryptionKeys,
 }
 
 /// One document of `memberconfigs`, judged.

@@ -55,7 +55,7 @@ impl Settings {
             schedule: Reloadable::new(schedule(config)),
             schedule_changed: Arc::default(),
             retry: Reloadable::new(retry(config)),
-            endpoints: Reloadable::new(endpoints(config)),
+            endpoints: Reloadable::new(endpoint_policy(config)),
             client: Reloadable::new(Client::new(policy(config))?),
             mailer: Reloadable::new(Mailer::new(&config.email)?),
             redrive_for: Reloadable::new(config.delivery.redrive_for),
@@ -87,7 +87,7 @@ impl Settings {
         self.schedule.set(schedule(config));
         self.schedule_changed.notify_one();
         self.retry.set(retry(config));
-        self.endpoints.set(endpoints(config));
+        self.endpoints.set(endpoint_policy(config));
         self.redrive_for.set(config.delivery.redrive_for);
         self.payload_retention.set(config.delivery.payload_retention);
         queue.resize(super::engine::limits(config));
@@ -109,10 +109,12 @@ fn retry(config: &Config) -> RetryPolicy {
     }
 }
 
-fn endpoints(config: &Config) -> EndpointPolicy {
+/// What endpoints must satisfy.
+pub fn endpoint_policy(config: &Config) -> EndpointPolicy {
     EndpointPolicy {
         allow_http: config.delivery.allow_http,
         concurrency: u32::try_from(config.delivery.concurrency).unwrap_or(u32::MAX),
+        keys: config.secrets.key.clone(),
     }
 }
 

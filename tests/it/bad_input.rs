@@ -189,7 +189,7 @@ fn out_of_service(line: &Value) -> bool {
 }
 
 fn adjusted(line: &Value) -> bool {
-    line["level"] == "WARN" && line["message"] == "an endpoint is not served quite as it is configured"
+    line["level"] == "WARN" && line["message"] == "the configuration of an endpoint needs attention"
 }
 
 #[tokio::test]

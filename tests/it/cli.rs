@@ -95,6 +95,7 @@ async fn pages_and_completions_are_of_every_command_that_people_see() {
         "check",
         "deliveries",
         "demo",
+        "encrypt",
         "erase",
         "events",
         "health",

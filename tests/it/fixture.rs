@@ -118,6 +118,13 @@ impl Fixture {
         path
     }
 
+    /// Writes a file beside config.toml and returns its path.
+    pub fn file(&self, name: &str, text: &str) -> std::path::PathBuf {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
     /// `certhookd` with these arguments, not started yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let config = self.configure(&self.settings);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
 use certhookd::config::Mongodb;
+use certhookd::envelope::EncryptionKeys;
 use certhookd::model::{Clock, EventId, Reloadable};
 use certhookd::platform::{Directory, EndpointPolicy, Refresh};
 use certhookd::store::Store;
@@ -60,6 +61,7 @@ pub async fn directory(store: &Store) -> Directory {
         policy: Reloadable::new(EndpointPolicy {
             allow_http: true,
             concurrency: 5,
+            keys: EncryptionKeys::NONE,
         }),
     };
     refresh.load().await.unwrap();

@@ -16,6 +16,7 @@ mod dead_letters;
 mod demo;
 mod directory;
 mod email;
+mod encrypted;
 mod events;
 mod large;
 mod layout;

@@ -1,7 +1,7 @@
 //! docs/receivers.md says what is so: its receivers run against the real client, its example is what is sent, its waits are kept.
 
 mod behaviour;
-mod page;
+pub(crate) mod page;
 #[path = "receivers/receiver.rs"]
 mod rust;
 

@@ -92,3 +92,44 @@ fn a_store_that_can_not_be_read_is_named() {
     let fault = Config::load(None, &[], &credentials).unwrap_err().to_string();
     assert!(fault.contains("found none") && fault.contains(&path), "{fault}");
 }
+
+const KEY: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+#[test]
+fn the_keys_of_encrypted_secrets_are_in_a_file_or_a_credential() {
+    let file = Given::nothing();
+    let path = file.write("keys", &format!("# ours\n{KEY}\n"));
+    let of_file = Given::nothing().env("CERTHOOKD_SECRETS__KEY_FILE", path.to_str().unwrap());
+    let credential = Given::toml(SHIPPED);
+    credential.write("secret-keys", &format!("{KEY}\n"));
+    let variable = Given::nothing().env("CERTHOOKD_SECRETS__KEY", KEY);
+    let expected = of_file.config().secrets.key;
+    assert!(!expected.is_empty());
+    for given in [credential, variable] {
+        assert_eq!(given.config().secrets.key, expected);
+    }
+    assert!(Given::toml("secrets.key = ''").config().secrets.key.is_empty());
+    assert_eq!(restart_needed(&Given::nothing().config(), &of_file.config()), [""; 0]);
+}
+
+#[test]
+fn keys_that_make_no_sense_are_a_fault_that_shows_none_of_them() {
+    for (text, why) in [
+        ("", "found an empty one: there is no key in it"),
+        ("hunter2", "line 1 is not KEYID:BASE64"),
+        ("k1:hunter2", "line 1 is not the base64 of 32 bytes after its id"),
+    ] {
+        let given = Given::nothing();
+        given.write("secret-keys", text);
+        let faults = given.faults();
+        assert!(
+            faults[0].starts_with("secrets.key: expected lines of KEYID:BASE64"),
+            "{faults:?}"
+        );
+        assert!(faults[0].contains(why) && !faults[0].contains("hunter2"), "{faults:?}");
+    }
+    let given = Given::toml("secrets.key_file = '/nonexistent/keys'");
+    assert!(given.faults()[0].starts_with("secrets.key_file: expected the path of a readable file"));
+    given.write("secret-keys", KEY);
+    assert_eq!(given.faults().len(), 2, "{:?}", given.faults());
+}

@@ -138,7 +138,7 @@ impl Refresh {
         let logged: HashSet<_> = known.warnings.iter().collect();
         for warning in config.warnings.iter().filter(|warning| !logged.contains(warning)) {
             let endpoint = warning.key.endpoint();
-            warn!(organization, endpoint, reason = %warning.reason, "an endpoint is not served quite as it is configured");
+            warn!(organization, endpoint, reason = %warning.reason, "the configuration of an endpoint needs attention");
         }
     }
 }

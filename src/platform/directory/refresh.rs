@@ -138,7 +138,7 @@ impl Refresh {
         position.check(&stream);
         let mut stream = stream?;
         while !stop.is_cancelled() {
-            if position.policy != Some(*self.policy.get()) {
+            if position.policy.as_ref() != Some(&*self.policy.get()) {
                 return Ok(Ending::Afresh);
             }
             self.directory.expire();
@@ -163,7 +163,7 @@ impl Refresh {
 
     async fn read_all_at(&self, position: &mut Position) -> Result<()> {
         position.full_reads.began(tokio::time::Instant::now());
-        let policy = *self.policy.get();
+        let policy = (*self.policy.get()).clone();
         self.read_all().await?;
         position.policy = Some(policy);
         position.stale.clear();

@@ -5,6 +5,7 @@ use bson::{Bson, Document, RawBson, RawBsonRef, RawDocumentBuf, doc};
 use tokio::time::advance;
 
 use super::*;
+use crate::envelope::EncryptionKeys;
 use crate::platform::EndpointPolicy;
 use crate::platform::member_config::parse;
 
@@ -17,6 +18,7 @@ const COMPLETED: EventType = EventType::CertificateCompleted;
 const POLICY: EndpointPolicy = EndpointPolicy {
     allow_http: false,
     concurrency: 5,
+    keys: EncryptionKeys::NONE,
 };
 
 fn id(n: u8) -> ObjectId {

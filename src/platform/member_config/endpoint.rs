@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::RawBsonRef;
-use secrecy::SecretString;
-use standardwebhooks::Webhook;
 use url::Url;
 
 use super::field::{Fields, number, wrong_type};
-use super::{EndpointPolicy, Entry, EntryState, address, auth, event_types, headers, pace};
+use super::{EndpointPolicy, Entry, EntryState, address, auth, event_types, headers, pace, signing_secrets};
+use crate::envelope::Envelopes;
 use crate::model::EndpointKey;
 use crate::platform::Endpoint;
 
@@ -35,14 +34,16 @@ const MAX_TIMEOUT_MS: f64 = 30_000.0;
 /// In characters.
 const MAX_NAME: usize = 200;
 
-const MAX_SECRETS: usize = 10;
-
 /// The endpoint of that key. What was changed to make it sensible is added to `changes`.
 pub(super) fn read(source: &Fields<'_>, key: EndpointKey, policy: &EndpointPolicy, changes: &mut Vec<String>) -> Entry {
     let (enabled, name) = (enabled(source), name(source));
     let event_types = event_types::read(source, changes);
     let is_off = matches!(enabled, Ok(false));
     let wants = event_types.clone().unwrap_or_default();
+    let envelopes = Envelopes {
+        keys: &policy.keys,
+        endpoint: &key,
+    };
     let read = || -> Result<Endpoint, String> {
         Ok(Endpoint {
             url: url(source, policy)?,
@@ -51,9 +52,9 @@ pub(super) fn read(source: &Fields<'_>, key: EndpointKey, policy: &EndpointPolic
             enabled: enabled?,
             event_types: event_types?,
             timeout: timeout(source, changes)?,
-            headers: headers::read(source, changes)?,
-            auth: auth::read(source, policy)?,
-            signing_secrets: signing_secrets(source)?,
+            headers: headers::read(source, envelopes, changes)?,
+            auth: auth::read(source, policy, envelopes)?,
+            signing_secrets: signing_secrets::read(source, envelopes, changes)?,
             concurrency: pace::concurrency(source, policy, changes)?,
             rate_limit: pace::rate_limit(source, changes)?,
         })
@@ -109,33 +110,4 @@ fn timeout(source: &Fields<'_>, changes: &mut Vec<String>) -> Result<Duration, S
         changes.push(format!("`timeout` is outside {range}: {clamped} ms is used"));
     }
     Ok(Duration::from_millis(clamped as u64))
-}
-
-/// All or none: with one secret left out, a receiver that knows just that one would refuse every event.
-fn signing_secrets(source: &Fields<'_>) -> Result<Vec<SecretString>, String> {
-    let Some(value) = source.present("signingSecrets")? else {
-        return Ok(Vec::new());
-    };
-    let secrets = value
-        .as_array()
-        .ok_or_else(|| wrong_type("signingSecrets", value, "an array of strings"))?;
-    // Refused by their number, not judged one by one: there may be 400,000.
-    if secrets.into_iter().nth(MAX_SECRETS).is_some() {
-        return Err(format!("`signingSecrets` has more than {MAX_SECRETS} entries"));
-    }
-    let checked = secrets.into_iter().enumerate().map(|(position, secret)| {
-        let secret = secret
-            .ok()
-            .and_then(|secret| secret.as_str())
-            .filter(|secret| is_signing_secret(secret));
-        secret
-            .map(SecretString::from)
-            .ok_or_else(|| format!("`signingSecrets.{position}` is not `whsec_` and base64"))
-    });
-    checked.collect()
-}
-
-fn is_signing_secret(secret: &str) -> bool {
-    // Webhook::new takes secrets without the prefix, and an empty key, with which everybody can sign.
-    secret.strip_prefix("whsec_").is_some_and(|key| !key.is_empty()) && Webhook::new(secret).is_ok()
 }

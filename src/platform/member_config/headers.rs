@@ -2,7 +2,9 @@
 
 use bson::{RawBsonRef, RawDocument};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use secrecy::ExposeSecret;
 
+use super::Envelopes;
 use super::field::{Fields, wrong_type};
 use crate::platform::is_reserved;
 
@@ -12,7 +14,11 @@ const MAX_COUNT: usize = 64;
 const MAX_BYTES: usize = 16 << 10;
 
 /// The headers, their values marked sensitive. Reserved ones are left out, and `changes` says so.
-pub(super) fn read(endpoint: &Fields<'_>, changes: &mut Vec<String>) -> Result<HeaderMap, String> {
+pub(super) fn read(
+    endpoint: &Fields<'_>,
+    envelopes: Envelopes<'_>,
+    changes: &mut Vec<String>,
+) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     let Some(value) = endpoint.present("headers")? else {
         return Ok(headers);
@@ -31,7 +37,8 @@ pub(super) fn read(endpoint: &Fields<'_>, changes: &mut Vec<String>) -> Result<H
             changes.push(format!("`headers`: {name:.60} is set by the daemon and left out"));
             continue;
         }
-        let value = header_value(value).map_err(|reason| format!("`headers`: the value of {name:.60} {reason}"))?;
+        let value = header_value(&name, value, envelopes)
+            .map_err(|reason| format!("`headers`: the value of {name:.60} {reason}"))?;
         headers
             .try_insert(name, value)
             .map_err(|_| "`headers` has more entries than a request can carry")?;
@@ -52,10 +59,11 @@ fn check_size(fields: &RawDocument) -> Result<(), String> {
     Ok(())
 }
 
-fn header_value(value: RawBsonRef<'_>) -> Result<HeaderValue, &'static str> {
+fn header_value(name: &HeaderName, value: RawBsonRef<'_>, envelopes: Envelopes<'_>) -> Result<HeaderValue, String> {
     let text = value.as_str().ok_or("is not a string")?;
+    let text = envelopes.read(&format!("headers.{name}"), text)?;
     // As Node does: characters up to U+00FF go out as the one byte of Latin-1.
-    let latin1: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
+    let latin1: Option<Vec<u8>> = text.expose_secret().chars().map(|c| u8::try_from(c).ok()).collect();
     let mut value = latin1
         .and_then(|bytes| HeaderValue::from_bytes(&bytes).ok())
         .ok_or("holds a line break or another character that headers can't carry")?;

@@ -8,6 +8,7 @@ use super::*;
 use crate::model::EventType;
 use crate::platform::Auth;
 
+mod encrypted;
 mod limits;
 mod random;
 mod refusals;
@@ -16,9 +17,11 @@ mod subscriptions;
 /// Is in every secret field of the documents below: no reason may repeat it.
 const SECRET: &str = "s3cr3t";
 const SIGNING_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+const OLD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const HTTPS_ONLY: EndpointPolicy = EndpointPolicy {
     allow_http: false,
     concurrency: 5,
+    keys: EncryptionKeys::NONE,
 };
 
 fn id(n: u8) -> ObjectId {
@@ -79,7 +82,7 @@ fn an_endpoint_with_everything_is_read() {
             "timeout": 7000_i64,
             "headers": { "X-Team": "Sécurité", "Authorization": SECRET },
             "auth": { "authType": "bearer_token", "token": SECRET },
-            "signingSecrets": [SIGNING_SECRET, "whsec_AAAA"],
+            "signingSecrets": [SIGNING_SECRET, OLD_SECRET],
             "concurrency": 3,
             "rateLimit": 0.5,
         }],
@@ -106,7 +109,7 @@ fn an_endpoint_with_everything_is_read() {
     assert!(endpoint.headers[AUTHORIZATION].is_sensitive());
     assert!(matches!(&endpoint.auth, Auth::Bearer { token } if token.expose_secret() == SECRET));
     assert_eq!((endpoint.concurrency, endpoint.rate_limit), (Some(3), Some(0.5)));
-    assert_eq!(endpoint.signing_secrets[1].expose_secret(), "whsec_AAAA");
+    assert_eq!(endpoint.signing_secrets[1].expose_secret(), OLD_SECRET);
     assert!(!format!("{:?}", (&endpoint.auth, &endpoint.headers, &endpoint.signing_secrets)).contains(SECRET));
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
 use certhookd::config::Mongodb;
+use certhookd::envelope::EncryptionKeys;
 use certhookd::model::{EndpointKey, EventType, Reloadable};
 use certhookd::platform::{Directory, EndpointCounts, EndpointPolicy, Found, Refresh};
 use certhookd::sandbox::{Options, ReplicaSet};
@@ -30,6 +31,7 @@ async fn refresh(fixture: &Fixture) -> Refresh {
         policy: Reloadable::new(EndpointPolicy {
             allow_http: true,
             concurrency: 5,
+            keys: EncryptionKeys::NONE,
         }),
     }
 }

@@ -14,7 +14,12 @@ const PAGE: &str = include_str!("../../../docs/receivers.md");
 
 /// The fenced block below `<!-- NAME -->`, without its fences.
 pub(super) fn block(name: &str) -> &'static str {
-    let (_, after) = PAGE.split_once(&format!("<!-- {name} -->\n```")).unwrap();
+    block_of(PAGE, name)
+}
+
+/// The same, of that page.
+pub(crate) fn block_of<'a>(page: &'a str, name: &str) -> &'a str {
+    let (_, after) = page.split_once(&format!("<!-- {name} -->\n```")).unwrap();
     let (_language, code) = after.split_once('\n').unwrap();
     code.split_once("```\n").unwrap().0
 }

@@ -20,6 +20,7 @@ fn any_value() -> impl Strategy<Value = Bson> {
         "(https|http|ftp)://([a-z]{1,5}@)?[a-z0-9.:\\[\\]]{0,9}/\\PC{0,5}#?".prop_map(Bson::from),
         "(none|bearer_token|basic_auth|api_key|oauth2_client_credentials)".prop_map(Bson::from),
         "whsec_[A-Za-z0-9+/]{0,8}={0,2}".prop_map(Bson::from),
+        "enc:v[0-9]{0,1}:k?:?[A-Za-z0-9+/]{0,60}={0,2}".prop_map(Bson::from),
     ];
     scalar.prop_recursive(3, 24, 6, |inner| {
         let key = prop_oneof![
