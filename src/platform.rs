@@ -6,6 +6,7 @@ mod endpoint;
 mod json;
 pub mod member_config;
 mod nearest;
+mod tls;
 
 pub use badge_user::{Event, Unfit};
 pub use directory::{Directory, DocumentId, EndpointCounts, Found, Refresh};
@@ -13,3 +14,4 @@ pub use endpoint::{Auth, ClientCredentials, Endpoint, is_reserved};
 pub use json::{JsonError, JsonFault, MAX_DEPTH, append_json, to_json};
 pub use member_config::{EndpointPolicy, Entry, EntryState, MemberConfig};
 pub use nearest::{label, nearest};
+pub use tls::{End, Identity, Tls};

@@ -7,6 +7,7 @@ mod auth;
 mod client;
 mod connection;
 mod connector;
+mod dedicated;
 mod guard;
 mod lookup;
 mod mask;
@@ -19,11 +20,11 @@ mod response;
 mod retry;
 mod sign;
 mod status_line;
+mod tls;
 
 use ipnet::IpNet;
 
 pub use client::{Client, ClientError, Preview, ShownResponse};
-pub(crate) use connector::tls_config;
 pub use guard::{Blocked, check_addr, check_url};
 pub use lookup::system_lookup;
 pub(crate) use reason::of as describe;
@@ -31,6 +32,7 @@ pub use request::Unsendable;
 pub use resolve::Lookup;
 pub use retry::RetryPolicy;
 pub use sign::sign;
+pub(crate) use tls::tls_config;
 
 /// What the operator allows, and how requests present themselves.
 #[derive(Clone, Debug)]

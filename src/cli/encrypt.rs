@@ -25,7 +25,7 @@ pub(super) struct Args {
     /// The endpoint, as `certhookd status` prints it: only there the value can be decrypted.
     #[arg(long, value_name = "ID", value_parser = id, required_unless_present = "new_key")]
     endpoint: Option<String>,
-    /// The field that will hold it: auth.token, auth.password, auth.key, auth.clientSecret, signingSecrets, headers.NAME, …
+    /// The field that will hold it: auth.token, auth.password, auth.key, auth.clientSecret, signingSecrets, tls.clientKey, headers.NAME, …
     #[arg(long, value_name = "FIELD", value_parser = field, required_unless_present = "new_key")]
     field: Option<String>,
     /// Print a line with a new key for the file of keys.
@@ -82,7 +82,7 @@ fn field(name: &str) -> Result<String, String> {
     let is_of_auth = name
         .strip_prefix("auth.")
         .is_some_and(|name| AUTH_FIELDS.contains(&name));
-    if is_of_auth || name == "signingSecrets" {
+    if is_of_auth || ["signingSecrets", "tls.clientKey"].contains(&name) {
         return Ok(name.to_owned());
     }
     let header = name.strip_prefix("headers.").map(str::parse::<http::HeaderName>);
@@ -91,7 +91,7 @@ fn field(name: &str) -> Result<String, String> {
     }
     let known = AUTH_FIELDS.map(|name| format!("auth.{name}")).join(", ");
     Err(format!(
-        "expected {known}, signingSecrets or headers.NAME, found {}",
+        "expected {known}, signingSecrets, tls.clientKey or headers.NAME, found {}",
         one_line(name)
     ))
 }

@@ -10,19 +10,21 @@ mod refresh;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bson::DateTime;
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::{Mutex, SetOnce, watch};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{Endpoint, MemberConfig};
+use super::{End, Endpoint, MemberConfig};
 use crate::model::{EndpointKey, EventType};
 use crate::store::Stopped;
+use claims::Claims;
 use freshness::Freshness;
 use index::{Doubles, Index, LostDocument};
 
@@ -225,11 +227,24 @@ impl Directory {
             .map_or_else(String::new, |claims| claims.name().to_owned())
     }
 
-    /// What of the endpoint's configuration is not applied as it is written: see [`MemberConfig::warnings`].
-    pub fn warnings(&self, key: &EndpointKey) -> Vec<String> {
-        self.index()
-            .claims(key)
-            .map_or_else(Vec::new, |claims| claims.warnings().to_vec())
+    /// What of the endpoint's configuration needs attention at `now`: see [`MemberConfig::warnings`], and its certificates that end.
+    pub fn warnings(&self, key: &EndpointKey, now: DateTime) -> Vec<String> {
+        let index = self.index();
+        let claims = index.claims(key);
+        let ends = claims.and_then(Claims::ends).and_then(|ends| ends.warning(now));
+        let others = claims.map_or(&[][..], Claims::warnings).iter().cloned();
+        others.chain(ends).collect()
+    }
+
+    /// The certificates of endpoints that have ended at `now` or will soon, of each endpoint one.
+    pub fn ending(&self, now: DateTime) -> HashMap<EndpointKey, End> {
+        let index = self.index();
+        let ends = index
+            .endpoints()
+            .filter_map(|(key, claims)| Some((key, claims.ends()?)));
+        ends.filter(|(_, ends)| ends.warning(now).is_some())
+            .map(|(key, ends)| (key.clone(), ends))
+            .collect()
     }
 
     /// Waits until changes are followed: from then on each takes effect by itself.

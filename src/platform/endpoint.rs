@@ -1,6 +1,7 @@
 //! An endpoint that makes sense: what an organization configured, validated.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
@@ -8,6 +9,7 @@ use http::{HeaderMap, HeaderName};
 use secrecy::SecretString;
 use url::Url;
 
+use super::Tls;
 use crate::model::{EndpointKey, EventType};
 
 /// Where one organization wants its events. Only sensible ones exist: see `member_config` for what is refused.
@@ -35,6 +37,8 @@ pub struct Endpoint {
     pub concurrency: Option<u32>,
     /// Requests a second, more than 0; `None`: no limit.
     pub rate_limit: Option<f64>,
+    /// Certificates of its own.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// How requests to an endpoint authenticate.
@@ -110,6 +114,7 @@ impl fmt::Debug for Endpoint {
             .field("auth", &self.auth)
             .field("concurrency", &self.concurrency)
             .field("rate_limit", &self.rate_limit)
+            .field("tls", &self.tls)
             .finish_non_exhaustive()
     }
 }

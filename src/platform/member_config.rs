@@ -11,6 +11,7 @@ mod field;
 mod headers;
 mod pace;
 mod signing_secrets;
+mod tls;
 
 use std::collections::HashMap;
 use std::sync::Arc;

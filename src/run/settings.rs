@@ -141,6 +141,7 @@ pub(super) fn notices(config: &Config) -> Option<Arc<Endpoint>> {
         signing_secrets: config.notices.secret.iter().cloned().collect(),
         concurrency: None,
         rate_limit: None,
+        tls: None,
     }))
 }
 

@@ -243,6 +243,8 @@ impl Tasks {
     }
 
     fn spawn_upkeep(&mut self, trigger: &ScanTrigger) {
+        let certificates = super::upkeep::tell_of_certificates(Arc::clone(&self.engine), self.stop.clone());
+        self.sources.spawn(named("certificates", certificates));
         let redrive = super::redrive::redrive(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("redrive", redrive));
         let progress = self.progress("operations");

@@ -11,13 +11,15 @@ use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Body as _;
 use tokio::time::Instant;
 
-use super::connector::{self, Clients};
+use super::connector::Clients;
+use super::dedicated::Dedicated;
 use super::lookup::system_lookup;
 use super::mask::Secrets;
-use super::oauth::Tokens;
+use super::oauth::{TokenServer, TokenSource, Tokens};
 use super::protocol::Http1Hosts;
 use super::request::Unsendable;
 use super::resolve::{Lookup, Resolver};
+use super::tls::Trust;
 use super::{Policy, guard, response};
 use crate::model::{Failure, Message, Outcome};
 use crate::platform::{Auth, ClientCredentials, Endpoint};
@@ -43,10 +45,30 @@ pub enum ClientError {
 pub struct Client {
     policy: Arc<Policy>,
     source: HeaderValue,
-    any_version: Clients,
-    http1: Clients,
+    resolver: Resolver,
+    trust: Trust,
+    shared: Arc<Transports>,
+    /// Of endpoints with certificates of their own.
+    dedicated: Dedicated<Transports>,
     http1_hosts: Http1Hosts,
     tokens: Tokens,
+}
+
+/// What goes over connections that trust the same authorities and show the same certificate.
+struct Transports {
+    any_version: Clients,
+    http1: Clients,
+    token_server: TokenServer,
+}
+
+impl Transports {
+    fn new(policy: &Arc<Policy>, resolver: &Resolver, tls: &rustls::ClientConfig) -> Result<Self, ClientError> {
+        Ok(Self {
+            any_version: Clients::new(policy, resolver.clone(), tls.clone(), false),
+            http1: Clients::new(policy, resolver.clone(), tls.clone(), true),
+            token_server: TokenServer::new(Arc::clone(policy), resolver.clone(), tls.clone())?,
+        })
+    }
 }
 
 /// What one attempt is about.
@@ -81,6 +103,17 @@ impl NoResponse {
     fn unconnected(reason: String) -> Self {
         Self::Broken { reason, connect: None }
     }
+
+    /// The receiver was shown a certificate, and closed the connection.
+    fn perhaps_for_certificate(self) -> Self {
+        match self {
+            Self::Broken { reason, connect } => Self::Broken {
+                reason: format!("{reason}: perhaps the receiver refuses the client's certificate"),
+                connect,
+            },
+            none => none,
+        }
+    }
 }
 
 impl Client {
@@ -100,14 +133,16 @@ impl Client {
         let source = HeaderValue::from_str(&policy.source)?;
         let policy = Arc::new(policy);
         let resolver = Resolver::new(Arc::clone(&policy), lookup);
-        let tls = connector::tls_config()?;
+        let trust = Trust::of_system()?;
         Ok(Self {
-            any_version: Clients::new(&policy, resolver.clone(), tls.clone(), false),
-            http1: Clients::new(&policy, resolver.clone(), tls.clone(), true),
+            shared: Arc::new(Transports::new(&policy, &resolver, &trust.config()?)?),
+            dedicated: Dedicated::default(),
             http1_hosts: Http1Hosts::default(),
-            tokens: Tokens::new(Arc::clone(&policy), resolver, tls)?,
+            tokens: Tokens::default(),
             policy,
             source,
+            resolver,
+            trust,
         })
     }
 
@@ -157,17 +192,28 @@ impl Client {
     async fn exchange_authorized(&self, attempt: &Attempt<'_>) -> Result<Exchanged, NoResponse> {
         guard::check_url(&attempt.endpoint.url, &self.policy)
             .map_err(|refused| NoResponse::unconnected(refused.to_string()))?;
+        let transports = self.transports(attempt.endpoint).map_err(NoResponse::unconnected)?;
         let Auth::OAuth2(credentials) = &attempt.endpoint.auth else {
-            return self.exchange(attempt, None).await;
+            return self.exchange(attempt, &transports, None).await;
         };
-        let token = self.token(credentials, None, attempt).await?;
-        let exchanged = self.exchange(attempt, Some(&token)).await?;
+        let token = self.token(credentials, None, attempt, &transports).await?;
+        let exchanged = self.exchange(attempt, &transports, Some(&token)).await?;
         if exchanged.response.status() != StatusCode::UNAUTHORIZED {
             return Ok(exchanged);
         }
         response::drain(exchanged.response.into_body(), attempt.deadline).await;
-        let renewed = self.token(credentials, Some(&token), attempt).await?;
-        self.exchange(attempt, Some(&renewed)).await
+        let renewed = self.token(credentials, Some(&token), attempt, &transports).await?;
+        self.exchange(attempt, &transports, Some(&renewed)).await
+    }
+
+    /// What sends to the endpoint: to one with certificates of its own nothing that sends to another.
+    fn transports(&self, endpoint: &Endpoint) -> Result<Arc<Transports>, String> {
+        let Some(tls) = &endpoint.tls else {
+            return Ok(Arc::clone(&self.shared));
+        };
+        let make = || Transports::new(&self.policy, &self.resolver, &self.trust.config_of(tls)?);
+        let made: Result<_, ClientError> = self.dedicated.get(&endpoint.key, tls, make);
+        made.map_err(|error| format!("tls: the endpoint's certificates can't be used: {error}"))
     }
 
     async fn token(
@@ -175,10 +221,16 @@ impl Client {
         credentials: &ClientCredentials,
         refused: Option<&HeaderValue>,
         attempt: &Attempt<'_>,
+        transports: &Transports,
     ) -> Result<HeaderValue, NoResponse> {
+        let source = TokenSource {
+            server: &transports.token_server,
+            credentials,
+            tls: attempt.endpoint.tls.as_ref().map(|tls| tls.fingerprint),
+        };
         let token = self
             .tokens
-            .authorization(credentials, refused, attempt.now, attempt.deadline);
+            .authorization(source, refused, attempt.now, attempt.deadline);
         token.await.map_err(NoResponse::unconnected)
     }
 }
@@ -195,6 +247,12 @@ impl<'a> Attempt<'a> {
             start,
             deadline: start + endpoint.timeout,
         }
+    }
+
+    /// Whether the receiver sees a certificate, if it asks for one.
+    fn shows_certificate(&self) -> bool {
+        let tls = self.endpoint.tls.as_ref();
+        tls.is_some_and(|tls| tls.identity.is_some()) && self.endpoint.url.scheme() == "https"
     }
 
     fn judge(&self, exchanged: &Exchanged) -> Outcome {

@@ -61,6 +61,8 @@ struct Carried {
     beginning: Mutex<Vec<u8>>,
     /// Bytes of the last response, over HTTP/1, up to [`MAX_HEAD`] and a little more.
     read: AtomicUsize,
+    /// What TLS found wrong: HTTP/2 passes on no more than its text.
+    tls_fault: Mutex<Option<rustls::Error>>,
 }
 
 impl History {
@@ -72,6 +74,7 @@ impl History {
             is_between: AtomicBool::default(),
             beginning: Mutex::default(),
             read: AtomicUsize::default(),
+            tls_fault: Mutex::default(),
         }))
     }
 
@@ -102,6 +105,19 @@ impl History {
         let mut extensions = http::Extensions::new();
         info.get_extras(&mut extensions);
         extensions.remove()
+    }
+
+    /// What TLS found wrong with the connection.
+    pub(super) fn tls_fault(&self) -> Option<rustls::Error> {
+        self.0.tls_fault.lock().clone()
+    }
+
+    fn note_fault(&self, error: io::Error) -> io::Error {
+        let fault = error.get_ref().and_then(|carried| carried.downcast_ref());
+        if let Some(fault) = fault {
+            *self.0.tls_fault.lock() = Some(rustls::Error::clone(fault));
+        }
+        error
     }
 
     fn reads(&self, bytes: &[u8]) {
@@ -154,11 +170,13 @@ impl<T: Read + Unpin> Read for Remembering<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let wanted = CHUNK.min(buf.remaining());
         if !self.is_http1 || wanted == 0 || self.history.0.read.load(Ordering::Relaxed) >= MAX_HEAD {
-            return Pin::new(&mut self.transport).poll_read(cx, buf);
+            let read = Pin::new(&mut self.transport).poll_read(cx, buf);
+            return read.map_err(|error| self.history.note_fault(error));
         }
         let mut bytes = [0; CHUNK];
         let mut read = ReadBuf::new(&mut bytes[..wanted]);
-        ready!(Pin::new(&mut self.transport).poll_read(cx, read.unfilled()))?;
+        let done = ready!(Pin::new(&mut self.transport).poll_read(cx, read.unfilled()));
+        done.map_err(|error| self.history.note_fault(error))?;
         self.history.reads(read.filled());
         buf.put_slice(read.filled());
         Poll::Ready(Ok(()))

@@ -1,6 +1,5 @@
 //! How connections are made: guarded resolver, TCP, TLS with the platform's certificates, pool.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +7,6 @@ use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 use tower::util::MapResponse;
@@ -88,13 +86,4 @@ fn connector(policy: &Policy, resolver: Resolver, tls: rustls::ClientConfig, htt
         tls.enable_all_versions().wrap_connector(tcp)
     };
     https.map_response(Remembering::new as Remember)
-}
-
-/// What is trusted: the platform's certificates, read now.
-pub(crate) fn tls_config() -> Result<rustls::ClientConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_platform_verifier()?
-        .with_no_client_auth())
 }

@@ -17,19 +17,24 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use self::server::{Placement, TokenServer};
+use self::server::Placement;
+pub(super) use self::server::TokenServer;
 use self::token_response::Grant;
-use super::Policy;
-use super::resolve::Resolver;
 use crate::platform::ClientCredentials;
 
 const NO_ANSWER: &str = "oauth2: the token server did not respond within the endpoint's timeout";
 
 /// The tokens of all endpoints.
-#[derive(Clone)]
-pub(super) struct Tokens {
-    server: TokenServer,
-    held: Arc<Mutex<HashMap<Key, Held>>>,
+#[derive(Clone, Default)]
+pub(super) struct Tokens(Arc<Mutex<HashMap<Key, Held>>>);
+
+/// Whom to ask for a token, and as whom.
+#[derive(Clone, Copy)]
+pub(super) struct TokenSource<'a> {
+    pub(super) server: &'a TokenServer,
+    pub(super) credentials: &'a ClientCredentials,
+    /// The certificates of the endpoint's own that `server` shows and trusts.
+    pub(super) tls: Option<[u8; 32]>,
 }
 
 /// What a token depends on. Endpoints that agree in all of it share their token.
@@ -39,6 +44,7 @@ struct Key {
     client_id: String,
     scope: Option<String>,
     secret_hash: [u8; 32],
+    tls: Option<[u8; 32]>,
 }
 
 #[derive(Clone)]
@@ -60,18 +66,7 @@ struct Token {
 }
 
 impl Tokens {
-    /// Token requests resolve names by `resolver` and trust what `tls` trusts.
-    ///
-    /// # Errors
-    /// The HTTP client can't be built.
-    pub(super) fn new(policy: Arc<Policy>, resolver: Resolver, tls: rustls::ClientConfig) -> reqwest::Result<Self> {
-        Ok(Self {
-            server: TokenServer::new(policy, resolver, tls)?,
-            held: Arc::default(),
-        })
-    }
-
-    /// The value of `Authorization` for `credentials` at `now`, but not the one that the endpoint has `refused`.
+    /// The value of `Authorization` for the credentials of `source` at `now`, but not the one that the endpoint has `refused`.
     ///
     /// The token that is held, if it lasts. Otherwise all attempts that want it wait for one fetch, each until its own
     /// `deadline`, the fetch itself until that of the attempt that began it.
@@ -80,27 +75,21 @@ impl Tokens {
     /// The reason for the operator, if there is no token.
     pub(super) async fn authorization(
         &self,
-        credentials: &ClientCredentials,
+        source: TokenSource<'_>,
         refused: Option<&HeaderValue>,
         now: DateTime,
         deadline: Instant,
     ) -> Result<HeaderValue, String> {
-        let token = match self.find(credentials, refused, now, deadline) {
+        let token = match self.find(source, refused, now, deadline) {
             Held::Token(token) => token,
             Held::Flight(flight) => timeout_at(deadline, flight).await.map_err(|_| NO_ANSWER)??,
         };
         Ok(token.authorization)
     }
 
-    fn find(
-        &self,
-        credentials: &ClientCredentials,
-        refused: Option<&HeaderValue>,
-        now: DateTime,
-        deadline: Instant,
-    ) -> Held {
-        let key = Key::of(credentials);
-        let mut all = self.held.lock();
+    fn find(&self, source: TokenSource<'_>, refused: Option<&HeaderValue>, now: DateTime, deadline: Instant) -> Held {
+        let key = Key::of(source);
+        let mut all = self.0.lock();
         let placement = match all.get(&key) {
             Some(Held::Token(token)) if !token.serves(now, refused) => token.placement,
             Some(held) => return held.clone(),
@@ -108,7 +97,7 @@ impl Tokens {
         };
         // Those of endpoints that were deleted or have other credentials by now go with the others that expired.
         all.retain(|_, held| held.lasts(now));
-        let flight = Held::Flight(self.fetch(key.clone(), credentials.clone(), placement, now, deadline));
+        let flight = Held::Flight(self.fetch(key.clone(), source, placement, now, deadline));
         all.insert(key, flight.clone());
         flight
     }
@@ -116,15 +105,16 @@ impl Tokens {
     fn fetch(
         &self,
         key: Key,
-        credentials: ClientCredentials,
+        source: TokenSource<'_>,
         placement: Placement,
         now: DateTime,
         deadline: Instant,
     ) -> Flight {
         let tokens = self.clone();
+        let (server, credentials) = (source.server.clone(), source.credentials.clone());
         // A task of its own: it ends, and clears its entry, also when every attempt that waited for it was cut short.
         let task = tokio::spawn(async move {
-            let fetch = tokens.server.fetch(&credentials, placement);
+            let fetch = server.fetch(&credentials, placement);
             let fetched = match timeout_at(deadline, fetch).await {
                 Ok(fetched) => fetched
                     .map(|granted| Token::new(granted, now))
@@ -141,7 +131,7 @@ impl Tokens {
 
     /// A failure is not kept: the next attempt asks again.
     fn land(&self, key: Key, fetched: &Result<Token, String>) {
-        let mut all = self.held.lock();
+        let mut all = self.0.lock();
         match fetched {
             Ok(token) => all.insert(key, Held::Token(token.clone())),
             Err(_) => all.remove(&key),
@@ -150,12 +140,14 @@ impl Tokens {
 }
 
 impl Key {
-    fn of(credentials: &ClientCredentials) -> Self {
+    fn of(source: TokenSource<'_>) -> Self {
+        let credentials = source.credentials;
         Self {
             token_url: credentials.token_url.clone(),
             client_id: credentials.client_id.clone(),
             scope: credentials.scope.clone(),
             secret_hash: Sha256::digest(credentials.client_secret.expose_secret()).into(),
+            tls: source.tls,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 
 use super::resolve::Unresolved;
 
@@ -58,9 +58,30 @@ fn tls(error: &rustls::Error) -> String {
         }
         rustls::Error::InvalidCertificate(Bad::UnknownIssuer) => "certificate's issuer is not trusted",
         rustls::Error::InvalidMessage(_) => "the response is not TLS",
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            "the receiver asks for a client's certificate"
+        }
+        rustls::Error::AlertReceived(alert) if is_about_certificate(*alert) => {
+            return format!("the receiver refuses the client's certificate: {alert:?}");
+        }
         other => return one_line(&other.to_string()),
     };
     text.to_owned()
+}
+
+/// A server that says so of a certificate speaks of the client's.
+fn is_about_certificate(alert: AlertDescription) -> bool {
+    use AlertDescription as Alert;
+    [
+        Alert::UnknownCA,
+        Alert::BadCertificate,
+        Alert::UnsupportedCertificate,
+        Alert::CertificateRevoked,
+        Alert::CertificateExpired,
+        Alert::CertificateUnknown,
+        Alert::AccessDenied,
+    ]
+    .contains(&alert)
 }
 
 fn http2(error: &h2::Error) -> String {
@@ -115,6 +136,29 @@ mod tests {
         )));
         assert!(reason.starts_with("first  second [31mé"), "{reason}");
         assert_eq!(reason.chars().count(), MAX_LENGTH);
+    }
+
+    #[test]
+    fn what_a_server_says_of_a_client_s_certificate_is_told() {
+        use AlertDescription as Alert;
+        for (alert, reason) in [
+            (
+                Alert::CertificateRequired,
+                "tls: the receiver asks for a client's certificate",
+            ),
+            (
+                Alert::UnknownCA,
+                "tls: the receiver refuses the client's certificate: UnknownCA",
+            ),
+            (
+                Alert::CertificateExpired,
+                "tls: the receiver refuses the client's certificate: CertificateExpired",
+            ),
+            (Alert::HandshakeFailure, "tls: received fatal alert: HandshakeFailure"),
+        ] {
+            let error = io::Error::other(rustls::Error::AlertReceived(alert));
+            assert_eq!(of(&error), reason);
+        }
     }
 
     #[test]

@@ -229,7 +229,7 @@ pub(crate) fn describe(known: &Known<'_>, key: &EndpointKey) -> Endpoint {
         name: directory.name(key),
         state,
         why,
-        warnings: directory.warnings(key),
+        warnings: directory.warnings(key, known.at),
         delivered: 0,
         failed_attempts: 0,
         pending: 0,

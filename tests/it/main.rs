@@ -49,6 +49,7 @@ mod history;
 mod hold;
 mod isolation;
 mod metrics;
+mod mtls;
 mod notices;
 mod odd_documents;
 mod operations;

@@ -3,6 +3,6 @@
 mod daemon;
 mod failing;
 mod guarded;
-mod support;
+pub(crate) mod support;
 mod tls;
 mod tokens;

@@ -17,13 +17,13 @@ use crate::fixture::LIMIT;
 use crate::standard_webhooks::libraries;
 
 /// A receiver of the page as a process of its own.
-struct Running {
+pub(crate) struct Running {
     _child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         command.env("WEBHOOK_SECRET", SECRET).env("PORT", "0");
         let mut child = tokio::process::Command::from(command)
             .stdout(Stdio::piped())
@@ -35,7 +35,7 @@ impl Running {
         Self { _child: child, lines }
     }
 
-    async fn line(&mut self) -> String {
+    pub(crate) async fn line(&mut self) -> String {
         let line = tokio::time::timeout(LIMIT, self.lines.next_line()).await;
         line.expect("the receiver says nothing")
             .unwrap()

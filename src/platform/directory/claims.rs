@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::{DocumentId, Found};
+use super::{DocumentId, End, Found};
 use crate::model::EventType;
 use crate::platform::Endpoint;
 use crate::platform::member_config::{Entry, EntryState};
@@ -119,6 +119,14 @@ impl Claims {
 
     pub(super) fn warnings(&self) -> &[String] {
         self.claims.first().map_or(&[], |claim| &claim.entry.warnings)
+    }
+
+    /// When the first of its certificates ends, if it is served.
+    pub(super) fn ends(&self) -> Option<End> {
+        match &self.claims.first()?.entry.state {
+            EntryState::Enabled(endpoint) => endpoint.tls.as_ref().map(|tls| tls.ends),
+            EntryState::Disabled(_) | EntryState::OutOfService(_) => None,
+        }
     }
 
     /// The endpoint if it makes sense, on or off.

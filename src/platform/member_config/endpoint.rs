@@ -7,13 +7,13 @@ use bson::RawBsonRef;
 use url::Url;
 
 use super::field::{Fields, number, wrong_type};
-use super::{EndpointPolicy, Entry, EntryState, address, auth, event_types, headers, pace, signing_secrets};
+use super::{EndpointPolicy, Entry, EntryState, address, auth, event_types, headers, pace, signing_secrets, tls};
 use crate::envelope::Envelopes;
 use crate::model::EndpointKey;
 use crate::platform::Endpoint;
 
 /// All fields that are read of an endpoint; each counts for [`Entry::fingerprint`].
-pub(super) const FIELDS: [&str; 11] = [
+pub(super) const FIELDS: [&str; 12] = [
     "_id",
     "name",
     "url",
@@ -25,6 +25,7 @@ pub(super) const FIELDS: [&str; 11] = [
     "signingSecrets",
     "concurrency",
     "rateLimit",
+    "tls",
 ];
 
 const DEFAULT_TIMEOUT_MS: f64 = 5000.0;
@@ -57,6 +58,7 @@ pub(super) fn read(source: &Fields<'_>, key: EndpointKey, policy: &EndpointPolic
             signing_secrets: signing_secrets::read(source, envelopes, changes)?,
             concurrency: pace::concurrency(source, policy, changes)?,
             rate_limit: pace::rate_limit(source, changes)?,
+            tls: tls::read(source, envelopes)?,
         })
     };
     let state = match (is_off, read()) {

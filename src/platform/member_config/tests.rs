@@ -13,6 +13,7 @@ mod limits;
 mod random;
 mod refusals;
 mod subscriptions;
+mod tls;
 
 /// Is in every secret field of the documents below: no reason may repeat it.
 const SECRET: &str = "s3cr3t";

@@ -11,7 +11,7 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Attempt, Client, Exchanged, NoResponse};
+use super::{Attempt, Client, Exchanged, NoResponse, Transports};
 use crate::sender::connection::History;
 use crate::sender::connector::{Clients, Http};
 use crate::sender::{protocol, reason, request, response};
@@ -33,6 +33,7 @@ impl Client {
     pub(super) async fn exchange(
         &self,
         attempt: &Attempt<'_>,
+        transports: &Transports,
         token: Option<&HeaderValue>,
     ) -> Result<Exchanged, NoResponse> {
         let mut request = request::build(attempt.endpoint, attempt.message, &self.source, attempt.now, token)
@@ -41,15 +42,23 @@ impl Client {
             request.headers_mut().insert(TRACEPARENT, trace.clone());
         }
         let is_http1 = self.http1_hosts.contains(request.uri());
-        let clients = if is_http1 { &self.http1 } else { &self.any_version };
+        let clients = if is_http1 {
+            &transports.http1
+        } else {
+            &transports.any_version
+        };
         let began = Instant::now();
         let mut sent = send_somehow(clients, &request, attempt.deadline).await?;
         if let Err(error) = &sent
             && self.note_fault(error, request.uri(), is_http1)
         {
-            sent = send_somehow(&self.http1, &request, attempt.deadline).await?;
+            sent = send_somehow(&transports.http1, &request, attempt.deadline).await?;
         }
-        let (response, connect) = received(sent, began)?;
+        let may_be_refused = attempt.shows_certificate() && sent.as_ref().is_err_and(was_closed_at_first);
+        let (response, connect) = received(sent, began).map_err(|none| match may_be_refused {
+            true => none.perhaps_for_certificate(),
+            false => none,
+        })?;
         Ok(Exchanged {
             response,
             connect,
@@ -113,7 +122,8 @@ fn received(sent: Sent, began: Instant) -> Result<(Response<response::Body>, Dur
         Err(error) => {
             let connect = history_of(&error).map(|history| history.made_after(began));
             let Some(status) = status_of(&error) else {
-                let reason = reason::of(&error);
+                let fault = history_of(&error).and_then(|history| history.tls_fault());
+                let reason = fault.map_or_else(|| reason::of(&error), |fault| reason::of(&fault));
                 return Err(NoResponse::Broken { reason, connect });
             };
             let mut response = Response::new(Either::Right(Empty::new()));
@@ -147,6 +157,13 @@ fn is_parse_error(error: &legacy::Error) -> bool {
 /// says nothing of the receiver's health (RFC 9112, 9.3.1; for HTTP/2 RFC 9113, 8.7).
 fn was_stale(error: &legacy::Error) -> bool {
     history_of(error).is_some_and(|history| history.has_answered()) && closed_without_response(error)
+}
+
+/// Whether the receiver closed a connection over which it had not answered before: many say so little to a client whose certificate they
+/// refuse, because the handshake is over for the client by then.
+fn was_closed_at_first(error: &legacy::Error) -> bool {
+    let said_nothing = |history: History| !history.has_answered() && history.tls_fault().is_none();
+    history_of(error).is_none_or(said_nothing) && closed_without_response(error)
 }
 
 fn closed_without_response(error: &legacy::Error) -> bool {

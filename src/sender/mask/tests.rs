@@ -33,6 +33,7 @@ fn endpoint(auth: Auth) -> Endpoint {
         signing_secrets: vec![WHSEC.into()],
         concurrency: None,
         rate_limit: None,
+        tls: None,
     }
 }
 

@@ -31,14 +31,21 @@ pub(super) enum Placement {
 
 /// What asks token servers.
 #[derive(Clone)]
-pub(super) struct TokenServer {
+pub(in crate::sender) struct TokenServer {
     http: reqwest::Client,
     policy: Arc<Policy>,
 }
 
 impl TokenServer {
-    /// See [`super::Tokens::new`].
-    pub(super) fn new(policy: Arc<Policy>, resolver: Resolver, tls: rustls::ClientConfig) -> reqwest::Result<Self> {
+    /// Resolves names by `resolver` and trusts what `tls` trusts.
+    ///
+    /// # Errors
+    /// The HTTP client can't be built.
+    pub(in crate::sender) fn new(
+        policy: Arc<Policy>,
+        resolver: Resolver,
+        tls: rustls::ClientConfig,
+    ) -> reqwest::Result<Self> {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .dns_resolver(resolver)

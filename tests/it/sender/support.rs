@@ -44,6 +44,7 @@ pub(crate) fn endpoint(url: &str) -> Endpoint {
         signing_secrets: Vec::new(),
         concurrency: None,
         rate_limit: None,
+        tls: None,
     }
 }
 

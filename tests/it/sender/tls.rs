@@ -11,6 +11,8 @@ use futures_util::FutureExt;
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -43,9 +45,23 @@ impl Authority {
     /// A certificate for `name`, valid until the end of `year`, and its key.
     pub(crate) fn identity(&self, name: &str, year: i32) -> (Certificate, KeyPair) {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.not_after = date_time_ymd(year, 12, 31);
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// An authority below this one.
+    pub(crate) fn intermediate(&self, name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Self {
+            issuer: Issuer::new(params, key),
+            pem,
+        }
     }
 
     /// A server's configuration with such a certificate.
@@ -55,12 +71,23 @@ impl Authority {
 
     /// The same with several protocols, the best one first.
     pub(crate) fn acceptor_of(&self, name: &str, year: i32, alpn: &[&[u8]]) -> TlsAcceptor {
+        self.acceptor_that(WebPkiClientVerifier::no_client_auth(), name, year, alpn)
+    }
+
+    /// The same; `clients` says which certificates a client must show.
+    pub(crate) fn acceptor_that(
+        &self,
+        clients: Arc<dyn ClientCertVerifier>,
+        name: &str,
+        year: i32,
+        alpn: &[&[u8]],
+    ) -> TlsAcceptor {
         let (certificate, key) = self.identity(name, year);
         let certificate = certificate.der().clone();
         let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_single_cert(vec![certificate], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
             .unwrap();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
@@ -69,7 +96,7 @@ impl Authority {
 }
 
 /// Resolves every name to this machine. Plain HTTP is off.
-pub(super) fn client() -> Client {
+pub(crate) fn client() -> Client {
     let policy = Policy {
         allow_http: false,
         ..support::policy()
@@ -81,7 +108,7 @@ pub(super) fn client() -> Client {
     .unwrap()
 }
 
-pub(super) fn https(url: &str) -> String {
+pub(crate) fn https(url: &str) -> String {
     url.replace("http://127.0.0.1", "https://receiver.test")
 }
 

@@ -37,7 +37,7 @@ fn any_value() -> impl Strategy<Value = Bson> {
 
 /// A good endpoint, or fragments of one, with any number of fields replaced by anything.
 fn any_endpoint() -> impl Strategy<Value = Bson> {
-    let field = "(_id|name|url|enabled|eventTypes|timeout|headers|auth|signingSecrets|concurrency|rateLimit)";
+    let field = "(_id|name|url|enabled|eventTypes|timeout|headers|auth|signingSecrets|concurrency|rateLimit|tls)";
     let replaced = prop::collection::vec((field, any_value()), 0..4).prop_map(|fields| {
         let mut endpoint = endpoint(1);
         endpoint.extend(fields);

@@ -140,6 +140,7 @@ fn a_fingerprint_changes_with_what_is_read_and_with_nothing_else() {
         with("headers", doc! { "x-a": "1" }),
         with("concurrency", 2),
         with("rateLimit", 2),
+        with("tls", doc! { "ca": "x" }),
     ];
     let mut seen: Vec<_> = other.into_iter().map(fingerprint).collect();
     seen.push(fingerprint(endpoint(1)));

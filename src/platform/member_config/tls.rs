@@ -1,0 +1,123 @@
+//! An endpoint's own certificates: each must be readable, and the key must be that of the certificate.
+
+use std::sync::Arc;
+
+use bson::DateTime;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{Error, InconsistentKeys, RootCertStore};
+use secrecy::{ExposeSecret, SecretString};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::Envelopes;
+use super::field::{Fields, wrong_type};
+use crate::platform::{End, Identity, Tls};
+
+/// Of each field, in bytes.
+const MAX_LENGTH: usize = 64 << 10;
+
+const KEY: &str = "clientKey";
+
+/// The endpoint's `tls`; `None` when it is absent, null or says nothing.
+pub(super) fn read(endpoint: &Fields<'_>, envelopes: Envelopes<'_>) -> Result<Option<Arc<Tls>>, String> {
+    let Some(value) = endpoint.present("tls")? else {
+        return Ok(None);
+    };
+    let tls = value
+        .as_document()
+        .ok_or_else(|| wrong_type("tls", value, "a document"))?;
+    let fields = Fields::read(tls, &["ca", "clientCert", KEY]);
+    let tls = of_fields(&fields, envelopes).map_err(|reason| format!("`tls`: {reason}"))?;
+    Ok(tls.map(Arc::new))
+}
+
+fn of_fields(fields: &Fields<'_>, envelopes: Envelopes<'_>) -> Result<Option<Tls>, String> {
+    let ca = Certificates::read(fields, "ca")?;
+    let chain = Certificates::read(fields, "clientCert")?;
+    let key = key(fields, envelopes)?;
+    if let Some(ca) = &ca {
+        check_authorities(&ca.all)?;
+    }
+    let identity = match (chain, key) {
+        (None, None) => None,
+        (Some(chain), Some(key)) => Some((chain, key)),
+        (Some(_), None) => return Err(format!("`clientCert` is there, but no `{KEY}`")),
+        (None, Some(_)) => return Err(format!("`{KEY}` is there, but no `clientCert`")),
+    };
+    let own = identity.iter().map(|(chain, _)| chain.ends);
+    let ends = ca.iter().map(|ca| ca.ends).chain(own).min_by_key(|ends| ends.at);
+    let Some(ends) = ends else { return Ok(None) };
+    let identity = identity.map(|(chain, key)| Identity::new(chain.all, &key));
+    let identity = identity.transpose().map_err(|error| why_unfit(&error))?;
+    Ok(Some(Tls::new(ca.map_or_else(Vec::new, |ca| ca.all), identity, ends)))
+}
+
+/// Those of a field, at least one.
+struct Certificates {
+    all: Vec<CertificateDer<'static>>,
+    ends: End,
+}
+
+impl Certificates {
+    fn read(fields: &Fields<'_>, name: &'static str) -> Result<Option<Self>, String> {
+        let Some(text) = text(fields, name)? else {
+            return Ok(None);
+        };
+        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+        let all = all.map_err(|_| format!("`{name}` is not valid PEM"))?;
+        let ends: Option<Vec<_>> = all.iter().map(not_after).collect();
+        let ends = ends.ok_or_else(|| format!("`{name}` holds something that is no certificate (X.509)"))?;
+        let first = ends.into_iter().min();
+        let at = first.ok_or_else(|| format!("`{name}` holds no certificate in PEM"))?;
+        Ok(Some(Self {
+            all,
+            ends: End { field: name, at },
+        }))
+    }
+}
+
+fn not_after(certificate: &CertificateDer<'_>) -> Option<DateTime> {
+    let (rest, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let seconds = parsed.validity().not_after.timestamp();
+    let at = DateTime::from_millis(seconds.saturating_mul(1000));
+    rest.is_empty().then_some(at)
+}
+
+fn check_authorities(authorities: &[CertificateDer<'static>]) -> Result<(), String> {
+    let mut store = RootCertStore::empty();
+    authorities.iter().enumerate().try_for_each(|(index, authority)| {
+        let added = store.add(authority.clone());
+        added.map_err(|_| format!("certificate {} of `ca` can't be trusted as an authority", index + 1))
+    })
+}
+
+fn key(fields: &Fields<'_>, envelopes: Envelopes<'_>) -> Result<Option<PrivateKeyDer<'static>>, String> {
+    let Some(text) = text(fields, KEY)? else {
+        return Ok(None);
+    };
+    let pem: SecretString = envelopes
+        .read("tls.clientKey", text)
+        .map_err(|why| format!("`{KEY}` {why}"))?;
+    let key = PrivateKeyDer::from_pem_slice(pem.expose_secret().as_bytes());
+    key.map(Some)
+        .map_err(|_| format!("`{KEY}` holds no private key in PEM that is not locked by a passphrase"))
+}
+
+/// Blank counts as absent: it is an input left empty.
+fn text<'a>(fields: &Fields<'a>, name: &str) -> Result<Option<&'a str>, String> {
+    match fields.text(name)?.filter(|text| !text.trim().is_empty()) {
+        Some(text) if text.len() > MAX_LENGTH => Err(format!("`{name}` has more than {} KB", MAX_LENGTH >> 10)),
+        text => Ok(text),
+    }
+}
+
+/// The texts of other errors may quote what they found.
+fn why_unfit(error: &Error) -> String {
+    match error {
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            format!("`{KEY}` is not the key of the first certificate in `clientCert`")
+        }
+        Error::InvalidCertificate(_) => "the first certificate in `clientCert` can't be used".to_owned(),
+        _ => format!("`{KEY}` can't be used: expected RSA of 2048 to 8192 bits, ECDSA over P-256 or P-384, or Ed25519"),
+    }
+}
