@@ -15,6 +15,7 @@ mod faults;
 mod file;
 mod mailbox;
 mod nearest;
+mod proxy;
 mod raw;
 mod reload;
 mod rules;
@@ -25,6 +26,7 @@ mod template;
 
 pub use faults::{Fault, Faults};
 pub(crate) use mailbox::ascii_domain;
+pub use proxy::{NoProxy, ProxyServer};
 pub use reload::restart_needed;
 pub use schema::{
     Completions, Delivery, Email, Mongodb, Notices, Operations, Queue, Scan, Secrets, Service, Telemetry,
@@ -68,7 +70,7 @@ pub struct Config {
 
 impl Config {
     /// Merges the defaults, `file` (none: no file), the `CERTHOOKD_SECTION__KEY` variables among `env` and the
-    /// credentials `mongodb-uri`, `smtp-url`, `secret-keys` and `notices-secret`, and validates it.
+    /// credentials `mongodb-uri`, `smtp-url`, `secret-keys`, `notices-secret` and `proxy-url`, and validates it.
     ///
     /// # Errors
     /// Everything that is wrong, not the first thing only. Contradictions between values are looked for where both

@@ -20,7 +20,7 @@ use url::Url;
 use super::connection_string::why_refused;
 use super::nearest::nearest;
 use super::raw::{Raw, shown};
-use super::{SmtpServer, Template};
+use super::{NoProxy, ProxyServer, SmtpServer, Template};
 use crate::envelope::EncryptionKeys;
 
 /// A value that broke its rule.
@@ -281,6 +281,37 @@ pub(super) fn encryption_keys(raw: &Raw) -> Result<EncryptionKeys, Mismatch> {
         Raw::Text(text) | Raw::Untyped(text) if text.is_empty() => Ok(EncryptionKeys::NONE),
         raw => EncryptionKeys::parse(raw.as_text().ok_or_else(mismatch)?).map_err(|why| mismatch().because(why)),
     }
+}
+
+/// A forward proxy's URL; the empty text is none, but an empty file or credential is a mistake.
+pub(super) fn proxy_server(raw: &Raw) -> Result<Option<ProxyServer>, Mismatch> {
+    let mismatch = || {
+        Mismatch::new(
+            r#"http://HOST:PORT or https://HOST:PORT, with USER:PASSWORD@ before the host where it wants a login (percent-encoded), or "" for no proxy"#,
+        )
+    };
+    match raw {
+        Raw::Text(text) | Raw::Untyped(text) if text.is_empty() => Ok(None),
+        raw => {
+            let parsed = ProxyServer::parse(raw.as_text().ok_or_else(mismatch)?);
+            parsed.map(Some).map_err(|why| mismatch().because(why))
+        }
+    }
+}
+
+/// Hosts, domains and networks.
+pub(super) fn no_proxy(raw: &Raw) -> Result<NoProxy, Mismatch> {
+    let mismatch = || {
+        Mismatch::new(
+            "a list of hosts without a port, domains that begin with a dot, and networks, such as hr.example.com, .example.org or 10.1.0.0/16",
+        )
+    };
+    let mut listed = NoProxy::default();
+    for text in raw.as_texts().ok_or_else(mismatch)? {
+        let added = listed.add(text);
+        added.map_err(|()| mismatch().because(format!("{} is none", shown(text))))?;
+    }
+    Ok(listed)
 }
 
 /// An e-mail address, with a name or without; the empty text is none.

@@ -15,12 +15,12 @@ use url::Url;
 
 use super::rules::{
     base_url, boolean, collection_name, connection_string, database_name, duration, duration_or_none, encryption_keys,
-    field_path, header_value, host_names, instant, listen_address, mailbox, networks, notices_url, number, schedule,
-    signing_secret, smtp_server, template, zone,
+    field_path, header_value, host_names, instant, listen_address, mailbox, networks, no_proxy, notices_url, number,
+    proxy_server, schedule, signing_secret, smtp_server, template, zone,
 };
 use super::secrets::FILE_KEYS;
 use super::settings::Settings;
-use super::{SmtpServer, Template};
+use super::{NoProxy, ProxyServer, SmtpServer, Template};
 use crate::envelope::EncryptionKeys;
 
 /// Turns rows into a struct with those fields, the list of its keys, and the function that reads them.
@@ -126,6 +126,10 @@ section! {
         allow_http: bool = "false", boolean;
         /// Networks that may be delivered to although their addresses are blocked otherwise.
         allow_networks: Vec<IpNet> = "", networks;
+        /// The forward proxy, from `proxy`, `proxy_file` or the credential; `None`: endpoints are reached directly.
+        proxy: Option<ProxyServer> = "", proxy_server;
+        /// Who is reached without the proxy.
+        no_proxy: NoProxy = "", no_proxy;
         /// Becomes `X-Webhook-Source`.
         source: HeaderValue = "beedeez", header_value;
     }

@@ -9,7 +9,13 @@ use super::raw::Raw;
 use super::settings::{Given, Settings};
 
 /// The keys that name a file.
-pub(super) const FILE_KEYS: &[&str] = &[URI.file_key, SMTP_URL.file_key, KEYS.file_key, NOTICES.file_key];
+pub(super) const FILE_KEYS: &[&str] = &[
+    URI.file_key,
+    SMTP_URL.file_key,
+    KEYS.file_key,
+    NOTICES.file_key,
+    PROXY.file_key,
+];
 
 /// The key of the connection string.
 pub(super) const URI_KEY: &str = URI.key;
@@ -46,6 +52,14 @@ const NOTICES: Secret = Secret {
     needed: false,
 };
 
+const PROXY: Secret = Secret {
+    key: "delivery.proxy",
+    file_key: "delivery.proxy_file",
+    credential: "proxy-url",
+    what: "the proxy's URL",
+    needed: false,
+};
+
 /// Where systemd looks for what a unit's `LoadCredential=` names.
 const STORES: [&str; 4] = [
     "/etc/credstore",
@@ -77,7 +91,7 @@ impl Credentials {
 /// Leaves each secret at its key, never to be shown. Given in two places it is a fault: nothing says which of them is out of
 /// date, and a daemon on the wrong database does harm.
 pub(super) fn resolve(credentials: &Credentials, settings: &mut Settings) {
-    for secret in [URI, SMTP_URL, KEYS, NOTICES] {
+    for secret in [URI, SMTP_URL, KEYS, NOTICES, PROXY] {
         secret.resolve(credentials, settings);
     }
 }

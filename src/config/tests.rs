@@ -10,6 +10,7 @@ use super::*;
 mod connection_string;
 mod email;
 mod environment;
+mod proxy;
 mod secrets;
 mod values;
 mod wrong;
