@@ -2,7 +2,7 @@
 
 mod addresses;
 mod refusals;
-mod server;
+pub(crate) mod server;
 mod tls;
 
 use bson::oid::ObjectId;

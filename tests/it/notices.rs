@@ -2,6 +2,7 @@
 
 mod instances;
 mod ours;
+mod page;
 
 use std::collections::BTreeMap;
 

@@ -16,18 +16,18 @@ use crate::standard_webhooks::libraries;
 
 /// An e-mail as the server took it, decoded by Python's own library.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Mail {
+pub(crate) struct Mail {
     /// The envelope's sender.
-    pub(super) from: String,
+    pub(crate) from: String,
     /// The envelope's recipients.
-    pub(super) to: Vec<String>,
+    pub(crate) to: Vec<String>,
     headers: Vec<(String, String)>,
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 impl Mail {
     /// The headers by their names. None is there twice.
-    pub(super) fn headers(&self) -> BTreeMap<&str, &str> {
+    pub(crate) fn headers(&self) -> BTreeMap<&str, &str> {
         let headers: BTreeMap<_, _> = self
             .headers
             .iter()
@@ -38,8 +38,8 @@ impl Mail {
     }
 }
 
-pub(super) struct MailServer {
-    pub(super) port: u16,
+pub(crate) struct MailServer {
+    pub(crate) port: u16,
     taken: Arc<Taken>,
     _child: Child,
 }
@@ -52,7 +52,7 @@ struct Taken {
 
 impl MailServer {
     /// `options` are those of tests/data/interop/smtp.py.
-    pub(super) async fn start(options: &Value) -> Self {
+    pub(crate) async fn start(options: &Value) -> Self {
         let mut command = Command::from(libraries::python_with("smtp.txt"));
         command
             .args(["-W", "ignore"])
@@ -81,12 +81,12 @@ impl MailServer {
         }
     }
 
-    pub(super) fn mails(&self) -> Vec<Mail> {
+    pub(crate) fn mails(&self) -> Vec<Mail> {
         self.taken.mails.lock().clone()
     }
 
     /// Waits until it has taken that many.
-    pub(super) async fn wait_for(&self, count: usize) -> Vec<Mail> {
+    pub(crate) async fn wait_for(&self, count: usize) -> Vec<Mail> {
         let enough = async {
             loop {
                 let grown = self.taken.grown.notified();
