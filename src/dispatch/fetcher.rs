@@ -26,7 +26,10 @@ use starved::Starved;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// If nothing that a look finds may be sent, the time to the next one doubles, up to this. [`Waiting::look_now`] ends it.
-const MAX_LOOK_EVERY: Duration = Duration::from_secs(16);
+const MAX_LOOK_EVERY: Duration = Duration::from_secs(64);
+
+/// The same where it finds something of other instances: they may leave without a word.
+const MAX_LOOK_EVERY_BESIDE_OTHERS: Duration = Duration::from_secs(16);
 
 /// How often slots are asked for again that were wanted in vain, although none was freed.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -159,9 +162,10 @@ impl Fetcher {
             Ok((self.outbox.look().await?, began.elapsed()))
         };
         let (mut looked, took) = self.store.persist("look for pending deliveries", look).await?;
-        let mut is_vain = !looked.heads.is_empty();
+        let (mut is_vain, mut has_others) = (!looked.heads.is_empty(), false);
         looked.heads.retain(|head| {
             let state = self.serve_or_forget(&head.endpoint);
+            has_others |= state == EndpointState::NotAssigned;
             is_vain &= matches!(
                 state,
                 EndpointState::OutOfService
@@ -171,8 +175,12 @@ impl Fetcher {
             );
             state.is_fetched()
         });
+        let longest = match has_others {
+            true => self.max_look_every.min(MAX_LOOK_EVERY_BESIDE_OTHERS),
+            false => self.max_look_every,
+        };
         self.look_every = match is_vain {
-            true => (self.look_every * 2).min(self.max_look_every),
+            true => (self.look_every * 2).min(longest),
             false => LOOK_EVERY,
         };
         self.waiting.looked(looked.heads, now);
