@@ -18,6 +18,8 @@ const EMPTY: &[u8] = b"POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n";
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
+const GONE: &[u8] = b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n";
+
 /// After each this many requests the time is noted: the growth line is drawn from it.
 pub const STEP: usize = 1_000;
 
@@ -36,6 +38,8 @@ pub enum Manner {
     After(Duration),
     /// At once, and keeps when each certificate came.
     Stamping,
+    /// With 410, at once.
+    Gone,
     /// Never.
     Never,
 }
@@ -166,9 +170,10 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> Result<()> {
             match shared.manner {
                 Manner::Never => continue,
                 Manner::After(delay) => tokio::time::sleep(delay).await,
-                Manner::AtOnce | Manner::Stamping => {}
+                Manner::AtOnce | Manner::Stamping | Manner::Gone => {}
             }
-            stream.write_all(ANSWER).await?;
+            let answer = if shared.manner == Manner::Gone { GONE } else { ANSWER };
+            stream.write_all(answer).await?;
         }
         if stream.read_buf(&mut buffer).await? == 0 {
             return Ok(());

@@ -17,10 +17,25 @@ const EACH: usize = 3;
 
 /// CPU of the daemon and of MongoDB, above what MongoDB needs by itself.
 pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<()> {
-    let receiver = Receiver::start(Manner::AtOnce)?;
-    // No URL that anything is sent to: out of service.
+    // No URL that anything is sent to.
+    measure(stage, plan, findings, "out of service", |i| format!("ftp://h/{i}")).await?;
+    let receiver = Receiver::start(Manner::Gone)?;
+    let port = receiver.address().port();
+    measure(stage, plan, findings, "suspended", |i| {
+        format!("http://127.0.0.1:{port}/{i}")
+    })
+    .await
+}
+
+async fn measure(
+    stage: &Stage,
+    plan: &Plan,
+    findings: &mut Findings,
+    state: &str,
+    url: impl Fn(usize) -> String,
+) -> Result<()> {
     let fixture = stage
-        .fixture_at(plan.endpoints, receiver.address(), |i| format!("ftp://h/{i}"))
+        .fixture_at(plan.endpoints, ([127, 0, 0, 1], 9).into(), url)
         .await?;
     for place in 0..plan.endpoints {
         fixture.backlog(place, EACH).await?;
@@ -31,7 +46,7 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
     let together = idle(plan, || Ok(process.cpu()? + stage.mongod_cpu()?)).await?;
     process.stop().await?;
     fixture.drop().await?;
-    let what = format!("{} endpoints out of service with deliveries", plan.endpoints);
+    let what = format!("{} endpoints {state} with deliveries", plan.endpoints);
     findings.note(&format!("{what}: MongoDB without the daemon"), "%", vec![alone]);
     let more = vec![(together - alone).max(0.0)];
     findings.judge(
