@@ -13,10 +13,10 @@ use std::time::Duration;
 use bson::DateTime;
 use lettre::message::Mailbox;
 use serde_json::Value;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::Email;
-use crate::model::{Failure, Message, Outcome};
+use crate::model::{Concerns, Failure, Message, Outcome};
 use crate::store::Store;
 
 use smtp::{Receipt, Server};
@@ -24,6 +24,10 @@ use smtp::{Receipt, Server};
 /// A server may check a text at length; a client that ends the connection meanwhile sends the same e-mail twice (RFC 5321,
 /// 4.5.3.2).
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Connections to the mail server at once, at most, whatever `delivery.concurrency` allows: e-mails of all organizations go through one
+/// queue of one instance, and each has its own connection. Servers commonly allow one client ten or more; some as few as three.
+pub const MOST_CONNECTIONS: usize = 5;
 
 pub struct Mailer {
     server: Server,
@@ -47,6 +51,8 @@ struct Cause {
     status: Option<u16>,
     /// In one line, without address or text.
     reason: String,
+    concerns: Concerns,
+    timed_out: bool,
 }
 
 /// Why the mail server can't be used.
@@ -58,7 +64,26 @@ pub struct CheckError {
 
 impl From<String> for Cause {
     fn from(reason: String) -> Self {
-        Self { status: None, reason }
+        Self {
+            status: None,
+            reason,
+            concerns: Concerns::Attempt,
+            timed_out: false,
+        }
+    }
+}
+
+impl Cause {
+    fn concerning(self, concerns: Concerns) -> Self {
+        Self { concerns, ..self }
+    }
+
+    fn timeout(concerns: Concerns) -> Self {
+        Self {
+            concerns,
+            timed_out: true,
+            ..format!("timeout after {} s", ATTEMPT_TIMEOUT.as_secs()).into()
+        }
     }
 }
 
@@ -80,19 +105,22 @@ impl Mailer {
 
     /// One attempt to send the e-mail of the certificate in `message` to its user; `now` is the e-mail's date.
     ///
-    /// A [`Outcome::PermanentFailure`] is one that a retry does not change: no usable address, a reply of 5xx to this e-mail.
+    /// A [`Outcome::PermanentFailure`] is one that a retry does not change: no usable address, a reply of 5xx to this e-mail. What fails
+    /// before there is a connection that is logged in concerns all e-mails, what fails after that this one alone.
     pub async fn attempt(&self, store: &Store, message: &Message, now: DateTime) -> Outcome {
         let start = Instant::now();
-        let sent = timeout(ATTEMPT_TIMEOUT, self.send(store, message, now)).await;
+        let sent = self.send(store, message, now, start + ATTEMPT_TIMEOUT).await;
         let elapsed = start.elapsed();
-        let failure = |Cause { status, reason }| Failure {
-            status,
-            reason,
+        let failure = |cause: Cause| Failure {
+            status: cause.status,
+            reason: cause.reason,
             elapsed,
+            timed_out: cause.timed_out,
+            concerns: cause.concerns,
             ..Failure::default()
         };
         match sent {
-            Ok(Ok(receipt)) => {
+            Ok(receipt) => {
                 let status = receipt.status;
                 receipt.quit().await;
                 Outcome::Delivered {
@@ -101,15 +129,11 @@ impl Mailer {
                     connect: None,
                 }
             }
-            Ok(Err(Unsent::NoUser)) => Outcome::Cancelled {
+            Err(Unsent::NoUser) => Outcome::Cancelled {
                 reason: "the certificate's user was deleted".into(),
             },
-            Ok(Err(Unsent::Never(cause))) => Outcome::PermanentFailure(failure(cause)),
-            Ok(Err(Unsent::NotNow(cause))) => Outcome::TransientFailure(failure(cause)),
-            Err(_) => Outcome::TransientFailure(Failure {
-                timed_out: true,
-                ..failure(format!("timeout after {} s", ATTEMPT_TIMEOUT.as_secs()).into())
-            }),
+            Err(Unsent::Never(cause)) => Outcome::PermanentFailure(failure(cause)),
+            Err(Unsent::NotNow(cause)) => Outcome::TransientFailure(failure(cause)),
         }
     }
 
@@ -127,14 +151,26 @@ impl Mailer {
         Ok(())
     }
 
-    async fn send(&self, store: &Store, message: &Message, now: DateTime) -> Result<Receipt, Unsent> {
+    async fn send(
+        &self,
+        store: &Store,
+        message: &Message,
+        now: DateTime,
+        deadline: Instant,
+    ) -> Result<Receipt, Unsent> {
+        let timeout = |concerns| move |_| Unsent::NotNow(Cause::timeout(concerns));
         let never = |reason: String| Unsent::Never(reason.into());
         let certificate: Value = serde_json::from_slice(&message.body)
             .map_err(|error| never(format!("the certificate can't be read: {error}")))?;
-        let address = user::address(store, &self.email, &certificate).await?;
+        let address = timeout_at(deadline, user::address(store, &self.email, &certificate));
+        let address = address.await.map_err(timeout(Concerns::Attempt))??;
         let mail = self
             .compose(address, &message.event_id, &certificate, now)
             .map_err(never)?;
-        self.server.send(&mail).await
+        let opened = timeout_at(deadline, self.server.open());
+        let opened = opened.await.map_err(timeout(Concerns::Endpoint))?;
+        let connection = opened.map_err(|cause| Unsent::NotNow(cause.concerning(Concerns::Endpoint)))?;
+        let sent = timeout_at(deadline, connection.send(&mail));
+        sent.await.map_err(timeout(Concerns::Delivery))?
     }
 }

@@ -9,6 +9,6 @@ mod text;
 pub use clock::Clock;
 pub(crate) use event::key_part;
 pub use event::{EndpointKey, EventId, EventType, Message, MessageType, NoticeType, id_part};
-pub use outcome::{Failure, Outcome};
+pub use outcome::{Concerns, Failure, Outcome};
 pub use reloadable::Reloadable;
 pub(crate) use text::{count, printable, stays_in_line};

@@ -1,7 +1,7 @@
 //! What this instance knows of an endpoint's health: whether it is known to answer, and its circuit breaker.
 //!
-//! The breaker opens after [`THRESHOLD`] failures in a row: from then on the endpoint is probed, one request at a time and at
-//! most one a second, until it answers. Each delivery keeps its own times for retries; where many wait for an endpoint that
+//! The breaker opens after [`THRESHOLD`] failures in a row, or at the first that concerns every delivery (a mail server that can't be connected
+//! to): from then on the endpoint is probed, one request at a time and at most one a second, until it answers. Each delivery keeps its own times for retries; where many wait for an endpoint that
 //! fails, they share the probes.
 
 use std::collections::HashMap;
@@ -95,11 +95,7 @@ impl Breakers {
         let before = health.is_known_to_answer();
         health.failures += 1;
         health.answers &= !timed_out;
-        if health.failures >= THRESHOLD && health.open.is_none() {
-            health.open = Some(OpenBreaker {
-                since: now,
-                next_probe: now + PROBE_EVERY,
-            });
+        if health.failures >= THRESHOLD && health.opens(now) {
             warn!(
                 organization = endpoint.organization(),
                 endpoint = endpoint.endpoint(),
@@ -107,6 +103,21 @@ impl Breakers {
             );
         }
         before && !health.is_known_to_answer()
+    }
+
+    /// An attempt failed in a way that concerns every delivery. Returns whether the endpoint is not known to answer any more.
+    pub(super) fn failed_altogether(&mut self, endpoint: &EndpointKey, reason: &str, now: Instant) -> bool {
+        let health = self.health.entry(endpoint.clone()).or_default();
+        let before = health.is_known_to_answer();
+        if health.opens(now) {
+            warn!(
+                organization = endpoint.organization(),
+                endpoint = endpoint.endpoint(),
+                reason,
+                "the mail server can't be used: e-mails wait in the outbox, one is tried each second"
+            );
+        }
+        before
     }
 
     /// The endpoint is no longer assigned to this instance, or is switched off.
@@ -121,6 +132,16 @@ impl Breakers {
 }
 
 impl Health {
+    /// Opens the breaker. Returns whether it was closed.
+    fn opens(&mut self, now: Instant) -> bool {
+        let was_closed = self.open.is_none();
+        self.open.get_or_insert(OpenBreaker {
+            since: now,
+            next_probe: now + PROBE_EVERY,
+        });
+        was_closed
+    }
+
     fn is_known_to_answer(&self) -> bool {
         self.answers && self.open.is_none()
     }
@@ -157,6 +178,21 @@ mod tests {
         assert!(breakers.succeeded(&endpoint));
         assert!(!breakers.is_open(&endpoint) && breakers.open().count() == 0);
         breakers.failed(&endpoint, false, now);
+        assert!(!breakers.is_open(&endpoint));
+    }
+
+    #[test]
+    fn a_failure_that_concerns_every_delivery_opens_it_at_once() {
+        let mut breakers = Breakers::default();
+        let endpoint = EndpointKey::from_stored("all/email");
+        let now = Instant::now();
+        breakers.succeeded(&endpoint);
+        assert!(breakers.failed_altogether(&endpoint, "connection refused", now));
+        assert_eq!(breakers.next_probe(&endpoint), Some(now + PROBE_EVERY));
+        breakers.probed(&endpoint, now + PROBE_EVERY);
+        assert!(!breakers.failed_altogether(&endpoint, "connection refused", now + PROBE_EVERY));
+        assert_eq!(breakers.next_probe(&endpoint), Some(now + PROBE_EVERY * 2));
+        assert!(breakers.succeeded(&endpoint));
         assert!(!breakers.is_open(&endpoint));
     }
 

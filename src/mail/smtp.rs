@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::helo::{Helo, UNKNOWN_EHLO};
 use super::{Cause, Unsent};
 use crate::config::{Encryption, SmtpServer};
+use crate::model::Concerns;
 use crate::sender::describe;
 
 /// How long connecting to one address of the server may take.
@@ -46,26 +47,6 @@ impl Server {
             server: server.clone(),
             tls,
             hello: ClientId::default(),
-        })
-    }
-
-    /// Sends one e-mail. A refusal of the connection or of the login concerns all e-mails, and is a transient failure; a 5xx for this one
-    /// is permanent (RFC 5321, 4.2.1).
-    pub(super) async fn send(&self, mail: &Message) -> Result<Receipt, Unsent> {
-        let mut connection = self.open().await.map_err(Unsent::NotNow)?;
-        let sent = connection.0.send(mail.envelope(), &mail.formatted()).await;
-        let response: Response = sent.map_err(|error| {
-            let cause = Cause::from(&error);
-            // The client refuses what the server can't take, such as an address beyond ASCII.
-            if error.is_permanent() || error.is_client() {
-                Unsent::Never(cause)
-            } else {
-                Unsent::NotNow(cause)
-            }
-        })?;
-        Ok(Receipt {
-            status: response.code().into(),
-            connection,
         })
     }
 
@@ -110,6 +91,25 @@ impl Server {
 }
 
 impl Connection {
+    /// Sends one e-mail. A reply of 5xx is permanent (RFC 5321, 4.2.1), all else is a transient failure of this e-mail: whether the server
+    /// works at all is seen by the next connection.
+    pub(super) async fn send(mut self, mail: &Message) -> Result<Receipt, Unsent> {
+        let sent = self.0.send(mail.envelope(), &mail.formatted()).await;
+        let response: Response = sent.map_err(|error| {
+            let cause = Cause::from(&error).concerning(Concerns::Delivery);
+            // The client refuses what the server can't take, such as an address beyond ASCII.
+            if error.is_permanent() || error.is_client() {
+                Unsent::Never(cause)
+            } else {
+                Unsent::NotNow(cause)
+            }
+        })?;
+        Ok(Receipt {
+            status: response.code().into(),
+            connection: self,
+        })
+    }
+
     pub(super) async fn quit(mut self) {
         let _ = timeout(QUIT_TIMEOUT, self.0.quit()).await;
     }
@@ -141,7 +141,10 @@ impl From<&Error> for Cause {
             None if error.is_response() => "connection closed, or the response is not SMTP".to_owned(),
             None => describe(error),
         };
-        Self { status, reason }
+        Self {
+            status,
+            ..reason.into()
+        }
     }
 }
 

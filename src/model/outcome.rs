@@ -48,6 +48,20 @@ pub struct Failure {
     pub response: Option<String>,
     /// Whether it was to see whether a suspended endpoint answers again: it ends no delivery, and counts as no attempt.
     pub is_probe: bool,
+    /// What the failure says of the endpoint.
+    pub concerns: Concerns,
+}
+
+/// What a failed attempt says of the endpoint to which it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Concerns {
+    /// Nothing by itself: several in a row say that the endpoint fails.
+    #[default]
+    Attempt,
+    /// This delivery alone: the endpoint works, as a mail server does that refuses one recipient.
+    Delivery,
+    /// Every delivery: the endpoint can't be used at all, as a mail server that can't be connected to or refuses the login.
+    Endpoint,
 }
 
 impl Outcome {

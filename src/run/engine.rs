@@ -19,6 +19,7 @@ use crate::dispatch::{
     Abort, ConfiguredPace, DeliveryQueue, EndpointSet, EndpointState, Fetcher, Gate, Limits, Recorder, RecorderParts,
     Waiting, Workers,
 };
+use crate::mail::MOST_CONNECTIONS;
 use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Reloadable};
 use crate::notices::{Episodes, Noted};
@@ -113,6 +114,12 @@ impl Gate for EndpointGate {
     }
 
     fn configured(&self, endpoint: &EndpointKey) -> ConfiguredPace {
+        if endpoint.is_email() {
+            return ConfiguredPace {
+                concurrency: Some(MOST_CONNECTIONS),
+                rate: None,
+            };
+        }
         let endpoint = self.directory.endpoint(endpoint);
         endpoint.map_or_else(ConfiguredPace::default, |endpoint| ConfiguredPace {
             concurrency: endpoint.concurrency.map(|n| n as usize),

@@ -7,7 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::dispatch::Observer;
 use crate::metrics::Counts;
-use crate::model::{Clock, Failure, Outcome};
+use crate::model::{Clock, Concerns, Failure, Outcome};
 use crate::outbox::{Delivery, Next};
 
 #[derive(Clone, Debug)]
@@ -81,9 +81,10 @@ fn delivered(delivery: &Delivery, status: u16, outcome: &Outcome) {
     }
 }
 
-/// The first failure of a delivery is logged at WARN, those that follow at DEBUG.
+/// The first failure of a delivery is logged at WARN, those that follow at DEBUG; so is one that concerns every delivery of its endpoint,
+/// of which the circuit breaker tells once.
 fn failed(delivery: &Delivery, failure: &Failure) {
-    if delivery.attempt == 1 {
+    if delivery.attempt == 1 && failure.concerns != Concerns::Endpoint {
         line!(warn, delivery, failure.status, failure.elapsed, reason = %failure.reason, "attempt failed; it is made again");
     } else {
         line!(debug, delivery, failure.status, failure.elapsed, reason = %failure.reason, "attempt failed again");

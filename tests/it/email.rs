@@ -1,6 +1,7 @@
 //! Reminders by e-mail, from the expired certificate to a real mail server.
 
 mod addresses;
+mod queue;
 mod refusals;
 pub(crate) mod server;
 mod tls;

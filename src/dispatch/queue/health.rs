@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::STUCK;
 use super::state::State;
 use crate::dispatch::pace::FailedResponse;
-use crate::model::{EndpointKey, Outcome};
+use crate::model::{Concerns, EndpointKey, Outcome};
 use crate::outbox::Delivery;
 
 impl State {
@@ -27,8 +27,19 @@ impl State {
             Outcome::TransientFailure(failure) | Outcome::Gone(failure) if failure.is_probe => None,
             Outcome::Delivered { .. } | Outcome::Gone(_) => {
                 self.paces.succeeded(endpoint, configured);
-                if self.breakers.succeeded(endpoint) {
-                    self.changes.refill.insert(endpoint.clone());
+                self.answered(endpoint);
+                None
+            }
+            Outcome::TransientFailure(failure) | Outcome::PermanentFailure(failure)
+                if failure.concerns == Concerns::Delivery =>
+            {
+                self.answered(endpoint);
+                None
+            }
+            Outcome::TransientFailure(failure) if failure.concerns == Concerns::Endpoint => {
+                self.paces.begin_gently(endpoint);
+                if self.breakers.failed_altogether(endpoint, &failure.reason, now) {
+                    self.drop_unsent(endpoint);
                 }
                 None
             }
@@ -48,6 +59,12 @@ impl State {
             }
             // Says nothing of the endpoint.
             Outcome::PermanentFailure(_) | Outcome::Cancelled { .. } | Outcome::NotSent => None,
+        }
+    }
+
+    fn answered(&mut self, endpoint: &EndpointKey) {
+        if self.breakers.succeeded(endpoint) {
+            self.changes.refill.insert(endpoint.clone());
         }
     }
 

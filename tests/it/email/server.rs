@@ -23,6 +23,8 @@ pub(crate) struct Mail {
     pub(crate) to: Vec<String>,
     headers: Vec<(String, String)>,
     pub(crate) text: String,
+    /// Connections to the server when it had taken it, this one included.
+    pub(crate) connections: usize,
 }
 
 impl Mail {

@@ -1,8 +1,10 @@
 //! Mail servers that ask for TLS and a login, and what an operator may get wrong about them.
 
+use bson::oid::ObjectId;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::queue::{addresses, closes_with_one_line, expire_in_turn};
 use super::{MailServer, ON, expire, is_of_reminder, user};
 use crate::fixture::{Daemon, Fixture};
 use crate::sender::tls::Authority;
@@ -28,9 +30,14 @@ impl Identity {
     }
 
     async fn server(&self, implicit: bool) -> MailServer {
+        self.refusing(implicit, 0).await
+    }
+
+    /// A server that refuses that many logins first.
+    async fn refusing(&self, implicit: bool, logins: u32) -> MailServer {
         MailServer::start(&json!({
             "identity": [self.file("certificate.pem"), self.file("key.pem")],
-            "implicit": implicit, "login": ["robot@academy.test", "hunter:2"],
+            "implicit": implicit, "login": ["robot@academy.test", "hunter:2"], "refused_logins": logins,
         }))
         .await
     }
@@ -102,4 +109,18 @@ async fn a_login_or_a_server_that_is_wrong_costs_no_reminder() {
         .await;
     assert_eq!(failure, "STARTTLS is not supported on this server");
     assert_eq!(plain.mails().len(), 0);
+}
+
+#[tokio::test]
+async fn a_login_that_is_refused_for_a_while_closes_the_queue_with_one_line() {
+    let identity = Identity::new("Academy", "localhost");
+    let server = identity.refusing(true, 3).await;
+    let url = format!("smtps://robot%40academy.test:hunter%3A2@localhost:{}", server.port);
+    let fixture = Fixture::new().await.with(&format!("{ON}\nemail.smtp_url = \"{url}\""));
+    expire_in_turn(&fixture, ObjectId::new(), addresses("ann", 30)).await;
+    let mut command = fixture.command(&["run"]);
+    command.env("SSL_CERT_FILE", identity.file("ca.pem"));
+    let daemon = Daemon::spawn(command);
+    closes_with_one_line(&fixture, &daemon, "login: status 535 5.7.8").await;
+    assert_eq!(server.mails().len(), 30);
 }
