@@ -37,6 +37,7 @@ mod settled;
 mod transition;
 mod unreadable;
 mod versions;
+mod waited;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -65,6 +66,7 @@ pub use replay::{Preview, Replayable};
 pub use selection::{Search, Selection};
 pub use transition::{Next, PastAttempts, later, retry_deadline, transition};
 pub use unreadable::Unreadable;
+pub use waited::{Death, Ended, Waited};
 
 /// Hears of batches that are committed.
 pub trait Listener: Send + Sync {

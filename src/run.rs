@@ -19,6 +19,7 @@ mod start;
 mod tally;
 mod tasks;
 mod upkeep;
+mod waited;
 mod web;
 
 pub use courier::Courier;

@@ -116,6 +116,8 @@ section! {
         redrive_for: Duration = "7d", duration("0s"..="365d");
         /// An endpoint from which nothing but failures came for this long is suspended.
         suspend_after: Duration = "5d", duration("1s"..="365d");
+        /// How long deliveries wait for an endpoint that is held, suspended or out of service.
+        wait_for: Duration = "30d", duration("1s"..="3650d");
         /// How long finished deliveries are kept.
         retention: Duration = "30d", duration("1h"..="3650d");
         /// Whether a failed attempt keeps the first 1 KB of its response.

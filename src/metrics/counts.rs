@@ -97,6 +97,12 @@ impl Counts {
         kind.cancelled.fetch_add(deliveries, Ordering::Relaxed);
     }
 
+    /// Counts deliveries that waited too long: they became dead letters in bulk.
+    pub fn add_dead(&self, endpoint: &EndpointKey, deliveries: u64) {
+        let kind = self.kind(endpoint, EventType::CertificateExpired.into());
+        kind.dead.fetch_add(deliveries, Ordering::Relaxed);
+    }
+
     fn kind(&self, endpoint: &EndpointKey, message_type: MessageType) -> &Kind {
         let [completed, expired, email, notice] = &self.0;
         match message_type {

@@ -19,6 +19,11 @@ impl Outbox {
         of_endpoint.map(|(_, id)| id.clone()).collect()
     }
 
+    /// Whether that document is left alone now.
+    pub fn is_left_alone(&self, endpoint: &EndpointKey, id: &Bson) -> bool {
+        self.left_alone(endpoint).contains(id)
+    }
+
     /// Changes these documents of an endpoint, as they were read in the transaction. Returns the refusal of a single one: that is
     /// left alone from now on, and nothing was changed.
     ///
@@ -46,6 +51,12 @@ impl Outbox {
         let document = error.row().filter(|_| own).and_then(|row| changed.get(row.index));
         let id = document.and_then(|document| Bson::try_from(raw(document, "_id")).ok());
         let Some(id) = id else { return false };
+        self.refuse(endpoint, id, error);
+        true
+    }
+
+    /// That document is left alone from now on.
+    pub(super) fn refuse(&self, endpoint: &EndpointKey, id: Bson, error: &Error) {
         let document = id.to_string();
         let pause = self
             .refused
@@ -53,6 +64,5 @@ impl Outbox {
             .refused((endpoint.clone(), id), Instant::now())
             .as_secs();
         error!(%endpoint, document, %error, "MongoDB refuses to change this document of the outbox: it is left alone for {pause} s, the others go on");
-        true
     }
 }

@@ -36,6 +36,8 @@ pub struct Settings {
     pub mailer: Reloadable<Option<Mailer>>,
     /// How long after their death dead letters are tried again.
     pub redrive_for: Reloadable<Duration>,
+    /// How long deliveries wait for an endpoint that is not served.
+    pub wait_for: Reloadable<Duration>,
     /// How long payloads of what has ended are kept, if not as long as all else.
     pub payload_retention: Reloadable<Option<Duration>>,
     /// All of it, as it is in effect: for what only tells of it.
@@ -59,6 +61,7 @@ impl Settings {
             client: Reloadable::new(Client::new(policy(config))?),
             mailer: Reloadable::new(Mailer::new(&config.email)?),
             redrive_for: Reloadable::new(config.delivery.redrive_for),
+            wait_for: Reloadable::new(config.delivery.wait_for),
             payload_retention: Reloadable::new(config.delivery.payload_retention),
             config: Reloadable::new(config.clone()),
             tracer: Tracer::new(config.telemetry.otlp_endpoint.as_ref())?,
@@ -89,6 +92,7 @@ impl Settings {
         self.retry.set(retry(config));
         self.endpoints.set(endpoint_policy(config));
         self.redrive_for.set(config.delivery.redrive_for);
+        self.wait_for.set(config.delivery.wait_for);
         self.payload_retention.set(config.delivery.payload_retention);
         queue.resize(super::engine::limits(config));
         Ok(())

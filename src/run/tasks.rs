@@ -247,6 +247,8 @@ impl Tasks {
         self.sources.spawn(named("certificates", certificates));
         let redrive = super::redrive::redrive(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("redrive", redrive));
+        let waited = super::waited::end_waiting(Arc::clone(&self.engine), self.stop.clone());
+        self.sources.spawn(named("end of waiting", waited));
         let progress = self.progress("operations");
         let reported = Arc::clone(&progress);
         let operations = self.engine.executor().run(self.stop.clone(), move || reported.report());

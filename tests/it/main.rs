@@ -70,4 +70,5 @@ mod store;
 mod switched_off;
 mod takeover;
 mod version_conflicts;
+mod waited;
 mod wake_ups;

@@ -88,6 +88,7 @@ const EVERY_KEY: &str = r#"
         retention = "2d"
         redrive_for = "1d"
         suspend_after = "12h"
+        wait_for = "20d"
         keep_responses = false
         payload_retention = "1d"
         allow_http = true
