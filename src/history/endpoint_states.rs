@@ -6,7 +6,7 @@ use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
 
 use super::next::instant;
-use crate::model::{EndpointKey, printable};
+use crate::model::{EndpointKey, Period, printable};
 use crate::notices::Noted;
 use crate::operations::Holds;
 use crate::outbox::state_id;
@@ -23,13 +23,19 @@ pub(super) enum EndpointState {
     Served {
         paused_until: Option<DateTime>,
         since: Option<DateTime>,
+        /// When it was held.
+        held: Vec<Period>,
     },
     /// What waits for it is cancelled.
     Off(String),
     /// What waits for it goes on waiting, since then.
     OutOfService { reason: String, since: Option<DateTime> },
     /// The same because of a hold, until then.
-    Held { how: String, until: Option<DateTime> },
+    Held {
+        how: String,
+        until: Option<DateTime>,
+        held: Vec<Period>,
+    },
     /// The same, but for a probe now and then, since then.
     Suspended { since: DateTime, why: String },
 }
@@ -63,7 +69,10 @@ pub(super) async fn load_states(
     let holds = Holds::default();
     holds.load(store).await?;
     let state = |key: &EndpointKey| {
-        let state = state_of(directory, key, noted.get(&*state_id(key)).copied());
+        let mut state = state_of(directory, key, noted.get(&*state_id(key)).copied());
+        if let EndpointState::Served { held, .. } = &mut state {
+            *held = holds.periods(key, now);
+        }
         // Off and out of service take precedence.
         let hold = holds
             .of(key, now)
@@ -71,6 +80,7 @@ pub(super) async fn load_states(
         hold.map_or(state, |hold| EndpointState::Held {
             how: printable(hold.describe().as_bytes(), LONGEST_REASON),
             until: hold.until,
+            held: holds.periods(key, now),
         })
     };
     Ok(keys.iter().map(|key| (key.clone(), state(key))).collect())
@@ -95,6 +105,7 @@ pub(super) fn state_of(directory: &Directory, key: &EndpointKey, noted: Option<&
         (Found::Served(_) | Found::Email { enabled: true }, _) => EndpointState::Served {
             paused_until: instant("slowedUntil"),
             since: instant("servedSince"),
+            held: Vec::new(),
         },
         (Found::Email { enabled: false }, _) => EndpointState::Off("e-mails are switched off".into()),
         (Found::Off { reason }, _) => EndpointState::Off(reason.to_owned()),

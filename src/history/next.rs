@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::documents::StoredDelivery;
 use super::endpoint_states::EndpointState;
 use crate::config::{Config, Delivery};
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, uncounted};
 use crate::outbox::{later, retry_deadline};
 use crate::sender::RetryPolicy;
 use crate::status::rfc3339_if_known;
@@ -76,7 +76,7 @@ fn pending(stored: &StoredDelivery, endpoint: &EndpointState, delivery: &Deliver
                 format!("waits because its endpoint is out of service{since}: {reason}; goes out by itself after that");
             return Next::new("wait", text);
         }
-        EndpointState::Held { how, until } => {
+        EndpointState::Held { how, until, .. } => {
             let text = format!("waits because its endpoint is held {how}; goes out by itself after that");
             return Next {
                 at: *until,
@@ -90,7 +90,9 @@ fn pending(stored: &StoredDelivery, endpoint: &EndpointState, delivery: &Deliver
             );
             return Next::new("wait", text);
         }
-        EndpointState::Served { paused_until, since } => (*paused_until, *since),
+        EndpointState::Served {
+            paused_until, since, ..
+        } => (*paused_until, *since),
     };
     attempted(stored, paused_until.filter(|until| *until > now), since, delivery, now)
 }
@@ -133,7 +135,14 @@ fn attempted(
 }
 
 fn dead(stored: &StoredDelivery, endpoint: &EndpointState, delivery: &Delivery, now: DateTime) -> Next {
-    let until = stored.dead_since.map(|since| later(since, delivery.redrive_for));
+    // Time in which its endpoint was held or is suspended does not count.
+    let periods = match endpoint {
+        EndpointState::Held { held, .. } | EndpointState::Served { held, .. } => held.clone(),
+        EndpointState::Suspended { since, .. } => vec![(*since, now)],
+        EndpointState::Off(_) | EndpointState::OutOfService { .. } => Vec::new(),
+    };
+    let until = |since| later(later(since, delivery.redrive_for), uncounted(since, now, &periods));
+    let until = stored.dead_since.map(until);
     let goes_out = stored.is_redrivable && until.is_some_and(|until| until > now);
     let Some(until) = until.filter(|_| goes_out) else {
         return kept(stored, delivery);

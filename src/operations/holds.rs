@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bson::{DateTime, Document, RawBson, RawDocumentBuf, doc, rawdoc};
+use bson::{Bson, DateTime, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
-use crate::model::{EndpointKey, Reloadable};
+use crate::model::{EndpointKey, Period, Reloadable};
 use crate::outbox::state_id;
 use crate::store::{CONTROL, Result, Store, upsert_row};
 
@@ -76,7 +76,13 @@ pub struct Hold {
     /// When it ends by itself; `None`: it lasts until a release.
     #[serde(serialize_with = "crate::status::rfc3339_if_known")]
     pub until: Option<DateTime>,
+    /// Earlier holds of the same target, of which this took the place.
+    #[serde(skip)]
+    pub past: Vec<Period>,
 }
+
+/// A target keeps this many of its earlier holds.
+const PAST: i32 = 100;
 
 impl Hold {
     fn read(document: &Document) -> Option<Self> {
@@ -88,15 +94,39 @@ impl Hold {
             reason: text("reason"),
             at: instant("at"),
             until: instant("until"),
+            past: past(document),
         })
     }
 
-    /// The row of an update that writes it down, over an earlier hold of the same target.
-    pub(super) fn row(&self) -> RawDocumentBuf {
-        let at = self.at.map_or(RawBson::Null, RawBson::DateTime);
-        let until = self.until.map_or(RawBson::Null, RawBson::DateTime);
-        let set = rawdoc! { "by": &*self.by, "reason": &*self.reason, "at": at, "until": until };
-        upsert_row(rawdoc! { "_id": self.target.document_id() }, rawdoc! { "$set": set })
+    /// The update that writes it down at `now`, over an earlier hold of the same target, which is kept among the past ones.
+    fn stages(&self, now: DateTime) -> [Document; 2] {
+        let set = doc! { "by": &self.by, "reason": &self.reason, "at": self.at, "until": self.until };
+        let before = doc! { "at": "$at", "until": { "$min": [now, "$until"] } };
+        let before = doc! { "$cond": [{ "$eq": [{ "$type": "$at" }, "date"] }, [before], []] };
+        let past = doc! { "$cond": [{ "$isArray": "$past" }, "$past", []] };
+        let past = doc! { "$slice": [{ "$concatArrays": [past, before] }, -PAST] };
+        [
+            doc! { "$set": { "past": past } },
+            doc! { "$replaceWith": { "$mergeObjects": ["$$ROOT", { "$literal": set }] } },
+        ]
+    }
+
+    /// The same as a row.
+    ///
+    /// # Errors
+    /// A text that is no BSON.
+    pub(super) fn row(&self, now: DateTime) -> Result<RawDocumentBuf> {
+        let mut update = RawArrayBuf::new();
+        for stage in self.stages(now) {
+            update.push(RawDocumentBuf::try_from(&stage).map_err(mongodb::error::Error::custom)?);
+        }
+        Ok(upsert_row(rawdoc! { "_id": self.target.document_id() }, update))
+    }
+
+    /// From when to when it held what it means, and the holds before it did. One that has no beginning is left out.
+    fn periods(&self, now: DateTime) -> impl Iterator<Item = Period> {
+        let last = self.at.map(|at| (at, self.until.map_or(now, |until| until.min(now))));
+        self.past.iter().copied().chain(last)
     }
 
     fn lasts(&self, now: DateTime) -> bool {
@@ -117,6 +147,15 @@ impl Hold {
     }
 }
 
+fn past(document: &Document) -> Vec<Period> {
+    let period = |one: &Bson| {
+        let one = one.as_document()?;
+        Some((*one.get_datetime("at").ok()?, *one.get_datetime("until").ok()?))
+    };
+    let past = document.get_array("past");
+    past.into_iter().flatten().filter_map(period).collect()
+}
+
 #[derive(Debug, Default)]
 struct Known {
     all: Option<Hold>,
@@ -125,14 +164,19 @@ struct Known {
 }
 
 impl Known {
-    /// A hold of that endpoint that lasts: its own, its organization's or that of everything.
-    fn lasting(&self, endpoint: &EndpointKey, now: DateTime) -> Option<&Hold> {
+    /// The last hold of that endpoint, of its organization and of everything.
+    fn of(&self, endpoint: &EndpointKey) -> impl Iterator<Item = &Hold> {
         let holds = [
             self.endpoints.get(endpoint),
             self.organizations.get(endpoint.organization()),
             self.all.as_ref(),
         ];
-        holds.into_iter().flatten().find(|hold| hold.lasts(now))
+        holds.into_iter().flatten()
+    }
+
+    /// A hold of that endpoint that lasts: its own, its organization's or that of everything.
+    fn lasting(&self, endpoint: &EndpointKey, now: DateTime) -> Option<&Hold> {
+        self.of(endpoint).find(|hold| hold.lasts(now))
     }
 
     fn holds(&self) -> impl Iterator<Item = &Hold> {
@@ -192,6 +236,12 @@ impl Holds {
         self.known.get().lasting(endpoint, now).is_some()
     }
 
+    /// When the endpoint was held, up to `now`.
+    pub fn periods(&self, endpoint: &EndpointKey, now: DateTime) -> Vec<Period> {
+        let known = self.known.get();
+        known.of(endpoint).flat_map(|hold| hold.periods(now)).collect()
+    }
+
     /// When the next hold ends by itself.
     pub fn next_end(&self, now: DateTime) -> Option<DateTime> {
         let known = self.known.get();
@@ -228,19 +278,31 @@ async fn load_all(store: &Store) -> Result<Vec<Hold>> {
 /// # Errors
 /// MongoDB refused or is unavailable.
 pub async fn hold_everything(store: &Store, now: DateTime) -> Result<()> {
-    let set = doc! { "by": "service.start_held", "reason": "every start holds everything", "at": now, "until": null };
-    let (state, id) = (store.state(), Target::All.document_id());
-    state
-        .update_one(doc! { "_id": id }, doc! { "$set": set })
-        .upsert(true)
-        .await?;
+    let hold = Hold {
+        target: Target::All,
+        by: "service.start_held".into(),
+        reason: "every start holds everything".into(),
+        at: Some(now),
+        until: None,
+        past: Vec::new(),
+    };
+    let (state, id) = (store.state(), hold.target.document_id());
+    let stages = hold.stages(now).to_vec();
+    state.update_one(doc! { "_id": id }, stages).upsert(true).await?;
     let raise = doc! { "$inc": { "number": 1_i64 } };
     state.update_one(doc! { "_id": CONTROL }, raise).upsert(true).await?;
     Ok(())
 }
 
-/// The filter for the holds that a release of that target ends: its own, and those of what belongs to it.
-pub(super) fn released_by(target: &Target) -> Document {
+/// The filter for the holds that a release of that target ends at `now`: its own, and those of what belongs to it. When another ended
+/// stays as it is.
+pub(super) fn released_by(target: &Target, now: DateTime) -> Document {
+    // Whatever stands there that is no instant.
+    let lasts = doc! { "until": { "$not": { "$lte": now } } };
+    doc! { "$and": [meant_by(target), lasts] }
+}
+
+fn meant_by(target: &Target) -> Document {
     match target {
         Target::All => doc! { "_id": { "$gte": "hold/", "$lt": "hold0" } },
         Target::Organization(organization) => doc! { "$or": [

@@ -113,8 +113,10 @@ impl Running {
                     reason: self.request.reason.clone(),
                     at: Some(self.started_at),
                     until: self.request.until,
+                    past: Vec::new(),
                 };
-                vec![hold.row()]
+                let row = hold.row(self.started_at);
+                vec![row.map_err(|error| Unfinished::Failed(error.to_string()))?]
             }
             _ => release_rows(&target, self.started_at)?,
         };
@@ -307,7 +309,11 @@ impl Running {
 /// Ends holds, and suspensions: the endpoints are judged anew.
 fn release_rows(target: &Target, now: DateTime) -> Result<Vec<RawDocumentBuf>, Unfinished> {
     let raw = |filter: Document| RawDocumentBuf::try_from(&filter).map_err(|_| Unfinished::Abandoned);
-    let holds = update_row(raw(released_by(target))?, rawdoc! { "$set": { "until": now } }, true);
+    let holds = update_row(
+        raw(released_by(target, now))?,
+        rawdoc! { "$set": { "until": now } },
+        true,
+    );
     let mut suspended = endpoints_of(target);
     suspended.insert("episode.suspended", doc! { "$exists": true });
     let restart = rawdoc! {

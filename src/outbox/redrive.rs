@@ -1,6 +1,6 @@
 //! Dead letters that go out again by themselves.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use bson::{DateTime, doc, rawdoc};
 use futures_util::TryStreamExt;
@@ -31,22 +31,23 @@ pub struct DocumentState {
 }
 
 impl Outbox {
-    /// The endpoints of which some delivery died after `since`. Served by a distinct scan of the index on dead letters: its cost
-    /// grows with the endpoints that have some.
+    /// The endpoints that have dead letters, and when the last of them died. Served by a distinct scan of the index on dead letters: its
+    /// cost grows with the endpoints that have some.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn with_dead_letters(&self, since: DateTime) -> Result<HashSet<EndpointKey>> {
+    pub async fn with_dead_letters(&self) -> Result<HashMap<EndpointKey, DateTime>> {
         let pipeline = vec![
             doc! { "$sort": { "endpoint": -1, "finishedAt": -1 } },
             doc! { "$group": { "_id": "$endpoint", "last": { "$first": "$finishedAt" } } },
-            doc! { "$match": { "last": { "$gt": since } } },
         ];
         let outbox = self.store.outbox();
         let mut cursor = outbox.aggregate(pipeline).hint(hint("dead")).await?;
-        let mut endpoints = HashSet::new();
+        let mut endpoints = HashMap::new();
         while let Some(row) = cursor.try_next().await? {
-            endpoints.extend(row.get_str("_id").map(EndpointKey::from_stored));
+            if let (Ok(endpoint), Ok(last)) = (row.get_str("_id"), row.get_datetime("last")) {
+                endpoints.insert(EndpointKey::from_stored(endpoint), *last);
+            }
         }
         Ok(endpoints)
     }

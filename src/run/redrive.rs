@@ -3,7 +3,7 @@
 //! While an endpoint fails, its oldest dead letter goes out once a minute; once the endpoint accepts one, the others follow, the
 //! oldest first, at most ten a second.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::Engine;
 use super::upkeep::MOST_REFUSED;
 use crate::dispatch::EndpointState;
 use crate::failpoint;
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, counted_back};
 use crate::outbox::{DocumentState, Head, Redriven};
 use crate::store::{Error, Kind, Pauses, Result};
 
@@ -63,14 +63,17 @@ pub(super) async fn redrive(engine: Arc<Engine>, stop: CancellationToken) {
 impl Redrives {
     async fn run_once(&mut self, engine: &Engine, began: Instant) -> Result<()> {
         let now = engine.clock.now();
-        let age = i64::try_from(engine.settings.redrive_for.get().as_millis()).unwrap_or(i64::MAX);
-        let since = DateTime::from_millis(now.timestamp_millis().saturating_sub(age));
         // Before the endpoints: what dies in between is found among these.
         let ids: Vec<_> = self.last.values().filter_map(|last| last.id.as_deref()).collect();
         let states = engine.outbox.states_of(&ids).await?;
-        let endpoints = engine.outbox.with_dead_letters(since).await?;
+        let mut endpoints = engine.outbox.with_dead_letters().await?;
+        // Those that died at that instant or before don't go out by themselves any more.
+        endpoints.retain(|endpoint, last| {
+            let since = young_since(engine, endpoint, now);
+            std::mem::replace(last, since) > since
+        });
         self.forget_settled(&endpoints, &states);
-        let may_be_sent = |endpoint: &&EndpointKey| {
+        let may_be_sent = |(endpoint, _): &(&EndpointKey, &DateTime)| {
             let state = engine.endpoint_state(endpoint);
             // One of a suspended endpoint for which nothing else waits is what it is probed with.
             matches!(
@@ -78,7 +81,7 @@ impl Redrives {
                 EndpointState::Served | EndpointState::Suspended { is_probe_due: true }
             )
         };
-        for endpoint in endpoints.iter().filter(may_be_sent) {
+        for (endpoint, since) in endpoints.iter().filter(may_be_sent) {
             if self.refused.has(endpoint, began) {
                 continue;
             }
@@ -87,7 +90,7 @@ impl Redrives {
             let Some(limit) = allowed(last, state, now) else {
                 continue;
             };
-            match redrive_some(engine, endpoint, since, limit).await {
+            match redrive_some(engine, endpoint, *since, limit).await {
                 Ok(heads) => self.redriven(engine, endpoint, heads),
                 Err(error) => self.failed(endpoint, error, began)?,
             }
@@ -96,13 +99,13 @@ impl Redrives {
     }
 
     /// Keeps the endpoints that have dead letters, or whose only one is on its way.
-    fn forget_settled(&mut self, endpoints: &HashSet<EndpointKey>, states: &States) {
+    fn forget_settled(&mut self, endpoints: &HashMap<EndpointKey, DateTime>, states: &States) {
         let is_pending = |last: &LastRedrive| {
             let state = last.id.as_ref().and_then(|id| states.get(id));
             state.is_some_and(|document| document.state == "pending")
         };
         self.last
-            .retain(|endpoint, last| endpoints.contains(endpoint) || is_pending(last));
+            .retain(|endpoint, last| endpoints.contains_key(endpoint) || is_pending(last));
     }
 
     fn redriven(&mut self, engine: &Engine, endpoint: &EndpointKey, heads: Vec<Head>) {
@@ -139,6 +142,12 @@ impl Redrives {
         }
         Ok(())
     }
+}
+
+/// Dead letters of that endpoint are younger than `delivery.redrive_for` if they died after this: while it was held they grew no older.
+fn young_since(engine: &Engine, endpoint: &EndpointKey, now: DateTime) -> DateTime {
+    let held = engine.holds.periods(endpoint, now);
+    counted_back(now, *engine.settings.redrive_for.get(), &held)
 }
 
 /// Sends the oldest again, but for documents that MongoDB refuses to change, unless these are many.

@@ -112,6 +112,7 @@ fn why_waiting(engine: &Engine, endpoint: &EndpointKey) -> Option<&'static str> 
     match engine.endpoint_state(endpoint) {
         EndpointState::Held => Some("held"),
         EndpointState::OutOfService => Some("out of service"),
+        EndpointState::Suspended { .. } => Some("suspended"),
         EndpointState::Served | EndpointState::Off(_) | EndpointState::NotAssigned => None,
     }
 }
