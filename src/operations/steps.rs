@@ -81,7 +81,7 @@ impl Running {
     }
 
     fn search(&self) -> Search {
-        Search::new(&self.request.selection, &self.executor.parts.store, self.started_at)
+        Search::of_moving(&self.request.selection, &self.executor.parts.store, self.started_at)
     }
 
     /// How many deliveries it is about, and how many it leaves out; written down, once.

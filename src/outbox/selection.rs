@@ -7,6 +7,7 @@ use bson::{DateTime, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use mongodb::Cursor;
 
+use super::Class;
 use super::document::hint;
 use crate::model::EventType;
 use crate::store::{Result, Store};
@@ -130,6 +131,37 @@ impl Selection {
         queries
     }
 
+    /// As [`Selection::queries`], for whoever changes what is found while others move it: what was released to the class `background`, and what
+    /// fails out of its batch. So the classes are walked through in an order in which nothing moves to where the walk has been for the last
+    /// time (new retries are not moved), and what an id leads to is looked for twice.
+    fn queries_of_moving(&self, before: DateTime) -> VecDeque<Query> {
+        const WALK: [Class; 4] = [Class::Live, Class::Retry, Class::Background, Class::Retry];
+        if !self.states.iter().any(|state| state == "pending") {
+            return self.queries(before);
+        }
+        // What has died since is meant too.
+        let queries = self.queries(DateTime::MAX);
+        if self.id.is_some() || self.certificate.is_some() {
+            return queries.into_iter().chain(self.queries(DateTime::MAX)).collect();
+        }
+        let others = queries.into_iter().filter(|query| query.index != "pending");
+        WALK.map(|class| self.pending(class))
+            .into_iter()
+            .chain(others)
+            .collect()
+    }
+
+    /// Documents that wait in that class of the selected endpoints' queues.
+    fn pending(&self, class: Class) -> Query {
+        // Read from the keys of the index.
+        let mut queue = doc! { "$regex": format!("/{}$", class.as_str()) };
+        queue.extend(self.keys("/").map(between).unwrap_or_default());
+        Query {
+            filter: doc! { "state": "pending", "queue": queue },
+            index: "pending",
+        }
+    }
+
     /// Documents that hold what the id names.
     fn named(&self, id: &str, before: DateTime) -> Query {
         let states = self.states(before);
@@ -224,6 +256,15 @@ impl Search {
         }
     }
 
+    /// The same while others move it. A document may be found twice.
+    pub fn of_moving(selection: &Selection, store: &Store, before: DateTime) -> Self {
+        Self {
+            store: store.clone(),
+            queries: selection.queries_of_moving(before),
+            cursor: None,
+        }
+    }
+
     /// The next documents, `limit` at most, without payloads; none where no more follow.
     ///
     /// # Errors
@@ -299,5 +340,33 @@ mod tests {
         };
         assert_eq!(indexes(&selection(None, None, None)), ["dead", "retention"]);
         assert_eq!(indexes(&selection(None, None, Some("o"))), ["dead", "_id_"]);
+    }
+
+    #[test]
+    fn what_moves_is_looked_for_where_it_goes() {
+        let mut waiting = selection(None, None, Some("o"));
+        waiting.states.push("pending".into());
+        let classes: Vec<_> = waiting
+            .queries_of_moving(DateTime::MAX)
+            .iter()
+            .filter_map(|query| {
+                query
+                    .filter
+                    .get_document("queue")
+                    .ok()?
+                    .get_str("$regex")
+                    .ok()
+                    .map(str::to_owned)
+            })
+            .collect();
+        assert_eq!(classes, ["/live$", "/retry$", "/background$", "/retry$"]);
+        let mut named = selection(Some(EVENT), None, None);
+        assert_eq!(
+            named.queries_of_moving(DateTime::MAX).len(),
+            1,
+            "what has ended does not move"
+        );
+        named.states.push("pending".into());
+        assert_eq!(named.queries_of_moving(DateTime::MAX).len(), 2);
     }
 }

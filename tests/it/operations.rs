@@ -3,6 +3,9 @@
 mod back_office;
 mod endpoints;
 mod hostile;
+mod instances;
+mod moving;
+mod refused;
 
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
