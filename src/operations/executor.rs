@@ -19,10 +19,13 @@ use crate::model::{Clock, EndpointKey, Reloadable};
 use crate::outbox::Outbox;
 use crate::platform::Directory;
 use crate::sender::Client;
-use crate::store::{Kind, Pauses, Result, Store, ensure_operations};
+use crate::store::{Kind, OPERATIONS, Pauses, Result, Store, ensure_operations};
 
 /// How often is looked for operations that were inserted.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often MongoDB is asked again to create the indexes that it refused to create.
+const CREATE_EVERY: Duration = Duration::from_secs(60);
 
 /// Operations that are carried out at once, at most; others wait.
 pub(super) const AT_ONCE: usize = 16;
@@ -67,6 +70,36 @@ pub struct Parts {
     pub retention: Duration,
 }
 
+/// The indexes of the operations: without them looking takes longer, and what has ended is kept for ever. They are no condition of carrying
+/// anything out.
+#[derive(Default)]
+struct Indexes {
+    are_there: bool,
+    tried: Option<Instant>,
+    is_told: bool,
+}
+
+impl Indexes {
+    async fn ensure(&mut self, parts: &Parts) {
+        if self.are_there || self.tried.is_some_and(|tried| tried.elapsed() < CREATE_EVERY) {
+            return;
+        }
+        match ensure_operations(&parts.store, parts.retention).await {
+            Ok(()) => self.are_there = true,
+            // The next look tells of it.
+            Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Conflict | Kind::Authentication) => {}
+            Err(error) => {
+                self.tried = Some(Instant::now());
+                if !std::mem::replace(&mut self.is_told, true) {
+                    let line = error.denied().map(|denied| denied.role_line());
+                    let line = line.map_or_else(String::new, |line| format!("; add to the role: {line}"));
+                    error!(%error, "MongoDB refuses to create the indexes of {OPERATIONS}: operations are carried out without them, and those that have ended are kept for ever{line}");
+                }
+            }
+        }
+    }
+}
+
 /// What is being carried out.
 #[derive(Default)]
 struct Tasks {
@@ -106,7 +139,7 @@ impl Executor {
         let lease = self.parts.cluster.lease();
         let mut tasks = Tasks::default();
         let mut reporter = self.parts.store.outage().reporter();
-        let mut has_indexes = false;
+        let mut indexes = Indexes::default();
         while stop.run_until_cancelled(tasks.wait(LOOK_EVERY)).await.is_some() {
             progress();
             if lease.borrow().is_none() {
@@ -114,15 +147,7 @@ impl Executor {
                 continue;
             }
             let began = Instant::now();
-            if !has_indexes {
-                match ensure_operations(&self.parts.store, self.parts.retention).await {
-                    Ok(()) => has_indexes = true,
-                    Err(error) => {
-                        reporter.failed("create the indexes of the operations", &error, began);
-                        continue;
-                    }
-                }
-            }
+            indexes.ensure(&self.parts).await;
             match self.look(&mut tasks).await {
                 Ok(()) => reporter.succeeded(),
                 Err(error) => reporter.failed("look for operations", &error, began),

@@ -171,6 +171,36 @@ async fn the_role_of_the_readme_is_enough() {
     assert_eq!(check.code, Some(0), "{check:?}");
 }
 
+/// They are created once the privilege is there.
+#[tokio::test]
+async fn operations_are_carried_out_whether_or_not_their_indexes_may_be_created() {
+    let guarded = Guarded::new().await;
+    let fixture = &guarded.fixture;
+    let of_index = |one: &Granted| one.collection == "webhook_operations" && one.action == "createIndex";
+    let fewer: Vec<_> = of_readme().into_iter().filter(|one| !of_index(one)).collect();
+    let mut command = fixture.command(&["run"]);
+    command.env("CERTHOOKD_MONGODB__URI", guarded.user("fewer", &fewer).await);
+    let daemon = crate::fixture::Daemon::spawn(command);
+    daemon.wait_for(|line| line["message"] == "ready").await;
+    for kind in ["hold", "release", "replay", "cancel"] {
+        let operation = doc! { "kind": kind, "selection": { "all": true } };
+        let ended = fixture.operate(operation).await;
+        assert_eq!(ended.get_str("state").unwrap(), "done", "{ended}");
+    }
+    let errors: Vec<_> = daemon
+        .lines()
+        .into_iter()
+        .filter(|line| line["level"] == "ERROR")
+        .collect();
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    let message = errors[0]["message"].as_str().unwrap();
+    let line = "collection: \"webhook_operations\" }, actions: [\"createIndex\"] }";
+    assert!(
+        message.contains("add to the role: ") && message.contains(line),
+        "{message}"
+    );
+}
+
 #[tokio::test]
 async fn without_a_login_where_one_is_asked_for_is_exit_78() {
     let guarded = Guarded::new().await;
