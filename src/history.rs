@@ -22,10 +22,9 @@ use serde::Serialize;
 
 use crate::cluster::is_any_alive;
 use crate::config::Config;
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, printable};
 use crate::outbox::{LookedUp, look_up};
 use crate::platform::Directory;
-use crate::service::one_line;
 use crate::status::{now, rfc3339, rfc3339_if_known};
 use crate::store::{Result, Store};
 
@@ -222,7 +221,7 @@ pub async fn load(store: &Store, directory: &Directory, config: &Config, asked: 
         told.push(notes::no_instance());
     }
     Ok(History {
-        asked: one_line(asked),
+        asked: shown(asked),
         at,
         certificate,
         notes: told,
@@ -270,8 +269,20 @@ fn by_event(deliveries: Vec<Delivery>) -> Vec<Event> {
     events.into_values().collect()
 }
 
+/// The longest id that is said again, in bytes: whoever asked for a longer one knows it.
+const LONGEST_ID: usize = 300;
+
+/// An id as somebody wrote it, in one line.
+fn shown(id: &str) -> String {
+    let shown = printable(id.as_bytes(), LONGEST_ID);
+    match id.len() > LONGEST_ID {
+        true => shown + "…",
+        false => shown,
+    }
+}
+
 async fn why_none(store: &Store, name: &Name, asked: &str) -> Result<String> {
-    let shown = one_line(asked);
+    let shown = shown(asked);
     if matches!(name, Name::Certificate { .. }) && !asked.contains('/') {
         let certificates = store.badge_users();
         return Ok(format!(
@@ -283,7 +294,7 @@ async fn why_none(store: &Store, name: &Name, asked: &str) -> Result<String> {
         LookedUp::Nearest(Some(nearest)) => {
             format!(
                 "the outbox holds no {shown}, and there is no such certificate; the nearest: {}",
-                one_line(nearest)
+                self::shown(&nearest)
             )
         }
         _ => format!("the outbox holds no {shown}, and there is no such certificate"),

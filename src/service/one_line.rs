@@ -2,17 +2,19 @@
 
 use std::fmt::{self, Write};
 
-/// Passes text on with its control characters escaped: a line break can't forge a second line, an escape sequence can't
-/// reach a terminal.
+use crate::model::stays_in_line;
+
+/// Passes text on with its control characters escaped, the separators and bidirectional ones among them: a line break can't forge a second
+/// line, an escape sequence can't reach a terminal, and nothing makes the text around it read otherwise.
 pub(super) struct OneLine<W>(pub(super) W);
 
 impl<W: Write> Write for OneLine<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
-            if character.is_control() {
-                write!(self.0, "{}", character.escape_default())?;
-            } else {
+            if stays_in_line(character) {
                 self.0.write_char(character)?;
+            } else {
+                write!(self.0, "{}", character.escape_default())?;
             }
         }
         Ok(())
@@ -35,6 +37,7 @@ mod tests {
     fn control_characters_are_escaped_and_all_else_stays() {
         assert_eq!(one_line("é ok"), "é ok");
         assert_eq!(one_line("a\nREADY=1\r\n"), r"a\nREADY=1\r\n");
+        assert_eq!(one_line("a\u{202e}b\u{2028}c\u{2066}"), r"a\u{202e}b\u{2028}c\u{2066}");
         assert_eq!(one_line("\u{1b}[31mred\u{9b}"), r"\u{1b}[31mred\u{9b}");
     }
 }

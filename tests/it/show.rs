@@ -1,6 +1,7 @@
 //! `certhookd show`: what is known of a certificate, an event or a delivery, and why there is nothing where there is nothing.
 
 mod documents;
+mod odd_ids;
 
 use std::time::Duration;
 
