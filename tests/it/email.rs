@@ -1,9 +1,9 @@
 //! Reminders by e-mail, from the expired certificate to a real mail server.
 
 mod addresses;
-mod queue;
+pub mod queue;
 mod refusals;
-pub(crate) mod server;
+pub mod server;
 mod tls;
 
 use bson::oid::ObjectId;
@@ -18,7 +18,7 @@ use server::{Mail, MailServer};
 const ON: &str = "email.from = \"Academy <no-reply@academy.test>\"";
 
 /// E-mails go to that port, in the clear.
-fn through(port: u16) -> String {
+pub fn through(port: u16) -> String {
     format!("{ON}\nemail.smtp_url = \"smtp://127.0.0.1:{port}?tls=none\"")
 }
 

@@ -8,7 +8,7 @@ use super::{MailServer, is_of_reminder, reminders, through};
 use crate::fixture::{Daemon, Fixture, expired};
 
 /// Users with these addresses, each with a certificate that expired; the first did first.
-pub(super) async fn expire_in_turn(fixture: &Fixture, organization: ObjectId, addresses: impl Iterator<Item = String>) {
+pub async fn expire_in_turn(fixture: &Fixture, organization: ObjectId, addresses: impl Iterator<Item = String>) {
     let (mut users, mut certificates): (Vec<Document>, Vec<Document>) = (Vec::new(), Vec::new());
     let place = fixture.badge_users().count_documents(doc! {}).await.unwrap();
     for (place, address) in (place..).zip(addresses) {

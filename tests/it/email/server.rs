@@ -16,20 +16,20 @@ use crate::standard_webhooks::libraries;
 
 /// An e-mail as the server took it, decoded by Python's own library.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Mail {
+pub struct Mail {
     /// The envelope's sender.
-    pub(crate) from: String,
+    pub from: String,
     /// The envelope's recipients.
-    pub(crate) to: Vec<String>,
+    pub to: Vec<String>,
     headers: Vec<(String, String)>,
-    pub(crate) text: String,
+    pub text: String,
     /// Connections to the server when it had taken it, this one included.
-    pub(crate) connections: usize,
+    pub connections: usize,
 }
 
 impl Mail {
     /// The headers by their names. None is there twice.
-    pub(crate) fn headers(&self) -> BTreeMap<&str, &str> {
+    pub fn headers(&self) -> BTreeMap<&str, &str> {
         let headers: BTreeMap<_, _> = self
             .headers
             .iter()
@@ -40,8 +40,8 @@ impl Mail {
     }
 }
 
-pub(crate) struct MailServer {
-    pub(crate) port: u16,
+pub struct MailServer {
+    pub port: u16,
     taken: Arc<Taken>,
     _child: Child,
 }
@@ -54,7 +54,7 @@ struct Taken {
 
 impl MailServer {
     /// `options` are those of tests/data/interop/smtp.py.
-    pub(crate) async fn start(options: &Value) -> Self {
+    pub async fn start(options: &Value) -> Self {
         let mut command = Command::from(libraries::python_with("smtp.txt"));
         command
             .args(["-W", "ignore"])
@@ -83,12 +83,12 @@ impl MailServer {
         }
     }
 
-    pub(crate) fn mails(&self) -> Vec<Mail> {
+    pub fn mails(&self) -> Vec<Mail> {
         self.taken.mails.lock().clone()
     }
 
     /// Waits until it has taken that many.
-    pub(crate) async fn wait_for(&self, count: usize) -> Vec<Mail> {
+    pub async fn wait_for(&self, count: usize) -> Vec<Mail> {
         let enough = async {
             loop {
                 let grown = self.taken.grown.notified();
