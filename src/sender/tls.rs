@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::sign::SingleCertAndKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_platform_verifier::Verifier;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::platform::Tls;
 
@@ -72,6 +74,7 @@ impl Trust {
         }
         let own = WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(&self.provider)).build();
         Ok(Besides {
+            listed: authorities.to_vec(),
             own: own.map_err(|error| Error::General(error.to_string()))?,
             system: Arc::clone(&self.system),
         })
@@ -81,6 +84,7 @@ impl Trust {
 /// Trusts a certificate that either of two trusts. The system's 140 authorities are not copied for each endpoint.
 #[derive(Debug)]
 struct Besides {
+    listed: Vec<CertificateDer<'static>>,
     own: Arc<WebPkiServerVerifier>,
     system: Arc<Verifier>,
 }
@@ -94,6 +98,9 @@ impl ServerCertVerifier for Besides {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        if self.listed.contains(end_entity) {
+            return verify_itself(end_entity, server_name, now);
+        }
         let by_own = self
             .own
             .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
@@ -129,4 +136,23 @@ impl ServerCertVerifier for Besides {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.own.supported_verify_schemes()
     }
+}
+
+/// A receiver's certificate that is itself among those to be trusted. One that `openssl req -x509` makes may be an authority's too, which
+/// webpki takes from no receiver.
+fn verify_itself(
+    certificate: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<ServerCertVerified, Error> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let (validity, now) = (parsed.validity(), i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    if now < validity.not_before.timestamp() {
+        return Err(CertificateError::NotValidYet.into());
+    }
+    if now > validity.not_after.timestamp() {
+        return Err(CertificateError::Expired.into());
+    }
+    verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+    Ok(ServerCertVerified::assertion())
 }

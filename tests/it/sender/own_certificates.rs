@@ -11,6 +11,7 @@ use certhookd::platform::{Auth, Endpoint, EndpointPolicy, EntryState};
 use certhookd::sender::Client;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -21,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::support::{self, delivered, failure, message, now, read_request, server};
-use super::tls::{Authority, client, https};
+use super::tls::{Authority, acceptor, client, https};
 use crate::oauth::support::{credentials, one_answer};
 
 /// An endpoint of that number with these certificates, as it is read from the platform's document.
@@ -158,6 +159,38 @@ async fn an_authority_is_trusted_besides_the_system_s_and_for_its_endpoint_alone
             let (url, _) = receiver(server.acceptor(name, year, alpn)).await;
             assert_eq!(reason(&client, &endpoint(7, &url, ca(&own))).await, expected);
         }
+    }
+}
+
+/// As `openssl req -x509` makes it, for an authority too; without that; of another name; that has ended.
+#[tokio::test]
+async fn a_certificate_that_signs_itself_is_trusted_as_it_is() {
+    let client = client();
+    for (is_ca, name, year, expected) in [
+        (true, "receiver.test", 2999, None),
+        (false, "receiver.test", 2999, None),
+        (true, "other.test", 2999, Some("tls: certificate is for another name")),
+        (false, "other.test", 2999, Some("tls: certificate is for another name")),
+        (true, "receiver.test", 2020, Some("tls: certificate has expired")),
+        (false, "receiver.test", 2020, Some("tls: certificate has expired")),
+    ] {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_after = date_time_ymd(year, 12, 31);
+        if is_ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let (url, _) = receiver(acceptor(certificate.der().clone(), &key, b"http/1.1")).await;
+        let trusting = endpoint(1, &url, doc! { "ca": certificate.pem() });
+        match expected {
+            None => succeeds(&client, &trusting).await,
+            Some(expected) => assert_eq!(reason(&client, &trusting).await, expected, "{is_ca}"),
+        }
+        let another = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let trusting = endpoint(2, &url, doc! { "ca": another.pem() });
+        let refused = reason(&client, &trusting).await;
+        assert!(refused.starts_with("tls: "), "{refused}");
     }
 }
 

@@ -10,7 +10,7 @@ use certhookd::sender::{Client, Policy};
 use futures_util::FutureExt;
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
-use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -83,16 +83,29 @@ impl Authority {
         alpn: &[&[u8]],
     ) -> TlsAcceptor {
         let (certificate, key) = self.identity(name, year);
-        let certificate = certificate.der().clone();
-        let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(clients)
-            .with_single_cert(vec![certificate], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
-            .unwrap();
-        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        TlsAcceptor::from(Arc::new(config))
+        acceptor_with(clients, certificate.der().clone(), &key, alpn)
     }
+}
+
+/// A server's configuration with that certificate.
+pub(crate) fn acceptor(certificate: CertificateDer<'static>, key: &KeyPair, alpn: &[u8]) -> TlsAcceptor {
+    acceptor_with(WebPkiClientVerifier::no_client_auth(), certificate, key, &[alpn])
+}
+
+fn acceptor_with(
+    clients: Arc<dyn ClientCertVerifier>,
+    certificate: CertificateDer<'static>,
+    key: &KeyPair,
+    alpn: &[&[u8]],
+) -> TlsAcceptor {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients)
+        .with_single_cert(vec![certificate], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+        .unwrap();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
 }
 
 /// Resolves every name to this machine. Plain HTTP is off.

@@ -212,6 +212,37 @@ fn an_id_and_its_text_are_one_place() {
 }
 
 #[test]
+fn what_has_another_id_or_none_is_bound_to_its_key() {
+    let url = "https://hub.example/1";
+    for (organization, endpoint) in [
+        (Bson::from(7), Bson::from("hub")),
+        (7.0.into(), 1_i64.into()),
+        ("acme".into(), Bson::Null),
+    ] {
+        let raw = doc! { "organization": organization.clone(), "endpoint": endpoint.clone() };
+        let raw = RawDocumentBuf::try_from(&raw).unwrap();
+        let value = |name| raw.get(name).unwrap().unwrap();
+        let endpoint_id = (endpoint != Bson::Null).then(|| value("endpoint"));
+        let key = EndpointKey::derive(value("organization"), endpoint_id, url);
+        let envelopes = Envelopes {
+            keys: &policy(KEY).keys,
+            endpoint: &key,
+        };
+        let token = envelopes.encrypt("auth.token", &SECRET.into()).unwrap();
+        let of = |url: &str| {
+            let auth = doc! { "authType": "bearer_token", "token": &token };
+            let endpoint = doc! { "_id": endpoint.clone(), "url": url, "auth": auth };
+            let document = doc! { "_ownerId": organization.clone(), "webHookConfig": { "endpoints": [endpoint] } };
+            parse_document(document, &policy(KEY)).refused.len()
+        };
+        assert_eq!(of(url), 0, "{key}");
+        // Without an id the address is part of the key.
+        let moved = usize::from(endpoint == Bson::Null);
+        assert_eq!(of("https://hub.example/2"), moved, "{key}");
+    }
+}
+
+#[test]
 fn a_short_signing_secret_is_used_and_told_of() {
     let of = |bytes: usize| format!("whsec_{}", "A".repeat(bytes.div_ceil(3) * 4));
     let weak = "shorter than 24 bytes, which is weak; used all the same";
