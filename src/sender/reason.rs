@@ -24,6 +24,12 @@ pub(super) fn find<'e, T: Error + 'static>(error: &'e (dyn Error + 'static)) -> 
     std::iter::successors(Some(error), |error| inner(*error)).find_map(|error| error.downcast_ref())
 }
 
+/// The kinds of all `io::Error`s in `error`'s chain: one often carries another of a kind that says more.
+pub(super) fn io_kinds(error: &(dyn Error + 'static)) -> impl Iterator<Item = io::ErrorKind> {
+    let chain = std::iter::successors(Some(error), |error| inner(*error));
+    chain.filter_map(|error| error.downcast_ref().map(io::Error::kind))
+}
+
 /// An error's cause. An `io::Error` that merely carries another one hides it from `source`.
 fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {

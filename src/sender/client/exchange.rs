@@ -1,6 +1,6 @@
 //! One request and its response, over a connection that works.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -172,5 +172,5 @@ fn closed_without_response(error: &legacy::Error) -> bool {
         return error.is_io() || error.is_remote() && unprocessed;
     }
     let incomplete = reason::find::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message);
-    incomplete || reason::find::<io::Error>(error).is_some_and(|error| CLOSED.contains(&error.kind()))
+    incomplete || reason::io_kinds(error).any(|kind| CLOSED.contains(&kind))
 }

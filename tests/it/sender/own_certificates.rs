@@ -16,7 +16,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::server::WebPkiClientVerifier;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -278,4 +278,42 @@ async fn token_servers_see_the_endpoint_s_certificates_too() {
     let refused = reason(&client, &with(2, doc! {})).await;
     assert!(refused.starts_with("oauth2: token server: "), "{refused}");
     assert_eq!(seen.lock().len(), 1);
+}
+
+/// When a server closes without a word.
+#[derive(Clone, Copy, Debug)]
+enum Closes {
+    BeforeTls,
+    AfterTls,
+    AfterTheRequest,
+}
+
+#[tokio::test]
+async fn one_that_closes_without_a_word_may_refuse_the_certificate_it_was_shown() {
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let client = client();
+    for closes in [Closes::BeforeTls, Closes::AfterTls, Closes::AfterTheRequest] {
+        let acceptor = servers.acceptor_that(asking(&clients, true), "receiver.test", 2999, &[b"http/1.1"]);
+        let url = server(move |mut stream, _| {
+            let acceptor = acceptor.clone();
+            async move {
+                match closes {
+                    // Its greeting is read: what is unread at the end would reset the connection.
+                    Closes::BeforeTls => stream.read(&mut [0; 4096]).await.map(drop),
+                    Closes::AfterTls => acceptor.accept(stream).await.map(drop),
+                    Closes::AfterTheRequest => read_request(&mut acceptor.accept(stream).await?).await.map(drop),
+                }
+            }
+        })
+        .await;
+        let url = https(&url);
+        let shown = endpoint(1, &url, with_ca(shown(&clients, "one.test", ""), &servers));
+        let refused = reason(&client, &shown).await;
+        assert!(
+            refused.ends_with(": perhaps the receiver refuses the client's certificate"),
+            "{closes:?} {refused}"
+        );
+        let refused = reason(&client, &endpoint(2, &url, with_ca(doc! {}, &servers))).await;
+        assert!(!refused.contains("certificate"), "{closes:?} {refused}");
+    }
 }
