@@ -148,6 +148,9 @@ pub fn failed(
     let mut told = Vec::new();
     let lasts = |least| episode.in_a_row >= FAILURES && at >= later(episode.row_since, least);
     let (is_failing, is_hopeless) = (lasts(rules.failing_after), lasts(rules.suspend_after));
+    if is_failing && !episode.is_told {
+        told.push(Told::Failing);
+    }
     if episode.suspended.is_none() && (is_gone || is_hopeless) {
         let suspension = Suspension {
             since: at,
@@ -157,8 +160,6 @@ pub fn failed(
         };
         episode.suspended = Some(suspension.clone());
         told.push(Told::Suspended(suspension));
-    } else if is_failing && !episode.is_told {
-        told.push(Told::Failing);
     }
     episode.is_told |= !told.is_empty();
     (episode, told)

@@ -141,8 +141,15 @@ impl Episodes {
     }
 
     /// Takes over what the documents say: of endpoints that are not this instance's yet, and what somebody has written since.
-    pub fn load(&self, documents: &[Document], is_assigned: impl Fn(&EndpointKey) -> bool) {
+    /// `successes` are recorded ones, of which an instance may have died before it wrote down that an episode has ended.
+    pub fn load(
+        &self,
+        documents: &[Document],
+        successes: &HashMap<EndpointKey, DateTime>,
+        is_assigned: impl Fn(&EndpointKey) -> bool,
+    ) {
         let mut known = self.0.known.lock();
+        let rules = known.rules;
         known.forget(|endpoint| !is_assigned(endpoint));
         for (endpoint, noted) in documents.iter().filter_map(Noted::read) {
             let is_known = known
@@ -151,6 +158,18 @@ impl Episodes {
                 .is_some_and(|one| one.version >= noted.version);
             if noted.version > 0 && !is_known {
                 known.replace(&endpoint, Some(Tracked::loaded(noted)));
+                let success = successes.get(&endpoint).copied();
+                let is_later = |episode: &Episode| success > Some(episode.last.at) && success > episode.well_since;
+                let episode = known
+                    .endpoints
+                    .get(&endpoint)
+                    .and_then(|tracked| tracked.episode.as_ref());
+                if let Some(at) = success.filter(|_| episode.is_some_and(is_later))
+                    && let Some(episode) = known.take(&endpoint)
+                {
+                    let (after, told) = succeeded(episode.clone(), at, &rules);
+                    known.put(&endpoint, after, told.map(|told| (told, episode)), true);
+                }
             }
         }
         self.notify(&known);

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::endpoint_states::EndpointStates;
+use super::last_successes::last_successes;
 use super::{Courier, Settings, Tally, settings};
 use crate::cluster::{CUT_SHORT, Cluster, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::config::Config;
@@ -247,8 +248,9 @@ impl Engine {
         for (endpoint, pause) in self.endpoint_states.load(&documents) {
             self.queue.pause(&endpoint, pause);
         }
-        self.episodes
-            .load(&documents, |endpoint| self.cluster.is_assigned(endpoint));
+        let successes = last_successes(&self.store, &documents, self.clock.now()).await?;
+        let is_assigned = |endpoint: &EndpointKey| self.cluster.is_assigned(endpoint);
+        self.episodes.load(&documents, &successes, is_assigned);
         for (endpoint, noted) in documents.iter().filter_map(Noted::read) {
             if noted.dead > 0 {
                 self.died.add(endpoint);

@@ -22,7 +22,9 @@ async fn is_told_of_once(failpoint: &str) {
     // One of those that follow is killed, too.
     let mut doomed = Daemon::spawn(command(&fixture, failpoint));
     doomed.ended().await;
-    let daemons = ["", failpoint].map(|failpoint| Daemon::spawn(command(&fixture, failpoint)));
+    // Each writes the configuration: none may read it meanwhile.
+    let commands = ["", failpoint].map(|failpoint| command(&fixture, failpoint));
+    let daemons = commands.map(Daemon::spawn);
     let key = id(&endpoint);
     fixture
         .wait_for(|requests| has(requests, &key, "endpoint.suspended"))
