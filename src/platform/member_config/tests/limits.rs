@@ -161,7 +161,20 @@ fn hostile_sizes_cost_no_time() {
     let field = |name: &str, value: Bson| vec![with(name, value)];
     let tiny = (0..500_000).map(|n| doc! { "_id": n }).collect();
     let bulky = doc! { "url": "https://hub.example/", "x": many.clone() };
+    let openssl = |name: &str| {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/certificates");
+        std::fs::read_to_string(format!("{directory}/{name}.pem")).unwrap()
+    };
+    let certificate = openssl("p384");
+    let authorities = doc! { "ca": certificate.repeat((64 << 10) / certificate.len()) };
+    let identity = doc! { "clientCert": openssl("rsa"), "clientKey": openssl("rsa-pkcs8-key") };
+    let with_tls = |count: i32, tls: &Document| {
+        let endpoint = |n| doc! { "_id": n, "url": "https://hub.example/", "tls": tls.clone() };
+        (0..count).map(endpoint).collect()
+    };
     let cases = [
+        ("authorities", 1.into(), with_tls(240, &authorities)),
+        ("identities", 1.into(), with_tls(1000, &identity)),
         ("secrets", Bson::from(1), field("signingSecrets", secrets.into())),
         ("headers", 1.into(), field("headers", many.clone().into())),
         ("unknown event types", 1.into(), field("eventTypes", types.into())),
