@@ -14,7 +14,7 @@ fn ago(minutes: i64) -> DateTime {
 
 #[tokio::test]
 async fn time_in_which_its_endpoint_was_held_makes_no_dead_letter_older() {
-    let settings = "completions.enabled = false\ndelivery.redrive_for = \"1h\"";
+    let settings = "completions.enabled = false\ndelivery.redrive_for = \"1h\"\ndelivery.suspend_after = \"30m\"";
     let fixture = Fixture::new().await.with(settings);
     // How long ago it died, what was held and from when to when, and whether it still goes out by itself. All in minutes.
     type Held<'a> = &'a [(&'a str, i64, i64)];
