@@ -7,6 +7,7 @@ mod daemon;
 mod endpoint_states;
 mod engine;
 mod episodes;
+mod gate;
 mod last_successes;
 mod loops;
 mod pages;

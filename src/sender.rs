@@ -13,26 +13,36 @@ mod lookup;
 mod mask;
 mod oauth;
 mod protocol;
+mod proxy;
 mod reason;
 mod request;
 mod resolve;
 mod response;
 mod retry;
+mod route;
 mod sign;
 mod status_line;
 mod tls;
+
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 pub use client::{Client, ClientError, Preview, ShownResponse};
 pub use guard::{Blocked, check_addr, check_url};
 pub use lookup::system_lookup;
+pub use proxy::{Proxy, ProxyCheck, ProxyOutage};
 pub(crate) use reason::of as describe;
 pub use request::Unsendable;
 pub use resolve::Lookup;
 pub use retry::RetryPolicy;
 pub use sign::sign;
 pub(crate) use tls::tls_config;
+
+/// The address that a URL's host is, if it is one.
+fn literal(host: &str) -> Option<IpAddr> {
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
 
 /// What the operator allows, and how requests present themselves.
 #[derive(Clone, Debug)]

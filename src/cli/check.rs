@@ -2,6 +2,7 @@
 
 mod data;
 mod privileges;
+mod proxy;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -118,6 +119,7 @@ async fn ask(config: &Config, store: &Store) -> Finding {
         data::first_scan(config, store, now).await,
         data::endpoints(config, store).await,
         mail_server(config).await,
+        proxy::try_once(config, store).await,
     ];
     worst.into_iter().max().unwrap_or(Finding::Good)
 }

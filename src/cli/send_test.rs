@@ -106,6 +106,7 @@ fn conclude(outcome: &Outcome, endpoint: &Endpoint) -> ExitCode {
         }
         Outcome::Cancelled { reason } => (&**reason, None),
         Outcome::NotSent => ("interrupted", None),
+        Outcome::ProxyUnavailable { reason } => (&**reason, None),
     };
     say!("\nresult    {}", one_line(verdict));
     if let Some(elapsed) = elapsed {

@@ -45,6 +45,8 @@ pub enum EndpointState {
     Held,
     /// They wait: the endpoint has failed for long, or is gone. One may be sent, if `is_probe_due`.
     Suspended { is_probe_due: bool },
+    /// They wait: the proxy that leads to it is unavailable.
+    ProxyUnavailable,
     /// It is switched off or deleted, for this reason: they are cancelled.
     Off(&'static str),
     /// They are another instance's.
@@ -170,6 +172,7 @@ impl Fetcher {
                 state,
                 EndpointState::OutOfService
                     | EndpointState::Held
+                    | EndpointState::ProxyUnavailable
                     | EndpointState::NotAssigned
                     | EndpointState::Suspended { is_probe_due: false }
             );

@@ -103,7 +103,7 @@ impl<D: Deliver> Workers<D> {
                 };
                 failpoint::reach("sent");
                 let pause = queue.ended(&delivery, &outcome);
-                if outcome != Outcome::NotSent {
+                if outcome.is_recorded() {
                     let attempted = Attempted {
                         delivery,
                         outcome,

@@ -56,7 +56,7 @@ impl Counts {
             Outcome::Gone(_) => add(&kind.gone),
             Outcome::PermanentFailure(_) => add(&kind.permanent),
             // Not attempted.
-            Outcome::Cancelled { .. } | Outcome::NotSent => {}
+            Outcome::Cancelled { .. } | Outcome::NotSent | Outcome::ProxyUnavailable { .. } => {}
         }
         match next {
             // The first death counts.

@@ -49,6 +49,8 @@ pub struct Working {
     pub scan_due: Option<DateTime>,
     /// How long MongoDB has been unavailable.
     pub outage: Option<Duration>,
+    /// Whether the proxy works, if one is configured.
+    pub proxy_up: Option<bool>,
     /// What is pending and dead, as MongoDB last said.
     pub backlog: Option<Arc<Backlog>>,
 }
@@ -216,6 +218,11 @@ impl Working {
             "mongodb_outage_seconds",
             "How long MongoDB has been unavailable; 0 while it is available",
             Some(self.outage.unwrap_or_default().as_secs_f64()),
+        )?;
+        encoder.gauge(
+            "proxy_up",
+            "1 while the forward proxy works, 0 while all that goes through it waits; only where one is configured",
+            self.proxy_up.map(i64::from),
         )
     }
 }

@@ -27,6 +27,11 @@ pub enum Outcome {
     },
     /// Nothing was sent, or the attempt was cut short by this instance: it costs no attempt, the delivery stays pending.
     NotSent,
+    /// Nothing was sent, because the proxy that leads to the endpoint is unavailable: the same.
+    ProxyUnavailable {
+        /// Why, for the operator.
+        reason: String,
+    },
 }
 
 /// A failed attempt.
@@ -65,12 +70,17 @@ pub enum Concerns {
 }
 
 impl Outcome {
+    /// Whether something was attempted, or will never be: then it is recorded.
+    pub fn is_recorded(&self) -> bool {
+        !matches!(self, Self::NotSent | Self::ProxyUnavailable { .. })
+    }
+
     /// How long the attempt took; zero if nothing was attempted.
     pub fn elapsed(&self) -> Duration {
         match self {
             Self::Delivered { elapsed, .. } => *elapsed,
             Self::TransientFailure(failure) | Self::PermanentFailure(failure) | Self::Gone(failure) => failure.elapsed,
-            Self::Cancelled { .. } | Self::NotSent => Duration::ZERO,
+            Self::Cancelled { .. } | Self::NotSent | Self::ProxyUnavailable { .. } => Duration::ZERO,
         }
     }
 
@@ -78,7 +88,7 @@ impl Outcome {
     pub fn failure_mut(&mut self) -> Option<&mut Failure> {
         match self {
             Self::TransientFailure(failure) | Self::PermanentFailure(failure) | Self::Gone(failure) => Some(failure),
-            Self::Delivered { .. } | Self::Cancelled { .. } | Self::NotSent => None,
+            Self::Delivered { .. } | Self::Cancelled { .. } | Self::NotSent | Self::ProxyUnavailable { .. } => None,
         }
     }
 
@@ -87,7 +97,7 @@ impl Outcome {
         match self {
             Self::Delivered { connect, .. } => *connect,
             Self::TransientFailure(failure) | Self::PermanentFailure(failure) | Self::Gone(failure) => failure.connect,
-            Self::Cancelled { .. } | Self::NotSent => None,
+            Self::Cancelled { .. } | Self::NotSent | Self::ProxyUnavailable { .. } => None,
         }
     }
 }

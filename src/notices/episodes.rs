@@ -15,7 +15,7 @@ use super::episode::{Episode, FailedAttempt, Rules, Told, failed, failed_by_us, 
 use super::reach::Reach;
 use crate::failpoint;
 use crate::model::{EndpointKey, Failure, Outcome};
-use crate::outbox::Delivery;
+use crate::outbox::{Delivery, later};
 
 /// A suspended endpoint is probed this often.
 const PROBE_EVERY: Duration = Duration::from_secs(3600);
@@ -215,6 +215,29 @@ impl Episodes {
         Begin::Probe
     }
 
+    /// The probe that has begun was none: the next that comes is.
+    pub fn take_back_probe(&self, endpoint: &EndpointKey) {
+        let mut known = self.0.known.lock();
+        let episode = known.endpoints.get_mut(endpoint).and_then(|one| one.episode.as_mut());
+        if let Some(suspension) = episode.and_then(|episode| episode.suspended.as_mut()) {
+            suspension.probed_at = None;
+        }
+    }
+
+    /// Attempts to these endpoints were impossible for that long, and the fault was ours: their failures count as so much later.
+    pub fn postpone(&self, by: Duration, is_concerned: impl Fn(&EndpointKey) -> bool, now: DateTime) {
+        let mut known = self.0.known.lock();
+        for (_, tracked) in known
+            .endpoints
+            .iter_mut()
+            .filter(|(endpoint, _)| is_concerned(endpoint))
+        {
+            if let Some(episode) = &mut tracked.episode {
+                episode.row_since = later(episode.row_since, by).min(now);
+            }
+        }
+    }
+
     /// An attempt has ended. `fingerprint` says what the endpoint's document is.
     pub fn ended(&self, delivery: &Delivery, outcome: &Outcome, fingerprint: impl FnOnce() -> u64, now: DateTime) {
         let endpoint = &delivery.endpoint;
@@ -225,7 +248,10 @@ impl Episodes {
             Outcome::Delivered { .. } => return self.succeeded(endpoint, now),
             Outcome::TransientFailure(failure) => (failure, false),
             Outcome::Gone(failure) => (failure, true),
-            Outcome::PermanentFailure(_) | Outcome::Cancelled { .. } | Outcome::NotSent => return,
+            Outcome::PermanentFailure(_)
+            | Outcome::Cancelled { .. }
+            | Outcome::NotSent
+            | Outcome::ProxyUnavailable { .. } => return,
         };
         let attempt = FailedAttempt {
             at: now,

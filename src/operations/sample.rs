@@ -53,6 +53,7 @@ pub(super) async fn send(parts: &Parts, selection: &Selection) -> Result<Documen
             (false, Some(failure.reason), Some(failure.elapsed))
         }
         Outcome::Cancelled { reason } => (false, Some(reason), None),
+        Outcome::ProxyUnavailable { reason } => return Err(format!("nothing was sent: {reason}")),
         Outcome::NotSent => return Err("the daemon stopped before there was a response".into()),
     };
     let millis = elapsed.map(|elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX));

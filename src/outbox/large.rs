@@ -28,10 +28,22 @@ impl Outbox {
     /// # Errors
     /// MongoDB refused or is unavailable.
     pub async fn note_begun(&self, delivery: &Delivery) -> Result<bool> {
+        self.add_to_begun(delivery, 1).await
+    }
+
+    /// Takes that note back: nothing was attempted.
+    ///
+    /// # Errors
+    /// MongoDB refused or is unavailable.
+    pub async fn take_back_begun(&self, delivery: &Delivery) -> Result<bool> {
+        self.add_to_begun(delivery, -1).await
+    }
+
+    async fn add_to_begun(&self, delivery: &Delivery, attempts: i32) -> Result<bool> {
         let batch = &delivery.batch;
         let version = batch.version.load(Ordering::Relaxed);
         let filter = doc! { "_id": &*batch.id, "version": version };
-        let update = doc! { "$inc": { "begun": 1, "version": 1 } };
+        let update = doc! { "$inc": { "begun": attempts, "version": 1 } };
         let noted = self.store.outbox().update_one(filter, update).await?;
         if noted.matched_count == 1 {
             batch.version.store(version + 1, Ordering::Relaxed);

@@ -70,7 +70,7 @@ pub fn transition(
     Some(match outcome {
         Outcome::Delivered { status, .. } => Next::Delivered { status: *status },
         Outcome::Cancelled { reason } => Next::Cancelled { reason: reason.clone() },
-        Outcome::NotSent => return None,
+        Outcome::NotSent | Outcome::ProxyUnavailable { .. } => return None,
         Outcome::Gone(failure) | Outcome::PermanentFailure(failure) | Outcome::TransientFailure(failure)
             if failure.is_probe =>
         {

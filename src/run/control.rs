@@ -71,7 +71,7 @@ pub(super) async fn move_released_to_background(engine: Arc<Engine>, stop: Cance
         );
         while let Some(since) = engine
             .endpoint_states
-            .served_since(&endpoint)
+            .own_served_since(&endpoint)
             .filter(|_| !stop.is_cancelled())
         {
             match engine.outbox.move_to_background(&endpoint, since).await {

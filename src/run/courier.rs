@@ -7,6 +7,7 @@ use http::HeaderValue;
 use tracing::debug;
 
 use super::endpoint_states::EndpointStates;
+use super::gate::waits_for_proxy;
 use crate::cluster::Cluster;
 use crate::dispatch::Deliver;
 use crate::failpoint;
@@ -16,7 +17,7 @@ use crate::notices::{Begin, Episodes};
 use crate::operations::Holds;
 use crate::outbox::{Delivery, Outbox, UNFINISHED, retry_deadline};
 use crate::platform::{Directory, Found};
-use crate::sender::{Client, RetryPolicy};
+use crate::sender::{Client, Proxy, RetryPolicy};
 use crate::store::{Kind, Store};
 use crate::trace::{Attempt, Tracer};
 
@@ -24,6 +25,7 @@ use crate::trace::{Attempt, Tracer};
 pub struct Courier {
     pub directory: Directory,
     pub client: Reloadable<Client>,
+    pub proxy: Proxy,
     /// What sends e-mails, if anything does.
     pub mailer: Reloadable<Option<Mailer>>,
     pub store: Store,
@@ -40,6 +42,9 @@ pub struct Courier {
 
 impl Deliver for Courier {
     async fn attempt(&self, delivery: &Delivery) -> Outcome {
+        if let Some(reason) = self.waits_for_proxy(delivery) {
+            return Outcome::ProxyUnavailable { reason };
+        }
         let begin = self.episodes.begin(&delivery.endpoint, self.clock.now());
         if begin == Begin::No {
             return Outcome::NotSent;
@@ -56,6 +61,9 @@ impl Deliver for Courier {
         if let Outcome::TransientFailure(failure) = &mut outcome {
             failure.retry_after = failure.retry_after.map(|wait| self.bounded(wait, delivery, now));
         }
+        if matches!(outcome, Outcome::ProxyUnavailable { .. }) {
+            self.take_back(delivery, begin).await;
+        }
         if let Some(span) = span {
             span.end(&outcome);
         }
@@ -69,6 +77,12 @@ impl Deliver for Courier {
 }
 
 impl Courier {
+    /// Why nothing goes to the endpoint now: since the queue was asked, the proxy may have become unavailable.
+    fn waits_for_proxy(&self, delivery: &Delivery) -> Option<String> {
+        let waits = waits_for_proxy(&self.proxy, &self.directory, &delivery.endpoint);
+        Some(self.proxy.outage().filter(|_| waits)?.reason)
+    }
+
     /// Notes that an attempt begins. Returns what comes instead of it, if it must not begin.
     async fn begin_large(&self, delivery: &Delivery) -> Option<Outcome> {
         if delivery.begun >= UNFINISHED {
@@ -93,6 +107,22 @@ impl Courier {
             }
             // It is read again.
             _ => Some(Outcome::NotSent),
+        }
+    }
+
+    /// Takes back what was noted when the attempt began: nothing was attempted.
+    async fn take_back(&self, delivery: &Delivery, begin: Begin) {
+        if begin == Begin::Probe {
+            self.episodes.take_back_probe(&delivery.endpoint);
+        }
+        if !delivery.is_large() {
+            return;
+        }
+        let (outbox, noted) = (self.outbox.clone(), delivery.clone());
+        // As above.
+        let note = tokio::spawn(async move { outbox.take_back_begun(&noted).await });
+        if let Ok(Err(error)) = note.await {
+            debug!(delivery = %delivery.batch.id, %error, "MongoDB refuses to take back the note that an attempt began");
         }
     }
 

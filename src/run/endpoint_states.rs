@@ -17,6 +17,7 @@ use crate::dispatch::EndpointState;
 use crate::model::{Clock, EndpointKey};
 use crate::notices::NOTED;
 use crate::outbox::state_id;
+use crate::sender::Proxy;
 use crate::store::{Result, Stopped, Store};
 
 /// The states of endpoints, as far as this instance knows.
@@ -24,6 +25,7 @@ use crate::store::{Result, Stopped, Store};
 pub struct EndpointStates {
     store: Store,
     clock: Clock,
+    proxy: Proxy,
     shared: Arc<Shared>,
 }
 
@@ -50,10 +52,11 @@ enum Is {
 
 impl EndpointStates {
     /// Nothing is known yet.
-    pub fn new(store: Store, clock: Clock) -> Self {
+    pub fn new(store: Store, clock: Clock, proxy: Proxy) -> Self {
         Self {
             store,
             clock,
+            proxy,
             shared: Arc::default(),
         }
     }
@@ -116,13 +119,23 @@ impl EndpointStates {
                 self.set(endpoint, Is::Waiting)
             }
             EndpointState::Served if is_released => self.set(endpoint, Is::ServedSince(self.clock.now())),
-            EndpointState::Served | EndpointState::Off(_) | EndpointState::NotAssigned => {}
+            EndpointState::Served
+            | EndpointState::ProxyUnavailable
+            | EndpointState::Off(_)
+            | EndpointState::NotAssigned => {}
         }
         is_released
     }
 
-    /// Since when the endpoint is served again; `None` if its deliveries never had to wait.
+    /// Since when the endpoint is served again, as far as its deliveries had to wait, be it for the proxy.
     pub fn served_since(&self, endpoint: &EndpointKey) -> Option<DateTime> {
+        let back_for = self.proxy.back_for();
+        let proxy_back = back_for.map(|back_for| earlier(self.clock.now(), back_for));
+        self.own_served_since(endpoint).max(proxy_back)
+    }
+
+    /// Since when the endpoint itself is served again; `None` if its deliveries never had to wait for it.
+    pub(super) fn own_served_since(&self, endpoint: &EndpointKey) -> Option<DateTime> {
         match self.shared.states.lock().get(endpoint)?.is {
             Is::ServedSince(at) => Some(at),
             Is::Waiting => None,
@@ -171,6 +184,11 @@ impl EndpointStates {
         save.upsert(true).await?;
         Ok(())
     }
+}
+
+fn earlier(instant: DateTime, by: Duration) -> DateTime {
+    let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+    DateTime::from_millis(instant.timestamp_millis().saturating_sub(by))
 }
 
 /// How long it is until then.

@@ -12,15 +12,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::endpoint_states::EndpointStates;
+use super::gate::{EndpointGate, waits_for_proxy};
 use super::last_successes::last_successes;
 use super::{Courier, Settings, Tally, settings};
 use crate::cluster::{CUT_SHORT, Cluster, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::config::Config;
 use crate::dispatch::{
-    Abort, ConfiguredPace, DeliveryQueue, EndpointSet, EndpointState, Fetcher, Gate, Limits, Recorder, RecorderParts,
-    Waiting, Workers,
+    Abort, DeliveryQueue, EndpointSet, EndpointState, Fetcher, Limits, Recorder, RecorderParts, Waiting, Workers,
 };
-use crate::mail::MOST_CONNECTIONS;
 use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Reloadable};
 use crate::notices::{Episodes, Noted};
@@ -99,36 +98,6 @@ impl Listener for Appended {
     }
 }
 
-/// Which endpoints this instance may send to, and how fast their configuration allows it.
-struct EndpointGate {
-    cluster: Cluster,
-    directory: Directory,
-    holds: Holds,
-    episodes: Episodes,
-}
-
-impl Gate for EndpointGate {
-    fn may_begin(&self, endpoint: &EndpointKey) -> bool {
-        let now = self.cluster.now();
-        let is_suspended = || self.episodes.suspended(endpoint, now) == Some(false);
-        self.cluster.may_begin(endpoint) && !self.holds.is_held(endpoint, now) && !is_suspended()
-    }
-
-    fn configured(&self, endpoint: &EndpointKey) -> ConfiguredPace {
-        if endpoint.is_email() {
-            return ConfiguredPace {
-                concurrency: Some(MOST_CONNECTIONS),
-                rate: None,
-            };
-        }
-        let endpoint = self.directory.endpoint(endpoint);
-        endpoint.map_or_else(ConfiguredPace::default, |endpoint| ConfiguredPace {
-            concurrency: endpoint.concurrency.map(|n| n as usize),
-            rate: endpoint.rate_limit,
-        })
-    }
-}
-
 impl Engine {
     /// Wires the parts for one instance on `host`.
     pub fn new(store: Store, config: &Config, settings: Settings, host: &str) -> Arc<Self> {
@@ -142,6 +111,7 @@ impl Engine {
             directory: directory.clone(),
             holds: holds.clone(),
             episodes: episodes.clone(),
+            proxy: settings.proxy.clone(),
         };
         let queue = DeliveryQueue::new(limits(config), gate);
         let waiting = Waiting::new(queue.clone());
@@ -152,7 +122,7 @@ impl Engine {
         let instance_id = Arc::clone(cluster.instance_id());
         let outbox = Outbox::new(store.clone(), instance_id, Arc::new(appended), settings.tracer.clone());
         Arc::new(Self {
-            endpoint_states: EndpointStates::new(store.clone(), clock.clone()),
+            endpoint_states: EndpointStates::new(store.clone(), clock.clone(), settings.proxy.clone()),
             holds,
             episodes,
             died: EndpointSet::default(),
@@ -232,7 +202,11 @@ impl Engine {
             }
             Found::Served(_) | Found::Email { enabled: true } => {
                 match self.episodes.suspended(endpoint, self.clock.now()) {
-                    Some(is_probe_due) => EndpointState::Suspended { is_probe_due },
+                    Some(false) => EndpointState::Suspended { is_probe_due: false },
+                    _ if waits_for_proxy(&self.settings.proxy, &self.directory, endpoint) => {
+                        EndpointState::ProxyUnavailable
+                    }
+                    Some(true) => EndpointState::Suspended { is_probe_due: true },
                     None => EndpointState::Served,
                 }
             }
@@ -350,6 +324,7 @@ impl Engine {
         let courier = Courier {
             directory: self.directory.clone(),
             client: self.settings.client.clone(),
+            proxy: self.settings.proxy.clone(),
             mailer: self.settings.mailer.clone(),
             store: self.store.clone(),
             outbox: self.outbox.clone(),

@@ -211,11 +211,22 @@ pub(super) async fn changed_endpoints(engine: Arc<Engine>, stop: CancellationTok
     let mut changes = engine.directory.subscribe();
     while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
         for endpoint in engine.queue.probed() {
-            if engine.endpoint_state(&endpoint) != EndpointState::Served {
+            let state = engine.endpoint_state(&endpoint);
+            if !matches!(state, EndpointState::Served | EndpointState::ProxyUnavailable) {
                 engine.queue.forget(&endpoint);
             }
         }
         engine.waiting.look_now();
+    }
+}
+
+/// Has the fetcher look at the outbox when the proxy works again.
+pub(super) async fn proxy_outages(engine: Arc<Engine>, stop: CancellationToken) {
+    let mut outages = engine.settings.proxy.outages();
+    while let Some(Ok(())) = stop.run_until_cancelled(outages.changed()).await {
+        if !*outages.borrow_and_update() {
+            engine.waiting.look_now();
+        }
     }
 }
 

@@ -54,6 +54,7 @@ impl Watched {
 /// The state as it is now.
 pub(super) async fn read(watched: &Watched) -> Working {
     let engine = &watched.engine;
+    let proxy = &engine.settings.proxy;
     let lease = *engine.cluster.lease().borrow();
     Working {
         counts: Arc::clone(&engine.tally.counts),
@@ -67,6 +68,7 @@ pub(super) async fn read(watched: &Watched) -> Working {
         scan_due: lease.and_then(|_| scan_due(watched)),
         last_scan: engine.last_scan.get().map(|(at, _)| at),
         outage: engine.store.outage().lasts(),
+        proxy_up: proxy.is_configured().then(|| !proxy.is_unavailable()),
         backlog: watched.backlog.get(REPLY_TIMEOUT).await,
     }
 }

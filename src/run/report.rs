@@ -20,6 +20,7 @@ pub struct Snapshot {
     dead: u64,
     endpoints: EndpointCounts,
     outage_s: Option<u64>,
+    proxy_outage_s: Option<u64>,
     last_scan: Option<(DateTime, Report)>,
     stream_lag_ms: Option<i64>,
 }
@@ -40,6 +41,7 @@ impl Snapshot {
             dead: engine.tally.counts.dead(),
             endpoints: engine.directory.count(),
             outage_s: engine.store.outage().lasts().map(|lasts| lasts.as_secs()),
+            proxy_outage_s: engine.settings.proxy.outage().map(|outage| outage.lasts().as_secs()),
             last_scan: *engine.last_scan.get(),
             stream_lag_ms: moved.map(|at| engine.clock.now().timestamp_millis() - at.timestamp_millis()),
         }
@@ -49,6 +51,7 @@ impl Snapshot {
     pub fn status(&self) -> String {
         let mut line = match self.outage_s {
             Some(_) => "waiting for MongoDB".to_owned(),
+            None if self.proxy_outage_s.is_some() => "waiting for the proxy".to_owned(),
             None => format!("{} endpoints", self.endpoints.served),
         };
         let mut add = |text: String| line = format!("{line}, {text}");
@@ -90,6 +93,7 @@ impl Snapshot {
             last_scan_found = scan.map(|(_, report)| report.found),
             stream_lag_ms = self.stream_lag_ms,
             outage_s = self.outage_s,
+            proxy_outage_s = self.proxy_outage_s,
             "state"
         );
     }

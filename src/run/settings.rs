@@ -12,7 +12,7 @@ use crate::mail::Mailer;
 use crate::model::{EndpointKey, Reloadable};
 use crate::notices::{Episodes, Rules};
 use crate::platform::{Auth, Directory, Endpoint, EndpointPolicy};
-use crate::sender::{Client, Policy, RetryPolicy};
+use crate::sender::{Client, Policy, Proxy, RetryPolicy, system_lookup};
 use crate::source::Schedule;
 use crate::trace::Tracer;
 
@@ -32,6 +32,8 @@ pub struct Settings {
     pub endpoints: Reloadable<EndpointPolicy>,
     /// What sends, with the guard's networks and the source's name.
     pub client: Reloadable<Client>,
+    /// The forward proxy, and whether it works. A reload replaces where it is.
+    pub proxy: Proxy,
     /// What sends e-mails, if anything does.
     pub mailer: Reloadable<Option<Mailer>>,
     /// How long after their death dead letters are tried again.
@@ -52,13 +54,16 @@ impl Settings {
     /// # Errors
     /// The HTTP client, the mailer or the tracer can't be built: no usable TLS roots, as a rule.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
+        let delivery = &config.delivery;
+        let proxy = Proxy::new(delivery.proxy.clone(), delivery.no_proxy.clone(), system_lookup())?;
         Ok(Self {
             scan: Reloadable::new(config.scan.clone()),
             schedule: Reloadable::new(schedule(config)),
             schedule_changed: Arc::default(),
             retry: Reloadable::new(retry(config)),
             endpoints: Reloadable::new(endpoint_policy(config)),
-            client: Reloadable::new(Client::new(policy(config))?),
+            client: Reloadable::new(Client::behind(policy(config), system_lookup(), proxy.clone())?),
+            proxy,
             mailer: Reloadable::new(Mailer::new(&config.email)?),
             redrive_for: Reloadable::new(config.delivery.redrive_for),
             wait_for: Reloadable::new(config.delivery.wait_for),
@@ -79,8 +84,10 @@ impl Settings {
         directory: &Directory,
         episodes: &Episodes,
     ) -> anyhow::Result<()> {
-        let client = Client::new(policy(config))?;
+        let client = Client::behind(policy(config), system_lookup(), self.proxy.clone())?;
         let mailer = Mailer::new(&config.email)?;
+        let delivery = &config.delivery;
+        self.proxy.replace(delivery.proxy.clone(), delivery.no_proxy.clone())?;
         self.client.set(client);
         directory.switch_email(mailer.is_some());
         directory.set_notices(notices(config));

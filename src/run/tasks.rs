@@ -183,6 +183,8 @@ impl Tasks {
         self.sources.spawn(fallible("indexes", indexes));
         let control = super::control::follow_control_number(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(fallible("control", control));
+        let outages = loops::proxy_outages(Arc::clone(&self.engine), self.stop.clone());
+        self.sources.spawn(named("proxy outages", outages));
         let payloads = super::payloads::drop_payloads(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("payloads", payloads));
         let released = super::control::move_released_to_background(Arc::clone(&self.engine), self.stop.clone());

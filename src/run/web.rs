@@ -109,7 +109,12 @@ impl Stage {
             .as_ref()
             .and_then(|watched| watched.engine.store.outage().lasts());
         let outage = || outage.map(|lasts| format!("MongoDB has been unavailable for {} s", lasts.as_secs()));
-        phase.unready.map(str::to_owned).or_else(outage)
+        let proxy = phase
+            .watched
+            .as_ref()
+            .and_then(|watched| watched.engine.settings.proxy.outage());
+        let proxy = || proxy.map(|outage| format!("{outage}, for {} s", outage.lasts().as_secs()));
+        phase.unready.map(str::to_owned).or_else(outage).or_else(proxy)
     }
 }
 

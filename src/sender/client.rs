@@ -3,6 +3,7 @@
 mod exchange;
 mod inspect;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +11,18 @@ use bson::DateTime;
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Body as _;
 use tokio::time::Instant;
+use url::Url;
 
 use super::connector::Clients;
 use super::dedicated::Dedicated;
 use super::lookup::system_lookup;
 use super::mask::Secrets;
-use super::oauth::{TokenServer, TokenSource, Tokens};
+use super::oauth::{NoToken, TokenServer, TokenSource, Tokens};
 use super::protocol::Http1Hosts;
+use super::proxy::Proxy;
 use super::request::Unsendable;
 use super::resolve::{Lookup, Resolver};
+use super::route::Route;
 use super::tls::Trust;
 use super::{Policy, guard, response};
 use crate::model::{Failure, Message, Outcome};
@@ -32,9 +36,6 @@ pub enum ClientError {
     /// The platform's certificates can't be used.
     #[error("TLS can't be set up: {0}; install ca-certificates or point SSL_CERT_FILE at a bundle")]
     Tls(#[from] rustls::Error),
-    /// What asks token servers can't be set up.
-    #[error("the client for token servers can't be set up: {0}")]
-    Tokens(#[from] reqwest::Error),
     /// `delivery.source` can't stand in a header.
     #[error("delivery.source: it holds a character that no header may hold")]
     Source(#[from] http::header::InvalidHeaderValue),
@@ -45,13 +46,13 @@ pub enum ClientError {
 pub struct Client {
     policy: Arc<Policy>,
     source: HeaderValue,
-    resolver: Resolver,
     trust: Trust,
     shared: Arc<Transports>,
     /// Of endpoints with certificates of their own.
     dedicated: Dedicated<Transports>,
     http1_hosts: Http1Hosts,
     tokens: Tokens,
+    route: Route,
 }
 
 /// What goes over connections that trust the same authorities and show the same certificate.
@@ -62,12 +63,12 @@ struct Transports {
 }
 
 impl Transports {
-    fn new(policy: &Arc<Policy>, resolver: &Resolver, tls: &rustls::ClientConfig) -> Result<Self, ClientError> {
-        Ok(Self {
-            any_version: Clients::new(policy, resolver.clone(), tls.clone(), false),
-            http1: Clients::new(policy, resolver.clone(), tls.clone(), true),
-            token_server: TokenServer::new(Arc::clone(policy), resolver.clone(), tls.clone())?,
-        })
+    fn new(policy: &Arc<Policy>, route: &Route, tls: &rustls::ClientConfig) -> Self {
+        Self {
+            any_version: Clients::new(policy, route.clone(), tls.clone(), false),
+            http1: Clients::new(policy, route.clone(), tls.clone(), true),
+            token_server: TokenServer::new(Arc::clone(policy), route.clone(), tls.clone()),
+        }
     }
 }
 
@@ -94,22 +95,42 @@ struct Exchanged {
 /// Why an attempt got no response. `connect` is how long the request waited for its connection, if it got one.
 enum NoResponse {
     Unsendable(Unsendable),
-    Broken { reason: String, connect: Option<Duration> },
-    Timeout { connect: Option<Duration> },
+    Broken {
+        reason: String,
+        connect: Option<Duration>,
+        /// Whether a proxy on the way may have caused it.
+        in_transit: bool,
+    },
+    Timeout {
+        connect: Option<Duration>,
+    },
+    /// The same, while there was no token yet.
+    NoToken(NoToken),
+    /// It was not attempted.
+    ProxyUnavailable(String),
 }
 
 impl NoResponse {
     /// It failed before there was a connection.
     fn unconnected(reason: String) -> Self {
-        Self::Broken { reason, connect: None }
+        Self::Broken {
+            reason,
+            connect: None,
+            in_transit: false,
+        }
     }
 
     /// The receiver was shown a certificate, and closed the connection.
     fn perhaps_for_certificate(self) -> Self {
         match self {
-            Self::Broken { reason, connect } => Self::Broken {
+            Self::Broken {
+                reason,
+                connect,
+                in_transit,
+            } => Self::Broken {
                 reason: format!("{reason}: perhaps the receiver refuses the client's certificate"),
                 connect,
+                in_transit,
             },
             none => none,
         }
@@ -122,7 +143,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`] if no certificates are found or the policy's `source` is no header value.
     pub fn new(policy: Policy) -> Result<Self, ClientError> {
-        Self::with_lookup(policy, system_lookup())
+        Self::behind(policy, system_lookup(), Proxy::none())
     }
 
     /// A client that resolves names by `lookup`. Its results pass the same guard.
@@ -130,18 +151,30 @@ impl Client {
     /// # Errors
     /// As [`Client::new`].
     pub fn with_lookup(policy: Policy, lookup: Lookup) -> Result<Self, ClientError> {
+        Self::behind(policy, lookup, Proxy::none())
+    }
+
+    /// A client that reaches endpoints through `proxy`, where that is configured. What `lookup` finds passes the guard before the
+    /// proxy is asked for it.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn behind(policy: Policy, lookup: Lookup, proxy: Proxy) -> Result<Self, ClientError> {
         let source = HeaderValue::from_str(&policy.source)?;
         let policy = Arc::new(policy);
-        let resolver = Resolver::new(Arc::clone(&policy), lookup);
+        let route = Route {
+            resolver: Resolver::new(Arc::clone(&policy), lookup),
+            proxy,
+        };
         let trust = Trust::of_system()?;
         Ok(Self {
-            shared: Arc::new(Transports::new(&policy, &resolver, &trust.config()?)?),
+            shared: Arc::new(Transports::new(&policy, &route, &trust.config()?)),
             dedicated: Dedicated::default(),
             http1_hosts: Http1Hosts::default(),
             tokens: Tokens::default(),
+            route,
             policy,
             source,
-            resolver,
             trust,
         })
     }
@@ -149,7 +182,8 @@ impl Client {
     /// Tries once to deliver `message` to `endpoint`; `now` is the request's timestamp.
     ///
     /// `endpoint.timeout` bounds it all: a token, resolving, connecting, TLS, sending, and the response's head. A 2xx within it is a
-    /// success, whatever its body does. An endpoint that can't be sent to as configured ends as [`Outcome::Cancelled`].
+    /// success, whatever its body does. An endpoint that can't be sent to as configured ends as [`Outcome::Cancelled`]. What the proxy
+    /// is at fault with ends as [`Outcome::ProxyUnavailable`].
     pub async fn attempt(&self, endpoint: &Endpoint, message: &Message, now: DateTime) -> Outcome {
         self.attempt_traced(endpoint, message, now, None).await
     }
@@ -168,8 +202,34 @@ impl Client {
         };
         match self.exchange_authorized(&attempt).await {
             Ok(exchanged) => self.conclude(&attempt, exchanged).await,
-            Err(none) => attempt.without_response(none),
+            Err(none) => self.explain(&attempt, none).await,
         }
+    }
+
+    /// What the proxy would be asked for to reach that endpoint, `ADDRESS:PORT`; `None` where it is reached directly, or not at all.
+    pub async fn proxied_target(&self, endpoint: &Endpoint) -> Option<String> {
+        let url = &endpoint.url;
+        guard::check_url(url, &self.policy).ok()?;
+        let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+        let addresses = self.route.resolver.addresses(host).await.ok()?;
+        self.route.proxy.for_addresses(host, &addresses)?;
+        Some(SocketAddr::new(*addresses.first()?, port).to_string())
+    }
+
+    /// Why there was no response: the endpoint's failure, or the proxy's.
+    async fn explain(&self, attempt: &Attempt<'_>, none: NoResponse) -> Outcome {
+        let asked = match &none {
+            NoResponse::Timeout { .. } | NoResponse::Broken { in_transit: true, .. } => Some(&attempt.endpoint.url),
+            NoResponse::NoToken(none) if none.may_be_in_transit() => attempt.token_url(),
+            _ => None,
+        };
+        let outcome = attempt.without_response(none);
+        if let Some(url) = asked
+            && let Some(reason) = self.route.proxy.is_at_fault(url.host_str().unwrap_or_default()).await
+        {
+            return Outcome::ProxyUnavailable { reason };
+        }
+        outcome
     }
 
     /// What the response means. Its body is read so that the connection can be used again; how it begins is kept of a failure.
@@ -211,7 +271,7 @@ impl Client {
         let Some(tls) = &endpoint.tls else {
             return Ok(Arc::clone(&self.shared));
         };
-        let make = || Transports::new(&self.policy, &self.resolver, &self.trust.config_of(tls)?);
+        let make = || Ok(Transports::new(&self.policy, &self.route, &self.trust.config_of(tls)?));
         let made: Result<_, ClientError> = self.dedicated.get(&endpoint.key, tls, make);
         made.map_err(|error| format!("tls: the endpoint's certificates can't be used: {error}"))
     }
@@ -231,7 +291,7 @@ impl Client {
         let token = self
             .tokens
             .authorization(source, refused, attempt.now, attempt.deadline);
-        token.await.map_err(NoResponse::unconnected)
+        token.await.map_err(NoResponse::NoToken)
     }
 }
 
@@ -259,6 +319,13 @@ impl<'a> Attempt<'a> {
         response::judge(&exchanged.response, self.now, self.start.elapsed(), exchanged.connect)
     }
 
+    fn token_url(&self) -> Option<&'a Url> {
+        match &self.endpoint.auth {
+            Auth::OAuth2(credentials) => Some(&credentials.token_url),
+            _ => None,
+        }
+    }
+
     fn without_response(&self, none: NoResponse) -> Outcome {
         let timed_out = matches!(none, NoResponse::Timeout { .. });
         let (reason, connect) = match none {
@@ -267,7 +334,16 @@ impl<'a> Attempt<'a> {
                     reason: error.to_string(),
                 };
             }
-            NoResponse::Broken { reason, connect } => (reason, connect),
+            NoResponse::ProxyUnavailable(reason) => return Outcome::ProxyUnavailable { reason },
+            NoResponse::NoToken(none) => match none.unavailable_proxy() {
+                Some(reason) => {
+                    return Outcome::ProxyUnavailable {
+                        reason: reason.to_owned(),
+                    };
+                }
+                None => (none.to_string(), None),
+            },
+            NoResponse::Broken { reason, connect, .. } => (reason, connect),
             NoResponse::Timeout { connect } => {
                 let what = if connect.is_some() {
                     "no response"

@@ -1,19 +1,19 @@
-//! How connections are made: guarded resolver, TCP, TLS with the platform's certificates, pool.
+//! How connections are made: the way to the host, TLS with the platform's certificates, pool.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::{self, connect::HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::ServiceExt;
 use tower::util::MapResponse;
 
 use super::Policy;
 use super::connection::Remembering;
-use super::resolve::Resolver;
+use super::proxy::Connection;
+use super::route::Route;
 
 /// Below the 5 s after which Node, the commonest receiver, closes an idle connection.
 const IDLE: Duration = Duration::from_secs(4);
@@ -25,11 +25,11 @@ const MAX_HEADERS: usize = 256;
 /// What an HTTP/2 receiver may send before we read: as much of a response as is read at all.
 const WINDOW: u32 = 64 * 1024;
 
-type Transport = MaybeHttpsStream<TokioIo<TcpStream>>;
+type Transport = MaybeHttpsStream<Connection>;
 type Remember = fn(Transport) -> Remembering<Transport>;
-type Connector = MapResponse<HttpsConnector<HttpConnector<Resolver>>, Remember>;
+type Connector = MapResponse<HttpsConnector<Route>, Remember>;
 
-/// The HTTP client. It has nothing to switch off: it knows no proxy, no redirect, no cookie and no decompression.
+/// The HTTP client. It has nothing to switch off: it knows no proxy of the environment, no redirect, no cookie and no decompression.
 pub(super) type Http = legacy::Client<Connector, Full<Bytes>>;
 
 /// Two clients over one connector.
@@ -43,24 +43,30 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// By HTTP/2 where the server offers it and `http1_only` is off, else by HTTP/1.1.
-    pub(super) fn new(policy: &Policy, resolver: Resolver, tls: rustls::ClientConfig, http1_only: bool) -> Self {
-        let connector = connector(policy, resolver, tls, http1_only);
+    /// By HTTP/2 where the server offers it and `http1_only` is off, else by HTTP/1.1. What is trusted, and shown to the server, is
+    /// `tls`, whichever way leads there.
+    pub(super) fn new(policy: &Policy, route: Route, tls: rustls::ClientConfig, http1_only: bool) -> Self {
+        let connector = connector(policy, route, tls, http1_only);
         Self {
-            pooled: build(connector.clone(), usize::MAX),
-            fresh: build(connector, 0),
+            pooled: build(connector.clone(), usize::MAX, MAX_HEADERS),
+            fresh: build(connector, 0, MAX_HEADERS),
         }
     }
 }
 
-fn build(connector: Connector, idle_per_host: usize) -> Http {
+/// For servers that are asked once in a while: by HTTP/1.1, each time over a new connection.
+pub(super) fn occasional(policy: &Policy, route: Route, tls: rustls::ClientConfig, max_headers: usize) -> Http {
+    build(connector(policy, route, tls, true), 0, max_headers)
+}
+
+fn build(connector: Connector, idle_per_host: usize, max_headers: usize) -> Http {
     legacy::Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(idle_per_host)
         .http1_max_buf_size(MAX_HEAD)
-        .http1_max_headers(MAX_HEADERS)
+        .http1_max_headers(max_headers)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_ignore_invalid_headers_in_responses(true)
@@ -70,10 +76,7 @@ fn build(connector: Connector, idle_per_host: usize) -> Http {
         .build(connector)
 }
 
-fn connector(policy: &Policy, resolver: Resolver, tls: rustls::ClientConfig, http1_only: bool) -> Connector {
-    let mut tcp = HttpConnector::new_with_resolver(resolver);
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
+fn connector(policy: &Policy, route: Route, tls: rustls::ClientConfig, http1_only: bool) -> Connector {
     let tls = HttpsConnectorBuilder::new().with_tls_config(tls);
     let tls = if policy.allow_http {
         tls.https_or_http()
@@ -81,9 +84,9 @@ fn connector(policy: &Policy, resolver: Resolver, tls: rustls::ClientConfig, htt
         tls.https_only()
     };
     let https = if http1_only {
-        tls.enable_http1().wrap_connector(tcp)
+        tls.enable_http1().wrap_connector(route)
     } else {
-        tls.enable_all_versions().wrap_connector(tcp)
+        tls.enable_all_versions().wrap_connector(route)
     };
     https.map_response(Remembering::new as Remember)
 }

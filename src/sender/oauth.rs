@@ -4,7 +4,6 @@ mod server;
 mod token_response;
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
 
 use bson::DateTime;
@@ -20,9 +19,8 @@ use url::Url;
 use self::server::Placement;
 pub(super) use self::server::TokenServer;
 use self::token_response::Grant;
+pub(super) use self::token_response::NoToken;
 use crate::platform::ClientCredentials;
-
-const NO_ANSWER: &str = "oauth2: the token server did not respond within the endpoint's timeout";
 
 /// The tokens of all endpoints.
 #[derive(Clone, Default)]
@@ -53,8 +51,8 @@ enum Held {
     Flight(Flight),
 }
 
-/// The fetch of a token that is under way; its error is the reason for the operator.
-type Flight = Shared<BoxFuture<'static, Result<Token, String>>>;
+/// The fetch of a token that is under way.
+type Flight = Shared<BoxFuture<'static, Result<Token, NoToken>>>;
 
 #[derive(Clone)]
 struct Token {
@@ -72,17 +70,17 @@ impl Tokens {
     /// `deadline`, the fetch itself until that of the attempt that began it.
     ///
     /// # Errors
-    /// The reason for the operator, if there is no token.
+    /// Why there is no token.
     pub(super) async fn authorization(
         &self,
         source: TokenSource<'_>,
         refused: Option<&HeaderValue>,
         now: DateTime,
         deadline: Instant,
-    ) -> Result<HeaderValue, String> {
+    ) -> Result<HeaderValue, NoToken> {
         let token = match self.find(source, refused, now, deadline) {
             Held::Token(token) => token,
-            Held::Flight(flight) => timeout_at(deadline, flight).await.map_err(|_| NO_ANSWER)??,
+            Held::Flight(flight) => timeout_at(deadline, flight).await.map_err(|_| NoToken::Timeout)??,
         };
         Ok(token.authorization)
     }
@@ -116,21 +114,19 @@ impl Tokens {
         let task = tokio::spawn(async move {
             let fetch = server.fetch(&credentials, placement);
             let fetched = match timeout_at(deadline, fetch).await {
-                Ok(fetched) => fetched
-                    .map(|granted| Token::new(granted, now))
-                    .map_err(|error| error.to_string()),
-                Err(_) => Err(NO_ANSWER.to_owned()),
+                Ok(fetched) => fetched.map(|granted| Token::new(granted, now)),
+                Err(_) => Err(NoToken::Timeout),
             };
             tokens.land(key, &fetched);
             fetched
         });
-        task.map(|ended| ended.unwrap_or_else(|error| Err(format!("oauth2: {}", io::Error::from(error)))))
+        task.map(|ended| ended.unwrap_or_else(|error| Err(NoToken::Failed(error.to_string()))))
             .boxed()
             .shared()
     }
 
     /// A failure is not kept: the next attempt asks again.
-    fn land(&self, key: Key, fetched: &Result<Token, String>) {
+    fn land(&self, key: Key, fetched: &Result<Token, NoToken>) {
         let mut all = self.0.lock();
         match fetched {
             Ok(token) => all.insert(key, Held::Token(token.clone())),

@@ -5,6 +5,7 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError};
 
+use super::proxy::NoTunnel;
 use super::resolve::Unresolved;
 
 /// The longest text that is taken over from elsewhere: a certificate can hold a thousand names.
@@ -17,6 +18,17 @@ pub(crate) fn of(error: &(dyn Error + 'static)) -> String {
     let chain: Vec<&(dyn Error + 'static)> = std::iter::successors(Some(error), |error| inner(*error)).collect();
     let known = chain.iter().rev().find_map(|error| known(*error));
     known.unwrap_or_else(|| one_line(&chain[chain.len() - 1].to_string()))
+}
+
+/// Whether a connection broke, which something between the two sides may have caused as well: not a name, an address, a
+/// certificate, or what a proxy or the other side said.
+pub(super) fn is_in_transit(error: &(dyn Error + 'static)) -> bool {
+    find::<NoTunnel>(error).is_none()
+        && find::<Unresolved>(error).is_none()
+        && find::<rustls::Error>(error).is_none()
+        && (find::<io::Error>(error).is_some()
+            || find::<h2::Error>(error).is_some_and(h2::Error::is_io)
+            || find::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message))
 }
 
 /// The first error of type `T` in `error`'s chain.
@@ -40,6 +52,8 @@ fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'stati
 
 fn known(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref::<Unresolved>() {
+        Some(one_line(&error.to_string()))
+    } else if let Some(error) = error.downcast_ref::<NoTunnel>() {
         Some(one_line(&error.to_string()))
     } else if let Some(error) = error.downcast_ref::<rustls::Error>() {
         Some(format!("tls: {}", tls(error)))

@@ -1,21 +1,16 @@
 //! Names to addresses, through the guard: the addresses that were checked are the ones that are used.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use hyper_util::client::legacy::connect::dns::Name;
 use parking_lot::Mutex;
-use reqwest::dns::{Addrs, Resolving};
 
-use super::Policy;
 use super::guard::{self, Blocked};
+use super::{Policy, literal};
 
 /// Looks a name up: see `lookup` in production, a table in tests.
 pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
@@ -37,7 +32,7 @@ pub(super) enum Unresolved {
 type Found = Result<Arc<[IpAddr]>, Unresolved>;
 type Flight = Shared<BoxFuture<'static, Found>>;
 
-/// The HTTP connector's resolver.
+/// Gives connections their addresses.
 #[derive(Clone)]
 pub(super) struct Resolver {
     policy: Arc<Policy>,
@@ -52,6 +47,21 @@ impl Resolver {
             lookup,
             in_flight: Arc::default(),
         }
+    }
+
+    /// The addresses of a URL's host, all of which have passed the guard.
+    ///
+    /// # Errors
+    /// [`Unresolved`], also if one of them does not pass.
+    pub(super) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, Unresolved> {
+        let addresses = match literal(host) {
+            Some(address) => vec![address],
+            None => self.find(host).await?.to_vec(),
+        };
+        for address in &addresses {
+            guard::check_addr(*address, &self.policy)?;
+        }
+        Ok(addresses)
     }
 
     /// Joins the lookup of `name` that is under way, or starts one. A name whose server hangs so has one lookup at a time, however
@@ -84,47 +94,11 @@ impl Resolver {
     }
 }
 
-impl tower::Service<Name> for Resolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = Unresolved;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        let (flight, policy) = (self.find(name.as_str()), Arc::clone(&self.policy));
-        Box::pin(async move { checked(&flight.await?, &policy) })
-    }
-}
-
-/// The same for token requests.
-impl reqwest::dns::Resolve for Resolver {
-    fn resolve(&self, name: reqwest::dns::Name) -> Resolving {
-        let (flight, policy) = (self.find(name.as_str()), Arc::clone(&self.policy));
-        Box::pin(async move {
-            let addresses: Addrs = Box::new(checked(&flight.await?, &policy)?);
-            Ok(addresses)
-        })
-    }
-}
-
-/// All addresses, if all of them pass. The connector fills in the port.
-fn checked(addresses: &[IpAddr], policy: &Policy) -> Result<std::vec::IntoIter<SocketAddr>, Unresolved> {
-    for address in addresses {
-        guard::check_addr(*address, policy)?;
-    }
-    let addresses: Vec<_> = addresses.iter().map(|address| SocketAddr::new(*address, 0)).collect();
-    Ok(addresses.into_iter())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::sync::Notify;
-    use tower::Service;
 
     use super::*;
 
@@ -137,9 +111,7 @@ mod tests {
         })
     }
 
-    fn name() -> Name {
-        "receiver.test".parse().unwrap()
-    }
+    const NAME: &str = "receiver.test";
 
     fn resolver(addresses: &[&str]) -> Resolver {
         let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
@@ -152,28 +124,24 @@ mod tests {
     #[tokio::test]
     async fn a_name_with_one_good_and_one_bad_address_is_refused() {
         for mixed in [["8.8.8.8", "127.0.0.1"], ["fe80::1", "8.8.8.8"]] {
-            let error = resolver(&mixed).call(name()).await.unwrap_err();
+            let error = resolver(&mixed).addresses(NAME).await.unwrap_err();
             assert!(matches!(error, Unresolved::Blocked(Blocked::Address { .. })), "{error}");
         }
-        let found: Vec<_> = resolver(&["8.8.8.8", "2606:4700::1"])
-            .call(name())
-            .await
-            .unwrap()
-            .collect();
+        let found = resolver(&["8.8.8.8", "2606:4700::1"]).addresses(NAME).await.unwrap();
         assert_eq!(
             found,
-            ["8.8.8.8:0".parse().unwrap(), "[2606:4700::1]:0".parse().unwrap()]
+            ["8.8.8.8".parse::<IpAddr>().unwrap(), "2606:4700::1".parse().unwrap()]
         );
     }
 
     #[tokio::test]
     async fn a_name_without_address_and_a_failed_lookup_are_dns_failures() {
         assert_eq!(
-            resolver(&[]).call(name()).await.unwrap_err().to_string(),
+            resolver(&[]).addresses(NAME).await.unwrap_err().to_string(),
             "dns: the name has no address"
         );
         let failing: Lookup = Arc::new(|_| std::future::ready(Err(io::Error::other("server failure"))).boxed());
-        let error = Resolver::new(policy(), failing).call(name()).await.unwrap_err();
+        let error = Resolver::new(policy(), failing).addresses(NAME).await.unwrap_err();
         assert_eq!(error.to_string(), "dns: server failure");
     }
 
@@ -192,15 +160,15 @@ mod tests {
                 .boxed()
             })
         };
-        let mut resolver = Resolver::new(policy(), lookup);
-        drop(resolver.call(name()));
-        let (first, second) = (resolver.call(name()), resolver.call(name()));
+        let resolver = Resolver::new(policy(), lookup);
+        drop(resolver.find(NAME));
+        let (first, second) = (resolver.find(NAME), resolver.find(NAME));
         answer.notify_one();
         first.await.unwrap();
         second.await.unwrap();
         assert_eq!(lookups.load(Ordering::SeqCst), 1);
         answer.notify_one();
-        resolver.call(name()).await.unwrap();
+        resolver.addresses(NAME).await.unwrap();
         assert_eq!(lookups.load(Ordering::SeqCst), 2);
     }
 }

@@ -64,7 +64,7 @@ impl Attempt {
                 ("refused", failure.status, Some(&failure.reason))
             }
             Outcome::Cancelled { reason } => ("cancelled", None, Some(reason)),
-            Outcome::NotSent => return,
+            Outcome::NotSent | Outcome::ProxyUnavailable { .. } => return,
         };
         self.attributes.push(KeyValue::new("certhookd.outcome", word));
         if let Some(status) = status {

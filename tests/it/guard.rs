@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::sender::support::{self, delivered, endpoint, failure, message, now};
 
-fn strict() -> Policy {
+pub(crate) fn strict() -> Policy {
     Policy {
         allow_networks: Vec::new(),
         ..support::policy()
@@ -25,7 +25,7 @@ fn refusal(url: &str) -> Option<String> {
 }
 
 /// Notation, host, and what the reason names.
-const BLOCKED: [(&str, &str, &str); 56] = [
+pub(crate) const BLOCKED: [(&str, &str, &str); 56] = [
     ("dotted", "127.0.0.1", "loopback"),
     ("decimal", "2130706433", "loopback"),
     ("octal", "0177.0.0.1", "loopback"),

@@ -60,6 +60,7 @@ mod pace;
 mod page;
 mod payloads;
 mod promises;
+mod proxy;
 mod random;
 mod refusals;
 mod retries;

@@ -58,7 +58,10 @@ impl State {
                 pause
             }
             // Says nothing of the endpoint.
-            Outcome::PermanentFailure(_) | Outcome::Cancelled { .. } | Outcome::NotSent => None,
+            Outcome::PermanentFailure(_)
+            | Outcome::Cancelled { .. }
+            | Outcome::NotSent
+            | Outcome::ProxyUnavailable { .. } => None,
         }
     }
 

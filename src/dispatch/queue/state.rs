@@ -233,7 +233,7 @@ impl State {
             queue.last_progress = Some(now);
         }
         let pause = self.note_health(delivery, outcome, now);
-        if matches!(outcome, Outcome::NotSent) {
+        if !outcome.is_recorded() {
             self.changes.dropped.insert(endpoint.clone());
             self.recorded(delivery);
             return None;

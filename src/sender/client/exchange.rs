@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{Attempt, Client, Exchanged, NoResponse, Transports};
 use crate::sender::connection::History;
 use crate::sender::connector::{Clients, Http};
+use crate::sender::proxy::NoTunnel;
 use crate::sender::{protocol, reason, request, response};
 
 /// How a transport reports that the other side has closed it. Over TLS a missing farewell is an unexpected end.
@@ -122,9 +123,7 @@ fn received(sent: Sent, began: Instant) -> Result<(Response<response::Body>, Dur
         Err(error) => {
             let connect = history_of(&error).map(|history| history.made_after(began));
             let Some(status) = status_of(&error) else {
-                let fault = history_of(&error).and_then(|history| history.tls_fault());
-                let reason = fault.map_or_else(|| reason::of(&error), |fault| reason::of(&fault));
-                return Err(NoResponse::Broken { reason, connect });
+                return Err(broken(&error, connect));
             };
             let mut response = Response::new(Either::Right(Empty::new()));
             *response.status_mut() = status;
@@ -137,6 +136,25 @@ fn received(sent: Sent, began: Instant) -> Result<(Response<response::Body>, Dur
         connect = history.made_after(began);
     }
     Ok((response.map(Either::Left), connect))
+}
+
+fn broken(error: &legacy::Error, connect: Option<Duration>) -> NoResponse {
+    let tunnel = reason::find::<NoTunnel>(error);
+    if let Some(reason) = tunnel.and_then(NoTunnel::unavailable) {
+        return NoResponse::ProxyUnavailable(reason.to_owned());
+    }
+    match history_of(error).and_then(|history| history.tls_fault()) {
+        Some(fault) => NoResponse::Broken {
+            reason: reason::of(&fault),
+            connect,
+            in_transit: false,
+        },
+        None => NoResponse::Broken {
+            reason: reason::of(error),
+            connect,
+            in_transit: reason::is_in_transit(error),
+        },
+    }
 }
 
 fn history_of(error: &legacy::Error) -> Option<History> {

@@ -61,7 +61,7 @@ impl Client {
                 let outcome = attempt.judge(&exchanged);
                 (outcome, Some(ShownResponse::read(exchanged, &attempt).await))
             }
-            Err(none) => (attempt.without_response(none), None),
+            Err(none) => (self.explain(&attempt, none).await, None),
         }
     }
 }

@@ -2,14 +2,21 @@
 
 use std::sync::Arc;
 
-use http::header::{ACCEPT, CONTENT_TYPE};
-use reqwest::redirect;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::{HeaderValue, Method, Request, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy;
 use secrecy::ExposeSecret;
-use url::form_urlencoded;
+use url::{Position, form_urlencoded};
 
 use super::token_response::{self, Grant, NoToken};
 use crate::platform::ClientCredentials;
-use crate::sender::resolve::Resolver;
+use crate::sender::connector::{self, Http};
+use crate::sender::proxy::NoTunnel;
+use crate::sender::route::Route;
 use crate::sender::{Policy, guard, reason};
 
 /// The most headers in a response, as in curl.
@@ -17,7 +24,9 @@ const MAX_HEADERS: usize = 5_000;
 
 /// The most of a response that is read, in bytes.
 const MAX_BODY: usize = 64 * 1024;
-const AGENT: &str = concat!("certhookd/", env!("CARGO_PKG_VERSION"));
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("certhookd/", env!("CARGO_PKG_VERSION")));
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 
 /// Where a request carries the client's id and secret (RFC 6749, 2.3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,37 +41,16 @@ pub(super) enum Placement {
 /// What asks token servers.
 #[derive(Clone)]
 pub(in crate::sender) struct TokenServer {
-    http: reqwest::Client,
+    http: Http,
     policy: Arc<Policy>,
 }
 
 impl TokenServer {
-    /// Resolves names by `resolver` and trusts what `tls` trusts.
-    ///
-    /// # Errors
-    /// The HTTP client can't be built.
-    pub(in crate::sender) fn new(
-        policy: Arc<Policy>,
-        resolver: Resolver,
-        tls: rustls::ClientConfig,
-    ) -> reqwest::Result<Self> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .dns_resolver(resolver)
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .retry(reqwest::retry::never())
-            // Minutes pass between two requests: no server keeps a connection for so long.
-            .pool_max_idle_per_host(0)
-            .user_agent(AGENT)
-            // Nothing would come of HTTP/2 for one request but its faults.
-            .http1_only()
-            .http1_max_headers(MAX_HEADERS)
-            .http1_allow_obsolete_multiline_headers_in_responses(true)
-            .http1_allow_spaces_after_header_name_in_responses(true)
-            .http1_ignore_invalid_headers_in_responses(true)
-            .build()?;
-        Ok(Self { http, policy })
+    /// Goes by `route` and trusts what `tls` trusts. Nothing would come of HTTP/2 for one request but its faults, and minutes pass
+    /// between two: no server keeps a connection for so long.
+    pub(in crate::sender) fn new(policy: Arc<Policy>, route: Route, tls: rustls::ClientConfig) -> Self {
+        let http = connector::occasional(&policy, route, tls, MAX_HEADERS);
+        Self { http, policy }
     }
 
     /// A new token, and where the server took the credentials.
@@ -89,39 +77,55 @@ impl TokenServer {
     }
 
     async fn ask(&self, credentials: &ClientCredentials, placement: Placement) -> Result<Grant, NoToken> {
-        // The resolver is not asked about addresses, only about names.
         guard::check_url(&credentials.token_url, &self.policy)
             .map_err(|refused| NoToken::Broken(refused.to_string()))?;
-        let mut response = self.request(credentials, placement).send().await.map_err(broken)?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(broken)? {
-            if body.len() + chunk.len() > MAX_BODY {
+        let request = request(credentials, placement).map_err(|error| NoToken::Broken(error.to_string()))?;
+        let response = self.http.request(request).await.map_err(|error| broken(&error))?;
+        let (head, mut body) = response.into_parts();
+        let mut read = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| NoToken::Broken(reason::of(&error)))?;
+            let Some(chunk) = frame.data_ref() else { continue };
+            if read.len() + chunk.len() > MAX_BODY {
                 return Err(NoToken::Broken("its response is longer than 64 KiB".into()));
             }
-            body.extend_from_slice(&chunk);
+            read.extend_from_slice(chunk);
         }
-        token_response::read(response.status(), &body)
+        token_response::read(head.status, &read)
     }
+}
 
-    fn request(&self, credentials: &ClientCredentials, placement: Placement) -> reqwest::RequestBuilder {
-        let (id, secret) = (&*credentials.client_id, credentials.client_secret.expose_secret());
-        let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("grant_type", "client_credentials");
-        if let Some(scope) = &credentials.scope {
-            form.append_pair("scope", scope);
-        }
-        let mut request = self.http.post(credentials.token_url.clone());
-        match placement {
-            Placement::Basic => request = request.basic_auth(encoded(id), Some(encoded(secret))),
-            Placement::Form => {
-                form.append_pair("client_id", id).append_pair("client_secret", secret);
-            }
-        }
-        request
-            .header(ACCEPT, "application/json")
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(form.finish())
+fn request(credentials: &ClientCredentials, placement: Placement) -> Result<Request<Full<Bytes>>, http::Error> {
+    let (id, secret) = (&*credentials.client_id, credentials.client_secret.expose_secret());
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    form.append_pair("grant_type", "client_credentials");
+    if let Some(scope) = &credentials.scope {
+        form.append_pair("scope", scope);
     }
+    let url = &credentials.token_url;
+    let uri = Uri::builder()
+        .scheme(url.scheme())
+        .authority(&url[Position::BeforeHost..Position::AfterPort])
+        .path_and_query(&url[Position::BeforePath..Position::AfterQuery]);
+    let mut request = Request::builder().method(Method::POST).uri(uri.build()?);
+    match placement {
+        Placement::Basic => request = request.header(AUTHORIZATION, basic(&encoded(id), &encoded(secret))?),
+        Placement::Form => {
+            form.append_pair("client_id", id).append_pair("client_secret", secret);
+        }
+    }
+    request
+        .header(USER_AGENT, AGENT)
+        .header(ACCEPT, JSON)
+        .header(CONTENT_TYPE, FORM)
+        .body(Full::new(form.finish().into()))
+}
+
+/// HTTP Basic (RFC 7617), marked sensitive.
+fn basic(user: &str, password: &str) -> Result<HeaderValue, http::Error> {
+    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 impl Placement {
@@ -138,7 +142,10 @@ fn encoded(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-/// reqwest's errors name the URL.
-fn broken(error: reqwest::Error) -> NoToken {
-    NoToken::Broken(reason::of(&error.without_url()))
+fn broken(error: &legacy::Error) -> NoToken {
+    match reason::find::<NoTunnel>(error).and_then(NoTunnel::unavailable) {
+        Some(reason) => NoToken::ProxyUnavailable(reason.to_owned()),
+        None if reason::is_in_transit(error) => NoToken::BrokenInTransit(reason::of(error)),
+        None => NoToken::Broken(reason::of(error)),
+    }
 }

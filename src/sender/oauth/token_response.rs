@@ -46,9 +46,19 @@ pub(super) struct Grant {
 
 /// Why there is no token. Names no URL and no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NoToken {
+pub(in crate::sender) enum NoToken {
     #[error("oauth2: token server: {0}")]
     Broken(String),
+    /// The same, where a proxy on the way may have caused it.
+    #[error("oauth2: token server: {0}")]
+    BrokenInTransit(String),
+    #[error("oauth2: the token server did not respond within the endpoint's timeout")]
+    Timeout,
+    #[error("oauth2: {0}")]
+    Failed(String),
+    /// It was not asked.
+    #[error("{0}")]
+    ProxyUnavailable(String),
     #[error("oauth2: token server answered {status}{}", .error.map(|error| format!(" {error}")).unwrap_or_default())]
     Refused { status: u16, error: Option<&'static str> },
     #[error("oauth2: token server answered {0}, redirects are not followed")]
@@ -58,6 +68,19 @@ pub(super) enum NoToken {
 }
 
 impl NoToken {
+    /// Whether a proxy on the way may have caused it.
+    pub(in crate::sender) fn may_be_in_transit(&self) -> bool {
+        matches!(self, Self::BrokenInTransit(_) | Self::Timeout)
+    }
+
+    /// Why the proxy is unavailable, if that is the reason.
+    pub(in crate::sender) fn unavailable_proxy(&self) -> Option<&str> {
+        match self {
+            Self::ProxyUnavailable(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
     /// Whether the server may not have found the client's credentials where they stand. Servers answer that with many statuses,
     /// and with any error.
     pub(super) fn is_about_client(&self) -> bool {

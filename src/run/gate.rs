@@ -1,0 +1,49 @@
+//! Which endpoints may be sent to now: what the delivery queue asks before each request.
+
+use crate::cluster::Cluster;
+use crate::dispatch::{ConfiguredPace, Gate};
+use crate::mail::MOST_CONNECTIONS;
+use crate::model::EndpointKey;
+use crate::notices::Episodes;
+use crate::operations::Holds;
+use crate::platform::{Directory, Found};
+use crate::sender::Proxy;
+
+/// Which endpoints this instance may send to, and how fast their configuration allows it.
+pub(super) struct EndpointGate {
+    pub(super) cluster: Cluster,
+    pub(super) directory: Directory,
+    pub(super) holds: Holds,
+    pub(super) episodes: Episodes,
+    pub(super) proxy: Proxy,
+}
+
+impl Gate for EndpointGate {
+    fn may_begin(&self, endpoint: &EndpointKey) -> bool {
+        let now = self.cluster.now();
+        let is_suspended = || self.episodes.suspended(endpoint, now) == Some(false);
+        self.cluster.may_begin(endpoint)
+            && !self.holds.is_held(endpoint, now)
+            && !is_suspended()
+            && !waits_for_proxy(&self.proxy, &self.directory, endpoint)
+    }
+
+    fn configured(&self, endpoint: &EndpointKey) -> ConfiguredPace {
+        if endpoint.is_email() {
+            return ConfiguredPace {
+                concurrency: Some(MOST_CONNECTIONS),
+                rate: None,
+            };
+        }
+        let endpoint = self.directory.endpoint(endpoint);
+        endpoint.map_or_else(ConfiguredPace::default, |endpoint| ConfiguredPace {
+            concurrency: endpoint.concurrency.map(|n| n as usize),
+            rate: endpoint.rate_limit,
+        })
+    }
+}
+
+/// Whether what goes to the endpoint waits for the proxy.
+pub(super) fn waits_for_proxy(proxy: &Proxy, directory: &Directory, endpoint: &EndpointKey) -> bool {
+    proxy.is_unavailable() && matches!(directory.find(endpoint), Found::Served(endpoint) if proxy.holds(&endpoint))
+}
