@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 use super::{Engine, Snapshot};
 use crate::cluster::{BEAT, CUT_SHORT, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::dispatch::EndpointState;
+use crate::sender::Waits;
 use crate::service::Progress;
 use crate::service::systemd::Manager;
 use crate::source::{Extent, Report, ScanTrigger};
@@ -220,11 +221,11 @@ pub(super) async fn changed_endpoints(engine: Arc<Engine>, stop: CancellationTok
     }
 }
 
-/// Has the fetcher look at the outbox when the proxy works again.
+/// Has the fetcher look at the outbox when what waits for the proxy may go out, or some of it.
 pub(super) async fn proxy_outages(engine: Arc<Engine>, stop: CancellationToken) {
     let mut outages = engine.settings.proxy.outages();
     while let Some(Ok(())) = stop.run_until_cancelled(outages.changed()).await {
-        if !*outages.borrow_and_update() {
+        if *outages.borrow_and_update() != Waits::All {
             engine.waiting.look_now();
         }
     }

@@ -4,11 +4,13 @@
 //! answered CONNECT. Then all that goes through it waits, and it is asked until it answers. A status other than 407 is about the
 //! endpoint, and that endpoint's failure: proxies answer 502 to 504 where the target is dead, and 403 where it is forbidden.
 //!
-//! What one endpoint could cause must not hold the others. So two rules:
-//! * A timeout, or a connection that broke, is the endpoint's if the proxy responds at that moment to a request that no endpoint has a
-//!   part in (`OPTIONS *`, any status), else the proxy's.
-//! * A proxy that breaks off in the midst of CONNECT is at fault the first time. If it responds otherwise, and breaks off again for the
-//!   same target, that is the endpoint's failure.
+//! What one endpoint could cause must not hold the others:
+//! * A timeout, or a connection that broke, is the endpoint's if the proxy reacts at that moment to a request that no endpoint has a
+//!   part in (`OPTIONS *`, any status), or has just answered CONNECT for another; else it is the proxy's.
+//! * A proxy that breaks off before it has answered CONNECT is at fault, unless it has done so for the same host before and answered for
+//!   others since.
+//! * Where the proxy can be reached and does not want a login, only those who have met its fault wait. The others try it, and whoever
+//!   is answered ends the outage.
 
 mod connect;
 mod health;
@@ -21,9 +23,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use url::Url;
 
 use self::connect::{Refused, Transport};
-use self::health::Health;
+use self::health::{Asked, Health};
 use self::server::Server;
 use super::lookup::system_lookup;
 use super::resolve::Lookup;
@@ -32,7 +35,7 @@ use crate::model::Reloadable;
 use crate::platform::{Auth, Endpoint};
 
 pub(super) use self::connect::Transport as Connection;
-pub use self::health::ProxyOutage;
+pub use self::health::{ProxyOutage, Waits};
 pub use self::probe::ProxyCheck;
 
 /// The proxy, if there is one. Clones are the same.
@@ -86,7 +89,7 @@ impl Proxy {
     pub fn replace(&self, server: Option<ProxyServer>, no_proxy: NoProxy) -> Result<(), rustls::Error> {
         let server = Server::new(server, no_proxy, &self.0.lookup)?;
         self.0.server.set(server);
-        self.0.health.notify_replaced();
+        self.0.health.notify_changed();
         Ok(())
     }
 
@@ -102,17 +105,18 @@ impl Proxy {
 
     /// Whether it is unavailable now.
     pub fn is_unavailable(&self) -> bool {
-        self.0.health.is_unavailable()
+        self.0.health.waits() != Waits::Nobody
     }
 
-    /// Whether what goes to that endpoint waits, because it, or its token server, is reached through a proxy that is unavailable.
+    /// Whether what goes to that endpoint waits, because the proxy that leads to it, or to its token server, is unavailable.
     pub fn holds(&self, endpoint: &Endpoint) -> bool {
         let token_url = match &endpoint.auth {
             Auth::OAuth2(credentials) => Some(&credentials.token_url),
             _ => None,
         };
         let mut urls = std::iter::once(&endpoint.url).chain(token_url);
-        self.is_unavailable() && urls.any(|url| self.leads_to(url.host_str().unwrap_or_default()).is_some())
+        let waits = |url: &Url| self.0.health.holds(&host_of(url)) && self.leads_to(url).is_some();
+        self.is_unavailable() && urls.any(waits)
     }
 
     /// How long it has worked again, after an outage.
@@ -120,15 +124,15 @@ impl Proxy {
         self.0.health.back_since().map(|since| since.elapsed())
     }
 
-    /// Sees when an outage begins (`true`) and ends.
-    pub fn outages(&self) -> watch::Receiver<bool> {
+    /// Sees when outages begin and end, and who waits meanwhile.
+    pub fn outages(&self) -> watch::Receiver<Waits> {
         self.0.health.watch()
     }
 
-    /// The proxy that leads to that host, as far as its name tells.
-    fn leads_to(&self, host: &str) -> Option<Arc<Server>> {
+    /// The proxy that leads there, as far as the name of the host tells.
+    fn leads_to(&self, url: &Url) -> Option<Arc<Server>> {
         let server = (*self.0.server.get()).clone()?;
-        (!server.is_direct(host)).then_some(server)
+        (!server.is_direct(url.host_str().unwrap_or_default())).then_some(server)
     }
 
     /// The proxy that leads to these addresses of that host.
@@ -137,21 +141,24 @@ impl Proxy {
         server.is_for(host, addresses).then_some(server)
     }
 
-    /// A connection to one of these addresses, by the first that the proxy reaches; IPv4 first, because many proxies have no IPv6.
+    /// A connection to one of these addresses of `host`, by the first that the proxy reaches; IPv4 first, because many proxies have no
+    /// IPv6.
     ///
     /// # Errors
     /// What the proxy said of the first address, or that it is unavailable.
     pub(super) async fn connect(
         &self,
         server: &Arc<Server>,
+        host: &str,
         mut addresses: Vec<IpAddr>,
         port: u16,
     ) -> Result<Transport, NoTunnel> {
         addresses.sort_by_key(IpAddr::is_ipv6);
+        let host = format!("{host}:{port}");
         let mut first = None;
         for address in addresses {
             let target = SocketAddr::new(address, port).to_string();
-            match self.tunnel(server, &target).await {
+            match self.tunnel(server, &host, &target).await {
                 Err(NoTunnel::Target(reason)) => first = first.or(Some(reason)),
                 done => return done,
             }
@@ -161,49 +168,60 @@ impl Proxy {
         ))
     }
 
-    async fn tunnel(&self, server: &Arc<Server>, target: &str) -> Result<Transport, NoTunnel> {
-        let began = Instant::now();
-        let refused = match connect::tunnel(server, target).await {
-            Ok(transport) => {
-                self.0.health.answered(target);
-                return Ok(transport);
-            }
-            Err(refused) => refused,
+    async fn tunnel(&self, server: &Arc<Server>, host: &str, target: &str) -> Result<Transport, NoTunnel> {
+        let health = &self.0.health;
+        let asked = Asked {
+            host,
+            target: Some(target),
+            began: Instant::now(),
         };
-        match refused {
-            Refused::Status(status) => {
-                self.0.health.answered(target);
-                Err(NoTunnel::Target(format!("the proxy answered {status} to CONNECT")))
-            }
-            Refused::SpokeFirst => {
-                self.0.health.answered(target);
-                Err(NoTunnel::Target("the other side spoke before the request".to_owned()))
-            }
-            Refused::Proxy(fault) if fault.broke() && self.0.health.breaks_off_again(target, began) => Err(
-                NoTunnel::Target("the proxy breaks off CONNECT to this address, and responds otherwise".to_owned()),
-            ),
-            Refused::Proxy(fault) => Err(NoTunnel::Unavailable(self.unavailable(server, fault, target, began))),
+        let tunnel = connect::tunnel(server, target).await;
+        if !matches!(tunnel, Err(Refused::Proxy(_))) {
+            health.answered(&server.name, asked);
         }
+        let reason = match tunnel {
+            Ok(transport) => return Ok(transport),
+            Err(Refused::Status(status)) => format!("the proxy answered {status} to CONNECT"),
+            Err(Refused::SpokeFirst) => "the other side spoke before the request".to_owned(),
+            Err(Refused::Proxy(fault)) if fault.broke() && health.breaks_off_again(asked) => {
+                "the proxy breaks off CONNECT to this host, and answers for others".to_owned()
+            }
+            Err(Refused::Proxy(fault)) => return Err(NoTunnel::Unavailable(self.unavailable(server, &fault, asked))),
+        };
+        Err(NoTunnel::Target(reason))
     }
 
-    /// Whether it is the proxy's fault that an attempt to reach `host` got no response: the reason, if so.
-    pub(super) async fn is_at_fault(&self, host: &str) -> Option<String> {
-        let server = self.leads_to(host)?;
-        let began = Instant::now();
+    /// Whether it is the proxy's fault that a request to `url` got no response: the reason, if so.
+    pub(super) async fn is_at_fault(&self, url: &Url) -> Option<String> {
+        let server = self.leads_to(url)?;
+        let health = &self.0.health;
+        let (host, began) = (host_of(url), Instant::now());
+        let asked = Asked {
+            host: &host,
+            target: None,
+            began,
+        };
         // One asks for all that wait.
-        let _asking = self.0.health.asking().await;
-        if let Some(outage) = self.outage() {
-            return Some(outage.to_string());
+        let _asking = health.asking().await;
+        if let Some(outage) = health.outage_met(asked) {
+            return Some(outage.reason);
         }
-        if self.0.health.has_answered_since(began) {
+        if health.has_reacted_since(began) {
             return None;
         }
-        match probe::responds(&server, probe::PROMPTLY).await {
+        match probe::reacts(&server).await {
+            Err(fault) if !health.has_answered_another(asked) => Some(self.unavailable(&server, &fault, asked)),
+            Err(_) => None,
             Ok(()) => {
-                self.0.health.responded();
+                health.reacted();
                 None
             }
-            Err(fault) => Some(self.unavailable(&server, fault, "", began)),
         }
     }
+}
+
+/// `HOST:PORT`.
+fn host_of(url: &Url) -> String {
+    let port = url.port_or_known_default().unwrap_or_default();
+    format!("{}:{port}", url.host_str().unwrap_or_default())
 }

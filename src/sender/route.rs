@@ -33,7 +33,7 @@ impl Route {
             Some(server) => {
                 let default = if uri.scheme_str() == Some("http") { 80 } else { 443 };
                 let port = uri.port_u16().unwrap_or(default);
-                Ok(self.proxy.connect(&server, addresses, port).await?)
+                Ok(self.proxy.connect(&server, host, addresses, port).await?)
             }
             None => direct(uri, addresses).await,
         }

@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use certhookd::model::Outcome;
-use certhookd::sender::{Client, Lookup, Policy, Proxy};
+use certhookd::sender::{Client, Lookup, Policy, Proxy, Waits};
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::support::{Script, Scripted, client, client_of, found_at, proxy, proxy_found_by};
 use crate::guard::{BLOCKED, strict};
 use crate::oauth::support as oauth;
-use crate::sender::support::{delivered, endpoint, failure, impatient, message, now, policy, receiver};
+use crate::sender::support::{answering, delivered, endpoint, failure, impatient, message, now, policy, receiver};
 
 /// Why nothing was attempted.
 fn unavailable(outcome: Outcome) -> String {
@@ -32,7 +32,7 @@ fn unavailable(outcome: Outcome) -> String {
 /// Waits until the outage has ended.
 async fn back(proxy: &Proxy) {
     let mut outages = proxy.outages();
-    let ended = outages.wait_for(|lasts| !lasts);
+    let ended = outages.wait_for(|waits| *waits == Waits::Nobody);
     tokio::time::timeout(crate::fixture::LIMIT, ended)
         .await
         .unwrap()
@@ -135,6 +135,11 @@ async fn a_status_other_than_407_is_the_endpoint_s_failure() {
         assert!(proxy.outage().is_none(), "{status}");
         delivered(client.attempt(&endpoint(&receiver.url()), &message(), now()).await);
     }
+    // What the endpoint itself says, through the tunnel.
+    let url = answering("HTTP/1.1 407 Login\r\nContent-Length: 0\r\n\r\n").await;
+    let failed = failure(client.attempt(&endpoint(&url), &message(), now()).await);
+    assert_eq!((&*failed.reason, failed.status), ("status 407", Some(407)));
+    assert!(proxy.outage().is_none());
 }
 
 #[tokio::test]
@@ -258,35 +263,48 @@ async fn the_proxy_s_name_is_looked_up_for_each_connection_and_may_lead_anywhere
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
-/// A proxy waits for a target that hangs: that must not look as if the proxy hung.
+/// A proxy waits for a target that hangs: that must not look as if the proxy hung, however it takes what it does not know.
 #[tokio::test]
 async fn a_target_that_hangs_is_an_endpoint_s_timeout_and_a_silent_proxy_is_the_proxy_s_fault() {
+    let receiver = receiver().await;
+    let bad_request = Script::Says("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    let login = Script::Says("HTTP/1.1 407 Login\r\nContent-Length: 0\r\n\r\n");
+    for of_others in [Script::Says(support::UNKNOWN), bad_request, login, Script::Closes] {
+        let scripted = Scripted::start().await;
+        let proxy = proxy(&scripted.url(), "");
+        let client = client(&proxy);
+        scripted.does_for_others(of_others.clone());
+        scripted.does_for("127.0.0.3:9", Script::Hangs);
+        for _ in 0..2 {
+            let failed = failure(
+                client
+                    .attempt(&impatient("http://127.0.0.3:9/"), &message(), now())
+                    .await,
+            );
+            assert_eq!(failed.reason, "timeout after 400 ms: no connection");
+            assert!(failed.timed_out && proxy.outage().is_none(), "{of_others:?}");
+        }
+        let hook = impatient(&receiver.url());
+        delivered(client.attempt(&hook, &message(), now()).await);
+    }
+}
+
+#[tokio::test]
+async fn a_silent_proxy_is_the_proxy_s_fault() {
     let (receiver, scripted) = (receiver().await, Scripted::start().await);
     let proxy = proxy(&scripted.url(), "");
     let client = client(&proxy);
-    scripted.does_for("127.0.0.3:9", Script::Hangs);
-    for _ in 0..2 {
-        let failed = failure(
-            client
-                .attempt(&impatient("http://127.0.0.3:9/"), &message(), now())
-                .await,
-        );
-        assert_eq!(failed.reason, "timeout after 400 ms: no connection");
-        assert!(failed.timed_out && proxy.outage().is_none());
-    }
-    let hook = impatient(&receiver.url());
+    let (hook, other) = (impatient(&receiver.url()), impatient("http://127.0.0.4:9/"));
     delivered(client.attempt(&hook, &message(), now()).await);
-
     scripted.is_silent(true);
-    // Over the tunnel that is there it goes on; a new one is not made.
-    let reason = unavailable(
-        client
-            .attempt(&impatient("http://127.0.0.4:9/"), &message(), now())
-            .await,
-    );
+    let expected = format!("the proxy {} takes connections and does not respond", scripted.address);
+    assert_eq!(unavailable(client.attempt(&other, &message(), now()).await), expected);
+    assert!(proxy.holds(&other));
+    // Another may try once.
+    assert!(!proxy.holds(&hook));
     assert_eq!(
-        reason,
-        format!("the proxy {} takes connections and does not respond", scripted.address)
+        unavailable(support::client(&proxy).attempt(&hook, &message(), now()).await),
+        expected
     );
     assert!(proxy.holds(&hook));
     scripted.is_silent(false);
@@ -294,27 +312,54 @@ async fn a_target_that_hangs_is_an_endpoint_s_timeout_and_a_silent_proxy_is_the_
     delivered(client.attempt(&hook, &message(), now()).await);
 }
 
-/// The first time it may be the proxy; a target at which it breaks off whenever it is asked stops nobody else.
+/// However the proxy takes what it does not know: who is answered shows that it works.
 #[tokio::test]
-async fn a_target_at_which_the_proxy_always_breaks_off_is_an_endpoint_s_failure() {
+async fn a_target_at_which_the_proxy_always_breaks_off_holds_no_other_and_is_its_endpoint_s_failure() {
+    let receiver = receiver().await;
+    for of_others in [Script::Says(support::UNKNOWN), Script::Closes, Script::Hangs] {
+        let scripted = Scripted::start().await;
+        let proxy = proxy(&scripted.url(), "");
+        let client = client(&proxy);
+        scripted.does_for_others(of_others.clone());
+        scripted.does_for("127.0.0.3:9", Script::Closes);
+        let (bad, good) = (endpoint("http://127.0.0.3:9/"), endpoint(&receiver.url()));
+        unavailable(client.attempt(&bad, &message(), now()).await);
+        assert!(proxy.holds(&bad) && !proxy.holds(&good), "{of_others:?}");
+        delivered(client.attempt(&good, &message(), now()).await);
+        assert!(proxy.outage().is_none());
+        for _ in 0..3 {
+            let failed = failure(client.attempt(&bad, &message(), now()).await);
+            assert_eq!(
+                failed.reason,
+                "the proxy breaks off CONNECT to this host, and answers for others"
+            );
+            assert!(proxy.outage().is_none());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_breaks_off_for_all_charges_nobody() {
     let (receiver, scripted) = (receiver().await, Scripted::start().await);
     let proxy = proxy(&scripted.url(), "");
     let client = client(&proxy);
-    scripted.does_for("127.0.0.3:9", Script::Closes);
-    let hook = endpoint("http://127.0.0.3:9/");
-    unavailable(client.attempt(&hook, &message(), now()).await);
-    back(&proxy).await;
+    scripted.does(Script::Closes);
+    let hooks = [
+        endpoint(&receiver.url()),
+        endpoint("http://127.0.0.3:9/"),
+        endpoint("http://127.0.0.4:9/"),
+    ];
     for _ in 0..3 {
-        let failed = failure(client.attempt(&hook, &message(), now()).await);
-        assert!(
-            failed
-                .reason
-                .starts_with("the proxy breaks off CONNECT to this address"),
-            "{failed:?}"
-        );
-        assert!(proxy.outage().is_none());
-        delivered(client.attempt(&endpoint(&receiver.url()), &message(), now()).await);
+        for hook in &hooks {
+            let reason = unavailable(client.attempt(hook, &message(), now()).await);
+            assert!(reason.contains("breaks off before it answers"), "{reason}");
+        }
+        // Again and again, also where it is asked anew.
+        scripted.asked_for(scripted.targets().len() + 2).await;
     }
+    scripted.does(Script::Tunnel);
+    back(&proxy).await;
+    delivered(client.attempt(&hooks[0], &message(), now()).await);
 }
 
 #[tokio::test]
@@ -340,9 +385,7 @@ async fn a_tunnel_that_breaks_is_the_endpoint_s_failure_if_the_proxy_lives() {
     let (message, now) = (message(), now());
     let attempt = client.attempt(&hook, &message, now);
     let killed = async {
-        while scripted.targets().len() < 3 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        scripted.asked_for(3).await;
         scripted.kill().await;
     };
     let (outcome, ()) = tokio::join!(attempt, killed);

@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::health::Waits;
 use super::server::Server;
 use crate::sender::connector::MAX_HEAD;
 use crate::sender::reason;
@@ -43,6 +44,14 @@ pub(super) enum Fault {
 impl Fault {
     pub(super) fn broke(&self) -> bool {
         matches!(self, Self::Broke(_))
+    }
+
+    /// Who waits until it is mended. What one target might have caused holds only those who have met it.
+    pub(super) fn waits(&self) -> Waits {
+        match self {
+            Self::Unreachable(_) | Self::Login { .. } => Waits::All,
+            Self::Broke(_) | Self::Silent => Waits::Some,
+        }
     }
 }
 

@@ -9,7 +9,9 @@ use tokio::sync::{MutexGuard, Notify, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-/// Targets that are remembered, at most.
+use super::connect::Fault;
+
+/// Hosts that are remembered, at most.
 const REMEMBERED: usize = 4096;
 
 /// A proxy that is unavailable.
@@ -18,6 +20,8 @@ pub struct ProxyOutage {
     /// Why, with the proxy's host and port.
     pub reason: String,
     since: Instant,
+    /// Tells outages apart.
+    number: u64,
 }
 
 impl ProxyOutage {
@@ -33,31 +37,84 @@ impl fmt::Display for ProxyOutage {
     }
 }
 
+/// Who waits for the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// It works.
+    Nobody,
+    /// Those who have met its fault: it may be theirs.
+    Some,
+    /// All that goes through it.
+    All,
+}
+
+/// What was asked for, and on whose behalf.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// `HOST:PORT` of a URL.
+    pub(super) host: &'a str,
+    /// `ADDRESS:PORT`, if it came to that.
+    pub(super) target: Option<&'a str>,
+    pub(super) began: Instant,
+}
+
 pub(super) struct Health {
     state: Mutex<State>,
-    /// Whether an outage lasts.
-    outages: watch::Sender<bool>,
-    replaced: Notify,
+    waits: watch::Sender<Waits>,
+    /// The proxy was replaced, or the outage ended without the probe.
+    changed: Notify,
     asking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct State {
     outage: Option<ProxyOutage>,
-    /// What was last asked for when the proxy was at fault.
-    target: String,
+    number: u64,
     ended: Option<Instant>,
-    answered: Option<Instant>,
-    /// Targets at which it broke off, and when, since it last was found unavailable.
+    /// Hosts that met the fault in this outage, and what was asked for.
+    tried: HashMap<String, Option<String>>,
+    /// Hosts for which it broke off, and when that was first known.
     broke: HashMap<String, Instant>,
+    answered: Answered,
+    /// When it last reacted to what no endpoint has a part in.
+    reacted: Option<Instant>,
+}
+
+/// When CONNECT was last answered.
+#[derive(Default)]
+struct Answered {
+    last: Option<(String, Instant)>,
+    /// To another host than the last.
+    other: Option<Instant>,
+}
+
+impl Answered {
+    fn note(&mut self, host: &str, now: Instant) {
+        match &mut self.last {
+            Some((last, at)) if last == host => *at = now,
+            last => {
+                let before = last.replace((host.to_owned(), now));
+                self.other = before.map(|(_, at)| at);
+            }
+        }
+    }
+
+    /// Whether CONNECT to another host was answered since then.
+    fn to_another(&self, host: &str, since: Instant) -> bool {
+        let at = match &self.last {
+            Some((last, at)) if last != host => Some(*at),
+            _ => self.other,
+        };
+        at.is_some_and(|at| at >= since)
+    }
 }
 
 impl Default for Health {
     fn default() -> Self {
         Self {
             state: Mutex::default(),
-            outages: watch::Sender::new(false),
-            replaced: Notify::new(),
+            waits: watch::Sender::new(Waits::Nobody),
+            changed: Notify::new(),
             asking: tokio::sync::Mutex::default(),
         }
     }
@@ -68,109 +125,164 @@ impl Health {
         self.state.lock().outage.clone()
     }
 
-    pub(super) fn is_unavailable(&self) -> bool {
-        *self.outages.borrow()
+    pub(super) fn waits(&self) -> Waits {
+        *self.waits.borrow()
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<bool> {
-        self.outages.subscribe()
+    pub(super) fn watch(&self) -> watch::Receiver<Waits> {
+        self.waits.subscribe()
+    }
+
+    /// Whether what goes to that host waits.
+    pub(super) fn holds(&self, host: &str) -> bool {
+        match self.waits() {
+            Waits::Nobody => false,
+            Waits::Some => self.state.lock().tried.contains_key(host),
+            Waits::All => true,
+        }
     }
 
     pub(super) fn back_since(&self) -> Option<Instant> {
         self.state.lock().ended
     }
 
-    /// What the probe asks for, if anything is known.
-    pub(super) fn target(&self) -> String {
-        self.state.lock().target.clone()
+    /// The number of the outage that lasts, and what may be asked for to find out whether it still does.
+    pub(super) fn outage_and_targets(&self) -> Option<(u64, Vec<String>)> {
+        let state = self.state.lock();
+        let targets = state.tried.values().flatten().cloned().collect();
+        Some((state.outage.as_ref()?.number, targets))
     }
 
-    pub(super) fn notify_replaced(&self) {
-        self.replaced.notify_one();
+    pub(super) fn notify_changed(&self) {
+        self.changed.notify_one();
     }
 
-    pub(super) async fn replaced(&self) {
-        self.replaced.notified().await;
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     pub(super) async fn asking(&self) -> MutexGuard<'_, ()> {
         self.asking.lock().await
     }
 
-    pub(super) fn has_answered_since(&self, then: Instant) -> bool {
-        self.state.lock().answered.is_some_and(|answered| answered >= then)
-    }
-
-    /// It has answered CONNECT to that target, whatever it said.
-    pub(super) fn answered(&self, target: &str) {
+    /// It has answered CONNECT, whatever it said. That ends an outage that has begun before.
+    pub(super) fn answered(&self, proxy: &str, asked: Asked<'_>) {
         let mut state = self.state.lock();
-        state.answered = Some(Instant::now());
-        state.broke.remove(target);
-    }
-
-    /// It has responded to what no target has a part in.
-    pub(super) fn responded(&self) {
-        self.state.lock().answered = Some(Instant::now());
-    }
-
-    /// The proxy broke off CONNECT to that target. Whether it is not the first time, though it works otherwise.
-    pub(super) fn breaks_off_again(&self, target: &str, began: Instant) -> bool {
-        let mut state = self.state.lock();
-        let is_again = state.outage.is_none() && state.broke.get(target).is_some_and(|broke| *broke < began);
-        if !is_again && (state.broke.len() < REMEMBERED || state.broke.contains_key(target)) {
-            state.broke.insert(target.to_owned(), Instant::now());
+        state.answered.note(asked.host, Instant::now());
+        state.broke.remove(asked.host);
+        if state.outage.as_ref().is_some_and(|outage| outage.since <= asked.began) {
+            self.end(&mut state, Some(proxy));
         }
-        is_again
     }
 
-    /// It is at fault, as what began then has found. Returns whether an outage begins.
-    pub(super) fn failed(&self, proxy: &str, reason: &str, target: &str, began: Instant) -> bool {
+    /// Whether it has answered CONNECT to another host since.
+    pub(super) fn has_answered_another(&self, asked: Asked<'_>) -> bool {
+        self.state.lock().answered.to_another(asked.host, asked.began)
+    }
+
+    pub(super) fn reacted(&self) {
+        self.state.lock().reacted = Some(Instant::now());
+    }
+
+    pub(super) fn has_reacted_since(&self, then: Instant) -> bool {
+        self.state.lock().reacted.is_some_and(|reacted| reacted >= then)
+    }
+
+    /// The outage that lasts, which has met this one as well.
+    pub(super) fn outage_met(&self, asked: Asked<'_>) -> Option<ProxyOutage> {
         let mut state = self.state.lock();
-        // What began before the end of an outage says nothing of now.
-        if state.outage.is_some() || state.ended.is_some_and(|ended| began <= ended) {
-            debug!(proxy, reason, "another connection met the proxy's fault");
+        let outage = state.outage.clone()?;
+        state.try_host(asked);
+        Some(outage)
+    }
+
+    /// The proxy broke off. Whether it had done so before for that host, and has answered for others since: then it is not its fault.
+    pub(super) fn breaks_off_again(&self, asked: Asked<'_>) -> bool {
+        let mut state = self.state.lock();
+        let first = state.broke.get(asked.host).copied();
+        if first.is_none() && state.broke.len() < REMEMBERED {
+            state.broke.insert(asked.host.to_owned(), Instant::now());
+        }
+        state.outage.is_none()
+            && first.is_some_and(|first| first <= asked.began && state.answered.to_another(asked.host, first))
+    }
+
+    /// It is at fault, as `asked` has found. Returns whether an outage begins.
+    pub(super) fn failed(&self, proxy: &str, fault: &Fault, asked: Asked<'_>) -> bool {
+        let reason = format!("the proxy {proxy} {fault}");
+        let mut state = self.state.lock();
+        if state.outage.is_some() {
+            debug!(proxy, reason, "another request met the proxy's fault");
+            state.try_host(asked);
             return false;
         }
-        state.outage = Some(ProxyOutage {
-            reason: reason.to_owned(),
-            since: Instant::now(),
-        });
-        if !target.is_empty() {
-            state.target = target.to_owned();
+        // What began before the end of an outage says nothing of now.
+        if state.ended.is_some_and(|ended| asked.began <= ended) {
+            return false;
         }
-        self.outages.send_replace(true);
         warn!(
             proxy,
-            "{reason}; all that goes through it waits and no attempt counts, it is asked until it works"
+            "{reason}; what goes through it waits and no attempt counts, it is asked until it works"
         );
+        state.number += 1;
+        state.outage = Some(ProxyOutage {
+            reason,
+            since: Instant::now(),
+            number: state.number,
+        });
+        state.tried.clear();
+        state.try_host(asked);
+        self.waits.send_replace(fault.waits());
         true
     }
 
-    /// The outage goes on, for this reason.
-    pub(super) fn goes_on(&self, reason: String) {
+    /// The outage of that number goes on, for this reason.
+    pub(super) fn goes_on(&self, number: u64, proxy: &str, fault: &Fault) {
         let mut state = self.state.lock();
-        debug!(reason, "the proxy is still unavailable");
-        // By now it is certain that it was no target's fault.
-        state.broke.clear();
-        if let Some(outage) = &mut state.outage {
-            outage.reason = reason;
+        let Some(outage) = state.outage.as_mut().filter(|outage| outage.number == number) else {
+            return;
+        };
+        outage.reason = format!("the proxy {proxy} {fault}");
+        debug!(proxy, reason = outage.reason, "the proxy is still unavailable");
+        if !fault.broke() {
+            // It was no host's fault.
+            state.broke.clear();
+        }
+        let waits = fault.waits();
+        self.waits
+            .send_if_modified(|now| std::mem::replace(now, waits) != waits);
+    }
+
+    /// The outage of that number has ended; `proxy` is the one that works, if one is still configured.
+    pub(super) fn ended(&self, number: u64, proxy: Option<&str>) {
+        let mut state = self.state.lock();
+        if state.outage.as_ref().is_some_and(|outage| outage.number == number) {
+            self.end(&mut state, proxy);
         }
     }
 
-    /// The outage has ended; `proxy` is the one that works, if one is still configured.
-    pub(super) fn ended(&self, proxy: Option<&str>) {
-        let mut state = self.state.lock();
-        let now = Instant::now();
-        (state.ended, state.answered) = (Some(now), Some(now));
+    fn end(&self, state: &mut State, proxy: Option<&str>) {
+        state.ended = Some(Instant::now());
         let lasted = state.outage.take().map_or(Duration::ZERO, |outage| outage.lasts());
         let outage_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
-        self.outages.send_replace(false);
         match proxy {
             Some(proxy) => info!(proxy, outage_ms, "the proxy {proxy} works again: deliveries go on"),
             None => info!(
                 outage_ms,
                 "no proxy is configured any more: deliveries go on without one"
             ),
+        }
+        self.waits.send_replace(Waits::Nobody);
+        self.changed.notify_one();
+    }
+}
+
+impl State {
+    fn try_host(&mut self, asked: Asked<'_>) {
+        let target = asked.target.map(str::to_owned);
+        if self.tried.len() < REMEMBERED || self.tried.contains_key(asked.host) {
+            let tried = self.tried.entry(asked.host.to_owned()).or_default();
+            *tried = target.or(tried.take());
         }
     }
 }

@@ -3,10 +3,11 @@
 use bson::doc;
 use bson::oid::ObjectId;
 use certhookd::sandbox::Response;
+use http::StatusCode;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::support::{Script, Scripted};
+use super::support::{Script, Scripted, UNKNOWN};
 use crate::fixture::{Daemon, Fixture, certificate, expired};
 use crate::outage;
 use crate::web::{LISTEN, address, get};
@@ -19,6 +20,10 @@ pub fn begins(line: &Value) -> bool {
 pub fn ends(line: &Value) -> bool {
     let message = line["message"].as_str().unwrap_or_default();
     line["level"] == "INFO" && message.ends_with("works again: deliveries go on")
+}
+
+fn goes_on(line: &Value) -> bool {
+    line["message"] == "the proxy is still unavailable"
 }
 
 /// Lines of more than DEBUG that tell of a failed attempt.
@@ -79,8 +84,15 @@ async fn a_proxy_that_is_killed_and_restarted_costs_no_attempt_and_is_told_of_on
     assert!(ready.status == 503 && ready.body.starts_with(&expected), "{ready:?}");
     assert_eq!(metric(&daemon, "certhookd_proxy_up").await.as_deref(), Some("0"));
     assert_eq!(metric(&daemon, "certhookd_breakers_open").await.as_deref(), Some("0"));
-    // Longer than a delivery takes, and than a look.
-    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    // For a while: after 100, 200, 400 and 800 ms. Nothing is read in vain meanwhile.
+    daemon.wait_for(goes_on).await;
+    let reads =
+        doc! { "ns": format!("{}.webhook_outbox", fixture.database.name()), "op": { "$in": ["query", "command"] } };
+    fixture.profile(&reads).await;
+    daemon.wait_for_nth(goes_on, 4).await;
+    let noted = fixture.profiled(&reads).await;
+    fixture.stop_profiling().await;
+    assert!(noted.len() < 10, "{} reads", noted.len());
     let pending = doc! { "state": "pending", "attempts": { "$gt": 0 } };
     assert_eq!(fixture.count_deliveries(pending).await, 0, "nothing is charged");
 
@@ -168,6 +180,102 @@ async fn what_the_proxy_says_of_one_endpoint_stops_no_other() {
         })
         .await;
     assert_eq!(daemon.count(begins), 0);
+    assert!(daemon.stop().await.success());
+}
+
+/// In the midst of CONNECT, and whatever it does with other requests.
+#[tokio::test]
+async fn a_proxy_that_breaks_off_for_a_while_costs_no_attempt_and_is_told_of_once() {
+    for of_others in [Script::Closes, Script::Says(UNKNOWN)] {
+        let scripted = Scripted::start().await;
+        scripted.does_for_others(of_others);
+        scripted.does(Script::Closes);
+        let fixture = Fixture::new().await.with(&settings(&scripted));
+        let endpoints = ["/a", "/b"].map(|path| fixture.endpoint(path)).to_vec();
+        let organization = fixture.organization(endpoints).await;
+        let mut daemon = fixture.daemon().await;
+        award(&fixture, organization, 5).await;
+        daemon.wait_for_nth(goes_on, 3).await;
+        scripted.does(Script::Tunnel);
+        daemon.wait_for(ends).await;
+        assert_first_attempts(&fixture, 10).await;
+        assert_eq!((daemon.count(begins), daemon.count(ends)), (1, 1));
+        assert_eq!(daemon.count(is_failure), 0, "{:#?}", daemon.lines());
+        assert!(daemon.stop().await.success());
+    }
+}
+
+/// The time for which the proxy was unavailable is not taken from the deliveries that wait.
+#[tokio::test]
+async fn the_retry_period_of_what_waited_begins_anew() {
+    let mut scripted = Scripted::start().await;
+    let limits = "delivery.retry_window = \"1s\"\ndelivery.max_attempts = 3\ndelivery.redrive_for = \"0s\"";
+    let fixture = Fixture::new().await.with(&format!("{}\n{limits}", settings(&scripted)));
+    fixture
+        .receiver
+        .script("/a", Response::failing(2, StatusCode::INTERNAL_SERVER_ERROR));
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let mut daemon = fixture.daemon().await;
+    award(&fixture, organization, 1).await;
+    daemon.wait_for(is_failure).await;
+    scripted.kill().await;
+    daemon.wait_for(begins).await;
+    // 100, 200, 400 and 800 ms after the retry, which was due after half a second.
+    daemon.wait_for_nth(goes_on, 4).await;
+    scripted.restart().await;
+    fixture
+        .wait_for_deliveries(doc! { "state": "delivered", "attempts": 3 }, 1)
+        .await;
+    assert!(daemon.stop().await.success());
+}
+
+/// Of a large payload it is noted that an attempt begins: five such notes without a result would end it.
+#[tokio::test]
+async fn a_large_payload_that_waits_for_the_proxy_counts_as_not_begun() {
+    let mut scripted = Scripted::start().await;
+    scripted.kill().await;
+    let fixture = Fixture::new().await.with(&settings(&scripted));
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let mut daemon = fixture.daemon().await;
+    let mut large = certificate(organization, None);
+    large.insert("note", "x".repeat(2 << 20));
+    fixture.badge_users().insert_one(large).await.unwrap();
+    daemon.wait_for(begins).await;
+    let taken_back = doc! { "begun": 0 };
+    fixture.wait_for_count(&fixture.outbox(), taken_back, 1).await;
+    scripted.restart().await;
+    assert_first_attempts(&fixture, 1).await;
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_reload_brings_a_proxy_and_takes_it_away() {
+    let mut scripted = Scripted::start().await;
+    let fixture = Fixture::new().await.with(LISTEN);
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let mut daemon = fixture.daemon().await;
+    let reload = async |settings: &str, n| {
+        fixture.configure(settings);
+        daemon.signal(Signal::SIGHUP);
+        daemon
+            .wait_for_nth(|line| line["message"] == "configuration reloaded", n)
+            .await;
+    };
+    assert_eq!(metric(&daemon, "certhookd_proxy_up").await, None);
+    award(&fixture, organization, 1).await;
+    assert_first_attempts(&fixture, 1).await;
+    reload(&settings(&scripted), 1).await;
+    award(&fixture, organization, 1).await;
+    assert_first_attempts(&fixture, 2).await;
+    assert_eq!(scripted.targets(), [fixture.receiver.address().to_string()]);
+    scripted.kill().await;
+    award(&fixture, organization, 1).await;
+    daemon.wait_for(begins).await;
+    reload(LISTEN, 2).await;
+    assert_first_attempts(&fixture, 3).await;
+    let none = "no proxy is configured any more: deliveries go on without one";
+    daemon.wait_for(|line| line["message"] == none).await;
+    assert_eq!((daemon.count(begins), daemon.count(ends)), (1, 0));
     assert!(daemon.stop().await.success());
 }
 

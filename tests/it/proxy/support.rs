@@ -13,9 +13,11 @@ use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::fixture::LIMIT;
 use crate::sender::support;
 
 /// What the proxy does with a CONNECT.
@@ -33,6 +35,8 @@ pub enum Script {
     Hangs,
 }
 
+pub const UNKNOWN: &str = "HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\n\r\n";
+
 /// A request as the proxy got it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -44,8 +48,11 @@ pub struct Asked {
 #[derive(Default)]
 struct State {
     asked: Vec<Asked>,
+    grown: Arc<Notify>,
     default: Option<Script>,
     of_target: HashMap<String, Script>,
+    /// What it does with other methods, if it does not say 501.
+    of_others: Option<Script>,
     /// Whether it says nothing to any request.
     is_silent: bool,
     login: Option<String>,
@@ -119,6 +126,11 @@ impl Scripted {
         self.state.lock().of_target.insert(target.into(), script);
     }
 
+    /// Does that with all methods but CONNECT.
+    pub fn does_for_others(&self, script: Script) {
+        self.state.lock().of_others = Some(script);
+    }
+
     pub fn is_silent(&self, is_silent: bool) {
         self.state.lock().is_silent = is_silent;
     }
@@ -130,6 +142,17 @@ impl Scripted {
 
     pub fn asked(&self) -> Vec<Asked> {
         self.state.lock().asked.clone()
+    }
+
+    /// Waits until it was asked for that many targets.
+    pub async fn asked_for(&self, count: usize) {
+        let grown = Arc::clone(&self.state.lock().grown);
+        let asked = async {
+            while self.targets().len() < count {
+                grown.notified().await;
+            }
+        };
+        tokio::time::timeout(LIMIT, asked).await.unwrap();
     }
 
     /// The targets of CONNECT, in order.
@@ -157,6 +180,7 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: &Mutex<St
             head: head.clone(),
         };
         state.asked.push(asked);
+        state.grown.notify_one();
         let login = state
             .login
             .as_ref()
@@ -165,7 +189,7 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: &Mutex<St
         let of_target = state.of_target.get(&target).or(state.default.as_ref());
         match of_target.cloned().unwrap_or(Script::Tunnel) {
             _ if state.is_silent => Script::Hangs,
-            _ if method != "CONNECT" => Script::Says("HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\n\r\n"),
+            _ if method != "CONNECT" => state.of_others.clone().unwrap_or(Script::Says(UNKNOWN)),
             _ if is_refused => Script::Says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"),
             script => script,
         }
