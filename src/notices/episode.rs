@@ -173,6 +173,12 @@ pub fn failed_by_us(episode: Episode, at: DateTime) -> Option<Episode> {
     }
 }
 
+/// For that long until `now` nothing could be sent to it, and the fault was ours: that time doesn't count.
+pub fn postponed(mut episode: Episode, by: Duration, now: DateTime) -> Episode {
+    episode.row_since = later(episode.row_since, by).min(now);
+    episode
+}
+
 /// A delivery was accepted.
 pub fn succeeded(mut episode: Episode, at: DateTime, rules: &Rules) -> (Option<Episode>, Option<Told>) {
     if !episode.is_told {

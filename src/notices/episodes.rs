@@ -11,11 +11,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::document::{self, Noted};
-use super::episode::{Episode, FailedAttempt, Rules, Told, failed, failed_by_us, recovered, restarted, succeeded};
+use super::episode::{
+    Episode, FailedAttempt, Rules, Told, failed, failed_by_us, postponed, recovered, restarted, succeeded,
+};
 use super::reach::Reach;
 use crate::failpoint;
 use crate::model::{EndpointKey, Failure, Outcome};
-use crate::outbox::{Delivery, later};
+use crate::outbox::Delivery;
 
 /// A suspended endpoint is probed this often.
 const PROBE_EVERY: Duration = Duration::from_secs(3600);
@@ -232,9 +234,7 @@ impl Episodes {
             .iter_mut()
             .filter(|(endpoint, _)| is_concerned(endpoint))
         {
-            if let Some(episode) = &mut tracked.episode {
-                episode.row_since = later(episode.row_since, by).min(now);
-            }
+            tracked.episode = tracked.episode.take().map(|episode| postponed(episode, by, now));
         }
     }
 
@@ -503,3 +503,6 @@ impl Tracked {
 fn is_connected(failure: &Failure) -> bool {
     failure.status.is_some() || failure.connect.is_some()
 }
+
+#[cfg(test)]
+mod tests;

@@ -221,11 +221,22 @@ pub(super) async fn changed_endpoints(engine: Arc<Engine>, stop: CancellationTok
     }
 }
 
-/// Has the fetcher look at the outbox when what waits for the proxy may go out, or some of it.
+/// Has the fetcher look at the outbox when what waits for the proxy may go out, or some of it. No endpoint counts as failing for the
+/// time in which it could not be sent to.
 pub(super) async fn proxy_outages(engine: Arc<Engine>, stop: CancellationToken) {
-    let mut outages = engine.settings.proxy.outages();
+    let proxy = &engine.settings.proxy;
+    let mut outages = proxy.outages();
+    let mut began: Option<Instant> = None;
     while let Some(Ok(())) = stop.run_until_cancelled(outages.changed()).await {
-        if *outages.borrow_and_update() != Waits::All {
+        let waits = *outages.borrow_and_update();
+        if waits != Waits::Nobody {
+            began.get_or_insert_with(Instant::now);
+        } else if let Some(began) = began.take() {
+            let endpoint = |key: &_| engine.directory.endpoint(key);
+            let is_served = |key: &_| endpoint(key).is_some_and(|endpoint| proxy.serves(&endpoint));
+            engine.episodes.postpone(began.elapsed(), is_served, engine.clock.now());
+        }
+        if waits != Waits::All {
             engine.waiting.look_now();
         }
     }

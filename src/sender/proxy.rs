@@ -110,13 +110,13 @@ impl Proxy {
 
     /// Whether what goes to that endpoint waits, because the proxy that leads to it, or to its token server, is unavailable.
     pub fn holds(&self, endpoint: &Endpoint) -> bool {
-        let token_url = match &endpoint.auth {
-            Auth::OAuth2(credentials) => Some(&credentials.token_url),
-            _ => None,
-        };
-        let mut urls = std::iter::once(&endpoint.url).chain(token_url);
         let waits = |url: &Url| self.0.health.holds(&host_of(url)) && self.leads_to(url).is_some();
-        self.is_unavailable() && urls.any(waits)
+        self.is_unavailable() && urls(endpoint).any(waits)
+    }
+
+    /// Whether that endpoint, or its token server, is reached through it.
+    pub fn serves(&self, endpoint: &Endpoint) -> bool {
+        urls(endpoint).any(|url| self.leads_to(url).is_some())
     }
 
     /// How long it has worked again, after an outage.
@@ -218,6 +218,15 @@ impl Proxy {
             }
         }
     }
+}
+
+/// Where requests for that endpoint go.
+fn urls(endpoint: &Endpoint) -> impl Iterator<Item = &Url> {
+    let token_url = match &endpoint.auth {
+        Auth::OAuth2(credentials) => Some(&credentials.token_url),
+        _ => None,
+    };
+    std::iter::once(&endpoint.url).chain(token_url)
 }
 
 /// `HOST:PORT`.

@@ -176,3 +176,17 @@ fn while_the_fault_is_ours_nobody_is_told_and_no_time_passes() {
     ours(&mut endpoint, 11 * DAY);
     assert!(endpoint.is_suspended(), "its probe says nothing");
 }
+
+#[test]
+fn a_time_in_which_it_could_not_be_sent_to_does_not_count() {
+    // How long the proxy was unavailable, in minutes, and when the platform is told.
+    for (outage, told) in [(0, 15), (1, 16), (60, 75)] {
+        let mut endpoint = Endpoint::default();
+        endpoint.fails(0, 6 * MINUTE, MINUTE / 2);
+        let now = DateTime::from_millis((6 + outage) * MINUTE);
+        let by = Duration::from_secs(outage.unsigned_abs() * 60);
+        endpoint.episode = endpoint.episode.map(|episode| postponed(episode, by, now));
+        endpoint.fails((6 + outage) * MINUTE, 90 * MINUTE, MINUTE);
+        assert_eq!(endpoint.told, [(told, "failing")], "{outage}");
+    }
+}
