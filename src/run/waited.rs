@@ -113,7 +113,11 @@ fn why_waiting(engine: &Engine, endpoint: &EndpointKey) -> Option<&'static str> 
         EndpointState::Held => Some("held"),
         EndpointState::OutOfService => Some("out of service"),
         EndpointState::Suspended { .. } => Some("suspended"),
-        EndpointState::Served | EndpointState::Off(_) | EndpointState::NotAssigned => None,
+        // What waits for the proxy waits as for MongoDB: however long that takes.
+        EndpointState::Served
+        | EndpointState::ProxyUnavailable
+        | EndpointState::Off(_)
+        | EndpointState::NotAssigned => None,
     }
 }
 

@@ -11,7 +11,11 @@ fn suspended() -> (Episodes, EndpointKey) {
         failing_after: Duration::from_secs(900),
         suspend_after: Duration::from_secs(432_000),
     });
-    episodes.load(&[doc! { "_id": "endpoint/a/b", "episode": episode }], |_| true);
+    episodes.load(
+        &[doc! { "_id": "endpoint/a/b", "episode": episode }],
+        &HashMap::new(),
+        |_| true,
+    );
     (episodes, EndpointKey::from_stored("a/b"))
 }
 
