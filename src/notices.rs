@@ -9,7 +9,7 @@ mod episodes;
 mod notice;
 mod reach;
 
-pub use document::{NOTED, Noted};
+pub use document::{Noted, Untold, all_episodes, episode_id};
 pub use episode::{Episode, Rules, Told};
 pub use episodes::{Begin, Episodes, Unsaved};
 pub use notice::{Dead, Terms, of_dead_letters, of_episode};

@@ -62,7 +62,7 @@ pub struct Failure {
 
 /// Why an endpoint is off, as far as the configuration says it.
 pub fn off_reason(directory: &Directory, endpoint: &EndpointKey) -> Option<String> {
-    standing(&state_of(directory, endpoint, None), DateTime::MIN)
+    standing(&state_of(directory, endpoint, None, None), DateTime::MIN)
 }
 
 /// What is kept of that endpoint. Each query is a range of an index, and reads a bounded number of documents.

@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 
 use super::next::instant;
 use crate::model::{EndpointKey, Period, printable};
-use crate::notices::Noted;
+use crate::notices::{Noted, episode_id};
 use crate::operations::Holds;
 use crate::outbox::state_id;
 use crate::platform::{Directory, Found};
@@ -50,7 +50,7 @@ pub(super) async fn load_states(
     keys: &BTreeSet<EndpointKey>,
     now: DateTime,
 ) -> Result<HashMap<EndpointKey, EndpointState>> {
-    let ids: Vec<_> = keys.iter().map(state_id).collect();
+    let ids: Vec<_> = keys.iter().flat_map(|key| [state_id(key), episode_id(key)]).collect();
     let noted: Vec<Document> = match ids.is_empty() {
         true => Vec::new(),
         false => {
@@ -69,7 +69,8 @@ pub(super) async fn load_states(
     let holds = Holds::default();
     holds.load(store).await?;
     let state = |key: &EndpointKey| {
-        let mut state = state_of(directory, key, noted.get(&*state_id(key)).copied());
+        let of = |id: String| noted.get(&*id).copied();
+        let mut state = state_of(directory, key, of(state_id(key)), of(episode_id(key)));
         if let EndpointState::Served { held, .. } = &mut state {
             *held = holds.periods(key, now);
         }
@@ -86,8 +87,13 @@ pub(super) async fn load_states(
     Ok(keys.iter().map(|key| (key.clone(), state(key))).collect())
 }
 
-/// The state without holds, by its configuration first; `noted` is its document in `webhook_state`.
-pub(super) fn state_of(directory: &Directory, key: &EndpointKey, noted: Option<&Document>) -> EndpointState {
+/// The state without holds, by its configuration first; `noted` and `episode` are its documents in `webhook_state`.
+pub(super) fn state_of(
+    directory: &Directory,
+    key: &EndpointKey,
+    noted: Option<&Document>,
+    episode: Option<&Document>,
+) -> EndpointState {
     // The directory would say of one that is not configured that its document may be on its way.
     if !key.is_own() && !directory.knows(key) {
         return EndpointState::Off(match directory.knows_organization(key.organization()) {
@@ -96,7 +102,7 @@ pub(super) fn state_of(directory: &Directory, key: &EndpointKey, noted: Option<&
         });
     }
     let instant = |field| noted.and_then(|noted| noted.get_datetime(field).ok().copied());
-    let suspended = noted.and_then(Noted::read).and_then(|(_, noted)| noted.suspended());
+    let suspended = episode.and_then(Noted::read).and_then(|(_, noted)| noted.suspended());
     match (directory.find(key), suspended) {
         (Found::Served(_), Some((since, why))) => EndpointState::Suspended {
             since,

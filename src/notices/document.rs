@@ -1,36 +1,57 @@
-//! How an episode is written into its endpoint's document of `webhook_state`, as the field `episode`.
+//! How an episode is written into `webhook_state`: as `episode` of the document `episode/KEY`. Those of which nothing is remembered have
+//! none, so whoever looks for the endpoints that fail reads no others.
 
 use bson::{DateTime, Document, doc};
 
 use super::episode::{Episode, FailedAttempt, Suspension};
 use crate::model::EndpointKey;
 
-/// The field.
-pub const NOTED: &str = "episode";
+/// The filter for the documents of all episodes.
+pub fn all_episodes() -> Document {
+    doc! { "_id": { "$gte": "episode/", "$lt": "episode0" } }
+}
 
-/// What the document of an endpoint says.
+/// The `_id` of an endpoint's episode.
+pub fn episode_id(endpoint: &EndpointKey) -> String {
+    format!("episode/{endpoint}")
+}
+
+/// What the document of an episode says.
 #[derive(Clone, Debug)]
 pub struct Noted {
     /// Raised by every write of the episode; 0 while there is none.
     pub version: i64,
     /// The episode.
     pub episode: Option<Episode>,
-    /// Dead letters that the platform was not told of.
+}
+
+/// What the document of an endpoint says of its dead letters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Untold {
+    /// Those that the platform was not told of.
     pub dead: i64,
-    /// When the platform was last told of dead letters.
-    pub dead_told_at: Option<DateTime>,
+    /// When it was last told of some.
+    pub told_at: Option<DateTime>,
+}
+
+impl Untold {
+    /// Reads a document of an endpoint.
+    pub fn read(document: &Document) -> Self {
+        Self {
+            dead: number(document, "deadUntold"),
+            told_at: document.get_datetime("deadToldAt").ok().copied(),
+        }
+    }
 }
 
 impl Noted {
-    /// Reads a document of an endpoint; `None` for another.
+    /// Reads a document of an episode; `None` for another.
     pub fn read(document: &Document) -> Option<(EndpointKey, Self)> {
-        let key = document.get_str("_id").ok()?.strip_prefix("endpoint/")?;
-        let noted = document.get_document(NOTED).ok();
+        let key = document.get_str("_id").ok()?.strip_prefix("episode/")?;
+        let noted = document.get_document("episode").ok();
         let noted = Self {
             version: noted.map_or(0, |episode| number(episode, "version")),
             episode: noted.and_then(read),
-            dead: number(document, "deadUntold"),
-            dead_told_at: document.get_datetime("deadToldAt").ok().copied(),
         };
         Some((EndpointKey::from_stored(key), noted))
     }
@@ -154,9 +175,9 @@ mod tests {
             ..well.clone()
         };
         for episode in [well, suspended] {
-            let document = doc! { "_id": "endpoint/a/b", NOTED: write(&episode, 3), "deadUntold": 2_i64 };
+            let document = doc! { "_id": "episode/a/b", "episode": write(&episode, 3) };
             let (key, noted) = Noted::read(&document).unwrap();
-            assert_eq!((key.as_str(), noted.version, noted.dead), ("a/b", 3, 2));
+            assert_eq!((key.as_str(), noted.version), ("a/b", 3));
             assert_eq!(noted.episode, Some(episode));
         }
     }

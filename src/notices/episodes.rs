@@ -1,5 +1,7 @@
 //! What an instance knows of the endpoints that fail and are assigned to it.
 
+mod known;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +11,8 @@ use bson::{DateTime, Document};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use known::{Known, Tracked};
 
 use super::document::{self, Noted};
 use super::episode::{
@@ -22,12 +26,6 @@ use crate::outbox::Delivery;
 /// A suspended endpoint is probed this often.
 const PROBE_EVERY: Duration = Duration::from_secs(3600);
 
-/// Figures that decide nothing are written this often.
-const SAVE_EVERY: Duration = Duration::from_secs(600);
-
-/// Who can't be connected to now may have been reached this long ago.
-const LATELY: Duration = Duration::from_secs(300);
-
 /// The endpoints that fail.
 #[derive(Clone, Debug)]
 pub struct Episodes(Arc<Shared>);
@@ -39,31 +37,6 @@ struct Shared {
     suspended: AtomicUsize,
     changed: Notify,
     probe_every: Duration,
-}
-
-#[derive(Debug)]
-struct Known {
-    rules: Rules,
-    endpoints: HashMap<EndpointKey, Tracked>,
-    /// Those of them that must be written.
-    unsaved: HashSet<EndpointKey>,
-    /// How many of them are suspended.
-    suspended: usize,
-    reach: Reach,
-    /// Whether the operator was told that nearly no receiver can be connected to.
-    is_lost: bool,
-}
-
-#[derive(Debug, Default)]
-struct Tracked {
-    episode: Option<Episode>,
-    /// As its document says, or said.
-    version: i64,
-    /// Raised by every change here.
-    revision: u64,
-    saved_at: Option<Instant>,
-    /// What the platform is to be told, with the episode as it was then.
-    told: Vec<(Told, Episode)>,
 }
 
 /// Whether an attempt may begin.
@@ -414,88 +387,6 @@ impl Episodes {
         if !known.unsaved.is_empty() {
             self.0.changed.notify_one();
         }
-    }
-}
-
-impl Known {
-    /// [`Known::put`] must follow.
-    fn take(&mut self, endpoint: &EndpointKey) -> Option<Episode> {
-        let episode = self.endpoints.get_mut(endpoint)?.episode.take()?;
-        self.suspended -= usize::from(episode.suspended.is_some());
-        Some(episode)
-    }
-
-    fn put(
-        &mut self,
-        endpoint: &EndpointKey,
-        episode: Option<Episode>,
-        told: impl IntoIterator<Item = (Told, Episode)>,
-        is_news: bool,
-    ) {
-        self.suspended += usize::from(episode.as_ref().is_some_and(|episode| episode.suspended.is_some()));
-        let tracked = self.endpoints.entry(endpoint.clone()).or_default();
-        tracked.episode = episode;
-        tracked.told.extend(told);
-        tracked.revision += 1;
-        if tracked.must_be_saved(is_news) {
-            self.unsaved.insert(endpoint.clone());
-        } else if !tracked.is_needed() {
-            self.endpoints.remove(endpoint);
-        }
-    }
-
-    fn replace(&mut self, endpoint: &EndpointKey, tracked: Option<Tracked>) {
-        self.take(endpoint);
-        self.unsaved.remove(endpoint);
-        let is_suspended = |tracked: &Tracked| tracked.episode.as_ref().is_some_and(|one| one.suspended.is_some());
-        self.suspended += usize::from(tracked.as_ref().is_some_and(is_suspended));
-        match tracked {
-            Some(tracked) => drop(self.endpoints.insert(endpoint.clone(), tracked)),
-            None => drop(self.endpoints.remove(endpoint)),
-        }
-    }
-
-    /// Forgets those that are another instance's.
-    fn forget(&mut self, is_lost: impl Fn(&EndpointKey) -> bool) {
-        let lost: Vec<_> = self
-            .endpoints
-            .keys()
-            .filter(|endpoint| is_lost(endpoint))
-            .cloned()
-            .collect();
-        lost.iter().for_each(|endpoint| self.replace(endpoint, None));
-    }
-
-    fn lately(&self) -> Duration {
-        LATELY.min(self.rules.failing_after / 2)
-    }
-
-    fn is_lost(&mut self, now: Instant) -> bool {
-        let lately = self.lately();
-        self.reach.is_lost(lately, now)
-    }
-}
-
-impl Tracked {
-    fn loaded(noted: Noted) -> Self {
-        Self {
-            episode: noted.episode,
-            version: noted.version,
-            saved_at: Some(Instant::now()),
-            ..Self::default()
-        }
-    }
-
-    fn must_be_saved(&self, is_news: bool) -> bool {
-        let is_old = self.saved_at.is_some_and(|at| at.elapsed() >= SAVE_EVERY);
-        let has_ended = self.episode.is_none() && self.version > 0;
-        let is_there = self.episode.is_some() || self.version > 0;
-        has_ended || !self.told.is_empty() || (is_there && (is_news || is_old))
-    }
-
-    /// Whether there is something to remember, here or in its document.
-    fn is_needed(&self) -> bool {
-        self.episode.is_some() || self.version > 0 || !self.told.is_empty()
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 
 use crate::model::{EndpointKey, Period, Reloadable};
-use crate::outbox::state_id;
+use crate::notices::{all_episodes, episode_id};
 use crate::store::{CONTROL, Result, Store, upsert_row};
 
 /// The endpoints whose deliveries a hold keeps waiting.
@@ -313,13 +313,13 @@ fn meant_by(target: &Target) -> Document {
     }
 }
 
-/// The filter for the documents of the endpoints that are meant.
-pub(super) fn endpoints_of(target: &Target) -> Document {
+/// The filter for the episodes of the endpoints that are meant.
+pub(super) fn episodes_of(target: &Target) -> Document {
     match target {
-        Target::All => doc! { "_id": { "$gte": "endpoint/", "$lt": "endpoint0" } },
+        Target::All => all_episodes(),
         Target::Organization(organization) => {
-            doc! { "_id": { "$gte": format!("endpoint/{organization}/"), "$lt": format!("endpoint/{organization}0") } }
+            doc! { "_id": { "$gte": format!("episode/{organization}/"), "$lt": format!("episode/{organization}0") } }
         }
-        Target::Endpoint(endpoint) => doc! { "_id": state_id(endpoint) },
+        Target::Endpoint(endpoint) => doc! { "_id": episode_id(endpoint) },
     }
 }

@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::document::{Kind, Request, id_text};
 use super::executor::Executor;
-use super::holds::{Hold, Target, endpoints_of, released_by};
+use super::holds::{Hold, Target, episodes_of, released_by};
 use super::sample;
 use crate::failpoint;
 use crate::store::{
@@ -314,7 +314,7 @@ fn release_rows(target: &Target, now: DateTime) -> Result<Vec<RawDocumentBuf>, U
         rawdoc! { "$set": { "until": now } },
         true,
     );
-    let mut suspended = endpoints_of(target);
+    let mut suspended = episodes_of(target);
     suspended.insert("episode.suspended", doc! { "$exists": true });
     let restart = rawdoc! {
         "$unset": { "episode.suspended": 1 }, "$inc": { "episode.version": 1_i64 },

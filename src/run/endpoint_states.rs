@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::EndpointState;
 use crate::model::{Clock, EndpointKey};
-use crate::notices::NOTED;
 use crate::outbox::state_id;
 use crate::sender::Proxy;
 use crate::store::{Result, Stopped, Store};
@@ -71,7 +70,7 @@ impl EndpointStates {
         let mut over = filter.clone();
         over.extend(doc! {
             "slowedUntil": { "$lt": now }, "waitingSince": { "$exists": false }, "servedSince": { "$exists": false },
-            NOTED: { "$exists": false }, "deadUntold": { "$exists": false },
+            "deadUntold": { "$exists": false },
         });
         // Only tidies up.
         let _ = self.store.state().delete_many(over).await;

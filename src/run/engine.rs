@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bson::{DateTime, RawDocumentBuf};
+use bson::{DateTime, Document, RawDocumentBuf};
+use futures_util::TryStreamExt;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -22,7 +23,7 @@ use crate::dispatch::{
 };
 use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Reloadable};
-use crate::notices::{Episodes, Noted};
+use crate::notices::{Episodes, Untold, all_episodes};
 use crate::operations::{Executor, Holds, Parts, hold_everything};
 use crate::outbox::{Head, Listener, Outbox};
 use crate::platform::{Directory, Found, Refresh};
@@ -222,13 +223,14 @@ impl Engine {
         for (endpoint, pause) in self.endpoint_states.load(&documents) {
             self.queue.pause(&endpoint, pause);
         }
-        let successes = last_successes(&self.store, &documents, self.clock.now()).await?;
+        let episodes: Vec<Document> = self.store.state().find(all_episodes()).await?.try_collect().await?;
+        let successes = last_successes(&self.store, &episodes, self.clock.now()).await?;
         let is_assigned = |endpoint: &EndpointKey| self.cluster.is_assigned(endpoint);
-        self.episodes.load(&documents, &successes, is_assigned);
-        for (endpoint, noted) in documents.iter().filter_map(Noted::read) {
-            if noted.dead > 0 {
-                self.died.add(endpoint);
-            }
+        self.episodes.load(&episodes, &successes, is_assigned);
+        for document in documents.iter().filter(|document| Untold::read(document).dead > 0) {
+            let key = document.get_str("_id").ok().and_then(|id| id.strip_prefix("endpoint/"));
+            key.into_iter()
+                .for_each(|key| self.died.add(EndpointKey::from_stored(key)));
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use super::Engine;
 use crate::dispatch::EndpointState;
 use crate::failpoint;
 use crate::model::EndpointKey;
-use crate::notices::{Dead, Episode, Noted, Terms, Told, Unsaved, of_dead_letters, of_episode};
+use crate::notices::{Dead, Episode, Noted, Terms, Told, Unsaved, Untold, episode_id, of_dead_letters, of_episode};
 use crate::outbox::{NewDelivery, later, state_id};
 use crate::store::{Kind, Pauses, Result, STATE, Transaction, Writer, upsert_row};
 
@@ -148,7 +148,8 @@ impl Keeper {
             false => 0,
         };
         let mut transaction = engine.store.begin(Writer::Upkeep).await?;
-        let noted = read(engine, &mut transaction, endpoint).await?;
+        let found = read(engine, &mut transaction, &episode_id(endpoint)).await?;
+        let noted = found.and_then(|found| Noted::read(&found)).map(|(_, noted)| noted);
         if noted.as_ref().map_or(0, |noted| noted.version) != unsaved.version {
             transaction.abort().await;
             engine.episodes.reload(endpoint, noted);
@@ -164,8 +165,14 @@ impl Keeper {
             .told
             .iter()
             .map(|(told, episode)| of_episode(endpoint, name.clone(), told, episode, dead, &terms, now));
-        self.commit(transaction, endpoint, update, notices.collect()).await?;
+        let id = episode_id(endpoint);
+        self.commit(transaction, &id, update, notices.collect()).await?;
         engine.episodes.saved(unsaved);
+        if unsaved.episode.is_none() {
+            // Only tidies up.
+            let ended = doc! { "_id": id, "episode": { "$exists": false } };
+            let _ = engine.store.state().delete_one(ended).await;
+        }
         for (told, episode) in &unsaved.told {
             log(endpoint, told, episode);
         }
@@ -183,9 +190,10 @@ impl Keeper {
         let engine = Arc::clone(&self.engine);
         let last = engine.outbox.last_dead_letter(endpoint).await?;
         let mut transaction = engine.store.begin(Writer::Upkeep).await?;
-        let (noted, now) = (read(&engine, &mut transaction, endpoint).await?, engine.clock.now());
-        let untold = noted.as_ref().map_or(0, |noted| noted.dead);
-        let allowed = noted.and_then(|noted| Some(later(noted.dead_told_at?, self.dead_every)));
+        let (id, now) = (state_id(endpoint), engine.clock.now());
+        let found = read(&engine, &mut transaction, &id).await?;
+        let Untold { dead: untold, told_at } = found.as_ref().map(Untold::read).unwrap_or_default();
+        let allowed = told_at.map(|at| later(at, self.dead_every));
         if untold == 0 || allowed.is_some_and(|at| at > now) {
             transaction.abort().await;
             match allowed.filter(|_| untold > 0) {
@@ -200,21 +208,21 @@ impl Keeper {
         };
         let notice = of_dead_letters(endpoint, engine.directory.name(endpoint), &dead, &self.terms(), now);
         let update = rawdoc! { "$set": { "deadToldAt": now }, "$unset": { "deadUntold": 1 } };
-        self.commit(transaction, endpoint, update, vec![notice]).await?;
+        self.commit(transaction, &id, update, vec![notice]).await?;
         self.dead.remove(endpoint);
         Ok(())
     }
 
-    /// Changes the endpoint's document and has the platform told.
+    /// Changes a document of `webhook_state` and has the platform told.
     async fn commit(
         &self,
         mut transaction: Transaction,
-        endpoint: &EndpointKey,
+        id: &str,
         update: RawDocumentBuf,
         notices: Vec<NewDelivery>,
     ) -> Result<()> {
         let engine = &self.engine;
-        let row = upsert_row(rawdoc! { "_id": state_id(endpoint) }, update);
+        let row = upsert_row(rawdoc! { "_id": id }, update);
         transaction.update(STATE, [row].iter()).await?;
         let (are_told, now) = (engine.directory.tells_of_endpoints(), engine.clock.now());
         let notices = if are_told { notices } else { Vec::new() };
@@ -239,16 +247,11 @@ impl Keeper {
     }
 }
 
-async fn read(engine: &Engine, transaction: &mut Transaction, endpoint: &EndpointKey) -> Result<Option<Noted>> {
+async fn read(engine: &Engine, transaction: &mut Transaction, id: &str) -> Result<Option<Document>> {
     let state = engine.store.database().collection(STATE);
-    let filter = doc! { "_id": state_id(endpoint) };
-    let found = transaction
-        .find(&state, filter, FindOptions::default(), |_| true)
-        .await?;
-    let document = found.first().and_then(|found| Document::try_from(found).ok());
-    Ok(document
-        .and_then(|document| Noted::read(&document))
-        .map(|(_, noted)| noted))
+    let found = transaction.find(&state, doc! { "_id": id }, FindOptions::default(), |_| true);
+    let found = found.await?;
+    Ok(found.first().and_then(|found| Document::try_from(found).ok()))
 }
 
 fn raw(document: &Document) -> Result<RawDocumentBuf> {

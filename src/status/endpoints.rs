@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Day, Head, find, instant, number, rfc3339_if_known, text};
 use crate::model::{EndpointKey, count};
-use crate::notices::Noted;
+use crate::notices::{Noted, all_episodes};
 use crate::operations::Holds;
 use crate::platform::{Directory, Found};
 use crate::store::{Result, Store};
@@ -142,8 +142,7 @@ pub(crate) type Suspended = HashMap<EndpointKey, String>;
 /// # Errors
 /// MongoDB refused or is unavailable.
 pub(crate) async fn suspended(store: &Store) -> Result<Suspended> {
-    let filter = doc! { "_id": { "$gte": "endpoint/", "$lt": "endpoint0" }, "episode.suspended": { "$exists": true } };
-    let found: Vec<Document> = store.state().find(filter).await?.try_collect().await?;
+    let found: Vec<Document> = store.state().find(all_episodes()).await?.try_collect().await?;
     let why = |document| {
         let (endpoint, noted) = Noted::read(document)?;
         let (since, why) = noted.suspended()?;

@@ -285,7 +285,7 @@ async fn a_platform_that_hangs_delays_no_delivery_and_is_not_told_of_itself() {
     let answered = fixture.receiver.requests();
     let asked = answered.iter().filter(|request| request.path == "/platform").count();
     assert!(asked <= 2, "it has not answered yet: {asked}");
-    let of_notices = doc! { "_id": "endpoint/all/notices", "episode": { "$exists": true } };
+    let of_notices = doc! { "_id": "episode/all/notices", "episode": { "$exists": true } };
     assert_eq!(fixture.state().count_documents(of_notices).await.unwrap(), 0);
 }
 

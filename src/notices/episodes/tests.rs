@@ -12,7 +12,7 @@ fn suspended() -> (Episodes, EndpointKey) {
         suspend_after: Duration::from_secs(432_000),
     });
     episodes.load(
-        &[doc! { "_id": "endpoint/a/b", "episode": episode }],
+        &[doc! { "_id": "episode/a/b", "episode": episode }],
         &HashMap::new(),
         |_| true,
     );
