@@ -117,7 +117,7 @@ enum Command {
     /// Ask the instance on this machine whether its loops move, or with --ready whether it does its work: exit 0 or 1.
     Health(health::Args),
     /// Show it all at work: a throwaway MongoDB, sample organizations, a local receiver.
-    Demo,
+    Demo(demo::Args),
     /// Start a throwaway MongoDB and a receiver, print their addresses, run until stdin closes.
     #[command(hide = true)]
     Sandbox,
@@ -133,7 +133,7 @@ impl Command {
     /// What is logged where [`telemetry::FILTER_VARIABLE`] doesn't say it.
     fn filter(&self) -> &'static str {
         match self {
-            Self::Demo | Self::Sandbox => QUIET,
+            Self::Demo(_) | Self::Sandbox => QUIET,
             _ => telemetry::DEFAULT_FILTER,
         }
     }
@@ -195,7 +195,7 @@ async fn execute(args: Args) -> anyhow::Result<ExitCode> {
         Command::SendTest(args) => return send_test::run(&load(file.as_deref())?, args).await,
         Command::Events(args) => events::run(&load(file.as_deref())?, args).await?,
         Command::Status(args) => status::run(&load(file.as_deref())?, args).await?,
-        Command::Demo => return demo::run().await,
+        Command::Demo(args) => return demo::run(&args).await,
         Command::Sandbox => sandbox::run().await?,
         Command::Generate { directory } => generate::run(&directory)?,
     }

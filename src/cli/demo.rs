@@ -1,5 +1,6 @@
 //! `certhookd demo`: the whole pipeline at work, over a MongoDB and a receiver that live as long as this process.
 
+mod keep;
 mod story;
 
 use std::process::ExitCode;
@@ -48,19 +49,27 @@ Each line below is a request as it reached an endpoint, in seconds since the sta
 Starting a MongoDB of its own (where none is installed, one is fetched once)...
 ";
 
+/// How to end it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// When all has arrived, leave everything running until Ctrl-C, and say what to try next.
+    #[arg(long)]
+    keep: bool,
+}
+
 /// Plays it to the end, to Ctrl-C or to the limit, and leaves nothing behind.
-pub(super) async fn run() -> Result<ExitCode> {
+pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let mut signals = Signals::install()?;
     say!("{INTRO}");
     let mut sandbox = Sandbox::start().await?;
-    let played = play(&mut sandbox, &mut signals).await;
+    let played = play(&mut sandbox, &mut signals, args.keep).await;
     sandbox.end().await;
     say!("Nothing is left of it: the MongoDB has ended, and its files are removed.");
     played
 }
 
-async fn play(sandbox: &mut Sandbox, signals: &mut Signals) -> Result<ExitCode> {
-    let config = config(sandbox.uri())?;
+async fn play(sandbox: &mut Sandbox, signals: &mut Signals, keep: bool) -> Result<ExitCode> {
+    let config = config(sandbox.uri(), keep)?;
     let began = Instant::now();
     let (mut story, awards) = prepare(sandbox).await?;
     let started = Running::start(&config, &super::host(), signals.stopped()).await?;
@@ -69,32 +78,41 @@ async fn play(sandbox: &mut Sandbox, signals: &mut Signals) -> Result<ExitCode> 
     };
     let stop = CancellationToken::new();
     let awarding = tokio::spawn(award(sandbox.badge_users(), awards, stop.clone()));
-    let ended = tokio::select! {
-        () = watch(&mut story, &sandbox.receiver, began) => Ok(()),
+    let mut ended = tokio::select! {
+        () = watch(&mut story, &sandbox.receiver, began) => Ok(true),
         () = signals.stopped() => {
             say!("\nStopped early.");
-            Ok(())
+            Ok(false)
         }
         broken = running.broken() => Err(broken),
     };
     stop.cancel();
     let awarded = awarding.await?;
+    let code = story.conclude();
+    if keep && matches!(ended, Ok(true)) {
+        keep::introduce(sandbox, running.page());
+        ended = tokio::select! {
+            () = signals.stopped() => ended,
+            broken = running.broken() => Err(broken),
+        };
+    }
     running.stop(config.service.shutdown_grace).await;
-    ended.and(awarded)?;
-    Ok(story.conclude())
+    ended?;
+    awarded?;
+    Ok(code)
 }
 
 /// As an operator would write it, but for the loopback addresses of the endpoints and a scan every second.
-fn config(uri: &str) -> Result<Config, Faults> {
-    let settings = [
+fn config(uri: &str, page: bool) -> Result<Config, Faults> {
+    let listen = if page { "127.0.0.1:0" } else { "" };
+    let own = [
         ("CERTHOOKD_MONGODB__URI", uri),
         ("CERTHOOKD_SCAN__SCHEDULE", "* * * * * *"),
-        ("CERTHOOKD_DELIVERY__ALLOW_HTTP", "true"),
-        ("CERTHOOKD_DELIVERY__ALLOW_NETWORKS", "127.0.0.0/8"),
-        ("CERTHOOKD_SERVICE__METRICS_LISTEN", ""),
+        ("CERTHOOKD_SERVICE__METRICS_LISTEN", listen),
     ];
+    let settings = own.into_iter().chain(keep::LOOPBACK);
     let settings = settings.map(|(key, value)| (key.into(), value.into()));
-    Config::load(None, &settings, &Credentials::default())
+    Config::load(None, &settings.collect::<Vec<_>>(), &Credentials::default())
 }
 
 /// Writes what has expired and what will; returns what must arrive, and the certificates to award.

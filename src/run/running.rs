@@ -1,5 +1,6 @@
 //! A daemon at work: started in order, stopped in order. When it stops is decided by its caller.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,6 +87,11 @@ impl Running {
         };
         self.stop(grace).await;
         ended
+    }
+
+    /// Where the status page is, if it is anywhere.
+    pub fn page(&self) -> Option<SocketAddr> {
+        self.listener.as_ref().map(Listener::address)
     }
 
     /// Waits for a task that ends although it was not stopped.

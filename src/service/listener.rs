@@ -45,6 +45,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 /// A listener at work; dropped, it is closed.
 #[derive(Debug)]
 pub struct Listener {
+    address: SocketAddr,
     serving: AbortOnDropHandle<()>,
     stop: CancellationToken,
 }
@@ -59,14 +60,24 @@ impl Listener {
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("service.metrics_listen: can't listen on {address}; give each daemon on a machine an address of its own, or \"\" for none")
         })?;
-        info!(address = %listener.local_addr()?, "serving metrics, health and status");
+        let local = listener.local_addr()?;
+        info!(address = %local, "serving metrics, health and status");
         let router = match address.ip().is_loopback() {
             true => router.layer(from_fn_with_state(AllowedHosts::new(allowed_hosts), refuse_names)),
             false => router,
         };
         let stop = CancellationToken::new();
         let serving = AbortOnDropHandle::new(tokio::spawn(serve(listener, router, stop.clone())));
-        Ok(Self { serving, stop })
+        Ok(Self {
+            address: local,
+            serving,
+            stop,
+        })
+    }
+
+    /// Where it listens, with the port that it got.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Closes it once the responses under way are sent, or after a second.

@@ -24,10 +24,15 @@ struct Running {
 }
 
 impl Running {
-    fn start(command: &str) -> Self {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_certhookd"));
+        command.args(arguments);
+        Self::of(command)
+    }
+
+    fn of(mut command: Command) -> Self {
         let directory = TempDir::new().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_certhookd"))
-            .arg(command)
+        let mut child = command
             .env("TMPDIR", directory.path())
             .env_remove("CERTHOOKD_LOG")
             // An operator's shell: what it names must not be touched.
@@ -94,7 +99,7 @@ fn cells(line: &str) -> Vec<&str> {
 
 #[tokio::test]
 async fn the_demo_tells_of_each_delivery_and_of_one_that_recovers() {
-    let mut demo = Running::start("demo");
+    let mut demo = Running::start(&["demo"]);
     let mut lines = demo.read_to(is_request).await;
     let mongod = demo.mongod();
     lines.extend(demo.read_to(|_| false).await);
@@ -138,7 +143,7 @@ async fn the_demo_tells_of_each_delivery_and_of_one_that_recovers() {
 
 #[tokio::test]
 async fn ctrl_c_ends_the_demo_early_and_it_tells_what_is_missing() {
-    let mut demo = Running::start("demo");
+    let mut demo = Running::start(&["demo"]);
     demo.read_to(is_request).await;
     let mongod = demo.mongod();
     let pid = Pid::from_raw(i32::try_from(demo.child.id().unwrap()).unwrap());
@@ -152,9 +157,84 @@ async fn ctrl_c_ends_the_demo_early_and_it_tells_what_is_missing() {
     );
 }
 
+/// Commands that it says to try, as it writes them, with what it has exported.
+fn to_try(lines: &[String]) -> Vec<String> {
+    let after = lines.iter().skip_while(|line| !line.starts_with("What to try next"));
+    let (exports, others): (Vec<_>, Vec<_>) = after
+        .map(|line| line.trim())
+        .filter(|line| line.starts_with("export ") || line.starts_with("certhookd "))
+        .partition(|line| line.starts_with("export "));
+    let exports = exports.join("; ");
+    others.iter().map(|command| format!("{exports}; {command}")).collect()
+}
+
+#[tokio::test]
+async fn what_is_kept_runs_until_ctrl_c_and_what_it_says_to_try_works() {
+    let mut demo = Running::start(&["demo", "--keep"]);
+    let lines = demo.read_to(|line| line.contains("# deliveries as they change")).await;
+    let text = lines.join("\n");
+    let mongod = demo.mongod();
+    let page = lines.iter().find_map(|line| line.trim().strip_prefix("status page"));
+    let page = page.unwrap().trim().trim_start_matches("http://").trim_end_matches('/');
+    let page = crate::web::get(page.parse().unwrap(), "/").await;
+    assert!(
+        page.status == 200 && page.body.contains("Learning platform"),
+        "{page:?}"
+    );
+
+    let commands = to_try(&lines);
+    assert_eq!(commands.len(), 6, "{text}");
+    for command in commands.iter().filter(|command| !command.contains(" events ")) {
+        let tried = timeout(LIMIT, Command::new("sh").args(["-c", command]).output())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            tried.status.success() && !tried.stdout.is_empty(),
+            "{command}: {tried:?}"
+        );
+    }
+
+    let pid = Pid::from_raw(i32::try_from(demo.child.id().unwrap()).unwrap());
+    kill(pid, Signal::SIGINT).unwrap();
+    demo.read_to(|_| false).await;
+    let (code, log) = demo.ended(mongod).await;
+    assert_eq!(code, Some(0), "{text}\n{log}");
+}
+
+/// A python that takes its time stands for a slow network.
+#[tokio::test]
+async fn the_first_words_come_at_once_also_while_a_mongod_is_fetched() {
+    let machine = TempDir::new().unwrap();
+    let python = machine.path().join("python3");
+    std::fs::write(&python, "#!/bin/sh\nexec sleep 5\n").unwrap();
+    std::fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let sleep = std::env::split_paths(&std::env::var_os("PATH").unwrap())
+        .map(|directory| directory.join("sleep"))
+        .find(|path| path.is_file());
+    std::os::unix::fs::symlink(sleep.unwrap(), machine.path().join("sleep")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_certhookd"));
+    command
+        .arg("demo")
+        .env("PATH", machine.path())
+        .env("XDG_CACHE_HOME", machine.path())
+        .env_remove("CERTHOOKD_MONGOD");
+    let began = std::time::Instant::now();
+    let mut demo = Running::of(command);
+    let first = demo.read_to(|_| true).await;
+    let took = began.elapsed();
+    assert!(
+        first[0].starts_with("certhookd demo: ") && took < Duration::from_secs(1),
+        "{took:?}: {first:?}"
+    );
+    let mut log = BufReader::new(demo.child.stderr.take().unwrap()).lines();
+    let line = timeout(LIMIT, log.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(line.contains("no mongod found: fetching"), "{line}");
+}
+
 #[tokio::test]
 async fn the_sandbox_prints_its_uri_and_holds_until_its_input_closes() {
-    let mut sandbox = Running::start("sandbox");
+    let mut sandbox = Running::start(&["sandbox"]);
     let uri = sandbox.read_to(|_| true).await.remove(0);
     let mongod = sandbox.mongod();
     let client = mongodb::Client::with_uri_str(&uri).await.unwrap();
