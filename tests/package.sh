@@ -37,6 +37,8 @@ is_complete() {
   check "has completions for bash, zsh and fish" has_files 1.deb usr/share/bash-completion/completions/certhookd \
     usr/share/zsh/vendor-completions/_certhookd usr/share/fish/vendor_completions.d/certhookd.fish
   check "has licence and changelog" has_files 1.deb usr/share/doc/certhookd/{copyright,changelog.gz}
+  check "has the documents, where their links look for them" has_files 1.deb usr/share/doc/certhookd/{README.md,config.toml} \
+    usr/share/doc/certhookd/docs/{operate.md,openapi.yaml,status-page.png,schemas/certificate_expired.schema.json,monitoring/alerts.yml,deploy/compose.yaml}
   check "changelog tells of this version" has_changes_of 1.deb "$(./certhookd --version | cut -d' ' -f2)"
   check "config.toml is a configuration file to dpkg" test "$(dpkg-deb --info 1.deb conffiles)" = $config
 }

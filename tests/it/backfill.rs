@@ -148,7 +148,8 @@ async fn killed_at_each_step_everything_arrives_and_is_counted_once() {
 
 #[tokio::test]
 async fn certificates_of_any_type_of_id_are_gone_through() {
-    let organization = Organization::with(3, 0).await;
+    let mut organization = Organization::with(3, 0).await;
+    organization.fixture = organization.fixture.odd();
     let fixture = &organization.fixture;
     let odd = [
         Bson::from("text"),

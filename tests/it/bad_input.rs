@@ -102,7 +102,7 @@ async fn a_certificate_of_unexpected_types_is_rejected_marked_and_told_once_and_
 
 #[tokio::test]
 async fn fields_that_are_only_payload_may_be_anything_and_ids_may_be_strings() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new().await.odd();
     let organization = "an organization.with/a slash";
     let config = doc! { "_ownerId": organization, "webHookConfig": { "endpoints": [fixture.endpoint("/a")] } };
     fixture.member_configs().insert_one(config).await.unwrap();
@@ -160,7 +160,7 @@ async fn an_award_without_an_organization_is_rejected_and_the_stream_goes_on() {
 
 #[tokio::test]
 async fn a_certificate_that_mongodb_refuses_to_mark_is_sent_once_and_told() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new().await.odd();
     let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     fixture
         .badge_users()

@@ -12,6 +12,7 @@ mod by_hand;
 mod check;
 mod cli;
 mod cluster;
+mod contract;
 mod dead_letters;
 mod demo;
 mod directory;

@@ -68,7 +68,7 @@ async fn show_tells_of_documents_with_and_without_what_came_later(fixture: &Fixt
 
 #[tokio::test]
 async fn documents_of_each_state_are_read_as_they_were_written() {
-    let fixture = Fixture::new().await.with("completions.enabled = false");
+    let fixture = Fixture::new().await.odd().with("completions.enabled = false");
     let id = |text| ObjectId::parse_str(text).unwrap();
     let mut endpoint = fixture.endpoint("/a");
     endpoint.insert("_id", id("674700000000000000000010"));

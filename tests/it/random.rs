@@ -123,7 +123,7 @@ fn panics(daemon: &Daemon) -> Vec<Value> {
 
 #[tokio::test]
 async fn three_hundred_certificates_of_any_shape_are_each_delivered_or_rejected_and_harm_no_other() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new().await.odd();
     let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     let mut daemon = fixture.daemon().await;
     // What MongoDB itself refuses never gets to the daemon.
@@ -198,7 +198,7 @@ fn any_config(good: Document) -> impl Strategy<Value = Document> {
 
 #[tokio::test]
 async fn endpoints_of_any_shape_work_or_are_out_of_service_and_harm_no_other() {
-    let fixture = Fixture::new().await.with("service.shutdown_grace = \"0s\"");
+    let fixture = Fixture::new().await.odd().with("service.shutdown_grace = \"0s\"");
     let organization = fixture.organization(vec![fixture.endpoint("/good")]).await;
     let mut daemon = fixture.daemon().await;
     let (mut configured, mut certificates) = (0, vec![expired(organization)]);

@@ -85,3 +85,27 @@ async fn the_receiver_for_rust_works() {
     }));
     check(&url, async || lines.recv().await.unwrap()).await;
 }
+
+/// The page's script against one of the page's receivers.
+#[tokio::test]
+async fn the_script_sends_a_sample_that_is_verified() {
+    let (events, mut waiting) = mpsc::channel(1);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}{PATH}", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, rust::receiver(SECRET, events).unwrap()).into_future());
+    let send = async |secret: &str| {
+        let mut script = tokio::process::Command::new("python3");
+        let example = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/docs/schemas/certificate_expired.example.json"
+        );
+        script.args(["-c", page::block("run: sample.py"), &url, secret, example]);
+        script.output().await.unwrap()
+    };
+    let sent = send(SECRET).await;
+    assert_eq!(String::from_utf8_lossy(&sent.stdout), "204\n", "{sent:?}");
+    let refused = send("whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD").await;
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(told.contains("HTTP Error 401"), "{told}");
+    assert!(waiting.try_recv().is_err(), "a sample is not worked on");
+}

@@ -16,7 +16,7 @@ const REFUSED: i64 = 1_200;
 
 #[tokio::test]
 async fn marks_that_are_refused_by_the_hundreds_hold_up_no_other_organization() {
-    let fixture = Fixture::new().await.with("completions.enabled = false");
+    let fixture = Fixture::new().await.odd().with("completions.enabled = false");
     let strict = fixture.organization(vec![fixture.endpoint("/strict")]).await;
     let other = fixture.organization(vec![fixture.endpoint("/other")]).await;
     let mut refused = expired_in_turn(strict, REFUSED);
