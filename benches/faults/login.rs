@@ -24,7 +24,7 @@ struct Absence {
     until: Option<Instant>,
 }
 
-/// A user who may do what the README's role says in one database, and nothing else.
+/// A user who may do what the role in docs/operate.md says in one database, and nothing else.
 #[derive(Debug)]
 pub struct User {
     database: Database,
@@ -103,7 +103,7 @@ impl User {
     }
 }
 
-/// As in the README.
+/// As in docs/operate.md.
 fn privileges(database: &str) -> Vec<Document> {
     let on = |collection: &str, actions: &[&str]| doc! { "resource": { "db": database, "collection": collection }, "actions": actions };
     vec![

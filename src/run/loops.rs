@@ -181,12 +181,11 @@ pub(super) async fn fence(engine: Arc<Engine>, end: CancellationToken) {
         let age = engine.cluster.age().unwrap_or_default();
         if age >= NO_NEW_REQUESTS && !silent {
             silent = true;
-            let what =
-                "no heartbeat was confirmed for 8 s: nothing more is sent until one is, other instances may take over";
             // An outage has been logged already.
-            match engine.store.outage().lasts() {
-                Some(_) => debug!("{what}"),
-                None => warn!("{what}"),
+            if engine.store.outage().lasts().is_none() {
+                warn!(
+                    "no heartbeat was confirmed for 8 s: nothing more is sent until one is, other instances may take over"
+                );
             }
             engine.lapsed(age);
         }

@@ -53,7 +53,7 @@ pub struct Privilege {
     actions: Vec<&'static str>,
 }
 
-/// The privileges that the role in the README grants, as far as this configuration needs them.
+/// The privileges that the role in docs/operate.md grants, as far as this configuration needs them.
 pub fn needed(config: &Config) -> Vec<Privilege> {
     let mongodb = &config.mongodb;
     let privilege = |collection: &str, actions: &[&'static str]| Privilege {

@@ -16,6 +16,7 @@ mod contract;
 mod dead_letters;
 mod demo;
 mod directory;
+mod documents;
 mod email;
 mod encrypted;
 mod events;

@@ -1,4 +1,4 @@
-//! The README's table of promises names the tests that hold each.
+//! The table of promises in docs/guarantees.md names the tests that hold each.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,8 +28,8 @@ fn each_test_that_the_table_names_is_there() {
         rust_files(&root.join(directory), &mut files);
     }
     let sources: Vec<_> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
-    let (_, promises) = readme.split_once("| promise | limits | held by |").unwrap();
+    let page = fs::read_to_string(root.join("docs/guarantees.md")).unwrap();
+    let (_, promises) = page.split_once("| promise | limits | held by |").unwrap();
     let rows: Vec<_> = promises
         .lines()
         .skip(2)

@@ -5,7 +5,7 @@ use url::Url;
 use super::EndpointPolicy;
 
 /// In characters.
-const MAX_LENGTH: usize = 2048;
+pub(super) const MAX_LENGTH: usize = 2048;
 
 /// The address in `text`, the value of the field `name`, without its fragment, which is never sent.
 pub(super) fn read(name: &str, text: &str, policy: &EndpointPolicy) -> Result<Url, String> {

@@ -28,12 +28,12 @@ pub(super) const FIELDS: [&str; 12] = [
     "tls",
 ];
 
-const DEFAULT_TIMEOUT_MS: f64 = 5000.0;
-const MIN_TIMEOUT_MS: f64 = 1000.0;
-const MAX_TIMEOUT_MS: f64 = 30_000.0;
+pub(super) const DEFAULT_TIMEOUT_MS: f64 = 5000.0;
+pub(super) const MIN_TIMEOUT_MS: f64 = 1000.0;
+pub(super) const MAX_TIMEOUT_MS: f64 = 30_000.0;
 
 /// In characters.
-const MAX_NAME: usize = 200;
+pub(super) const MAX_NAME: usize = 200;
 
 /// The endpoint of that key. What was changed to make it sensible is added to `changes`.
 pub(super) fn read(source: &Fields<'_>, key: EndpointKey, policy: &EndpointPolicy, changes: &mut Vec<String>) -> Entry {

@@ -8,10 +8,10 @@ use super::Envelopes;
 use super::field::{Fields, wrong_type};
 use crate::platform::is_reserved;
 
-const MAX_COUNT: usize = 64;
+pub(super) const MAX_COUNT: usize = 64;
 
 /// Names and values together, in bytes.
-const MAX_BYTES: usize = 16 << 10;
+pub(super) const MAX_BYTES: usize = 16 << 10;
 
 /// The headers, their values marked sensitive. Reserved ones are left out, and `changes` says so.
 pub(super) fn read(

@@ -8,6 +8,7 @@ use super::*;
 use crate::model::EventType;
 use crate::platform::Auth;
 
+mod documented;
 mod encrypted;
 mod limits;
 mod random;

@@ -1,4 +1,4 @@
-//! Every privilege of the role: the one in the README is what is needed, and each that is missing is found.
+//! Every privilege of the role: the one in docs/operate.md is what is needed, and each that is missing is found.
 
 use bson::{Document, doc};
 use certhookd::sandbox::{Options, ReplicaSet};
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::told;
 use crate::fixture::{Fixture, expired};
 
-const README: &str = include_str!("../../../README.md");
+const PAGE: &str = include_str!("../../../docs/operate.md");
 
 /// One action on one resource.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,9 +17,9 @@ struct Granted {
     action: String,
 }
 
-/// The role as the README has operators create it.
-fn of_readme() -> Vec<Granted> {
-    let role = README.split_once("roles: [], privileges: [").unwrap().1;
+/// The role as the page has operators create it.
+fn of_page() -> Vec<Granted> {
+    let role = PAGE.split_once("roles: [], privileges: [").unwrap().1;
     let role = role.split_once("\n  ],\n})").unwrap().0;
     let names = ["resource", "actions", "db", "collection"];
     let json = names.iter().fold(format!("[{role}]"), |text, name| {
@@ -79,7 +79,7 @@ impl Guarded {
 #[tokio::test]
 async fn each_that_is_missing_is_found_and_named_with_the_line_to_add() {
     let guarded = Guarded::new().await;
-    let all = of_readme();
+    let all = of_page();
     assert_eq!(all.len(), 33, "{all:#?}");
     let mut users = Vec::new();
     for (place, missing) in all.iter().enumerate() {
@@ -118,9 +118,12 @@ async fn each_that_is_missing_is_found_and_named_with_the_line_to_add() {
 }
 
 #[tokio::test]
-async fn the_role_of_the_readme_is_enough() {
+async fn the_role_of_the_page_is_enough() {
     let guarded = Guarded::new().await;
-    let uri = guarded.user("certhookd", &of_readme()).await;
+    let uri = guarded.user("certhookd", &of_page()).await;
+    // The user as the page creates it; the password is ours.
+    let user = r#"createUser: "certhookd", pwd: "PASSWORD", roles: [ { role: "certhookd", db: "beedeez" } ],"#;
+    assert!(PAGE.contains(user));
     let fixture = &guarded.fixture;
     let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     fixture.badge_users().insert_one(expired(organization)).await.unwrap();
@@ -158,7 +161,7 @@ async fn the_role_of_the_readme_is_enough() {
     );
 
     // What the configuration has no use for is not asked for.
-    let fewer: Vec<_> = of_readme()
+    let fewer: Vec<_> = of_page()
         .into_iter()
         .filter(|one| one.action != "createIndex" || one.collection != "badgeusers")
         .collect();
