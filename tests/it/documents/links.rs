@@ -78,6 +78,12 @@ fn every_page_is_reached_from_the_readme() {
 }
 
 #[test]
+fn the_readme_is_one_screen() {
+    let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
+    assert!(lines <= 100, "{lines}");
+}
+
+#[test]
 fn every_alert_leads_to_what_to_do() {
     let runbooks: Vec<_> = ALERTS
         .lines()
