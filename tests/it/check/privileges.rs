@@ -1,5 +1,8 @@
 //! Every privilege of the role: the one in docs/operate.md is what is needed, and each that is missing is found.
 
+use std::io::Write;
+use std::process::Stdio;
+
 use bson::{Document, doc};
 use certhookd::sandbox::{Options, ReplicaSet};
 use futures_util::{StreamExt, stream};
@@ -7,6 +10,7 @@ use serde_json::Value;
 
 use super::told;
 use crate::fixture::{Fixture, expired};
+use crate::standard_webhooks::libraries;
 
 const PAGE: &str = include_str!("../../../docs/operate.md");
 
@@ -54,6 +58,31 @@ impl Guarded {
         let set = ReplicaSet::start(options).await.unwrap();
         let fixture = Fixture::on(set.uri(), set.client().await.unwrap());
         Self { set, fixture }
+    }
+
+    /// Does what an administrator does with the page's block that has this in it, in this database and with the password `hunter2`.
+    async fn paste(&self, part: &str) {
+        let blocks = PAGE.split("```js\n").skip(1);
+        let block = blocks
+            .map(|block| block.split("```").next().unwrap())
+            .find(|block| block.contains(part));
+        let block = block
+            .unwrap()
+            .replace("beedeez", self.fixture.database.name())
+            .replace("PASSWORD", "hunter2");
+        let mut node = libraries::node();
+        // Where it finds the driver.
+        let script = tempfile::tempdir_in(node.get_current_dir().unwrap()).unwrap();
+        let path = script.path().join("mongosh.mjs");
+        std::fs::copy(libraries::data("mongosh.mjs"), &path).unwrap();
+        node.arg(path)
+            .arg(self.set.uri())
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut node = node.spawn().unwrap();
+        node.stdin.take().unwrap().write_all(block.as_bytes()).unwrap();
+        let pasted = node.wait_with_output().unwrap();
+        assert!(pasted.status.success(), "{block}: {pasted:?}");
     }
 
     /// The connection string of a user with these privileges.
@@ -118,12 +147,11 @@ async fn each_that_is_missing_is_found_and_named_with_the_line_to_add() {
 }
 
 #[tokio::test]
-async fn the_role_of_the_page_is_enough() {
+async fn what_administrators_paste_is_enough_and_leaves_nothing_in_the_end() {
     let guarded = Guarded::new().await;
-    let uri = guarded.user("certhookd", &of_page()).await;
-    // The user as the page creates it; the password is ours.
-    let user = r#"createUser: "certhookd", pwd: "PASSWORD", roles: [ { role: "certhookd", db: "beedeez" } ],"#;
-    assert!(PAGE.contains(user));
+    guarded.paste("createRole: ").await;
+    guarded.paste("createUser: ").await;
+    let uri = guarded.set.uri().replace("root:sandbox@", "certhookd:hunter2@");
     let fixture = &guarded.fixture;
     let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
     fixture.badge_users().insert_one(expired(organization)).await.unwrap();
@@ -165,13 +193,24 @@ async fn the_role_of_the_page_is_enough() {
         .into_iter()
         .filter(|one| one.action != "createIndex" || one.collection != "badgeusers")
         .collect();
-    let uri = guarded.user("fewer", &fewer).await;
-    let mut command = fixture.command(&["check"]);
-    command
-        .env("CERTHOOKD_MONGODB__URI", &uri)
+    let fewer = guarded.user("fewer", &fewer).await;
+    let mut without_index = fixture.command(&["check"]);
+    without_index
+        .env("CERTHOOKD_MONGODB__URI", &fewer)
         .env("CERTHOOKD_SCAN__ENSURE_INDEXES", "false");
-    let check = crate::fixture::Outcome::of(command).await;
+    let check = crate::fixture::Outcome::of(without_index).await;
     assert_eq!(check.code, Some(0), "{check:?}");
+
+    guarded.paste("dropUser(").await;
+    assert_eq!(
+        fixture.database.list_collection_names().await.unwrap().len(),
+        2,
+        "the platform's are left"
+    );
+    let index = fixture.badge_users().list_index_names().await.unwrap();
+    assert_eq!(index, ["_id_"]);
+    let check = crate::fixture::Outcome::of(command(&["check"])).await;
+    assert_eq!(check.code, Some(78), "{check:?}");
 }
 
 /// They are created once the privilege is there.
