@@ -3,6 +3,7 @@
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
 use certhookd::model::Clock;
+use certhookd::sandbox::Received;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -98,6 +99,20 @@ async fn a_certificate_of_unexpected_types_is_rejected_marked_and_told_once_and_
     assert_eq!(daemon.wait_for_nth(is_scan, 2).await["found"], 0);
     assert_eq!(daemon.count(is_rejection), unfit.len());
     assert_eq!(fixture.receiver.total(), 2);
+
+    // Corrected, with the mark taken back: docs/troubleshoot.md, "Certificates are rejected".
+    let correct = expired(organization);
+    for (document, _) in &unfit {
+        let mut correct = correct.clone();
+        correct.insert("_id", document.get("_id").unwrap());
+        let all = doc! { "_id": document.get("_id").unwrap() };
+        fixture.badge_users().replace_one(all, correct).await.unwrap();
+    }
+    daemon.signal(Signal::SIGUSR1);
+    let is_expiry = |request: &&Received| request.header("x-webhook-event") == "certificate_expired";
+    fixture
+        .wait_for(|requests| requests.iter().filter(is_expiry).count() == unfit.len() + 2)
+        .await;
 }
 
 #[tokio::test]
