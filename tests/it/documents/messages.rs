@@ -13,10 +13,18 @@ const HOLE: char = '…';
 fn messages(source: &str) -> Vec<String> {
     // Tests are at the end of a file.
     let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
-    let macros = ["warn!(", "error!(", "line!(warn, ", "line!(error, "];
-    let calls = macros.iter().flat_map(|name| code.match_indices(name));
+    let calls = ["warn!(", "error!(", "line!("]
+        .iter()
+        .flat_map(|name| code.match_indices(name));
+    let is_call = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    // `line!` is told its level.
+    let is_loud = |call: &str| {
+        ["warn,", "error,"]
+            .iter()
+            .any(|level| call.trim_start().starts_with(level))
+    };
     calls
-        .filter(|(at, _)| !code[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
+        .filter(|(at, name)| is_call(*at) && (*name != "line!(" || is_loud(&code[at + name.len()..])))
         .filter_map(|(at, name)| last_literal(&code[at + name.len()..]))
         .map(|literal| with_holes(&literal))
         .collect()
@@ -133,6 +141,10 @@ fn messages_are_found_however_a_line_is_written() {
         (
             "warn!(\n    error = f(a, \"text\"),\n    \"a \\\"quoted\\\" one\"\n);",
             vec!["a \"quoted\" one"],
+        ),
+        (
+            "line!(\n    error,\n    delivery,\n    \"dead letter\"\n); line!(info, delivery, \"well\");",
+            vec!["dead letter"],
         ),
         (
             r#"line!(warn, delivery, reason = %failure.reason, "attempt failed");"#,
