@@ -219,7 +219,7 @@ async fn operations_are_carried_out_whether_or_not_their_indexes_may_be_created(
     let guarded = Guarded::new().await;
     let fixture = &guarded.fixture;
     let of_index = |one: &Granted| one.collection == "webhook_operations" && one.action == "createIndex";
-    let fewer: Vec<_> = of_readme().into_iter().filter(|one| !of_index(one)).collect();
+    let fewer: Vec<_> = of_page().into_iter().filter(|one| !of_index(one)).collect();
     let mut command = fixture.command(&["run"]);
     command.env("CERTHOOKD_MONGODB__URI", guarded.user("fewer", &fewer).await);
     let daemon = crate::fixture::Daemon::spawn(command);
