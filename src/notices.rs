@@ -1,7 +1,8 @@
-//! Who can mend an endpoint is told: notices to the platform about endpoints that fail, and the suspension of those that fail for days.
+//! Notices to the platform about endpoints that fail, so that the organizations that can mend them are told; and the suspension of
+//! endpoints that fail for days.
 //!
-//! `episode` is a pure function; `episodes` is what an instance knows of the endpoints that are assigned to it, and asks it at each
-//! attempt. What must last is written to `webhook_state` in the transaction that appends the notice (`run/episodes.rs`).
+//! `episode` is a pure function; `episodes` holds what an instance knows of the endpoints that are assigned to it, and calls that
+//! function at each attempt. What must last is written to `webhook_state` in the transaction that appends the notice (`run/episodes.rs`).
 
 mod document;
 mod episode;

@@ -51,7 +51,7 @@ pub struct RecorderParts<O> {
     pub drained: Box<Drained>,
     /// Whether the platform is told of the endpoint's dead letters.
     pub tells_of: Box<TellsOf>,
-    /// Endpoints whose dead letters it is to be told of.
+    /// Endpoints whose dead letters it must be told of.
     pub died: EndpointSet,
     /// Notified when results of an endpoint that is drained are recorded.
     pub recorded: Arc<tokio::sync::Notify>,

@@ -1,5 +1,5 @@
-//! How an episode is written into `webhook_state`: as `episode` of the document `episode/KEY`. Those of which nothing is remembered have
-//! none, so whoever looks for the endpoints that fail reads no others.
+//! How an episode is written into `webhook_state`: as `episode` of the document `episode/KEY`. An endpoint
+//! that does not fail has no such document, so a query for those that fail reads no others.
 
 use bson::{DateTime, Document, doc};
 
@@ -21,16 +21,15 @@ pub fn episode_id(endpoint: &EndpointKey) -> String {
 pub struct Noted {
     /// Raised by every write of the episode; 0 while there is none.
     pub version: i64,
-    /// The episode.
     pub episode: Option<Episode>,
 }
 
 /// What the document of an endpoint says of its dead letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Untold {
-    /// Those that the platform was not told of.
+    /// How many the platform was not told of.
     pub dead: i64,
-    /// When it was last told of some.
+    /// When the platform was last told of some.
     pub told_at: Option<DateTime>,
 }
 
@@ -73,7 +72,7 @@ impl Noted {
     }
 }
 
-/// The value of the field.
+/// The value of the field `episode`.
 pub(super) fn write(episode: &Episode, version: i64) -> Document {
     let last = &episode.last;
     let mut document = doc! {

@@ -1,8 +1,9 @@
-//! An episode: that an endpoint fails, from the first of its failures until it has been well for a while. A pure function of what
-//! happens to it and when.
+//! An episode: the time in which an endpoint fails, from the first of its failures until it has been well for a while. A pure function
+//! of what happens to it and when.
 //!
 //! * It **fails** after [`FAILURES`] failures in a row, the first of them at least `failing_after` ago: the platform is told, once.
-//! * It is **suspended** after as many, the first of them at least `suspend_after` ago, or by a 410: the platform is told.
+//! * It is **suspended** after [`FAILURES`] failures in a row, the first of them at least `suspend_after` ago, or by a 410: the platform
+//!   is told.
 //! * A success ends the suspension. It has **recovered** when it has been well for `failing_after`: no [`FAILURES`] failures in a row
 //!   since its first success, and none after the last. So an endpoint that flaps is told of as one episode.
 //! * Nobody is told of an endpoint that was well again before.
@@ -39,7 +40,7 @@ pub struct Episode {
     pub in_a_row: i64,
     /// When the first of these failed.
     pub row_since: DateTime,
-    /// What failed last.
+    /// The last attempt that failed.
     pub last: FailedAttempt,
     /// Whether the platform was told of it.
     pub is_told: bool,
@@ -47,7 +48,7 @@ pub struct Episode {
     pub well_since: Option<DateTime>,
     /// Deliveries that it accepted since then.
     pub delivered: i64,
-    /// That nothing is sent to it.
+    /// Set while nothing is sent to it but probes.
     pub suspended: Option<Suspension>,
 }
 
@@ -64,7 +65,7 @@ pub struct FailedAttempt {
     pub event: String,
 }
 
-/// That nothing is sent to an endpoint, but for a probe now and then.
+/// Since when, and why, nothing is sent to an endpoint but probes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suspension {
     /// When it began.
@@ -191,7 +192,7 @@ pub fn succeeded(mut episode: Episode, at: DateTime, rules: &Rules) -> (Option<E
     recovered(episode, at, rules)
 }
 
-/// Says whether it has ended, now that time has passed.
+/// Whether it has ended by `now`: then the platform is told.
 pub fn recovered(episode: Episode, now: DateTime, rules: &Rules) -> (Option<Episode>, Option<Told>) {
     match episode.ends_at(rules) {
         Some(end) if end <= now => (None, Some(Told::Recovered)),
@@ -199,7 +200,8 @@ pub fn recovered(episode: Episode, now: DateTime, rules: &Rules) -> (Option<Epis
     }
 }
 
-/// The endpoint's document has changed, or somebody released it: it is judged anew. What the platform was told stays.
+/// The endpoint's document has changed, or somebody released it: its failures in a row count from zero again.
+/// Whether the platform was told stays.
 pub fn restarted(mut episode: Episode, at: DateTime) -> Option<Episode> {
     episode.suspended = None;
     episode.begin_row(at);

@@ -53,13 +53,12 @@ pub enum Begin {
 /// What must be written of an endpoint.
 #[derive(Clone, Debug)]
 pub struct Unsaved {
-    /// The endpoint.
     pub endpoint: EndpointKey,
     /// Its episode. `None`: it has ended.
     pub episode: Option<Episode>,
-    /// What its document must say now.
+    /// The version that its document must have, for the write to be allowed.
     pub version: i64,
-    /// What the platform is to be told, with the episode as it was then.
+    /// What the platform must be told, with the episode as it was then.
     pub told: Vec<(Told, Episode)>,
     revision: u64,
 }
@@ -73,7 +72,6 @@ impl Unsaved {
 }
 
 impl Episodes {
-    /// Nothing is known yet.
     pub fn new(rules: Rules) -> Self {
         Self(Arc::new(Shared {
             known: Mutex::new(Known {
@@ -82,7 +80,7 @@ impl Episodes {
                 unsaved: HashSet::new(),
                 suspended: 0,
                 reach: Reach::default(),
-                is_lost: false,
+                is_cut_off: false,
             }),
             suspended: AtomicUsize::new(0),
             changed: Notify::new(),
@@ -90,7 +88,6 @@ impl Episodes {
         }))
     }
 
-    /// From now on these rules.
     pub fn set_rules(&self, rules: Rules) {
         self.0.known.lock().rules = rules;
     }
@@ -150,7 +147,7 @@ impl Episodes {
         self.notify(&known);
     }
 
-    /// The same, of one endpoint, whose document may be gone.
+    /// Takes over what the document of one endpoint says; `None`: there is none.
     pub fn reload(&self, endpoint: &EndpointKey, noted: Option<Noted>) {
         let mut known = self.0.known.lock();
         let noted = noted.filter(|noted| noted.version > 0);
@@ -168,7 +165,7 @@ impl Episodes {
         Some(suspension.next_probe(self.0.probe_every) <= now)
     }
 
-    /// An attempt is about to begin. Of a suspended endpoint the first that comes is the probe.
+    /// An attempt is about to begin. If the endpoint is suspended and a probe is due, this one is the probe.
     pub fn begin(&self, endpoint: &EndpointKey, now: DateTime) -> Begin {
         if self.0.suspended.load(Ordering::Relaxed) == 0 {
             return Begin::Attempt;
@@ -190,7 +187,7 @@ impl Episodes {
         Begin::Probe
     }
 
-    /// The probe that has begun was none: the next that comes is.
+    /// The probe that has begun was not attempted after all: the next attempt is the probe.
     pub fn take_back_probe(&self, endpoint: &EndpointKey) {
         let mut known = self.0.known.lock();
         let episode = known.endpoints.get_mut(endpoint).and_then(|one| one.episode.as_mut());
@@ -199,7 +196,7 @@ impl Episodes {
         }
     }
 
-    /// Attempts to these endpoints were impossible for that long, and the fault was ours: their failures count as so much later.
+    /// Nothing could be sent to these endpoints for that long, and the fault was ours: that time doesn't count.
     pub fn postpone(&self, by: Duration, is_concerned: impl Fn(&EndpointKey) -> bool, now: DateTime) {
         let mut known = self.0.known.lock();
         for (_, tracked) in known
@@ -258,11 +255,11 @@ impl Episodes {
         fingerprint: u64,
     ) {
         let mut known = self.0.known.lock();
-        let is_lost = self.note_connection(&mut known, endpoint, is_connected);
+        let is_cut_off = self.note_connection(&mut known, endpoint, is_connected);
         let rules = known.rules;
         let before = known.take(endpoint);
         let had_lasted = before.as_ref().is_some_and(Episode::is_lasting);
-        if !is_connected && is_lost {
+        if !is_connected && is_cut_off {
             let is_told = before.as_ref().is_some_and(|episode| episode.is_told);
             let after = before.and_then(|episode| failed_by_us(episode, attempt.at));
             known.put(endpoint, after, None, had_lasted && !is_told);
@@ -276,8 +273,8 @@ impl Episodes {
         self.notify(&known);
     }
 
-    /// Suspensions end whose endpoint has another document, and nothing is remembered of endpoints that are off. A fingerprint is
-    /// `None` where there is no document now.
+    /// Ends the suspensions of endpoints whose document has changed, and forgets endpoints that are off. A fingerprint is `None` where
+    /// there is no document now.
     pub fn follow(
         &self,
         is_off: impl Fn(&EndpointKey) -> bool,
@@ -307,7 +304,7 @@ impl Episodes {
         }
     }
 
-    /// Time has passed: says which episodes have ended. Returns when the next may.
+    /// Ends the episodes that are over by `now`. Returns when the next one may end.
     pub fn tick(&self, now: DateTime) -> Option<DateTime> {
         let mut known = self.0.known.lock();
         let rules = known.rules;
@@ -345,7 +342,7 @@ impl Episodes {
         unsaved.collect()
     }
 
-    /// It is written.
+    /// To be called once it is written.
     pub fn saved(&self, unsaved: &Unsaved) {
         let mut known = self.0.known.lock();
         let Some(tracked) = known.endpoints.get_mut(&unsaved.endpoint) else {
@@ -364,22 +361,22 @@ impl Episodes {
     }
 
     /// Whether nearly no receiver can be connected to, where that has changed since this was last asked.
-    pub fn lost(&self) -> Option<bool> {
+    pub fn cut_off_changed(&self) -> Option<bool> {
         let mut known = self.0.known.lock();
-        let is_lost = known.is_lost(Instant::now());
-        (std::mem::replace(&mut known.is_lost, is_lost) != is_lost).then_some(is_lost)
+        let is_cut_off = known.is_cut_off(Instant::now());
+        (std::mem::replace(&mut known.is_cut_off, is_cut_off) != is_cut_off).then_some(is_cut_off)
     }
 
     /// Returns whether nearly no receiver can be connected to.
     fn note_connection(&self, known: &mut Known, endpoint: &EndpointKey, is_connected: bool) -> bool {
         let now = Instant::now();
         known.reach.note(endpoint.organization(), is_connected, now);
-        // While all is well it is not asked at each success.
-        let is_lost = (known.is_lost || !is_connected) && known.is_lost(now);
-        if is_lost != known.is_lost {
+        // Not computed at each success while all is well.
+        let is_cut_off = (known.is_cut_off || !is_connected) && known.is_cut_off(now);
+        if is_cut_off != known.is_cut_off {
             self.0.changed.notify_one();
         }
-        is_lost
+        is_cut_off
     }
 
     fn notify(&self, known: &Known) {

@@ -59,7 +59,7 @@ struct Data<'a> {
     last_response: Option<LastResponse<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<String>,
-    /// In words.
+    /// What happens next, in a sentence.
     next: String,
 }
 
@@ -82,7 +82,7 @@ impl<'a> LastResponse<'a> {
     }
 }
 
-/// What of an episode the platform is told. `dead` are the endpoint's dead letters that are kept.
+/// The notice about an episode. `dead` are the endpoint's dead letters that are kept.
 pub fn of_episode(
     key: &EndpointKey,
     name: String,
@@ -165,7 +165,7 @@ fn recovered<'a>(data: Data<'a>, episode: &Episode, dead: i64, terms: &Terms) ->
     }
 }
 
-/// That deliveries to an endpoint became dead letters.
+/// The notice that deliveries to an endpoint became dead letters.
 pub fn of_dead_letters(key: &EndpointKey, name: String, dead: &Dead, terms: &Terms, now: DateTime) -> NewDelivery {
     let next = match terms.redrive_for.is_zero() {
         true => "They are kept for a replay.".into(),
@@ -192,7 +192,7 @@ pub fn of_dead_letters(key: &EndpointKey, name: String, dead: &Dead, terms: &Ter
     delivery(key, NoticeType::DeliveryDead, data, now, now)
 }
 
-/// `instant` makes the id: the same notice has the same, whoever appends it.
+/// The event's id is made of `instant`, so that a notice has one id, whichever instance appends it.
 fn delivery(key: &EndpointKey, notice: NoticeType, data: Data<'_>, instant: DateTime, now: DateTime) -> NewDelivery {
     let body = Body {
         r#type: notice.as_str(),

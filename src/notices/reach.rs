@@ -6,20 +6,20 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// With fewer organizations nothing can be said.
-const LEAST: usize = 5;
+const MIN_ORGANIZATIONS: usize = 5;
 
 /// An organization that was not sent to for this long says nothing.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
-/// How often it is judged.
-const EVERY: Duration = Duration::from_secs(1);
+/// The result is computed at most this often.
+const JUDGE_EVERY: Duration = Duration::from_secs(1);
 
 /// Which organizations could be connected to, by this instance.
 #[derive(Debug, Default)]
 pub struct Reach {
     organizations: HashMap<String, Seen>,
     judged: Option<Instant>,
-    is_lost: bool,
+    is_cut_off: bool,
 }
 
 #[derive(Debug, Default)]
@@ -33,9 +33,9 @@ impl Seen {
         self.connected.max(self.failed)
     }
 
-    fn is_reached(&self, now: Instant, lately: Duration) -> bool {
-        let is_lately = |at: Instant| now.duration_since(at) < lately;
-        self.connected >= self.failed || self.connected.is_some_and(is_lately)
+    fn is_reached(&self, now: Instant, recent: Duration) -> bool {
+        let is_within = |at: Instant| now.duration_since(at) < recent;
+        self.connected >= self.failed || self.connected.is_some_and(is_within)
     }
 }
 
@@ -55,11 +55,12 @@ impl Reach {
         }
     }
 
-    /// Whether nearly none can be connected to: of five or more organizations that were sent to within the hour, nine of ten. One of
-    /// whose endpoints could be `lately` is reached, whatever has failed since.
-    pub fn is_lost(&mut self, lately: Duration, now: Instant) -> bool {
-        if self.judged.is_some_and(|at| now.duration_since(at) < EVERY) {
-            return self.is_lost;
+    /// Whether nearly none can be connected to: there were five or more organizations to which something was sent within the hour, and no
+    /// connection can be made to nine of ten. An organization counts as reached for the time `recent` after each connection to one of
+    /// its endpoints, whatever has failed since. Example: with 10 organizations it is true while at most one is reached.
+    pub fn is_cut_off(&mut self, recent: Duration, now: Instant) -> bool {
+        if self.judged.is_some_and(|at| now.duration_since(at) < JUDGE_EVERY) {
+            return self.is_cut_off;
         }
         self.judged = Some(now);
         let is_recent = |at: Instant| now.duration_since(at) < REMEMBERED;
@@ -68,10 +69,10 @@ impl Reach {
         let reached = self
             .organizations
             .values()
-            .filter(|seen| seen.is_reached(now, lately))
+            .filter(|seen| seen.is_reached(now, recent))
             .count();
-        self.is_lost = all >= LEAST && reached * 10 <= all;
-        self.is_lost
+        self.is_cut_off = all >= MIN_ORGANIZATIONS && reached * 10 <= all;
+        self.is_cut_off
     }
 }
 
@@ -79,7 +80,7 @@ impl Reach {
 mod tests {
     use super::*;
 
-    const LATELY: Duration = Duration::from_secs(300);
+    const RECENT: Duration = Duration::from_secs(300);
 
     #[test]
     fn the_fault_is_ours_while_nine_of_ten_organizations_can_not_be_reached() {
@@ -102,7 +103,7 @@ mod tests {
                 }
             }
             assert_eq!(
-                reach.is_lost(LATELY, now),
+                reach.is_cut_off(RECENT, now),
                 expected,
                 "{failing} fail, {connecting} connect"
             );
@@ -114,14 +115,14 @@ mod tests {
         let (mut reach, now) = (Reach::default(), Instant::now());
         for n in 0..5 {
             reach.note(&n.to_string(), true, now);
-            reach.note(&n.to_string(), false, now + EVERY);
+            reach.note(&n.to_string(), false, now + JUDGE_EVERY);
         }
-        assert!(!reach.is_lost(LATELY, now + EVERY));
-        assert!(reach.is_lost(LATELY, now + LATELY * 2));
-        reach.note("0", true, now + LATELY * 2);
-        assert!(!reach.is_lost(LATELY, now + LATELY * 2 + EVERY), "one of five");
+        assert!(!reach.is_cut_off(RECENT, now + JUDGE_EVERY));
+        assert!(reach.is_cut_off(RECENT, now + RECENT * 2));
+        reach.note("0", true, now + RECENT * 2);
+        assert!(!reach.is_cut_off(RECENT, now + RECENT * 2 + JUDGE_EVERY), "one of five");
         assert!(
-            !reach.is_lost(LATELY, now + REMEMBERED + LATELY * 2),
+            !reach.is_cut_off(RECENT, now + REMEMBERED + RECENT * 2),
             "four are forgotten"
         );
     }

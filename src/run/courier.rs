@@ -119,14 +119,14 @@ impl Courier {
             return;
         }
         let (outbox, noted) = (self.outbox.clone(), delivery.clone());
-        // As above.
+        // In a task of its own, as in `begin_large`.
         let note = tokio::spawn(async move { outbox.take_back_begun(&noted).await });
         if let Ok(Err(error)) = note.await {
             debug!(delivery = %delivery.batch.id, %error, "MongoDB refuses to take back the note that an attempt began");
         }
     }
 
-    /// A `Retry-After` holds to the end of the delivery's retry period at most, or for one retry period if that has ended.
+    /// A `Retry-After` is obeyed until the end of the delivery's retry period at most, or for one retry period if that has ended.
     fn bounded(&self, wait: Duration, delivery: &Delivery, began: DateTime) -> Duration {
         let policy = self.policy.get();
         let first = delivery.first_attempt_at.unwrap_or(began);

@@ -42,7 +42,7 @@ pub struct Engine {
     pub holds: Holds,
     /// The endpoints that fail.
     pub episodes: Episodes,
-    /// Endpoints of whose dead letters the platform is to be told.
+    /// Endpoints of whose dead letters the platform must be told.
     pub died: EndpointSet,
     /// The control number that this instance must act on.
     pub control: watch::Sender<i64>,

@@ -23,8 +23,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The platform is told of an endpoint's dead letters this often, at most.
 const DEAD_EVERY: Duration = Duration::from_secs(3600);
 
-/// While some endpoint fails, it is looked at least this often whether connections can be made at all.
-const LONGEST: Duration = Duration::from_secs(30);
+/// While some endpoint fails, whether connections can be made at all is checked at least this often.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
 
 /// Writes until `stop`.
 pub(super) async fn keep(engine: Arc<Engine>, stop: CancellationToken) {
@@ -73,7 +73,7 @@ impl Keeper {
         }
     }
 
-    /// When to look again, whatever happens.
+    /// The next round begins after this time at the latest.
     fn next(&self) -> Duration {
         let engine = &self.engine;
         let now = engine.clock.now();
@@ -82,11 +82,11 @@ impl Keeper {
         let millis = next.map(|next| next.timestamp_millis() - now.timestamp_millis());
         let millis = millis.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0)));
         let is_idle = engine.episodes.is_empty() && millis.is_none();
-        let longest = if is_idle { Duration::MAX } else { LONGEST };
+        let longest = if is_idle { Duration::MAX } else { CHECK_EVERY };
         millis.unwrap_or(longest).min(longest)
     }
 
-    /// Ends suspensions whose endpoint was changed.
+    /// Ends the suspensions of endpoints whose document has changed.
     fn follow_documents(&self) {
         let engine = &self.engine;
         let is_off = |endpoint: &EndpointKey| matches!(engine.endpoint_state(endpoint), EndpointState::Off(_));
@@ -96,7 +96,7 @@ impl Keeper {
 
     async fn run_once(&mut self, began: Instant) -> Result<()> {
         let (engine, now) = (Arc::clone(&self.engine), self.engine.clock.now());
-        match engine.episodes.lost() {
+        match engine.episodes.cut_off_changed() {
             Some(true) => error!(
                 "no connection can be made to nine of ten organizations: the fault is on this side; deliveries are retried, no endpoint is suspended and nobody is told"
             ),
@@ -107,7 +107,7 @@ impl Keeper {
         for unsaved in engine.episodes.unsaved(|endpoint| engine.cluster.is_assigned(endpoint)) {
             if !self.refused.has(&unsaved.endpoint, began) {
                 let saved = self.save(&unsaved).await;
-                self.after(&unsaved.endpoint, saved, began)?;
+                self.note_result(&unsaved.endpoint, saved, began)?;
             }
         }
         for endpoint in engine.died.take() {
@@ -118,7 +118,7 @@ impl Keeper {
         for endpoint in due.into_iter().filter(|endpoint| engine.cluster.is_assigned(endpoint)) {
             if !self.refused.has(&endpoint, began) {
                 let told = self.tell_of_dead_letters(&endpoint).await;
-                self.after(&endpoint, told, began)?;
+                self.note_result(&endpoint, told, began)?;
             }
         }
         self.dead.retain(|endpoint, _| engine.cluster.is_assigned(endpoint));
@@ -127,7 +127,7 @@ impl Keeper {
 
     /// # Errors
     /// The error itself where it is not the endpoint's own.
-    fn after(&mut self, endpoint: &EndpointKey, done: Result<()>, began: Instant) -> Result<()> {
+    fn note_result(&mut self, endpoint: &EndpointKey, done: Result<()>, began: Instant) -> Result<()> {
         match done {
             Ok(()) => self.refused.accepted(endpoint),
             Err(error) if error.kind() == Kind::Unavailable => return Err(error),
@@ -144,7 +144,7 @@ impl Keeper {
     async fn save(&self, unsaved: &Unsaved) -> Result<()> {
         let (engine, endpoint) = (&self.engine, &unsaved.endpoint);
         let dead = match unsaved.told.iter().any(|(told, _)| *told == Told::Recovered) {
-            true => dead_letters(engine, endpoint).await?,
+            true => count_dead_letters(engine, endpoint).await?,
             false => 0,
         };
         let mut transaction = engine.store.begin(Writer::Upkeep).await?;
@@ -169,7 +169,7 @@ impl Keeper {
         self.commit(transaction, &id, update, notices.collect()).await?;
         engine.episodes.saved(unsaved);
         if unsaved.episode.is_none() {
-            // Only tidies up.
+            // An empty document that stays does no harm.
             let ended = doc! { "_id": id, "episode": { "$exists": false } };
             let _ = engine.store.state().delete_one(ended).await;
         }
@@ -185,7 +185,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Tells of those that it was not told of, unless it was told of others lately.
+    /// Tells the platform of the endpoint's dead letters, unless it was told of others within [`DEAD_EVERY`]: then later.
     async fn tell_of_dead_letters(&mut self, endpoint: &EndpointKey) -> Result<()> {
         let engine = Arc::clone(&self.engine);
         let last = engine.outbox.last_dead_letter(endpoint).await?;
@@ -213,7 +213,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Changes a document of `webhook_state` and has the platform told.
+    /// Changes a document of `webhook_state` and appends the notices, in one transaction.
     async fn commit(
         &self,
         mut transaction: Transaction,
@@ -258,7 +258,7 @@ fn raw(document: &Document) -> Result<RawDocumentBuf> {
     Ok(RawDocumentBuf::try_from(document).map_err(mongodb::error::Error::custom)?)
 }
 
-async fn dead_letters(engine: &Engine, endpoint: &EndpointKey) -> Result<i64> {
+async fn count_dead_letters(engine: &Engine, endpoint: &EndpointKey) -> Result<i64> {
     let counted = engine.outbox.dead_letters_of(endpoint).await;
     counted.map(|count| i64::try_from(count).unwrap_or(i64::MAX))
 }

@@ -40,7 +40,7 @@ pub(super) async fn drop_payloads(engine: Arc<Engine>, stop: CancellationToken) 
     }
 }
 
-/// Drops what is to be dropped now.
+/// Drops what is due.
 async fn look(engine: &Engine, kept: Duration, go_on: impl Fn() -> bool) -> Result<()> {
     let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
     let before = DateTime::from_millis(engine.clock.now().timestamp_millis().saturating_sub(kept));

@@ -1,6 +1,7 @@
-//! What waits for an endpoint that is held or out of service is a dead letter after `delivery.wait_for`.
+//! What waits for an endpoint that is held, suspended or out of service is a dead letter after `delivery.wait_for`.
 //!
-//! The instance to which the endpoint is assigned ends it, in steps of at most 100 documents, and rests between two as long as a step took.
+//! The instance to which the endpoint is assigned ends it, in steps of at most 100 documents. It rests after each step as long as the
+//! step took: what else MongoDB is asked gets at least half of the time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,13 +20,13 @@ use crate::model::EndpointKey;
 use crate::outbox::{Death, Ended, Waited};
 use crate::store::{Error, Kind, Pauses, Result};
 
-/// Documents per transaction: others get their turn in between.
+/// Documents per transaction.
 const STEP: usize = 100;
 
 /// The longest time between two rounds. It is a hundredth of `delivery.wait_for` where that is less.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// The shortest.
+/// The shortest time between two rounds.
 const SHORTEST_LOOK: Duration = Duration::from_secs(1);
 
 /// Ends what has waited too long, until `stop`.

@@ -10,11 +10,11 @@ use crate::notices::document::Noted;
 use crate::notices::episode::{Episode, Rules, Told};
 use crate::notices::reach::Reach;
 
-/// Figures that decide nothing are written this often.
+/// Changes of figures that decide nothing, such as the number of failures, are written this often.
 const SAVE_EVERY: Duration = Duration::from_secs(600);
 
-/// Who can't be connected to now may have been reached this long ago.
-const LATELY: Duration = Duration::from_secs(300);
+/// An organization that could be connected to this long ago counts as reached, although a connection has failed since.
+const RECENT: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 pub(super) struct Known {
@@ -26,18 +26,18 @@ pub(super) struct Known {
     pub(super) suspended: usize,
     pub(super) reach: Reach,
     /// Whether the operator was told that nearly no receiver can be connected to.
-    pub(super) is_lost: bool,
+    pub(super) is_cut_off: bool,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Tracked {
     pub(super) episode: Option<Episode>,
-    /// As its document says, or said.
+    /// The version of its document when it was last read or written.
     pub(super) version: i64,
     /// Raised by every change here.
     pub(super) revision: u64,
     pub(super) saved_at: Option<Instant>,
-    /// What the platform is to be told, with the episode as it was then.
+    /// What the platform must be told, with the episode as it was then.
     pub(super) told: Vec<(Told, Episode)>,
 }
 
@@ -80,23 +80,23 @@ impl Known {
     }
 
     /// Forgets those that are another instance's.
-    pub(super) fn forget(&mut self, is_lost: impl Fn(&EndpointKey) -> bool) {
-        let lost: Vec<_> = self
+    pub(super) fn forget(&mut self, is_foreign: impl Fn(&EndpointKey) -> bool) {
+        let foreign: Vec<_> = self
             .endpoints
             .keys()
-            .filter(|endpoint| is_lost(endpoint))
+            .filter(|endpoint| is_foreign(endpoint))
             .cloned()
             .collect();
-        lost.iter().for_each(|endpoint| self.replace(endpoint, None));
+        foreign.iter().for_each(|endpoint| self.replace(endpoint, None));
     }
 
-    pub(super) fn lately(&self) -> Duration {
-        LATELY.min(self.rules.failing_after / 2)
+    pub(super) fn recent(&self) -> Duration {
+        RECENT.min(self.rules.failing_after / 2)
     }
 
-    pub(super) fn is_lost(&mut self, now: Instant) -> bool {
-        let lately = self.lately();
-        self.reach.is_lost(lately, now)
+    pub(super) fn is_cut_off(&mut self, now: Instant) -> bool {
+        let recent = self.recent();
+        self.reach.is_cut_off(recent, now)
     }
 }
 
