@@ -1,7 +1,7 @@
 //! Secrets at rest: values of an endpoint that the platform has encrypted. docs/endpoints.md defines the format for those who write it.
 //!
-//! An envelope is `enc:v1:KEYID:BASE64`, the base64 of a random nonce of 12 bytes, the ciphertext and the tag of AES-256-GCM. Bound to it
-//! is where it belongs, `ORGANIZATION/ENDPOINT/FIELD`: a value that was copied elsewhere does not decrypt.
+//! An envelope is `enc:v1:KEYID:BASE64`, the base64 of a random nonce of 12 bytes, the ciphertext and the tag of AES-256-GCM. It is
+//! bound to its place, `ORGANIZATION/ENDPOINT/FIELD`: a value that was copied elsewhere does not decrypt.
 
 mod keys;
 
@@ -20,7 +20,7 @@ const PREFIX: &str = "enc:v1:";
 /// The tag at the end of the ciphertext, in bytes.
 const TAG_LEN: usize = 16;
 
-/// The fields of `auth` that are read of an envelope: all texts but the type.
+/// The fields of `auth` that may be envelopes: all texts but the type.
 pub const AUTH_FIELDS: [&str; 9] = [
     "token",
     "username",
@@ -108,7 +108,7 @@ fn cipher(key: &EncryptionKey) -> Option<LessSafeKey> {
     Some(LessSafeKey::new(key))
 }
 
-/// In memory that is wiped afterwards.
+/// The plain text is in memory that is wiped when it is dropped.
 fn decrypt(key: &EncryptionKey, sealed: &[u8], binding: &str) -> Option<SecretSlice<u8>> {
     let (nonce, sealed) = sealed.split_at_checked(NONCE_LEN)?;
     let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;

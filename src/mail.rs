@@ -37,10 +37,8 @@ pub struct Mailer {
 
 /// Why an e-mail was not sent.
 enum Unsent {
-    /// A transient failure.
-    NotNow(Cause),
-    /// A permanent failure.
-    Never(Cause),
+    Transient(Cause),
+    Permanent(Cause),
     /// The user was deleted.
     NoUser,
 }
@@ -132,8 +130,8 @@ impl Mailer {
             Err(Unsent::NoUser) => Outcome::Cancelled {
                 reason: "the certificate's user was deleted".into(),
             },
-            Err(Unsent::Never(cause)) => Outcome::PermanentFailure(failure(cause)),
-            Err(Unsent::NotNow(cause)) => Outcome::TransientFailure(failure(cause)),
+            Err(Unsent::Permanent(cause)) => Outcome::PermanentFailure(failure(cause)),
+            Err(Unsent::Transient(cause)) => Outcome::TransientFailure(failure(cause)),
         }
     }
 
@@ -158,18 +156,18 @@ impl Mailer {
         now: DateTime,
         deadline: Instant,
     ) -> Result<Receipt, Unsent> {
-        let timeout = |concerns| move |_| Unsent::NotNow(Cause::timeout(concerns));
-        let never = |reason: String| Unsent::Never(reason.into());
+        let timeout = |concerns| move |_| Unsent::Transient(Cause::timeout(concerns));
+        let permanent = |reason: String| Unsent::Permanent(reason.into());
         let certificate: Value = serde_json::from_slice(&message.body)
-            .map_err(|error| never(format!("the certificate can't be read: {error}")))?;
+            .map_err(|error| permanent(format!("the certificate can't be read: {error}")))?;
         let address = timeout_at(deadline, user::address(store, &self.email, &certificate));
         let address = address.await.map_err(timeout(Concerns::Attempt))??;
         let mail = self
             .compose(address, &message.event_id, &certificate, now)
-            .map_err(never)?;
+            .map_err(permanent)?;
         let opened = timeout_at(deadline, self.server.open());
         let opened = opened.await.map_err(timeout(Concerns::Endpoint))?;
-        let connection = opened.map_err(|cause| Unsent::NotNow(cause.concerning(Concerns::Endpoint)))?;
+        let connection = opened.map_err(|cause| Unsent::Transient(cause.concerning(Concerns::Endpoint)))?;
         let sent = timeout_at(deadline, connection.send(&mail));
         sent.await.map_err(timeout(Concerns::Delivery))?
     }

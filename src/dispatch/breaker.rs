@@ -1,8 +1,8 @@
 //! What this instance knows of an endpoint's health: whether it is known to answer, and its circuit breaker.
 //!
-//! The breaker opens after [`THRESHOLD`] failures in a row, or at the first that concerns every delivery (a mail server that can't be connected
-//! to): from then on the endpoint is probed, one request at a time and at most one a second, until it answers. Each delivery keeps its own times for retries; where many wait for an endpoint that
-//! fails, they share the probes.
+//! The breaker opens after [`THRESHOLD`] failures in a row, or at the first that concerns every delivery (a mail server that can't be
+//! connected to): from then on the endpoint is probed, one request at a time and at most one a second, until it answers. Each delivery
+//! keeps its own times for retries; where many wait for an endpoint that fails, they share the probes.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -44,12 +44,11 @@ impl Breakers {
         self.health.get(endpoint).is_some_and(Health::is_known_to_answer)
     }
 
-    /// Whether the endpoint is only probed.
+    /// Whether nothing but probes is sent to the endpoint.
     pub(super) fn is_open(&self, endpoint: &EndpointKey) -> bool {
         self.health.get(endpoint).is_some_and(|health| health.open.is_some())
     }
 
-    /// The endpoints whose breaker is open.
     pub(super) fn open(&self) -> impl Iterator<Item = &EndpointKey> {
         let open = self.health.iter().filter(|(_, health)| health.open.is_some());
         open.map(|(endpoint, _)| endpoint)
@@ -95,7 +94,7 @@ impl Breakers {
         let before = health.is_known_to_answer();
         health.failures += 1;
         health.answers &= !timed_out;
-        if health.failures >= THRESHOLD && health.opens(now) {
+        if health.failures >= THRESHOLD && health.open_breaker(now) {
             warn!(
                 organization = endpoint.organization(),
                 endpoint = endpoint.endpoint(),
@@ -109,7 +108,7 @@ impl Breakers {
     pub(super) fn failed_altogether(&mut self, endpoint: &EndpointKey, reason: &str, now: Instant) -> bool {
         let health = self.health.entry(endpoint.clone()).or_default();
         let before = health.is_known_to_answer();
-        if health.opens(now) {
+        if health.open_breaker(now) {
             warn!(
                 organization = endpoint.organization(),
                 endpoint = endpoint.endpoint(),
@@ -125,7 +124,6 @@ impl Breakers {
         self.health.remove(endpoint);
     }
 
-    /// Forgets all but these.
     pub(super) fn retain(&mut self, keep: impl Fn(&EndpointKey) -> bool) {
         self.health.retain(|endpoint, _| keep(endpoint));
     }
@@ -133,7 +131,7 @@ impl Breakers {
 
 impl Health {
     /// Opens the breaker. Returns whether it was closed.
-    fn opens(&mut self, now: Instant) -> bool {
+    fn open_breaker(&mut self, now: Instant) -> bool {
         let was_closed = self.open.is_none();
         self.open.get_or_insert(OpenBreaker {
             since: now,

@@ -22,16 +22,16 @@ use crate::store::{Kind, Pauses, Stopped, Store};
 
 use starved::Starved;
 
-/// How often all queues are looked at: what other instances appended and left is found so at the latest.
+/// How often all queues are looked at: what other instances have appended, or left, is found after this time at the latest.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// If nothing that a look finds may be sent, the time to the next one doubles, up to this. [`Waiting::look_now`] ends it.
 const MAX_LOOK_EVERY: Duration = Duration::from_secs(64);
 
-/// The same where it finds something of other instances: they may leave without a word.
+/// The same where a look finds something of other instances: one that dies says nothing.
 const MAX_LOOK_EVERY_BESIDE_OTHERS: Duration = Duration::from_secs(16);
 
-/// How often slots are asked for again that were wanted in vain, although none was freed.
+/// An endpoint that got no slots asks again after this time, even if none was freed.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What is done with the deliveries of an endpoint now.
@@ -83,7 +83,7 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher. Endpoints that are off and for which something waits are added to `off`.
+    /// Endpoints that are off and for which something waits are added to `off`.
     pub fn new(
         outbox: Outbox,
         store: Store,
@@ -202,7 +202,7 @@ impl Fetcher {
         Ok(())
     }
 
-    /// What may be done with deliveries of that endpoint. Those of one that is off are to be cancelled.
+    /// What may be done with deliveries of that endpoint. Those of one that is off must be cancelled.
     fn serve_or_forget(&self, endpoint: &EndpointKey) -> EndpointState {
         let state = (self.state_of)(endpoint);
         if let EndpointState::Off(_) = state {
@@ -248,8 +248,8 @@ impl Fetcher {
         plan
     }
 
-    /// An endpoint gets nothing now: until its next probe or the end of its pause, or until slots are freed. One that has something in memory is asked
-    /// again when it has used that up.
+    /// An endpoint gets nothing now: until its next probe or the end of its pause, or until slots are freed. One that has something in
+    /// memory asks again when it has used that up.
     fn postpone(&mut self, endpoint: EndpointKey, has_nothing: bool) {
         if let Some(at) = self.queue.opens_at(&endpoint).filter(|at| *at > Instant::now()) {
             self.postponed.push(Reverse((at, endpoint)));
@@ -346,7 +346,7 @@ impl Fetcher {
                     is_changed = true;
                     warn!(delivery, reason = %one.reason, "a batch of deliveries can't be read: it is set aside as rejected, the others go on");
                 }
-                // Somebody else was faster.
+                // Another instance has set it aside.
                 Ok(false) => {}
                 Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Conflict) => {
                     debug!(delivery, %error, "a batch that can't be read is found again");

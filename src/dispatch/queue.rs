@@ -96,7 +96,7 @@ pub(super) struct Changes {
 /// What of an endpoint's is in memory.
 #[derive(Debug, Default)]
 pub(super) struct InMemory {
-    /// Its batches, as far as they are not to be read again now.
+    /// Its batches that must not be read again now.
     pub(super) batches: Vec<Arc<str>>,
     /// A batch of which only the first deliveries were read, and the place of the next.
     pub(super) partial: Option<(Arc<str>, u32)>,
@@ -208,7 +208,7 @@ impl DeliveryQueue {
         self.0.state.lock().left_since_look = None;
     }
 
-    /// Whether that batch is not to be read now: deliveries of it are in memory, or were when the look began that found it, or its
+    /// Whether that batch must not be read now: deliveries of it are in memory, or were when the look began that found it, or its
     /// results can't be recorded.
     pub(super) fn is_passed_over(&self, endpoint: &EndpointKey, batch: &str) -> bool {
         self.0.state.lock().is_passed_over(endpoint, batch)
@@ -242,7 +242,7 @@ impl DeliveryQueue {
         next
     }
 
-    /// The request of a delivery has ended. One that was not sent leaves memory; of all others the result is to be recorded.
+    /// The request of a delivery has ended. One that was not sent leaves memory; of all others the result must be recorded.
     /// Returns for how long the endpoint is paused, if it asked for that.
     pub(super) fn ended(&self, delivery: &Delivery, outcome: &Outcome) -> Option<Duration> {
         let mut state = self.0.state.lock();

@@ -18,7 +18,7 @@ pub(super) const UNKNOWN_EHLO: [u16; 5] = [500, 501, 502, 504, 550];
 #[derive(Debug)]
 pub(super) struct Helo {
     stream: TcpStream,
-    /// The bytes of the word that are written.
+    /// How many bytes of [`HELO`] are written.
     written: usize,
 }
 

@@ -1,4 +1,4 @@
-//! The mail server: one connection an e-mail.
+//! The mail server: one connection per e-mail.
 //!
 //! Connections are not pooled: on one that a timeout interrupted, the reply to the last e-mail would be taken for that to the next.
 
@@ -99,9 +99,9 @@ impl Connection {
             let cause = Cause::from(&error).concerning(Concerns::Delivery);
             // The client refuses what the server can't take, such as an address beyond ASCII.
             if error.is_permanent() || error.is_client() {
-                Unsent::Never(cause)
+                Unsent::Permanent(cause)
             } else {
-                Unsent::NotNow(cause)
+                Unsent::Transient(cause)
             }
         })?;
         Ok(Receipt {

@@ -11,15 +11,15 @@ use crate::store::{Error, Store};
 
 /// The address of the certificate's user, as it is now.
 pub(super) async fn address(store: &Store, email: &Email, certificate: &Value) -> Result<Address, Unsent> {
-    let never = |reason: String| Unsent::Never(reason.into());
-    let id = id(&certificate["_userId"]).ok_or_else(|| never("the certificate names no user".into()))?;
+    let permanent = |reason: String| Unsent::Permanent(reason.into());
+    let id = id(&certificate["_userId"]).ok_or_else(|| permanent("the certificate names no user".into()))?;
     let field = &email.address_field;
     let user = read(store, &email.users, doc! { "_id": id }, field).await?;
-    let text = find(&user, field).ok_or_else(|| never(format!("the user has no `{field}`")))?;
+    let text = find(&user, field).ok_or_else(|| permanent(format!("the user has no `{field}`")))?;
     let address = text.trim().parse().ok();
     address
         .and_then(|address| ascii_domain(&address))
-        .ok_or_else(|| never(format!("the user's `{field}` is no e-mail address")))
+        .ok_or_else(|| permanent(format!("the user's `{field}` is no e-mail address")))
 }
 
 async fn read(store: &Store, users: &str, filter: Document, field: &str) -> Result<Document, Unsent> {
@@ -27,11 +27,11 @@ async fn read(store: &Store, users: &str, filter: Document, field: &str) -> Resu
     let projection = doc! { field: 1 };
     // A task of its own: an attempt may be cut short, but a driver's future is never dropped.
     let found = tokio::spawn(async move { users.find_one(filter).projection(projection).await }).await;
-    let not_now = |reason| Unsent::NotNow(format!("the user can't be read: {reason}").into());
+    let transient = |reason| Unsent::Transient(format!("the user can't be read: {reason}").into());
     match found {
         Ok(Ok(user)) => user.ok_or(Unsent::NoUser),
-        Ok(Err(error)) => Err(not_now(Error::from(error).to_string())),
-        Err(error) => Err(not_now(error.to_string())),
+        Ok(Err(error)) => Err(transient(Error::from(error).to_string())),
+        Err(error) => Err(transient(error.to_string())),
     }
 }
 

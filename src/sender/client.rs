@@ -36,7 +36,7 @@ pub enum ClientError {
     /// The platform's certificates can't be used.
     #[error("TLS can't be set up: {0}; install ca-certificates or point SSL_CERT_FILE at a bundle")]
     Tls(#[from] rustls::Error),
-    /// `delivery.source` can't stand in a header.
+    /// `delivery.source` can't be written in a header.
     #[error("delivery.source: it holds a character that no header may hold")]
     Source(#[from] http::header::InvalidHeaderValue),
 }
@@ -104,7 +104,7 @@ enum NoResponse {
     Timeout {
         connect: Option<Duration>,
     },
-    /// The same, while there was no token yet.
+    /// There was no token to send it with.
     NoToken(NoToken),
     /// It was not attempted.
     ProxyUnavailable(String),

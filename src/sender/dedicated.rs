@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 use crate::model::EndpointKey;
 use crate::platform::Tls;
 
-/// Endpoints whose transports are kept, the last ones used. What is kept of one took 12 KB, without its connections.
-const MOST: usize = 512;
+/// The most endpoints whose transports are kept: those that were used last. One took 12 KB when it was measured, without its connections.
+const MAX_ENDPOINTS: usize = 512;
 
-/// One `T` per endpoint, made where it is wanted and kept while it is used.
+/// One `T` per endpoint, made when it is first needed.
 pub(super) struct Dedicated<T>(Arc<Mutex<Kept<T>>>);
 
 impl<T> Clone for Dedicated<T> {
@@ -39,12 +39,12 @@ struct Entry<T> {
     transports: Arc<T>,
     fingerprint: [u8; 32],
     last_use: u64,
-    /// Gone once its endpoint is.
+    /// Dropped when no document has the endpoint with these certificates any more.
     tls: Weak<Tls>,
 }
 
 impl<T> Dedicated<T> {
-    /// That of the endpoint; made if there is none, or one of other certificates.
+    /// The one of this endpoint. A new one is made if there is none, or if its certificates have changed.
     ///
     /// # Errors
     /// It can't be made.
@@ -83,7 +83,7 @@ impl<T> Kept<T> {
 
     fn insert(&mut self, endpoint: &EndpointKey, tls: &Arc<Tls>, transports: &Arc<T>) {
         self.entries.retain(|_, entry| entry.tls.strong_count() > 0);
-        if self.entries.len() >= MOST {
+        if self.entries.len() >= MAX_ENDPOINTS {
             let by_use = self.entries.iter().min_by_key(|(_, entry)| entry.last_use);
             let oldest = by_use.map(|(key, _)| key.clone());
             oldest.and_then(|key| self.entries.remove(&key));
@@ -144,18 +144,18 @@ mod tests {
         for n in 0..10_000 {
             get(&kept, n, &tls, 1);
             assert_eq!(get(&kept, 0, &tls, 2), 1, "in use all the time");
-            assert!(kept.0.lock().entries.len() <= MOST);
+            assert!(kept.0.lock().entries.len() <= MAX_ENDPOINTS);
         }
         assert_eq!(get(&kept, 9_999, &tls, 2), 1);
-        assert_eq!(get(&kept, 9_999 - MOST, &tls, 2), 2, "long unused");
+        assert_eq!(get(&kept, 9_999 - MAX_ENDPOINTS, &tls, 2), 2, "long unused");
     }
 
     #[test]
-    fn what_is_of_an_endpoint_that_is_gone_goes_too() {
+    fn that_of_a_deleted_endpoint_is_dropped() {
         let kept = Dedicated::default();
-        let gone = tls(1);
-        get(&kept, 1, &gone, 1);
-        drop(gone);
+        let deleted = tls(1);
+        get(&kept, 1, &deleted, 1);
+        drop(deleted);
         get(&kept, 2, &tls(2), 2);
         assert!(!kept.0.lock().entries.contains_key(&key(1)));
     }

@@ -4,7 +4,7 @@
 //! answered CONNECT. Then all that goes through it waits, and it is asked until it answers. A status other than 407 is about the
 //! endpoint, and that endpoint's failure: proxies answer 502 to 504 where the target is dead, and 403 where it is forbidden.
 //!
-//! What one endpoint could cause must not hold the others:
+//! What one endpoint could cause must not make the others wait:
 //! * A timeout, or a connection that broke, is the endpoint's if the proxy reacts at that moment to a request that no endpoint has a
 //!   part in (`OPTIONS *`, any status), or has just answered CONNECT for another; else it is the proxy's.
 //! * A proxy that breaks off before it has answered CONNECT is at fault, unless it has done so for the same host before and answered for
@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use url::Url;
 
-use self::connect::{Refused, Transport};
+use self::connect::{Transport, TunnelError};
 use self::health::{Asked, Health};
 use self::server::Server;
 use super::lookup::system_lookup;
@@ -38,7 +38,7 @@ pub(super) use self::connect::Transport as Connection;
 pub use self::health::{ProxyOutage, Waits};
 pub use self::probe::ProxyCheck;
 
-/// The proxy, if there is one. Clones are the same.
+/// The proxy, if there is one. Clones share it.
 #[derive(Clone)]
 pub struct Proxy(Arc<Shared>);
 
@@ -82,7 +82,7 @@ impl Proxy {
         })))
     }
 
-    /// From now on through this one. An outage goes on until it is known that this one works.
+    /// From now on connections are made through this one. An outage goes on until it is known that this one works.
     ///
     /// # Errors
     /// As [`Proxy::new`]; then nothing has changed.
@@ -98,7 +98,7 @@ impl Proxy {
         self.0.server.get().is_some()
     }
 
-    /// The outage that lasts, if one does.
+    /// The present outage, if there is one.
     pub fn outage(&self) -> Option<ProxyOutage> {
         self.0.health.outage()
     }
@@ -176,17 +176,19 @@ impl Proxy {
             began: Instant::now(),
         };
         let tunnel = connect::tunnel(server, target).await;
-        if !matches!(tunnel, Err(Refused::Proxy(_))) {
+        if !matches!(tunnel, Err(TunnelError::Proxy(_))) {
             health.answered(&server.name, asked);
         }
         let reason = match tunnel {
             Ok(transport) => return Ok(transport),
-            Err(Refused::Status(status)) => format!("the proxy answered {status} to CONNECT"),
-            Err(Refused::SpokeFirst) => "the other side spoke before the request".to_owned(),
-            Err(Refused::Proxy(fault)) if fault.broke() && health.breaks_off_again(asked) => {
+            Err(TunnelError::Status(status)) => format!("the proxy answered {status} to CONNECT"),
+            Err(TunnelError::SpokeFirst) => "the other side spoke before the request".to_owned(),
+            Err(TunnelError::Proxy(fault)) if fault.broke() && health.breaks_off_again(asked) => {
                 "the proxy breaks off CONNECT to this host, and answers for others".to_owned()
             }
-            Err(Refused::Proxy(fault)) => return Err(NoTunnel::Unavailable(self.unavailable(server, &fault, asked))),
+            Err(TunnelError::Proxy(fault)) => {
+                return Err(NoTunnel::Unavailable(self.unavailable(server, &fault, asked)));
+            }
         };
         Err(NoTunnel::Target(reason))
     }
@@ -201,7 +203,7 @@ impl Proxy {
             target: None,
             began,
         };
-        // One asks for all that wait.
+        // One request answers the question for all that wait.
         let _asking = health.asking().await;
         if let Some(outage) = health.outage_met(asked) {
             return Some(outage.reason);

@@ -22,7 +22,7 @@ pub(crate) fn tls_config() -> Result<ClientConfig, Error> {
     Trust::of_system()?.config()
 }
 
-/// The system's authorities. Cheap to clone.
+/// What connections trust by default.
 #[derive(Clone)]
 pub(super) struct Trust {
     provider: Arc<CryptoProvider>,
@@ -30,7 +30,7 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    /// Reads them now.
+    /// The system's authorities, read now.
     pub(super) fn of_system() -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         Ok(Self {
@@ -39,16 +39,16 @@ impl Trust {
         })
     }
 
-    /// For whoever has no certificates of its own.
+    /// For endpoints and servers without certificates of their own.
     pub(super) fn config(&self) -> Result<ClientConfig, Error> {
         self.config_with(Arc::clone(&self.system) as _)
     }
 
-    /// For the endpoint that has these.
+    /// For the endpoint that `tls` was configured for.
     pub(super) fn config_of(&self, tls: &Tls) -> Result<ClientConfig, Error> {
         let verifier: Arc<dyn ServerCertVerifier> = match &*tls.authorities {
             [] => Arc::clone(&self.system) as _,
-            authorities => Arc::new(self.with(authorities)?),
+            authorities => Arc::new(self.with_authorities(authorities)?),
         };
         let mut config = self.config_with(verifier)?;
         if let Some(identity) = &tls.identity {
@@ -67,13 +67,13 @@ impl Trust {
             .with_no_client_auth())
     }
 
-    fn with(&self, authorities: &[CertificateDer<'static>]) -> Result<Besides, Error> {
+    fn with_authorities(&self, authorities: &[CertificateDer<'static>]) -> Result<SystemOrListed, Error> {
         let mut store = RootCertStore::empty();
         for authority in authorities {
             store.add(authority.clone())?;
         }
         let own = WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(&self.provider)).build();
-        Ok(Besides {
+        Ok(SystemOrListed {
             listed: authorities.to_vec(),
             own: own.map_err(|error| Error::General(error.to_string()))?,
             system: Arc::clone(&self.system),
@@ -83,13 +83,13 @@ impl Trust {
 
 /// Trusts a certificate that either of two trusts. The system's 140 authorities are not copied for each endpoint.
 #[derive(Debug)]
-struct Besides {
+struct SystemOrListed {
     listed: Vec<CertificateDer<'static>>,
     own: Arc<WebPkiServerVerifier>,
     system: Arc<Verifier>,
 }
 
-impl ServerCertVerifier for Besides {
+impl ServerCertVerifier for SystemOrListed {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -138,8 +138,8 @@ impl ServerCertVerifier for Besides {
     }
 }
 
-/// A receiver's certificate that is itself among those to be trusted. One that `openssl req -x509` makes may be an authority's too, which
-/// webpki takes from no receiver.
+/// A receiver's certificate that is itself among those to be trusted. `openssl req -x509` makes it an
+/// authority's as well, and webpki accepts an authority's certificate from no receiver.
 fn verify_itself(
     certificate: &CertificateDer<'_>,
     name: &ServerName<'_>,

@@ -46,7 +46,7 @@ impl Fault {
         matches!(self, Self::Broke(_))
     }
 
-    /// Who waits until it is mended. What one target might have caused holds only those who have met it.
+    /// Who waits until it is mended. What one target might have caused makes only those wait who have met it.
     pub(super) fn waits(&self) -> Waits {
         match self {
             Self::Unreachable(_) | Self::Login { .. } => Waits::All,
@@ -68,34 +68,34 @@ impl fmt::Display for Fault {
 }
 
 /// Why there is no tunnel.
-pub(super) enum Refused {
+pub(super) enum TunnelError {
     Proxy(Fault),
     /// What it answered of the target.
     Status(u16),
-    /// Something came through the tunnel at once: no HTTP server begins.
+    /// Something came through the tunnel at once: an HTTP server sends nothing before the request.
     SpokeFirst,
 }
 
 /// A connection to `target`, `ADDRESS:PORT`, through the proxy.
-pub(super) async fn tunnel(server: &Server, target: &str) -> Result<Transport, Refused> {
-    let uri = target.parse::<Uri>().map_err(|_| Refused::SpokeFirst)?;
+pub(super) async fn tunnel(server: &Server, target: &str) -> Result<Transport, TunnelError> {
+    let uri = target.parse::<Uri>().map_err(|_| TunnelError::SpokeFirst)?;
     let response = ask(server, Method::CONNECT, uri, target)
         .await
-        .map_err(Refused::Proxy)?;
+        .map_err(TunnelError::Proxy)?;
     match response.status() {
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
             let has_one = server.authorization.is_some();
-            Err(Refused::Proxy(Fault::Login { has_one }))
+            Err(TunnelError::Proxy(Fault::Login { has_one }))
         }
-        status if !status.is_success() => Err(Refused::Status(status.as_u16())),
+        status if !status.is_success() => Err(TunnelError::Status(status.as_u16())),
         status => {
             // hyper makes no tunnel after a 204.
             let upgraded = hyper::upgrade::on(response).await;
-            let upgraded = upgraded.map_err(|_| Refused::Status(status.as_u16()))?;
-            let parts = upgraded.downcast::<Transport>().map_err(|_| Refused::SpokeFirst)?;
+            let upgraded = upgraded.map_err(|_| TunnelError::Status(status.as_u16()))?;
+            let parts = upgraded.downcast::<Transport>().map_err(|_| TunnelError::SpokeFirst)?;
             match parts.read_buf.is_empty() {
                 true => Ok(parts.io),
-                false => Err(Refused::SpokeFirst),
+                false => Err(TunnelError::SpokeFirst),
             }
         }
     }

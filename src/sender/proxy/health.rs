@@ -11,13 +11,13 @@ use tracing::{debug, info, warn};
 
 use super::connect::Fault;
 
-/// Hosts that are remembered, at most.
+/// The most hosts that are remembered.
 const REMEMBERED: usize = 4096;
 
 /// A proxy that is unavailable.
 #[derive(Clone, Debug)]
 pub struct ProxyOutage {
-    /// Why, with the proxy's host and port.
+    /// What fails, with the proxy's host and port.
     pub reason: String,
     since: Instant,
     /// Tells outages apart.
@@ -146,7 +146,7 @@ impl Health {
         self.state.lock().ended
     }
 
-    /// The number of the outage that lasts, and what may be asked for to find out whether it still does.
+    /// The number of the present outage, and what may be asked for to find out whether it still does.
     pub(super) fn outage_and_targets(&self) -> Option<(u64, Vec<String>)> {
         let state = self.state.lock();
         let targets = state.tried.values().flatten().cloned().collect();
@@ -188,7 +188,7 @@ impl Health {
         self.state.lock().reacted.is_some_and(|reacted| reacted >= then)
     }
 
-    /// The outage that lasts, which has met this one as well.
+    /// The present outage; what `asked` says is noted as having met it.
     pub(super) fn outage_met(&self, asked: Asked<'_>) -> Option<ProxyOutage> {
         let mut state = self.state.lock();
         let outage = state.outage.clone()?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{Method, Uri};
 use tokio::time::{sleep, timeout};
 
-use super::connect::{self, Fault, Refused};
+use super::connect::{self, Fault, TunnelError};
 use super::health::Asked;
 use super::server::Server;
 use super::{NoTunnel, Proxy};
@@ -40,7 +40,7 @@ async fn responds(server: &Server, limit: Duration) -> Result<(), Fault> {
     timeout(limit, asked).await.map_err(|_| Fault::Silent)?.map(drop)
 }
 
-/// The same, promptly; a proxy that knows no such request and closes is no silent one.
+/// Whether the proxy responds [`PROMPTLY`]. One that closes, because it doesn't know such a request, counts as responding.
 pub(super) async fn reacts(server: &Server) -> Result<(), Fault> {
     responds(server, PROMPTLY)
         .await
@@ -53,8 +53,8 @@ async fn works(server: &Server, target: Option<&String>) -> Result<(), Fault> {
         return reacts(server).await;
     };
     match timeout(ANSWER, connect::tunnel(server, target)).await {
-        Ok(Err(Refused::Proxy(fault))) => Err(fault),
-        Ok(Ok(_) | Err(Refused::Status(_) | Refused::SpokeFirst)) => Ok(()),
+        Ok(Err(TunnelError::Proxy(fault))) => Err(fault),
+        Ok(Ok(_) | Err(TunnelError::Status(_) | TunnelError::SpokeFirst)) => Ok(()),
         // The target may be dead.
         Err(_) => reacts(server).await,
     }
@@ -111,12 +111,12 @@ impl Proxy {
             }));
         };
         Some(match timeout(ANSWER, connect::tunnel(&server, target)).await {
-            Ok(Ok(_) | Err(Refused::SpokeFirst)) => ProxyCheck::Good(format!("{name} leads to {target}")),
-            Ok(Err(Refused::Status(status))) => {
+            Ok(Ok(_) | Err(TunnelError::SpokeFirst)) => ProxyCheck::Good(format!("{name} leads to {target}")),
+            Ok(Err(TunnelError::Status(status))) => {
                 ProxyCheck::Refuses(format!("{name} answers {status} to CONNECT {target}"))
             }
-            Ok(Err(Refused::Proxy(fault @ Fault::Login { .. }))) => ProxyCheck::Login(format!("{name} {fault}")),
-            Ok(Err(Refused::Proxy(fault))) => unreachable(fault),
+            Ok(Err(TunnelError::Proxy(fault @ Fault::Login { .. }))) => ProxyCheck::Login(format!("{name} {fault}")),
+            Ok(Err(TunnelError::Proxy(fault))) => unreachable(fault),
             Err(_) => responds(&server, PROMPTLY).await.map_or_else(unreachable, |()| {
                 ProxyCheck::Refuses(format!("{name} responds, but not within 2 s to CONNECT {target}"))
             }),
