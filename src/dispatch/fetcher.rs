@@ -142,7 +142,7 @@ impl Fetcher {
         }
         let next_due = self.waiting.next_due(now);
         let changed = self.waiting.changed(changes.refill);
-        // Who has waited longest comes first: an endpoint that has just freed a slot would else take it again and again.
+        // Who has waited longest comes first: an endpoint that has just freed a slot would otherwise get it again and again.
         let mut endpoints = self.starved.take(self.queue.spare());
         endpoints.extend(changed);
         endpoints.extend(self.opened());
@@ -196,7 +196,7 @@ impl Fetcher {
             }
         }
         let is_changed = self.set_aside(&looked.unreadable, now).await;
-        // Others of the kind may follow.
+        // More batches that can't be read may follow.
         let pause = if is_changed { took } else { self.look_every };
         self.next_look = Instant::now() + pause.max(took * 2);
         Ok(())

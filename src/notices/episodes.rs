@@ -112,8 +112,8 @@ impl Episodes {
         &self.0.changed
     }
 
-    /// Takes over what the documents say: of endpoints that are not this instance's yet, and what somebody has written since.
-    /// `successes` are recorded ones, of which an instance may have died before it wrote down that an episode has ended.
+    /// Takes over what the documents say of endpoints that were not this instance's so far, or of which another instance has written
+    /// since. `successes` are recorded ones: an instance may have died before it wrote down that they ended an episode.
     pub fn load(
         &self,
         documents: &[Document],
@@ -137,10 +137,10 @@ impl Episodes {
                     .get(&endpoint)
                     .and_then(|tracked| tracked.episode.as_ref());
                 if let Some(at) = success.filter(|_| episode.is_some_and(is_later))
-                    && let Some(episode) = known.take(&endpoint)
+                    && let Some(episode) = known.detach(&endpoint)
                 {
                     let (after, told) = succeeded(episode.clone(), at, &rules);
-                    known.put(&endpoint, after, told.map(|told| (told, episode)), true);
+                    known.attach(&endpoint, after, told.map(|told| (told, episode)), true);
                 }
             }
         }
@@ -236,13 +236,13 @@ impl Episodes {
         let mut known = self.0.known.lock();
         self.note_connection(&mut known, endpoint, true);
         let rules = known.rules;
-        let Some(episode) = known.take(endpoint) else { return };
+        let Some(episode) = known.detach(endpoint) else { return };
         let (was_suspended, was_well) = (episode.suspended.is_some(), episode.well_since);
         let (after, told) = succeeded(episode.clone(), now, &rules);
         let is_news = after
             .as_ref()
             .is_none_or(|after| was_suspended || after.well_since != was_well);
-        known.put(endpoint, after, told.map(|told| (told, episode)), is_news);
+        known.attach(endpoint, after, told.map(|told| (told, episode)), is_news);
         self.notify(&known);
     }
 
@@ -257,19 +257,19 @@ impl Episodes {
         let mut known = self.0.known.lock();
         let is_cut_off = self.note_connection(&mut known, endpoint, is_connected);
         let rules = known.rules;
-        let before = known.take(endpoint);
+        let before = known.detach(endpoint);
         let had_lasted = before.as_ref().is_some_and(Episode::is_lasting);
         if !is_connected && is_cut_off {
             let is_told = before.as_ref().is_some_and(|episode| episode.is_told);
             let after = before.and_then(|episode| failed_by_us(episode, attempt.at));
-            known.put(endpoint, after, None, had_lasted && !is_told);
+            known.attach(endpoint, after, None, had_lasted && !is_told);
             return self.notify(&known);
         }
         let was_well = before.as_ref().and_then(|episode| episode.well_since);
         let (after, told) = failed(before, attempt, is_gone, fingerprint, &rules);
         let is_news = after.is_lasting() && (!had_lasted || after.well_since != was_well);
         let told: Vec<_> = told.into_iter().map(|told| (told, after.clone())).collect();
-        known.put(endpoint, Some(after), told, is_news);
+        known.attach(endpoint, Some(after), told, is_news);
         self.notify(&known);
     }
 
@@ -296,9 +296,9 @@ impl Episodes {
                 .is_some_and(|(then, now)| then != now);
             if is_off || is_other {
                 let mut known = self.0.known.lock();
-                let episode = known.take(&endpoint).filter(|_| !is_off);
+                let episode = known.detach(&endpoint).filter(|_| !is_off);
                 let after = episode.and_then(|episode| restarted(episode, now));
-                known.put(&endpoint, after, None, true);
+                known.attach(&endpoint, after, None, true);
                 self.notify(&known);
             }
         }
@@ -316,9 +316,9 @@ impl Episodes {
             .map(|(endpoint, _)| endpoint.clone())
             .collect();
         for endpoint in due {
-            if let Some(episode) = known.take(&endpoint) {
+            if let Some(episode) = known.detach(&endpoint) {
                 let (after, told) = recovered(episode.clone(), now, &rules);
-                known.put(&endpoint, after, told.map(|told| (told, episode)), true);
+                known.attach(&endpoint, after, told.map(|told| (told, episode)), true);
             }
         }
         known.endpoints.values().filter_map(end).min()

@@ -105,7 +105,7 @@ impl Courier {
                 debug!(delivery = %delivery.batch.id, %error, "MongoDB refuses the note that an attempt begins");
                 None
             }
-            // It is read again.
+            // The delivery is fetched again.
             _ => Some(Outcome::NotSent),
         }
     }

@@ -22,7 +22,7 @@ use crate::store::{Error, Kind, Pauses, Result};
 /// How often the outbox is asked for dead letters that may go out again.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How often an endpoint that has accepted none since gets one dead letter.
+/// An endpoint that has accepted none of its dead letters yet gets one this often.
 const ONE_EVERY: Duration = Duration::from_secs(60);
 
 /// This many go to an endpoint that accepts them, per look: ten a second.
@@ -63,7 +63,7 @@ pub(super) async fn redrive(engine: Arc<Engine>, stop: CancellationToken) {
 impl Redrives {
     async fn run_once(&mut self, engine: &Engine, began: Instant) -> Result<()> {
         let now = engine.clock.now();
-        // Before the endpoints: what dies in between is found among these.
+        // Read before the endpoints: a delivery that dies in between is found by the second query.
         let ids: Vec<_> = self.last.values().filter_map(|last| last.id.as_deref()).collect();
         let states = engine.outbox.states_of(&ids).await?;
         let mut endpoints = engine.outbox.with_dead_letters().await?;
@@ -75,7 +75,7 @@ impl Redrives {
         self.forget_settled(&endpoints, &states);
         let may_be_sent = |(endpoint, _): &(&EndpointKey, &DateTime)| {
             let state = engine.endpoint_state(endpoint);
-            // One of a suspended endpoint for which nothing else waits is what it is probed with.
+            // A suspended endpoint for which nothing else waits is probed with one of its dead letters.
             matches!(
                 state,
                 EndpointState::Served | EndpointState::Suspended { is_probe_due: true }

@@ -1,7 +1,7 @@
 //! What waits for an endpoint that is held, suspended or out of service is a dead letter after `delivery.wait_for`.
 //!
 //! The instance to which the endpoint is assigned ends it, in steps of at most 100 documents. It rests after each step as long as the
-//! step took: what else MongoDB is asked gets at least half of the time.
+//! step took, so that this takes at most half of the time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -39,7 +39,7 @@ struct Entry<T> {
     transports: Arc<T>,
     fingerprint: [u8; 32],
     last_use: u64,
-    /// Dropped when no document has the endpoint with these certificates any more.
+    /// Leads to nothing once the directory has dropped the endpoint's certificates: then the entry is dropped as well.
     tls: Weak<Tls>,
 }
 

@@ -1,4 +1,4 @@
-//! Endpoints that wanted slots in vain. Organizations take turns; within one it is first come, first served.
+//! Endpoints that asked for slots and got none. Organizations take turns; within one it is first come, first served.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 

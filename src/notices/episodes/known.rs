@@ -42,14 +42,14 @@ pub(super) struct Tracked {
 }
 
 impl Known {
-    /// [`Known::put`] must follow.
-    pub(super) fn take(&mut self, endpoint: &EndpointKey) -> Option<Episode> {
+    /// Takes the episode out, to change it. [`Known::attach`] must follow.
+    pub(super) fn detach(&mut self, endpoint: &EndpointKey) -> Option<Episode> {
         let episode = self.endpoints.get_mut(endpoint)?.episode.take()?;
         self.suspended -= usize::from(episode.suspended.is_some());
         Some(episode)
     }
 
-    pub(super) fn put(
+    pub(super) fn attach(
         &mut self,
         endpoint: &EndpointKey,
         episode: Option<Episode>,
@@ -69,7 +69,7 @@ impl Known {
     }
 
     pub(super) fn replace(&mut self, endpoint: &EndpointKey, tracked: Option<Tracked>) {
-        self.take(endpoint);
+        self.detach(endpoint);
         self.unsaved.remove(endpoint);
         let is_suspended = |tracked: &Tracked| tracked.episode.as_ref().is_some_and(|one| one.suspended.is_some());
         self.suspended += usize::from(tracked.as_ref().is_some_and(is_suspended));
