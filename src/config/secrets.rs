@@ -108,7 +108,9 @@ struct Secret {
 
 impl Secret {
     fn resolve(&self, credentials: &Credentials, settings: &mut Settings) {
-        let value = settings.take(self.key);
+        // As config.toml has it: nothing is given here.
+        let is_nothing = |given: &Given| !self.needed && given.raw.as_text() == Some("");
+        let value = settings.take(self.key).filter(|given| !is_nothing(given));
         let named = settings.take(self.file_key);
         let given = credentials.given.as_deref();
         let credential = given.and_then(|directory| self.read_credential(directory));

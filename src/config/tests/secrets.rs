@@ -133,3 +133,23 @@ fn keys_that_make_no_sense_are_a_fault_that_shows_none_of_them() {
     given.write("secret-keys", KEY);
     assert_eq!(given.faults().len(), 2, "{:?}", given.faults());
 }
+
+#[test]
+fn what_config_toml_leaves_empty_may_be_a_credential() {
+    let given = Given::toml(include_str!("../../../config.toml"))
+        .env("CERTHOOKD_MONGODB__URI", SECRET_URI)
+        .env(FROM.0, FROM.1);
+    let key = crate::envelope::new_key().unwrap();
+    let secrets = [
+        ("smtp-url", SMTP),
+        ("notices-secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        ("proxy-url", "http://bob:hunter2@proxy.test:3128"),
+        ("secret-keys", &key),
+    ];
+    for (credential, secret) in secrets {
+        given.write(credential, secret);
+    }
+    let config = given.config();
+    assert!(config.email.smtp_url.is_some() && config.notices.secret.is_some() && config.delivery.proxy.is_some());
+    assert!(format!("{:?}", config.secrets).contains("Some"));
+}
