@@ -214,6 +214,8 @@ async fn a_change_of_its_document_and_a_release_end_a_suspension() {
         let marked = doc! { "expiryReminderSent": true };
         fixture.wait_for_count(&fixture.badge_users(), marked, 6).await;
         let of_endpoint = |state: &str| doc! { "state": state, "endpoint": format!("{organization}/{key}") };
+        // The first, which got the 410.
+        fixture.wait_for_deliveries(of_endpoint("dead"), 1).await;
         let pending = fixture.deliveries(of_endpoint("pending")).await.len() as u64;
         assert!(pending >= 3, "{pending}");
         if by_release {
