@@ -204,6 +204,10 @@ pub fn recovered(episode: Episode, now: DateTime, rules: &Rules) -> (Option<Epis
 /// Whether the platform was told stays.
 pub fn restarted(mut episode: Episode, at: DateTime) -> Option<Episode> {
     episode.suspended = None;
+    if episode.in_a_row > 0 {
+        // It has failed since: until another success it is not well.
+        (episode.well_since, episode.delivered) = (None, 0);
+    }
     episode.begin_row(at);
     episode.is_told.then_some(episode)
 }

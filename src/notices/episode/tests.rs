@@ -190,3 +190,30 @@ fn a_time_in_which_it_could_not_be_sent_to_does_not_count() {
         assert_eq!(endpoint.told, [(told, "failing")], "{outage}");
     }
 }
+
+#[test]
+fn judged_anew_it_is_not_well_because_it_was_before_it_failed_again() {
+    // How it fails after a success.
+    let table: [(&str, i64, u16); 3] = [
+        ("a 410", 1, 410),
+        ("a few failures", 5, 500),
+        ("nothing but failures", 20, 500),
+    ];
+    for (what, failures, status) in table {
+        let mut endpoint = Endpoint::default();
+        endpoint.fails(0, 20 * MINUTE, MINUTE);
+        endpoint.succeeds(20 * MINUTE);
+        for n in 1..=failures {
+            endpoint.fails_with((20 + n) * MINUTE, status);
+        }
+        let changed = (21 + failures) * MINUTE;
+        let episode = endpoint.episode.take();
+        endpoint.episode = episode.and_then(|episode| restarted(episode, DateTime::from_millis(changed)));
+        endpoint.told.clear();
+        endpoint.passes(changed + HOUR);
+        assert_eq!(endpoint.told, [], "{what}: no success since");
+        endpoint.succeeds(changed + HOUR);
+        endpoint.passes(changed + 2 * HOUR);
+        assert_eq!(endpoint.told, [(changed / MINUTE + 75, "recovered")], "{what}");
+    }
+}
