@@ -167,7 +167,7 @@ fn recovered<'a>(data: Data<'a>, episode: &Episode, dead: i64, terms: &Terms) ->
 
 /// The notice that deliveries to an endpoint became dead letters.
 pub fn of_dead_letters(key: &EndpointKey, name: String, dead: &Dead, terms: &Terms, now: DateTime) -> NewDelivery {
-    let next = match terms.redrive_for.is_zero() {
+    let next = match terms.redrive_for.is_zero() || !dead.last.is_redrivable {
         true => "They are kept for a replay.".into(),
         false => format!(
             "They go out by themselves once the endpoint answers, for {} after their end, and are kept for a replay after that.",

@@ -21,8 +21,10 @@ pub struct LastDeadLetter {
     pub at: Option<DateTime>,
     /// The status of the response then, if there was one.
     pub status: Option<u16>,
-    /// What failed then.
+    /// What failed then; of one that was never attempted, why it ended.
     pub reason: String,
+    /// Whether it goes out again by itself.
+    pub is_redrivable: bool,
 }
 
 impl Outbox {
@@ -44,7 +46,8 @@ impl Outbox {
     pub async fn last_dead_letter(&self, endpoint: &EndpointKey) -> Result<Option<LastDeadLetter>> {
         let outbox = self.store.outbox().clone_with_type::<Document>();
         let fields = doc! {
-            "deliveries.event": 1, "deliveries.type": 1, "lastAttemptAt": 1, "lastStatus": 1, "lastError": 1,
+            "deliveries.event": 1, "deliveries.type": 1, "lastAttemptAt": 1, "lastStatus": 1, "lastError": 1, "reason": 1,
+            "redrivable": 1,
         };
         let find = outbox.find_one(doc! { "state": "dead", "endpoint": endpoint.as_str() });
         let find = find
@@ -60,11 +63,13 @@ fn read(document: &Document) -> LastDeadLetter {
     let delivery = delivery.and_then(|deliveries| deliveries.first()?.as_document());
     let of_delivery = |field| delivery.and_then(|delivery| delivery.get_str(field).ok());
     let status = document.get_i32("lastStatus").ok();
+    let reason = document.get_str("lastError").or_else(|_| document.get_str("reason"));
     LastDeadLetter {
         event: of_delivery("event").unwrap_or_default().to_owned(),
         event_type: of_delivery("type").unwrap_or_default().to_owned(),
         at: document.get_datetime("lastAttemptAt").ok().copied(),
         status: status.and_then(|status| u16::try_from(status).ok()),
-        reason: document.get_str("lastError").unwrap_or_default().to_owned(),
+        reason: reason.unwrap_or_default().to_owned(),
+        is_redrivable: document.get_bool("redrivable").unwrap_or(false),
     }
 }

@@ -14,6 +14,14 @@ pub fn state_id(endpoint: &EndpointKey) -> String {
     format!("endpoint/{endpoint}")
 }
 
+/// The row that notes this many dead letters of which the platform is to be told.
+pub(super) fn dead_row(endpoint: &EndpointKey, dead: i64) -> RawDocumentBuf {
+    upsert_row(
+        rawdoc! { "_id": state_id(endpoint) },
+        rawdoc! { "$inc": { "deadUntold": dead } },
+    )
+}
+
 #[derive(Default)]
 struct Note {
     paused_until: Option<DateTime>,

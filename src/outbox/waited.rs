@@ -1,19 +1,21 @@
 //! Ending what has waited too long for an endpoint that is not served: `delivery.wait_for`.
 //!
 //! A delivery waits from when it was appended, from when it was last due, or from when its endpoint was no longer served, whichever is the
-//! latest. So what was replayed, or is to be retried, has all of the time before it.
+//! latest. So what was replayed, or is to be retried, has all of the time before it. A probe of a suspended endpoint makes its delivery due
+//! at that instant, behind the others, and changes nothing of that: what it was probed with waits from its first attempt.
 
-use bson::{Bson, DateTime, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, cstr, doc, rawdoc};
+use bson::{Bson, DateTime, Document, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, cstr, doc, rawdoc};
 use mongodb::Cursor;
 use mongodb::options::FindOptions;
 
 use super::document::{LAYOUT, hint};
+use super::notes::dead_row;
 use super::settled::settled;
 use super::versions::{compared_row, raw, tell_of_versions};
 use super::{Class, Outbox};
 use crate::model::EndpointKey;
 use crate::statistics::Additions;
-use crate::store::{Error, Kind, OUTBOX, Result, STATISTICS, Transaction, Writer};
+use crate::store::{Error, Kind, OUTBOX, Result, STATE, STATISTICS, Transaction, Writer};
 
 /// Documents that are read at a time.
 const READ: u32 = 100;
@@ -25,6 +27,8 @@ pub enum Ended {
     Deliveries(u64),
     /// MongoDB refuses to change one of the documents: it is left alone.
     Refused(Error),
+    /// MongoDB refuses the note that the platform is to be told.
+    Untold(Error),
 }
 
 /// A document of which something waits.
@@ -47,6 +51,8 @@ pub struct Death<'a> {
     pub now: DateTime,
     /// Whether the statistics count it.
     pub is_counted: bool,
+    /// Whether the platform is to be told.
+    pub is_told: bool,
 }
 
 impl Outbox {
@@ -60,6 +66,23 @@ impl Outbox {
             "state": "pending", "queue": { "$in": &queues[..] }, "due": { "$lte": since },
             "_id": { "$nin": self.left_alone(endpoint), "$gte": "" },
         };
+        self.find_waiting(filter).await
+    }
+
+    /// What waits for a suspended endpoint and is due later than `since` because the endpoint was probed with it.
+    ///
+    /// # Errors
+    /// MongoDB refused or is unavailable.
+    pub async fn probed_with(&self, endpoint: &EndpointKey, since: DateTime) -> Result<Cursor<RawDocumentBuf>> {
+        let mut filter = probed_before(since);
+        filter.extend(doc! {
+            "state": "pending", "queue": Class::Retry.queue(endpoint), "due": { "$gt": since },
+            "_id": { "$nin": self.left_alone(endpoint), "$gte": "" },
+        });
+        self.find_waiting(filter).await
+    }
+
+    async fn find_waiting(&self, filter: Document) -> Result<Cursor<RawDocumentBuf>> {
         let outbox = self.store.outbox();
         let find = outbox.find(filter).hint(hint("pending")).batch_size(READ);
         Ok(find.projection(doc! { "createdAt": 1, "deliveries.event": 1 }).await?)
@@ -81,7 +104,8 @@ impl Outbox {
         let ids: Vec<_> = waited.iter().map(|waited| &waited.id).collect();
         let is_batch = waited.iter().any(|waited| waited.is_batch);
         let filter = doc! {
-            "_id": { "$in": ids }, "state": "pending", "due": { "$lte": since }, "createdAt": { "$lte": since },
+            "_id": { "$in": ids }, "state": "pending", "createdAt": { "$lte": since },
+            "$or": [{ "due": { "$lte": since } }, probed_before(since)],
         };
         let mut options = FindOptions::default();
         options.projection = (!is_batch).then(|| doc! { "version": 1, "redriven": 1 });
@@ -105,6 +129,17 @@ impl Outbox {
             transaction
                 .update(STATISTICS, statistics.rows(death.now).iter())
                 .await?;
+        }
+        if death.is_told && first_deaths > 0 {
+            let rows = [dead_row(endpoint, first_deaths)];
+            match transaction.update(STATE, rows.iter()).await {
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), Kind::Refused | Kind::Denied | Kind::TooLarge) => {
+                    transaction.abort().await;
+                    return Ok(Ended::Untold(error));
+                }
+                Err(error) => return Err(error),
+            }
         }
         transaction.commit().await?;
         tell_of_versions(endpoint, &found);
@@ -171,6 +206,11 @@ impl Waited {
             is_batch: found.get_array("deliveries").ok()?.into_iter().count() > 1,
         })
     }
+}
+
+/// What was last attempted as a probe, at the instant at which it is due, and first at `since` or before. A replay removes the latter.
+fn probed_before(since: DateTime) -> Document {
+    doc! { "$expr": { "$eq": ["$due", "$lastAttemptAt"] }, "firstAttemptAt": { "$lte": since } }
 }
 
 /// What a dead letter says of its death. It does not go out by itself: it is as old as `delivery.wait_for`.

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bson::{DateTime, Document, doc};
+use bson::{DateTime, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use humantime::format_duration;
+use mongodb::Cursor;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::Engine;
 use super::upkeep::MOST_REFUSED;
@@ -72,6 +73,7 @@ async fn run_once(
             deliveries: 0,
             refusals: 0,
             uncounted: None,
+            is_told: engine.directory.tells_of_endpoints() && !endpoint.is_own(),
         };
         let ended = ending.run(stop).await;
         ending.log();
@@ -142,11 +144,25 @@ struct Ending<'a> {
     refusals: usize,
     /// Why the statistics don't count them.
     uncounted: Option<Error>,
+    /// Whether the platform is told of them.
+    is_told: bool,
 }
 
 impl Ending<'_> {
     async fn run(&mut self, stop: &CancellationToken) -> Result<()> {
-        let mut due = self.engine.outbox.due_before(self.endpoint, self.since).await?;
+        let due = self.engine.outbox.due_before(self.endpoint, self.since).await?;
+        self.end(due, stop).await?;
+        if matches!(
+            self.engine.endpoint_state(self.endpoint),
+            EndpointState::Suspended { .. }
+        ) {
+            let probed = self.engine.outbox.probed_with(self.endpoint, self.since).await?;
+            self.end(probed, stop).await?;
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self, mut due: Cursor<RawDocumentBuf>, stop: &CancellationToken) -> Result<()> {
         let mut alone = Vec::new();
         while let Some(document) = due.try_next().await? {
             if stop.is_cancelled() {
@@ -175,12 +191,16 @@ impl Ending<'_> {
                 reason: self.reason,
                 now: self.engine.clock.now(),
                 is_counted: self.uncounted.is_none(),
+                is_told: self.is_told,
             };
             let outbox = &self.engine.outbox;
             match outbox.end_waiting(self.endpoint, &waited, self.since, death).await {
                 Ok(Ended::Deliveries(deliveries)) => {
                     self.deliveries += deliveries;
                     self.engine.tally.counts.add_dead(self.endpoint, deliveries);
+                    if self.is_told && deliveries > 0 {
+                        self.engine.died.add(self.endpoint.clone());
+                    }
                     failpoint::reach("waiting-ended");
                     tokio::time::sleep(began.elapsed()).await;
                     return Ok(());
@@ -192,12 +212,21 @@ impl Ending<'_> {
                     }
                     waited.retain(|one| !outbox.is_left_alone(self.endpoint, &one.id));
                 }
+                Ok(Ended::Untold(error)) => self.untold(&error),
                 Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Conflict) => return Err(error),
                 Err(error) if self.uncounted.is_none() => self.uncounted = Some(error),
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    fn untold(&mut self, error: &Error) {
+        self.is_told = false;
+        warn!(
+            organization = self.endpoint.organization(), endpoint = self.endpoint.endpoint(), %error,
+            "MongoDB refuses to note a dead letter for the platform: it is kept, and the platform is not told of it"
+        );
     }
 
     fn log(&mut self) {
