@@ -11,6 +11,6 @@ pub use clock::Clock;
 pub(crate) use event::key_part;
 pub use event::{EndpointKey, EventId, EventType, Message, MessageType, NoticeType, id_part};
 pub use outcome::{Concerns, Failure, Outcome};
-pub use period::{Period, counted_back, uncounted};
+pub use period::{Period, counted_back, read_periods, uncounted};
 pub use reloadable::Reloadable;
 pub(crate) use text::{count, printable, stays_in_line};

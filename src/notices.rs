@@ -10,7 +10,7 @@ mod episodes;
 mod notice;
 mod reach;
 
-pub use document::{Noted, Untold, all_episodes, episode_id};
+pub use document::{Noted, PAST_SUSPENSIONS, Untold, all_episodes, episode_id, forgotten_episodes};
 pub use episode::{Episode, Rules, Told};
 pub use episodes::{Begin, Episodes, Unsaved};
 pub use notice::{Dead, Terms, of_dead_letters, of_episode};

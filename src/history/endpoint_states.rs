@@ -23,7 +23,7 @@ pub(super) enum EndpointState {
     Served {
         paused_until: Option<DateTime>,
         since: Option<DateTime>,
-        /// When it was held.
+        /// When it was held or suspended.
         held: Vec<Period>,
     },
     /// What waits for it is cancelled.
@@ -37,7 +37,11 @@ pub(super) enum EndpointState {
         held: Vec<Period>,
     },
     /// The same, but for a probe now and then, since then.
-    Suspended { since: DateTime, why: String },
+    Suspended {
+        since: DateTime,
+        why: String,
+        held: Vec<Period>,
+    },
 }
 
 /// Reads the state of each of these endpoints: notes and holds from MongoDB, the rest from the directory.
@@ -71,8 +75,13 @@ pub(super) async fn load_states(
     let state = |key: &EndpointKey| {
         let of = |id: String| noted.get(&*id).copied();
         let mut state = state_of(directory, key, of(state_id(key)), of(episode_id(key)));
-        if let EndpointState::Served { held, .. } = &mut state {
-            *held = holds.periods(key, now);
+        let waited = || {
+            let noted = of(episode_id(key)).and_then(Noted::read);
+            let suspensions = noted.map(|(_, noted)| noted.suspensions(now));
+            [holds.periods(key, now), suspensions.unwrap_or_default()].concat()
+        };
+        if let EndpointState::Served { held, .. } | EndpointState::Suspended { held, .. } = &mut state {
+            *held = waited();
         }
         // Off and out of service take precedence.
         let hold = holds
@@ -81,7 +90,7 @@ pub(super) async fn load_states(
         hold.map_or(state, |hold| EndpointState::Held {
             how: printable(hold.describe().as_bytes(), LONGEST_REASON),
             until: hold.until,
-            held: holds.periods(key, now),
+            held: waited(),
         })
     };
     Ok(keys.iter().map(|key| (key.clone(), state(key))).collect())
@@ -107,6 +116,7 @@ pub(super) fn state_of(
         (Found::Served(_), Some((since, why))) => EndpointState::Suspended {
             since,
             why: printable(why.as_bytes(), LONGEST_REASON),
+            held: Vec::new(),
         },
         (Found::Served(_) | Found::Email { enabled: true }, _) => EndpointState::Served {
             paused_until: instant("slowedUntil"),

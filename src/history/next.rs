@@ -83,7 +83,7 @@ fn pending(stored: &StoredDelivery, endpoint: &EndpointState, delivery: &Deliver
                 ..Next::new("wait", text)
             };
         }
-        EndpointState::Suspended { since, why } => {
+        EndpointState::Suspended { since, why, .. } => {
             let text = format!(
                 "waits because its endpoint is suspended since {}: {why}; it is probed once an hour, and this goes out by itself after a success, a change of its settings or a release",
                 instant(*since)
@@ -135,10 +135,11 @@ fn attempted(
 }
 
 fn dead(stored: &StoredDelivery, endpoint: &EndpointState, delivery: &Delivery, now: DateTime) -> Next {
-    // Time in which its endpoint was held or is suspended does not count.
+    // Time in which its endpoint was held or suspended does not count.
     let periods = match endpoint {
-        EndpointState::Held { held, .. } | EndpointState::Served { held, .. } => held.clone(),
-        EndpointState::Suspended { since, .. } => vec![(*since, now)],
+        EndpointState::Held { held, .. }
+        | EndpointState::Served { held, .. }
+        | EndpointState::Suspended { held, .. } => held.clone(),
         EndpointState::Off(_) | EndpointState::OutOfService { .. } => Vec::new(),
     };
     let until = |since| later(later(since, delivery.redrive_for), uncounted(since, now, &periods));

@@ -2,10 +2,20 @@
 
 use std::time::Duration;
 
-use bson::DateTime;
+use bson::{Bson, DateTime, Document};
 
 /// From one instant to another.
 pub type Period = (DateTime, DateTime);
+
+/// What is written down of periods: a list of `{ at, until }`. What is neither is left out.
+pub fn read_periods(document: &Document, field: &str) -> Vec<Period> {
+    let period = |one: &Bson| {
+        let one = one.as_document()?;
+        Some((*one.get_datetime("at").ok()?, *one.get_datetime("until").ok()?))
+    };
+    let periods = document.get_array(field);
+    periods.into_iter().flatten().filter_map(period).collect()
+}
 
 /// The instant since which, up to `now`, that much time has passed beside the `periods` that don't count.
 ///

@@ -1,14 +1,26 @@
-//! How an episode is written into `webhook_state`: as `episode` of the document `episode/KEY`. An endpoint
-//! that does not fail has no such document, so a query for those that fail reads no others.
+//! How an episode is written into `webhook_state`: as `episode` of the document `episode/KEY`. An endpoint that does not fail has none, so a
+//! query for those that fail reads no others. Beside it `suspensions` says when the endpoint was suspended before, for dead letters grow no
+//! older meanwhile.
+
+use std::time::Duration;
 
 use bson::{DateTime, Document, doc};
 
 use super::episode::{Episode, FailedAttempt, Suspension};
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, Period, read_periods};
 
 /// The filter for the documents of all episodes.
 pub fn all_episodes() -> Document {
     doc! { "_id": { "$gte": "episode/", "$lt": "episode0" } }
+}
+
+/// The filter for documents that say nothing but when an endpoint was suspended, longer ago than `kept`.
+pub fn forgotten_episodes(now: DateTime, kept: Duration) -> Document {
+    let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
+    let since = DateTime::from_millis(now.timestamp_millis().saturating_sub(kept));
+    let mut filter = all_episodes();
+    filter.extend(doc! { "episode": { "$exists": false }, "suspensions.until": { "$not": { "$gte": since } } });
+    filter
 }
 
 /// The `_id` of an endpoint's episode.
@@ -22,7 +34,12 @@ pub struct Noted {
     /// Raised by every write of the episode; 0 while there is none.
     pub version: i64,
     pub episode: Option<Episode>,
+    /// When the endpoint was suspended before, also in episodes that have ended.
+    pub past: Vec<Period>,
 }
+
+/// An endpoint keeps this many of its earlier suspensions.
+pub const PAST_SUSPENSIONS: i32 = 100;
 
 /// What the document of an endpoint says of its dead letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,8 +68,16 @@ impl Noted {
         let noted = Self {
             version: noted.map_or(0, |episode| number(episode, "version")),
             episode: noted.and_then(read),
+            past: read_periods(document, "suspensions"),
         };
         Some((EndpointKey::from_stored(key), noted))
+    }
+
+    /// When the endpoint was suspended, up to `now`.
+    pub fn suspensions(&self, now: DateTime) -> Vec<Period> {
+        let episode = self.episode.as_ref();
+        let last = episode.and_then(|episode| Some((episode.suspended.as_ref()?.since, now)));
+        self.past.iter().copied().chain(last).collect()
     }
 
     /// Since when the endpoint is suspended, and why.

@@ -20,7 +20,7 @@ use super::episode::{
 };
 use super::reach::Reach;
 use crate::failpoint;
-use crate::model::{EndpointKey, Failure, Outcome};
+use crate::model::{EndpointKey, Failure, Outcome, Period};
 use crate::outbox::Delivery;
 
 /// A suspended endpoint is probed this often.
@@ -64,6 +64,14 @@ pub struct Unsaved {
 }
 
 impl Unsaved {
+    /// When the suspension ended, at `now`, that its document says until then.
+    pub fn ended_suspension(&self, noted: Option<&Noted>, now: DateTime) -> Option<Period> {
+        let since = |episode: &Episode| Some(episode.suspended.as_ref()?.since);
+        let before = noted.and_then(|noted| since(noted.episode.as_ref()?))?;
+        let after = self.episode.as_ref().and_then(since);
+        (after != Some(before)).then_some((before, now))
+    }
+
     /// The field's value after the write.
     pub fn document(&self) -> Option<Document> {
         let episode = self.episode.as_ref()?;
@@ -79,6 +87,7 @@ impl Episodes {
                 endpoints: HashMap::new(),
                 unsaved: HashSet::new(),
                 suspended: 0,
+                past: HashMap::new(),
                 reach: Reach::default(),
                 is_cut_off: false,
             }),
@@ -124,6 +133,7 @@ impl Episodes {
         let rules = known.rules;
         known.forget(|endpoint| !is_assigned(endpoint));
         for (endpoint, noted) in documents.iter().filter_map(Noted::read) {
+            known.remember(&endpoint, &noted.past);
             let is_known = known
                 .endpoints
                 .get(&endpoint)
@@ -145,14 +155,26 @@ impl Episodes {
             }
         }
         self.notify(&known);
+        // Nothing may have to be written, but to be followed: when they end, and what their documents say.
+        self.0.changed.notify_one();
     }
 
     /// Takes over what the document of one endpoint says; `None`: there is none.
     pub fn reload(&self, endpoint: &EndpointKey, noted: Option<Noted>) {
         let mut known = self.0.known.lock();
+        noted.iter().for_each(|noted| known.remember(endpoint, &noted.past));
         let noted = noted.filter(|noted| noted.version > 0);
         known.replace(endpoint, noted.map(Tracked::loaded));
         self.notify(&known);
+    }
+
+    /// When the endpoint was suspended, up to `now`.
+    pub fn suspensions(&self, endpoint: &EndpointKey, now: DateTime) -> Vec<Period> {
+        let known = self.0.known.lock();
+        let episode = known.endpoints.get(endpoint).and_then(|one| one.episode.as_ref());
+        let last = episode.and_then(|episode| Some((episode.suspended.as_ref()?.since, now)));
+        let past = known.past.get(endpoint).into_iter().flatten().copied();
+        past.chain(last).collect()
     }
 
     /// Whether the endpoint is suspended, and then whether a probe may go out.
@@ -208,8 +230,8 @@ impl Episodes {
         }
     }
 
-    /// An attempt has ended. `fingerprint` says what the endpoint's document is.
-    pub fn ended(&self, delivery: &Delivery, outcome: &Outcome, fingerprint: impl FnOnce() -> u64, now: DateTime) {
+    /// An attempt has ended. `fingerprint` says what the endpoint's document was when it began.
+    pub fn ended(&self, delivery: &Delivery, outcome: &Outcome, fingerprint: u64, now: DateTime) {
         let endpoint = &delivery.endpoint;
         if endpoint.is_own() {
             return;
@@ -229,7 +251,7 @@ impl Episodes {
             reason: failure.reason.clone(),
             event: delivery.message.event_id.to_string(),
         };
-        self.failed(endpoint, attempt, is_connected(failure), is_gone, fingerprint());
+        self.failed(endpoint, attempt, is_connected(failure), is_gone, fingerprint);
     }
 
     fn succeeded(&self, endpoint: &EndpointKey, now: DateTime) {
@@ -342,9 +364,12 @@ impl Episodes {
         unsaved.collect()
     }
 
-    /// To be called once it is written.
-    pub fn saved(&self, unsaved: &Unsaved) {
+    /// To be called once it is written, with when the endpoint was suspended, if that has ended.
+    pub fn saved(&self, unsaved: &Unsaved, suspended: Option<Period>) {
         let mut known = self.0.known.lock();
+        if let Some(period) = suspended {
+            known.past.entry(unsaved.endpoint.clone()).or_default().push(period);
+        }
         let Some(tracked) = known.endpoints.get_mut(&unsaved.endpoint) else {
             return;
         };

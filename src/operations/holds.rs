@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bson::{Bson, DateTime, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
+use bson::{DateTime, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
-use crate::model::{EndpointKey, Period, Reloadable};
+use crate::model::{EndpointKey, Period, Reloadable, read_periods};
 use crate::notices::{all_episodes, episode_id};
 use crate::store::{CONTROL, Result, Store, upsert_row};
 
@@ -94,7 +94,7 @@ impl Hold {
             reason: text("reason"),
             at: instant("at"),
             until: instant("until"),
-            past: past(document),
+            past: read_periods(document, "past"),
         })
     }
 
@@ -145,15 +145,6 @@ impl Hold {
         };
         format!("by {by}{until}{reason}")
     }
-}
-
-fn past(document: &Document) -> Vec<Period> {
-    let period = |one: &Bson| {
-        let one = one.as_document()?;
-        Some((*one.get_datetime("at").ok()?, *one.get_datetime("until").ok()?))
-    };
-    let past = document.get_array("past");
-    past.into_iter().flatten().filter_map(period).collect()
 }
 
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bson::{Bson, DateTime, Document, RawDocumentBuf, doc, rawdoc};
+use bson::{Bson, DateTime, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use mongodb::options::FindOptions;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -13,6 +13,7 @@ use super::executor::Executor;
 use super::holds::{Hold, Target, episodes_of, released_by};
 use super::sample;
 use crate::failpoint;
+use crate::notices::PAST_SUSPENSIONS;
 use crate::store::{
     self, Backoff, CONTROL, Error, OPERATIONS, Result, STATE, Transaction, Writer, update_row, upsert_row,
 };
@@ -316,9 +317,16 @@ fn release_rows(target: &Target, now: DateTime) -> Result<Vec<RawDocumentBuf>, U
     );
     let mut suspended = episodes_of(target);
     suspended.insert("episode.suspended", doc! { "$exists": true });
-    let restart = rawdoc! {
-        "$unset": { "episode.suspended": 1 }, "$inc": { "episode.version": 1_i64 },
-        "$set": { "episode.inARow": 0_i64, "episode.rowSince": now },
+    let past = rawdoc! { "$cond": [{ "$isArray": "$suspensions" }, "$suspensions", []] };
+    let ended = rawdoc! { "at": "$episode.suspended.since", "until": now };
+    let past = rawdoc! { "$slice": [{ "$concatArrays": [past, [ended]] }, -PAST_SUSPENSIONS] };
+    let set = rawdoc! {
+        "suspensions": past, "episode.version": { "$add": ["$episode.version", 1_i64] },
+        "episode.inARow": 0_i64, "episode.rowSince": now, "episode.delivered": 0_i64,
     };
+    let mut restart = RawArrayBuf::new();
+    restart.push(rawdoc! { "$set": set });
+    // It has failed since it was well, if it was.
+    restart.push(rawdoc! { "$unset": ["episode.suspended", "episode.wellSince"] });
     Ok(vec![holds, update_row(raw(suspended)?, restart, true)])
 }

@@ -49,11 +49,37 @@ impl Deliver for Courier {
         if begin == Begin::No {
             return Outcome::NotSent;
         }
-        if delivery.is_large()
-            && let Some(outcome) = self.begin_large(delivery).await
-        {
-            return outcome;
+        // As it is sent to: a document that changes meanwhile is another.
+        let fingerprint = self.directory.fingerprint(&delivery.endpoint);
+        let mut outcome = match self.begin_large(delivery).await {
+            Some(outcome) => outcome,
+            None => self.send_traced(delivery).await,
+        };
+        let is_probe = begin == Begin::Probe;
+        if is_probe && is_unsent(&outcome) {
+            self.episodes.take_back_probe(&delivery.endpoint);
         }
+        let mut is_of_now = true;
+        if let Some(failure) = outcome.failure_mut() {
+            failure.is_probe = is_probe;
+            is_of_now = self.directory.fingerprint(&delivery.endpoint) == fingerprint;
+        }
+        // How other settings failed says nothing of these.
+        if is_of_now {
+            let (fingerprint, now) = (fingerprint.unwrap_or(0), self.clock.now());
+            self.episodes.ended(delivery, &outcome, fingerprint, now);
+        }
+        outcome
+    }
+}
+
+/// Whether nothing was attempted.
+fn is_unsent(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::NotSent | Outcome::ProxyUnavailable { .. })
+}
+
+impl Courier {
+    async fn send_traced(&self, delivery: &Delivery) -> Outcome {
         let (message, now) = (&delivery.message, self.clock.now());
         let span = self.tracer.attempt(message, &delivery.endpoint, delivery.attempt, now);
         let trace = span.as_ref().and_then(Attempt::traceparent);
@@ -61,30 +87,26 @@ impl Deliver for Courier {
         if let Outcome::TransientFailure(failure) = &mut outcome {
             failure.retry_after = failure.retry_after.map(|wait| self.bounded(wait, delivery, now));
         }
-        if matches!(outcome, Outcome::ProxyUnavailable { .. }) {
-            self.take_back(delivery, begin).await;
+        if is_unsent(&outcome) {
+            self.take_back(delivery).await;
         }
         if let Some(span) = span {
             span.end(&outcome);
         }
-        if let Some(failure) = outcome.failure_mut() {
-            failure.is_probe = begin == Begin::Probe;
-        }
-        let fingerprint = || self.directory.fingerprint(&delivery.endpoint).unwrap_or(0);
-        self.episodes.ended(delivery, &outcome, fingerprint, self.clock.now());
         outcome
     }
-}
 
-impl Courier {
     /// Why nothing goes to the endpoint now: since the queue was asked, the proxy may have become unavailable.
     fn waits_for_proxy(&self, delivery: &Delivery) -> Option<String> {
         let waits = waits_for_proxy(&self.proxy, &self.directory, &delivery.endpoint);
         Some(self.proxy.outage().filter(|_| waits)?.reason)
     }
 
-    /// Notes that an attempt begins. Returns what comes instead of it, if it must not begin.
+    /// Notes that an attempt with a large payload begins. Returns what comes instead of it, if it must not begin.
     async fn begin_large(&self, delivery: &Delivery) -> Option<Outcome> {
+        if !delivery.is_large() {
+            return None;
+        }
         if delivery.begun >= UNFINISHED {
             return Some(Outcome::PermanentFailure(Failure {
                 reason: format!(
@@ -111,10 +133,7 @@ impl Courier {
     }
 
     /// Takes back what was noted when the attempt began: nothing was attempted.
-    async fn take_back(&self, delivery: &Delivery, begin: Begin) {
-        if begin == Begin::Probe {
-            self.episodes.take_back_probe(&delivery.endpoint);
-        }
+    async fn take_back(&self, delivery: &Delivery) {
         if !delivery.is_large() {
             return;
         }

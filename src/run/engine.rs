@@ -23,7 +23,7 @@ use crate::dispatch::{
 };
 use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Reloadable};
-use crate::notices::{Episodes, Untold, all_episodes};
+use crate::notices::{Episodes, Untold, all_episodes, forgotten_episodes};
 use crate::operations::{Executor, Holds, Parts, hold_everything};
 use crate::outbox::{Head, Listener, Outbox};
 use crate::platform::{Directory, Found, Refresh};
@@ -223,6 +223,12 @@ impl Engine {
         for (endpoint, pause) in self.endpoint_states.load(&documents) {
             self.queue.pause(&endpoint, pause);
         }
+        // Only tidies up: no dead letter is kept that was there then.
+        let _ = self
+            .store
+            .state()
+            .delete_many(forgotten_episodes(self.clock.now(), self.retention))
+            .await;
         let episodes: Vec<Document> = self.store.state().find(all_episodes()).await?.try_collect().await?;
         let successes = last_successes(&self.store, &episodes, self.clock.now()).await?;
         let is_assigned = |endpoint: &EndpointKey| self.cluster.is_assigned(endpoint);

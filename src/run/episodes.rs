@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bson::{DateTime, Document, RawDocumentBuf, doc, rawdoc};
+use bson::{DateTime, Document, RawDocumentBuf, cstr, doc, rawdoc};
 use mongodb::options::FindOptions;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -12,8 +12,10 @@ use tracing::{error, info, warn};
 use super::Engine;
 use crate::dispatch::EndpointState;
 use crate::failpoint;
-use crate::model::EndpointKey;
-use crate::notices::{Dead, Episode, Noted, Terms, Told, Unsaved, Untold, episode_id, of_dead_letters, of_episode};
+use crate::model::{EndpointKey, Period};
+use crate::notices::{
+    Dead, Episode, Noted, PAST_SUSPENSIONS, Terms, Told, Unsaved, Untold, episode_id, of_dead_letters, of_episode,
+};
 use crate::outbox::{NewDelivery, later, state_id};
 use crate::store::{Kind, Pauses, Result, STATE, Transaction, Writer, upsert_row};
 
@@ -31,7 +33,6 @@ pub(super) async fn keep(engine: Arc<Engine>, stop: CancellationToken) {
     let mut keeper = Keeper::new(engine);
     let mut reporter = keeper.engine.store.outage().reporter();
     let mut directory = keeper.engine.directory.subscribe();
-    directory.mark_changed();
     let every = failpoint::limit("episodes", EVERY);
     while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
         let next = keeper.next();
@@ -40,12 +41,10 @@ pub(super) async fn keep(engine: Arc<Engine>, stop: CancellationToken) {
             () = tokio::time::sleep(next) => {}
             () = keeper.engine.episodes.changed().notified() => {}
             endpoint = keeper.engine.died.next() => keeper.engine.died.add(endpoint),
-            _ = directory.changed() => directory.mark_changed(),
+            _ = directory.changed() => {}
         }
-        if directory.has_changed().unwrap_or(false) {
-            directory.borrow_and_update();
-            keeper.follow_documents();
-        }
+        // Each round: documents change while another instance has the endpoint, and while an attempt is on its way.
+        keeper.follow_documents();
         let began = Instant::now();
         match keeper.run_once(began).await {
             Ok(()) => reporter.succeeded(),
@@ -155,11 +154,9 @@ impl Keeper {
             engine.episodes.reload(endpoint, noted);
             return Ok(());
         }
-        let update = match unsaved.document() {
-            Some(episode) => rawdoc! { "$set": { "episode": raw(&episode)? } },
-            None => rawdoc! { "$unset": { "episode": 1 } },
-        };
         let (now, terms) = (engine.clock.now(), self.terms());
+        let ended = unsaved.ended_suspension(noted.as_ref(), now);
+        let update = update(unsaved, ended)?;
         let name = engine.directory.name(endpoint);
         let notices = unsaved
             .told
@@ -167,10 +164,10 @@ impl Keeper {
             .map(|(told, episode)| of_episode(endpoint, name.clone(), told, episode, dead, &terms, now));
         let id = episode_id(endpoint);
         self.commit(transaction, &id, update, notices.collect()).await?;
-        engine.episodes.saved(unsaved);
+        engine.episodes.saved(unsaved, ended);
         if unsaved.episode.is_none() {
             // An empty document that stays does no harm.
-            let ended = doc! { "_id": id, "episode": { "$exists": false } };
+            let ended = doc! { "_id": id, "episode": { "$exists": false }, "suspensions": { "$exists": false } };
             let _ = engine.store.state().delete_one(ended).await;
         }
         for (told, episode) in &unsaved.told {
@@ -245,6 +242,19 @@ impl Keeper {
             probe_every: self.engine.episodes.probe_every(),
         }
     }
+}
+
+/// What is written of an endpoint, and of its suspension where that has ended.
+fn update(unsaved: &Unsaved, ended: Option<Period>) -> Result<RawDocumentBuf> {
+    let mut update = match unsaved.document() {
+        Some(episode) => rawdoc! { "$set": { "episode": raw(&episode)? } },
+        None => rawdoc! { "$unset": { "episode": 1 } },
+    };
+    if let Some((at, until)) = ended {
+        let past = rawdoc! { "$each": [{ "at": at, "until": until }], "$slice": -PAST_SUSPENSIONS };
+        update.append(cstr!("$push"), rawdoc! { "suspensions": past });
+    }
+    Ok(update)
 }
 
 async fn read(engine: &Engine, transaction: &mut Transaction, id: &str) -> Result<Option<Document>> {

@@ -144,10 +144,12 @@ impl Redrives {
     }
 }
 
-/// Dead letters of that endpoint are younger than `delivery.redrive_for` if they died after this: while it was held they grew no older.
+/// Dead letters of that endpoint are younger than `delivery.redrive_for` if they died after this: while it was held or suspended they grew
+/// no older.
 fn young_since(engine: &Engine, endpoint: &EndpointKey, now: DateTime) -> DateTime {
-    let held = engine.holds.periods(endpoint, now);
-    counted_back(now, *engine.settings.redrive_for.get(), &held)
+    let mut waited = engine.holds.periods(endpoint, now);
+    waited.extend(engine.episodes.suspensions(endpoint, now));
+    counted_back(now, *engine.settings.redrive_for.get(), &waited)
 }
 
 /// Sends the oldest again, but for documents that MongoDB refuses to change, unless these are many.

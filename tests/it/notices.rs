@@ -3,6 +3,7 @@
 mod instances;
 mod ours;
 mod page;
+mod suspended;
 
 use std::collections::BTreeMap;
 

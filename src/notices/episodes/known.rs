@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, Period};
 use crate::notices::document::Noted;
 use crate::notices::episode::{Episode, Rules, Told};
 use crate::notices::reach::Reach;
@@ -24,6 +24,8 @@ pub(super) struct Known {
     pub(super) unsaved: HashSet<EndpointKey>,
     /// How many of them are suspended.
     pub(super) suspended: usize,
+    /// When endpoints were suspended before.
+    pub(super) past: HashMap<EndpointKey, Vec<Period>>,
     pub(super) reach: Reach,
     /// Whether the operator was told that nearly no receiver can be connected to.
     pub(super) is_cut_off: bool,
@@ -88,6 +90,14 @@ impl Known {
             .cloned()
             .collect();
         foreign.iter().for_each(|endpoint| self.replace(endpoint, None));
+    }
+
+    /// What a document says of earlier suspensions, unless more is known.
+    pub(super) fn remember(&mut self, endpoint: &EndpointKey, past: &[Period]) {
+        let known = self.past.get(endpoint).and_then(|known| known.last());
+        if !past.is_empty() && past.last() >= known {
+            self.past.insert(endpoint.clone(), past.to_vec());
+        }
     }
 
     pub(super) fn recent(&self) -> Duration {

@@ -1,0 +1,178 @@
+//! What a suspension means for what waits, and when it ends, where other things happen at the same time.
+
+use std::time::Duration;
+
+use bson::{DateTime, doc};
+use certhookd::model::Clock;
+use certhookd::sandbox::Response;
+use http::StatusCode;
+
+use super::{accepted, always, daemon, expire, fixture, has, id, notices};
+use crate::fixture::{Daemon, endpoint_key};
+use crate::layout::{batch, before, dead, expiry};
+
+/// The document of an endpoint that another instance has suspended: its own was another then.
+fn suspended(key: &str, since: DateTime) -> bson::Document {
+    let last = doc! { "at": since, "status": 410, "error": "status 410", "event": "e" };
+    doc! { "_id": format!("episode/{key}"), "episode": {
+        "version": 1_i64, "since": since, "failures": 1_i64, "inARow": 1_i64, "rowSince": since, "told": true,
+        "delivered": 0_i64, "last": last, "suspended": { "since": since, "gone": true, "fingerprint": 1_i64 },
+    } }
+}
+
+#[tokio::test]
+async fn how_the_settings_before_a_change_fail_does_not_suspend_those_after_it() {
+    let fixture = fixture("").await;
+    let endpoint = fixture.endpoint("/old");
+    let organization = fixture.organization(vec![endpoint.clone()]).await;
+    let late = Response::status(StatusCode::GONE).after(Duration::from_millis(1500));
+    fixture.receiver.script("/old", [late]);
+    let mut command = fixture.command(&["run"]);
+    // No probe within this test.
+    command.env("FAILPOINTS", "episodes=return(0)");
+    let daemon = Daemon::spawn(command);
+    daemon.wait_for(|line| line["message"] == "ready").await;
+    expire(&fixture, organization, 1).await;
+    daemon.signal(nix::sys::signal::Signal::SIGUSR1);
+    fixture
+        .wait_for(|requests| requests.iter().any(|one| one.path == "/old"))
+        .await;
+    let url = fixture.receiver.url("/new");
+    let change = doc! { "$set": { "webHookConfig.endpoints.0.url": url } };
+    let configs = fixture.member_configs();
+    let of_organization = doc! { "_ownerId": organization };
+    configs.update_one(of_organization, change).await.unwrap();
+    let dead = doc! { "state": "dead", "endpoint": endpoint_key(organization, &endpoint) };
+    fixture.wait_for_deliveries(dead, 1).await;
+    expire(&fixture, organization, 3).await;
+    daemon.signal(nix::sys::signal::Signal::SIGUSR1);
+    let requests = fixture.wait_for(|requests| accepted(requests, "/new") == 3).await;
+    assert!(!has(&requests, &id(&endpoint), "endpoint.suspended"));
+}
+
+#[tokio::test]
+async fn a_change_while_another_instance_had_the_endpoint_ends_its_suspension() {
+    let fixture = fixture("").await;
+    let (endpoint, other) = (fixture.endpoint("/a"), fixture.endpoint("/b"));
+    let organization = fixture.organization(vec![endpoint.clone(), other.clone()]).await;
+    let mut command = fixture.command(&["run"]);
+    command.env("FAILPOINTS", "episodes=return(0)");
+    let daemon = Daemon::spawn(command);
+    daemon.wait_for(|line| line["message"] == "ready").await;
+    let key = endpoint_key(organization, &endpoint);
+    let episode = suspended(&key, Clock::local());
+    fixture.state().insert_one(episode).await.unwrap();
+    // It reads what others have written, as when it takes over.
+    let released = fixture.outcome(&["release", "--endpoint", &id(&other)]).await;
+    assert_eq!(released.code, Some(0), "{released:?}");
+    expire(&fixture, organization, 3).await;
+    daemon.signal(nix::sys::signal::Signal::SIGUSR1);
+    let requests = fixture.wait_for(|requests| accepted(requests, "/b") == 3).await;
+    drop(requests);
+    fixture.wait_for(|requests| accepted(requests, "/a") == 3).await;
+}
+
+#[tokio::test]
+async fn what_a_suspended_endpoint_is_probed_with_waits_no_longer_than_the_rest() {
+    let fixture = fixture("delivery.wait_for = \"4s\"").await;
+    let endpoint = fixture.endpoint("/a");
+    let organization = fixture.organization(vec![endpoint.clone()]).await;
+    let key = endpoint_key(organization, &endpoint);
+    always(&fixture, "/a", 410);
+    let waits = [batch(&key, &[expiry(1)]), batch(&key, &[expiry(2)])];
+    fixture.outbox().insert_many(waits).await.unwrap();
+    let daemon = daemon(&fixture).await;
+    // One is gone at once, the other is what it is probed with every second.
+    let dead = |reason: &str| doc! { "state": "dead", "endpoint": &key, "reason": { "$regex": reason } };
+    fixture
+        .wait_for_deliveries(dead("^waited 4s for an endpoint that is suspended"), 1)
+        .await;
+    assert_eq!(fixture.count_deliveries(dead("^410 Gone")).await, 1);
+    let is_end = |line: &serde_json::Value| {
+        line["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("delivery.wait_for"))
+    };
+    let line = daemon.wait_for(is_end).await;
+    assert_eq!(line["deliveries"], 1, "{line}");
+    let sum = |requests: &[_]| -> i64 {
+        let told = notices(requests);
+        let dead = told.values().filter(|notice| notice["type"] == "delivery.dead");
+        dead.map(|notice| notice["data"]["dead"].as_i64().unwrap()).sum()
+    };
+    let requests = fixture.wait_for(|requests| sum(requests) == 2).await;
+    for notice in notices(&requests).values().filter(|one| one["type"] == "delivery.dead") {
+        assert_eq!(notice["data"]["next"], "They are kept for a replay.", "{notice}");
+    }
+    let probed = requests.iter().filter(|one| one.path == "/a").count();
+    assert!(probed >= 3, "{probed}");
+}
+
+#[tokio::test]
+async fn dead_letters_grow_no_older_while_their_endpoint_is_suspended() {
+    let ways = ["release", "change", "success", "switched off and on"];
+    futures_util::future::join_all(ways.map(goes_out_after)).await;
+}
+
+async fn goes_out_after(way: &str) {
+    let fixture = fixture("delivery.redrive_for = \"5d\"\nnotices.failing_after = \"15m\"").await;
+    let endpoint = fixture.endpoint("/a");
+    let organization = fixture.organization(vec![endpoint.clone()]).await;
+    let key = endpoint_key(organization, &endpoint);
+    always(&fixture, "/a", 410);
+    let mut command = fixture.command(&["run"]);
+    let probes = if way == "success" { 1 } else { 3600 };
+    let failpoints =
+        format!("episodes=return(0);redrive-look=return(1);max-look=return(1);suspended-probe=return({probes})");
+    command.env("FAILPOINTS", failpoints);
+    let daemon = Daemon::spawn(command);
+    daemon.wait_for(|line| line["message"] == "ready").await;
+    expire(&fixture, organization, 1).await;
+    daemon.signal(nix::sys::signal::Signal::SIGUSR1);
+    fixture
+        .wait_for(|requests| has(requests, &id(&endpoint), "endpoint.suspended"))
+        .await;
+    // As if it had been suspended for ten days.
+    let days = |n: u32| before(Clock::local(), Duration::from_secs(24 * 3600) * n);
+    let (state, is) = (fixture.state(), doc! { "_id": format!("episode/{key}") });
+    let long_ago = doc! { "$set": { "episode.suspended.since": days(10) } };
+    state.update_one(is, long_ago).await.unwrap();
+    let mut letter = dead(&key, &expiry(7));
+    letter.extend(doc! { "deadSince": days(9), "finishedAt": days(9), "redrivable": true });
+    let mut older = dead(&key, &expiry(8));
+    older.extend(doc! { "deadSince": days(16), "finishedAt": days(16), "redrivable": true });
+    fixture.outbox().insert_many([letter, older]).await.unwrap();
+    always(&fixture, "/a", 200);
+    let set = async |field: &str, value: bson::Bson| {
+        let change = doc! { "$set": { format!("webHookConfig.endpoints.0.{field}"): value } };
+        let of_organization = doc! { "_ownerId": organization };
+        fixture
+            .member_configs()
+            .update_one(of_organization, change)
+            .await
+            .unwrap();
+    };
+    match way {
+        "release" => {
+            let released = fixture.outcome(&["release", "--all"]).await;
+            assert_eq!(released.code, Some(0), "{released:?}");
+        }
+        "change" => set("timeout", 7000.into()).await,
+        "switched off and on" => {
+            set("enabled", false.into()).await;
+            let ended = doc! { "_id": format!("episode/{key}"), "suspensions": { "$exists": true } };
+            fixture.wait_for_count(&fixture.state(), ended, 1).await;
+            set("enabled", true.into()).await;
+        }
+        _ => {
+            expire(&fixture, organization, 1).await;
+            daemon.signal(nix::sys::signal::Signal::SIGUSR1);
+        }
+    }
+    let delivered = doc! { "state": "delivered", "event": expiry(7) };
+    fixture.wait_for_deliveries(delivered, 1).await;
+    let left = fixture
+        .count_deliveries(doc! { "state": "dead", "event": expiry(8) })
+        .await;
+    assert_eq!(left, 1, "{way}: older than 5 d without the time of the suspension");
+}
