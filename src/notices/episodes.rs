@@ -1,6 +1,7 @@
 //! What an instance knows of the endpoints that fail and are assigned to it.
 
 mod known;
+mod unsaved;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use tokio::time::Instant;
 
 use known::{Known, Tracked};
 
-use super::document::{self, Noted};
-use super::episode::{
-    Episode, FailedAttempt, Rules, Told, failed, failed_by_us, postponed, recovered, restarted, succeeded,
-};
+pub use unsaved::Unsaved;
+
+use super::document::Noted;
+use super::episode::{Episode, FailedAttempt, Rules, failed, failed_by_us, postponed, recovered, restarted, succeeded};
 use super::reach::Reach;
 use crate::failpoint;
 use crate::model::{EndpointKey, Failure, Outcome, Period};
@@ -48,35 +49,6 @@ pub enum Begin {
     Probe,
     /// The endpoint is suspended.
     No,
-}
-
-/// What must be written of an endpoint.
-#[derive(Clone, Debug)]
-pub struct Unsaved {
-    pub endpoint: EndpointKey,
-    /// Its episode. `None`: it has ended.
-    pub episode: Option<Episode>,
-    /// The version that its document must have, for the write to be allowed.
-    pub version: i64,
-    /// What the platform must be told, with the episode as it was then.
-    pub told: Vec<(Told, Episode)>,
-    revision: u64,
-}
-
-impl Unsaved {
-    /// When the suspension ended, at `now`, that its document says until then.
-    pub fn ended_suspension(&self, noted: Option<&Noted>, now: DateTime) -> Option<Period> {
-        let since = |episode: &Episode| Some(episode.suspended.as_ref()?.since);
-        let before = noted.and_then(|noted| since(noted.episode.as_ref()?))?;
-        let after = self.episode.as_ref().and_then(since);
-        (after != Some(before)).then_some((before, now))
-    }
-
-    /// The field's value after the write.
-    pub fn document(&self) -> Option<Document> {
-        let episode = self.episode.as_ref()?;
-        Some(document::write(episode, self.version + 1))
-    }
 }
 
 impl Episodes {

@@ -19,7 +19,7 @@ use super::{Courier, Settings, Tally, settings};
 use crate::cluster::{CUT_SHORT, Cluster, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::config::Config;
 use crate::dispatch::{
-    Abort, DeliveryQueue, EndpointSet, EndpointState, Fetcher, Limits, Recorder, RecorderParts, Waiting, Workers,
+    Abort, DeliveryQueue, EndpointSet, EndpointState, Fetcher, Recorder, RecorderParts, Waiting, Workers,
 };
 use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Reloadable};
@@ -114,7 +114,7 @@ impl Engine {
             episodes: episodes.clone(),
             proxy: settings.proxy.clone(),
         };
-        let queue = DeliveryQueue::new(limits(config), gate);
+        let queue = DeliveryQueue::new(settings::limits(config), gate);
         let waiting = Waiting::new(queue.clone());
         let wake_ups = WakeUps::default();
         directory.switch_email(settings.mailer.get().is_some());
@@ -392,14 +392,5 @@ impl Deliveries for Engine {
         let control = self.holds.load(&self.store).await?;
         self.act_on(control);
         self.load_endpoint_states().await
-    }
-}
-
-/// The sizes of the delivery queue.
-pub(super) fn limits(config: &Config) -> Limits {
-    Limits {
-        capacity: config.queue.capacity,
-        max_in_flight: config.delivery.max_in_flight,
-        concurrency: config.delivery.concurrency,
     }
 }

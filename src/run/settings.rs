@@ -7,7 +7,7 @@ use http::HeaderMap;
 use tokio::sync::Notify;
 
 use crate::config::{self, Config};
-use crate::dispatch::DeliveryQueue;
+use crate::dispatch::{DeliveryQueue, Limits};
 use crate::mail::Mailer;
 use crate::model::{EndpointKey, Reloadable};
 use crate::notices::{Episodes, Rules};
@@ -101,7 +101,7 @@ impl Settings {
         self.redrive_for.set(config.delivery.redrive_for);
         self.wait_for.set(config.delivery.wait_for);
         self.payload_retention.set(config.delivery.payload_retention);
-        queue.resize(super::engine::limits(config));
+        queue.resize(limits(config));
         Ok(())
     }
 }
@@ -154,6 +154,15 @@ pub(super) fn notices(config: &Config) -> Option<Arc<Endpoint>> {
         rate_limit: None,
         tls: None,
     }))
+}
+
+/// The sizes of the delivery queue.
+pub(super) fn limits(config: &Config) -> Limits {
+    Limits {
+        capacity: config.queue.capacity,
+        max_in_flight: config.delivery.max_in_flight,
+        concurrency: config.delivery.concurrency,
+    }
 }
 
 fn policy(config: &Config) -> Policy {
