@@ -87,7 +87,7 @@ async fn it_tells_of_each_attempt_in_order_across_a_crash_and_a_takeover() {
     let trusted = directory.path().join("ca.pem");
     std::fs::write(&trusted, good.pem()).unwrap();
     let url = server(move |stream, number| scripted(stream, number, Arc::clone(&good), Arc::clone(&bad))).await;
-    // So many that retries come soon.
+    // With this many, retries come soon.
     let fixture = Fixture::new()
         .await
         .with("completions.enabled = false\ndelivery.max_attempts = 1000");

@@ -149,7 +149,7 @@ async fn a_receiver_in_python_that_demands_a_certificate_gets_one() {
     check(Command::new("python3"), "receiver.py", "HTTP/1.1").await;
 }
 
-/// A certificate that ends so many days from now, and its key.
+/// A certificate that ends that many days from now, and its key.
 fn ending_in(days: i64) -> (String, String) {
     use chrono::Datelike;
     let now = certhookd::model::Clock::local().timestamp_millis();

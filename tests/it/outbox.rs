@@ -248,7 +248,7 @@ async fn batches_that_are_in_memory_are_passed_over_by_their_keys() {
 /// However much is asked for: it is in memory.
 #[tokio::test]
 async fn a_fetch_brings_as_many_bytes_as_there_is_room_for_and_leaves_the_rest() {
-    const ROOM: usize = 16 << 20;
+    const BUDGET: usize = 16 << 20;
     let fixture = Fixture::new().await;
     let store = store(&fixture).await;
     let outbox = outbox(&store, "me");
@@ -258,8 +258,8 @@ async fn a_fetch_brings_as_many_bytes_as_there_is_room_for_and_leaves_the_rest()
         append(&store, &outbox, vec![large]).await;
     }
     let wants: Vec<_> = (0..20).map(|n| next(&endpoint(n), Class::Live, 1)).collect();
-    let first = outbox.fetch(&wants, Clock::local(), ROOM).await.unwrap();
-    let rest = outbox.fetch(&wants[16..], Clock::local(), ROOM).await.unwrap();
+    let first = outbox.fetch(&wants, Clock::local(), BUDGET).await.unwrap();
+    let rest = outbox.fetch(&wants[16..], Clock::local(), BUDGET).await.unwrap();
     store.close().await;
     assert_eq!((first.batches.len(), first.cut), (16, true));
     assert_eq!((rest.batches.len(), rest.cut), (4, false));

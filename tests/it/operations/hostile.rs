@@ -19,7 +19,7 @@ async fn held_one_by_one(fixture: &Fixture, waiting: i64) -> String {
     key
 }
 
-/// Cancels so many deliveries a second of all that wait.
+/// Cancels that many deliveries a second of all that wait.
 fn slow(per_second: f64) -> Document {
     doc! { "kind": "cancel", "selection": { "all": true }, "options": { "ratePerSecond": per_second } }
 }

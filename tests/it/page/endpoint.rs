@@ -27,7 +27,7 @@ fn minutes(n: u64) -> Duration {
     Duration::from_secs(60 * n)
 }
 
-/// With one attempt that failed so many minutes ago, and what the receiver responded.
+/// With one attempt that failed that many minutes ago, and what the receiver responded.
 fn failed(mut document: Document, ago: u64, response: &str) -> Document {
     let at = before(Clock::local(), minutes(ago));
     let attempt = doc! {
