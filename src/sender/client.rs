@@ -225,7 +225,7 @@ impl Client {
         };
         let outcome = attempt.without_response(none);
         if let Some(url) = asked
-            && let Some(reason) = self.route.proxy.is_at_fault(url).await
+            && let Some(reason) = self.route.proxy.is_at_fault(url, attempt.start).await
         {
             return Outcome::ProxyUnavailable { reason };
         }

@@ -7,6 +7,7 @@
 //! What one endpoint could cause must not make the others wait:
 //! * A timeout, or a connection that broke, is the endpoint's if the proxy reacts at that moment to a request that no endpoint has a
 //!   part in (`OPTIONS *`, any status), or has just answered CONNECT for another; else it is the proxy's.
+//! * What was under way during an outage that has ended since is not charged.
 //! * A proxy that breaks off before it has answered CONNECT is at fault, unless it has done so for the same host before and answered for
 //!   others since.
 //! * Where the proxy can be reached and does not want a login, only those who have met its fault wait. The others try it, and whoever
@@ -193,8 +194,8 @@ impl Proxy {
         Err(NoTunnel::Target(reason))
     }
 
-    /// Whether it is the proxy's fault that a request to `url` got no response: the reason, if so.
-    pub(super) async fn is_at_fault(&self, url: &Url) -> Option<String> {
+    /// Whether it is the proxy's fault that a request to `url` got no response, which was begun then: the reason, if so.
+    pub(super) async fn is_at_fault(&self, url: &Url, begun: Instant) -> Option<String> {
         let server = self.leads_to(url)?;
         let health = &self.0.health;
         let (host, began) = (host_of(url), Instant::now());
@@ -207,6 +208,9 @@ impl Proxy {
         let _asking = health.asking().await;
         if let Some(outage) = health.outage_met(asked) {
             return Some(outage.reason);
+        }
+        if health.back_since().is_some_and(|back| begun <= back) {
+            return Some(format!("the proxy {} did not work meanwhile", server.name));
         }
         if health.has_reacted_since(began) {
             return None;

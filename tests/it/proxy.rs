@@ -312,6 +312,33 @@ async fn a_silent_proxy_is_the_proxy_s_fault() {
     delivered(client.attempt(&hook, &message(), now()).await);
 }
 
+/// A request whose tunnel hung with the proxy may time out when the proxy works again.
+#[tokio::test]
+async fn what_was_under_way_during_an_outage_is_not_charged_after_it() {
+    let scripted = Scripted::start().await;
+    let proxy = proxy(&scripted.url(), "");
+    let client = client(&proxy);
+    scripted.does(Script::Hangs);
+    let mut slow = endpoint("http://127.0.0.3:9/");
+    slow.timeout = Duration::from_secs(4);
+    let message = message();
+    let under_way = client.attempt(&slow, &message, now());
+    let outage = async {
+        scripted.asked_for(1).await;
+        scripted.is_silent(true);
+        unavailable(client.attempt(&impatient("http://127.0.0.4:9/"), &message, now()).await);
+        scripted.is_silent(false);
+        back(&proxy).await;
+    };
+    let (outcome, ()) = tokio::join!(under_way, outage);
+    let expected = format!("the proxy {} did not work meanwhile", scripted.address);
+    assert_eq!(unavailable(outcome), expected);
+    assert!(proxy.outage().is_none());
+    // What begins after it is.
+    let failed = failure(client.attempt(&impatient("http://127.0.0.3:9/"), &message, now()).await);
+    assert!(failed.timed_out);
+}
+
 /// However the proxy takes what it does not know: who is answered shows that it works.
 #[tokio::test]
 async fn a_target_at_which_the_proxy_always_breaks_off_holds_no_other_and_is_its_endpoint_s_failure() {

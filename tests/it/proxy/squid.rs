@@ -106,7 +106,7 @@ async fn squid_killed_restarted_and_frozen_costs_no_attempt() {
     let mut endpoints = ["/a", "/b"].map(|path| fixture.endpoint(path)).to_vec();
     endpoints
         .iter_mut()
-        .for_each(|endpoint| drop(endpoint.insert("timeout", 1000)));
+        .for_each(|endpoint| drop(endpoint.insert("timeout", 3000)));
     let organization = fixture.organization(endpoints).await;
     let mut daemon = fixture.daemon().await;
     award(&fixture, organization, 10).await;
