@@ -14,7 +14,7 @@ use super::fence::Fence;
 use super::{ALIVE, Cluster, Deliveries, NO_NEW_REQUESTS, instances, process};
 use crate::failpoint;
 use crate::model::{Clock, EndpointKey};
-use crate::store::Result;
+use crate::store::{LEASE, Result};
 
 /// This instance's heartbeat as MongoDB noted it.
 struct Own {
@@ -94,7 +94,7 @@ impl Cluster {
         };
         failpoint::reach("heartbeat-written");
         // After its own: of two that want the same endpoint at least one sees the other.
-        let found = self.read_all(&mut session).await?;
+        let (found, held) = self.read_all(&mut session).await?;
         let (others, dead) = self.sort_out(found, own.now);
         let leaving = self.shared.leaving.load(Ordering::Acquire);
         let next = assignment::members(self.instance_id(), own.age, leaving, &others);
@@ -117,7 +117,7 @@ impl Cluster {
             None
         } else {
             alive.push(self.instance_id().to_string());
-            self.take_lease(&alive).await?
+            self.take_lease(held.as_ref(), &alive).await?
         };
         self.shared
             .lease
@@ -152,17 +152,22 @@ impl Cluster {
         Ok(Some(Own { now, age }))
     }
 
-    async fn read_all(&self, session: &mut ClientSession) -> Result<Vec<Document>> {
+    /// All heartbeats, and the lease for finding events if there is one.
+    async fn read_all(&self, session: &mut ClientSession) -> Result<(Vec<Document>, Option<Document>)> {
         let state = self.store.state();
         let find = state
-            .find(doc! { "_id": instances() })
+            .find(doc! { "$or": [{ "_id": instances() }, { "_id": LEASE }] })
             .read_concern(ReadConcern::majority());
         let mut cursor = find.session(&mut *session).await?;
-        let mut found = Vec::new();
+        let (mut found, mut lease) = (Vec::new(), None);
         while let Some(document) = cursor.next(&mut *session).await {
-            found.push(document?);
+            let document = document?;
+            match document.get_str("_id") {
+                Ok(LEASE) => lease = Some(document),
+                _ => found.push(document),
+            }
         }
-        Ok(found)
+        Ok((found, lease))
     }
 
     fn signs(&self, number: i64, members: &[String], draining: &[EndpointKey]) -> Document {

@@ -7,12 +7,11 @@ use super::Cluster;
 use crate::store::{LEASE, Result};
 
 impl Cluster {
-    /// Takes the lease if nobody alive holds it; whoever is faster has it. Returns its number if this instance holds it: a later
-    /// holder's number is higher.
-    pub(super) async fn take_lease(&self, alive: &[String]) -> Result<Option<i64>> {
+    /// Takes the lease, which was just read as `held`, if nobody alive holds it; whoever is faster has it. Returns its number if this
+    /// instance holds it: a later holder's number is higher.
+    pub(super) async fn take_lease(&self, held: Option<&Document>, alive: &[String]) -> Result<Option<i64>> {
         let state = self.store.state();
-        let held = state.find_one(doc! { "_id": LEASE }).await?;
-        if let Some(lease) = &held
+        if let Some(lease) = held
             && lease.get_i64("number").is_ok()
             && let Ok(holder) = lease.get_str("holder")
             && alive.iter().any(|id| id == holder)

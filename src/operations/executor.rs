@@ -158,6 +158,11 @@ impl Executor {
 
     async fn look(&self, tasks: &mut Tasks) -> Result<()> {
         self.look_for_cancelled(tasks).await?;
+        let operations = self.parts.store.operations();
+        let any = operations.find_one(tasks.not_begun()).projection(doc! { "_id": 1 });
+        if any.await?.is_none() {
+            return Ok(());
+        }
         // Apart, so that a hold waits behind no number of others.
         self.look_for_new(doc! { "$in": QUICK.as_slice() }, tasks).await?;
         self.look_for_new(doc! { "$nin": QUICK.as_slice() }, tasks).await
@@ -183,9 +188,8 @@ impl Executor {
 
     /// Those of these kinds that are not carried out yet, one by one: a document may have 16 MB.
     async fn look_for_new(&self, kind: Document, tasks: &mut Tasks) -> Result<()> {
-        let mut known = tasks.ids();
-        known.extend(tasks.refused.at(Instant::now()).cloned());
-        let filter = doc! { "state": { "$nin": FINAL.as_slice() }, "kind": kind, "_id": { "$nin": known } };
+        let mut filter = tasks.not_begun();
+        filter.insert("kind", kind);
         let operations = self.parts.store.operations();
         let find = operations.find(filter).sort(doc! { "state": 1, "_id": 1 }).limit(READ);
         let mut found = find.await?;
@@ -324,6 +328,13 @@ impl Executor {
 }
 
 impl Tasks {
+    /// The filter for what is not carried out yet.
+    fn not_begun(&self) -> Document {
+        let mut known = self.ids();
+        known.extend(self.refused.at(Instant::now()).cloned());
+        doc! { "state": { "$nin": FINAL.as_slice() }, "_id": { "$nin": known } }
+    }
+
     /// Waits that long, or until a task ends.
     async fn wait(&mut self, time: Duration) {
         tokio::select! {

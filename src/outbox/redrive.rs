@@ -107,10 +107,13 @@ impl Outbox {
     /// # Errors
     /// MongoDB refused or is unavailable.
     pub async fn states_of(&self, ids: &[&str]) -> Result<HashMap<String, DocumentState>> {
+        let mut states = HashMap::new();
+        if ids.is_empty() {
+            return Ok(states);
+        }
         let outbox = self.store.outbox();
         let found = outbox.find(doc! { "_id": { "$in": ids } });
         let mut cursor = found.projection(doc! { "state": 1, "finishedAt": 1 }).await?;
-        let mut states = HashMap::new();
         while let Some(row) = cursor.try_next().await? {
             if let (Ok(id), Ok(state)) = (row.get_str("_id"), row.get_str("state")) {
                 let document = DocumentState {

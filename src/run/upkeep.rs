@@ -17,7 +17,7 @@ use crate::store::{Error, Kind, Pauses, Stopped, ensure_outbox, missing_in_outbo
 pub(super) const MOST_REFUSED: usize = 100;
 
 /// How often the indexes of the outbox are listed.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(5);
 
 /// How often it is looked for certificates that end, besides after changes of endpoints.
 const CERTIFICATES: Duration = Duration::from_secs(3600);

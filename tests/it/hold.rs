@@ -212,7 +212,7 @@ async fn what_was_held_goes_out_behind_what_happens_now_one_request_at_first() {
     let fixture = Fixture::new().await.with("completions.enabled = false");
     fixture
         .receiver
-        .script("/a", [Response::ok().after(Duration::from_millis(30))]);
+        .script("/a", [Response::ok().after(Duration::from_millis(100))]);
     let endpoint = fixture.endpoint("/a");
     let organization = fixture.organization(vec![endpoint.clone()]).await;
     let daemon = fixture.daemon().await;
