@@ -270,7 +270,8 @@ async fn a_command_that_does_not_wait_or_goes_away_leaves_its_operation_to_the_d
             .await
             .unwrap()
             .unwrap();
-        assert_eq!(status.success(), signal.is_none(), "{signal:?}");
+        // On a slow machine it may have ended before the signal.
+        assert!(status.success() || signal.is_some(), "{status}");
         let asked = doc! { "state": "done", "result.deliveries": 300_i64 };
         fixture.wait_for_count(&fixture.operations(), asked, n).await;
         assert_eq!(
