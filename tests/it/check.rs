@@ -193,10 +193,14 @@ async fn a_validator_on_a_collection_of_ours_is_named() {
             .collect()
     };
     let named = told_of(&check);
+    let database = fixture.database.name();
     for name in ours {
         let line = format!("collection: {name} has a validator, ");
+        let command = format!("db.getSiblingDB({database:?}).runCommand({{ collMod: \"{name}\", validator: {{}} }})");
         assert!(
-            named.iter().any(|found| found.starts_with(&line)),
+            named
+                .iter()
+                .any(|found| found.starts_with(&line) && found.ends_with(&command)),
             "{name} is not in {named:#?}"
         );
         let mend = doc! { "collMod": name, "validator": {} };

@@ -51,17 +51,17 @@ async fn warn_of_validators(store: &Store) {
     let Ok(reply) = store.database().run_command(list).await else {
         return;
     };
+    let database = store.database();
     for collection in listed(&reply) {
-        let validator = collection
-            .get_document("options")
-            .and_then(|options| options.get_document("validator"));
-        if let (Ok(name), Ok(true)) = (
-            collection.get_str("name"),
-            validator.map(|validator| !validator.is_empty()),
-        ) {
+        let options = collection.get_document("options");
+        let validator = options.and_then(|options| options.get_document("validator"));
+        if let Ok(name) = collection.get_str("name")
+            && validator.is_ok_and(|validator| !validator.is_empty())
+        {
             let text = format!(
                 "{name} has a validator, which may refuse what the daemon writes; it must go: \
-                 db.runCommand({{ collMod: \"{name}\", validator: {{}} }})"
+                 db.getSiblingDB({:?}).runCommand({{ collMod: \"{name}\", validator: {{}} }})",
+                database.name()
             );
             warn(COLLECTION, &text);
         }
