@@ -257,7 +257,7 @@ async fn hello(store: &Store) -> anyhow::Result<Document> {
     {
         return Err(Misconfigured(contradiction).into());
     }
-    Err(error.into())
+    Err(anyhow::Error::new(error).context(format!("MongoDB at {}", store.hosts())))
 }
 
 /// A type of event, as an argument.

@@ -82,6 +82,8 @@ pub struct Store {
     badge_users: String,
     member_configs: String,
     hosts: String,
+    /// Who logs in, in words; none without a login.
+    login: Option<String>,
     overridden: Vec<String>,
     outage: Outage,
     stop: CancellationToken,
@@ -96,6 +98,7 @@ impl Store {
         let mut options = ClientOptions::parse(config.uri.expose_secret()).await?;
         let overridden = options::set_required(&mut options);
         let hosts: Vec<_> = options.hosts.iter().map(ToString::to_string).collect();
+        let login = options.credential.as_ref().and_then(options::login);
         let connection = Arc::new(Connection::new(options, &config.database).await?);
         Ok(Self {
             outage: Outage::of(Arc::clone(&connection)),
@@ -103,6 +106,7 @@ impl Store {
             badge_users: config.badge_users.clone(),
             member_configs: config.member_configs.clone(),
             hosts: hosts.join(","),
+            login,
             overridden,
             stop,
         })
@@ -111,6 +115,15 @@ impl Store {
     /// The hosts of the connection string.
     pub fn hosts(&self) -> &str {
         &self.hosts
+    }
+
+    /// That error; where the login is refused, it says whose and where MongoDB looks the user up.
+    pub fn explained(&self, error: impl Into<Error>) -> Error {
+        let error = error.into();
+        match &self.login {
+            Some(login) if error.kind() == Kind::Authentication => error.about(login),
+            _ => error,
+        }
     }
 
     /// A line for each option of the connection string that contradicts what the protocol relies on, and is not applied.
@@ -163,7 +176,8 @@ impl Store {
     /// # Errors
     /// The server can't be reached, or refuses the login.
     pub async fn hello(&self) -> Result<Document> {
-        Ok(self.database().run_command(doc! { "hello": 1 }).await?)
+        let reply = self.database().run_command(doc! { "hello": 1 }).await;
+        reply.map_err(|error| self.explained(error))
     }
 
     /// Where no server is usable: how those that reply contradict the connection string.

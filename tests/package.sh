@@ -25,6 +25,19 @@ has_changes_of() { # PACKAGE VERSION: its changelog tells of that version
   dpkg-deb --fsys-tarfile "$1" | tar -xO ./usr/share/doc/certhookd/changelog.gz | zcat | grep -F "## [$2]" >/dev/null
 }
 
+links_lead_somewhere() { # PACKAGE: those of its documents
+  local folder page target lost=0
+  folder=$(mktemp -d)
+  dpkg-deb --extract "$1" "$folder"
+  while IFS= read -r page; do
+    while IFS= read -r target; do
+      [ -e "$(dirname "$page")/$target" ] || { echo "${page#"$folder"} leads to $target" && lost=1; }
+    done < <(sed '/^```/,/^```/d; s/`[^`]*`//g' "$page" | grep -oE '\]\([^)#:]+[)#]' | sed 's|^..||; s|.$||')
+  done < <(find "$folder" -name '*.md')
+  rm -r "$folder"
+  return $lost
+}
+
 traces() { # what is left of it on the machine
   find /etc /usr/bin /usr/lib /usr/share /var/lib -name '*certhookd*'
 }
@@ -39,6 +52,7 @@ is_complete() {
   check "has licence and changelog" has_files 1.deb usr/share/doc/certhookd/{copyright,changelog.gz}
   check "has the documents, where their links look for them" has_files 1.deb usr/share/doc/certhookd/{README.md,config.toml} \
     usr/share/doc/certhookd/docs/{operate.md,openapi.yaml,status-page.png,schemas/certificate_expired.schema.json,monitoring/alerts.yml,deploy/compose.yaml}
+  check "every link of a document leads to a file of the package" links_lead_somewhere 1.deb
   check "changelog tells of this version" has_changes_of 1.deb "$(./certhookd --version | cut -d' ' -f2)"
   check "config.toml is a configuration file to dpkg" test "$(dpkg-deb --info 1.deb conffiles)" = $config
 }

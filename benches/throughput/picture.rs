@@ -9,6 +9,9 @@ const LEFT: f64 = 60.0;
 const RIGHT: f64 = 730.0;
 const PLOT: f64 = 150.0;
 const BAR: f64 = 26.0;
+/// Where bars begin: their labels, before them, must fit in a wide font too.
+const BARS: f64 = 395.0;
+/// The first is that of what certhookd is compared with.
 const COLORS: [&str; 4] = ["#9aa5b1", "#2f6fde", "#d9822b", "#3a9d5d"];
 
 /// Draws what there is; a case that was left out leaves no gap.
@@ -45,19 +48,20 @@ fn bars(out: &mut String, top: f64, rows: &[&Row]) -> f64 {
         "Events a second: median, and from the least to the most",
     );
     let most = rows.iter().map(|row| row.spread.max).fold(1.0, f64::max);
-    let reach = |value: f64| value / most * (RIGHT - 360.0);
+    let reach = |value: f64| value / most * (RIGHT - BARS);
     for (place, row) in rows.iter().enumerate() {
         let y = top + 12.0 + place as f64 * BAR;
-        let color = COLORS[place % 2];
+        let is_compared_with = row.what.contains("bare") || row.what.ends_with("the other");
+        let color = COLORS[usize::from(!is_compared_with)];
         text(out, LEFT, y + 14.0, "#000", &row.what);
         let (width, from, to) = (reach(row.spread.median), reach(row.spread.min), reach(row.spread.max));
         let _ = writeln!(
             out,
-            "<rect x=\"360\" y=\"{y}\" width=\"{width:.1}\" height=\"18\" fill=\"{color}\"/>"
+            "<rect x=\"{BARS}\" y=\"{y}\" width=\"{width:.1}\" height=\"18\" fill=\"{color}\"/>"
         );
         let middle = y + 9.0;
-        path(out, "#000", &[(360.0 + from, middle), (360.0 + to, middle)]);
-        text(out, 366.0, y + 14.0, "#fff", &figure(row.spread.median));
+        path(out, "#000", &[(BARS + from, middle), (BARS + to, middle)]);
+        text(out, BARS + 6.0, y + 14.0, "#fff", &figure(row.spread.median));
     }
     top + 40.0 + rows.len() as f64 * BAR
 }

@@ -46,6 +46,8 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
         let (deliveries, known, skipped) = (number("deliveries")?, number("known")?, number("skipped")?);
         let verb = if args.dry_run {
             "would be sent"
+        } else if deliveries == 1 {
+            "waits behind what happens now"
         } else {
             "wait behind what happens now"
         };

@@ -152,7 +152,8 @@ impl Server {
         let hello = store.hello().await?;
         // `hello` and the next ones need no login. This does, where MongoDB asks for one.
         let list = doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true };
-        store.database().run_command(list).await?;
+        let listed = store.database().run_command(list).await;
+        listed.map_err(|error| store.explained(error))?;
         let login = Login::read(store).await?;
         let build = store.database().run_command(doc! { "buildInfo": 1 }).await?;
         let version = build.get_str("version").unwrap_or("of an unknown version").to_owned();

@@ -38,11 +38,16 @@ pub(super) async fn hold(config: &Config, args: Hold) -> anyhow::Result<()> {
     let done = ask_for(&store, config, Kind::Hold, args.whose, options, &args.who).await;
     store.close().await;
     if let Some(result) = done? {
-        let instances = count(result.get_i64("instances")?.unsigned_abs(), "instance");
+        let seen = seen_by(result.get_i64("instances")?.unsigned_abs());
         let target = one_line(result.get_str("target")?);
-        say!("{target} is held: {instances} have seen it, nothing begins any more; what was in flight finishes");
+        say!("{target} is held: {seen}, nothing begins any more; what was in flight finishes");
     }
     Ok(())
+}
+
+fn seen_by(instances: u64) -> String {
+    let have = if instances == 1 { "has" } else { "have" };
+    format!("{} {have} seen it", count(instances, "instance"))
 }
 
 pub(super) async fn release(config: &Config, args: Release) -> anyhow::Result<()> {
@@ -91,4 +96,20 @@ async fn still_held(store: &Store) -> anyhow::Result<Vec<String>> {
     let line =
         |hold: &crate::operations::Hold| format!("{} is held {}", one_line(&hold.target), one_line(hold.describe()));
     Ok(holds.lasting(now).iter().map(line).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_seen_it_is_a_sentence() {
+        for (instances, sentence) in [
+            (0, "0 instances have seen it"),
+            (1, "1 instance has seen it"),
+            (2, "2 instances have seen it"),
+        ] {
+            assert_eq!(seen_by(instances), sentence);
+        }
+    }
 }

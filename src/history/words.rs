@@ -102,7 +102,9 @@ impl Attempt {
 impl Replay {
     fn line(&self) -> String {
         let state = self.state.as_deref().unwrap_or("in an unknown state");
-        let after = self.attempts.map(|attempts| format!(" after {attempts} attempts"));
+        let after = self
+            .attempts
+            .map(|attempts| format!(" after {}", count(attempts.unsigned_abs(), "attempt")));
         let reason = self.reason.as_ref().map(|reason| format!(": {reason}"));
         format!(
             "replayed; it was {state}{}{}",

@@ -190,7 +190,7 @@ mod tests {
     fn a_dead_letter_that_is_redriven_in_vain_counts_as_an_attempt_alone() {
         let counts = Counts::default();
         let dead = Next::Dead {
-            verdict: "1 attempts failed".into(),
+            verdict: "1 attempt failed".into(),
             failure: failure(),
             redrivable: true,
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::DateTime;
 
-use crate::model::{Failure, Outcome};
+use crate::model::{Failure, Outcome, count};
 use crate::sender::RetryPolicy;
 
 /// The attempts of a delivery so far.
@@ -99,13 +99,16 @@ fn after_failure(past: &PastAttempts, failure: &Failure, now: DateTime, policy: 
         return dead("it failed again after it was a dead letter".into());
     }
     if past.attempt >= policy.max_attempts {
-        return dead(format!("{} attempts failed", past.attempt));
+        return dead(format!("{} failed", count(past.attempt, "attempt")));
     }
     let backoff = policy.delay(past.attempt, jitter);
     let due = later(now, backoff.max(failure.retry_after.unwrap_or_default()));
     let deadline = retry_deadline(first_attempt_at, past.served_since, policy);
     if now >= deadline {
-        return dead(format!("the retry period ended after {} attempts", past.attempt));
+        return dead(format!(
+            "the retry period ended after {}",
+            count(past.attempt, "attempt")
+        ));
     }
     // What would be due after the retry period is attempted once more at its end.
     Next::Retry {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Own;
 use super::picture::Picture;
 use super::rows::{EndpointView, HeadView, HoldView, InstanceView, OperationView, Rows};
-use super::words::{ago, count, number, seconds, span, until};
+use super::words::{ago, count, counted, number, seconds, span, until};
 use crate::status::{DAYS, Scan, Status, Stream};
 
 /// In seconds. A delivery that is due for longer waits too long: with the default `delivery.retry_window` of 10 minutes one that fails
@@ -126,13 +126,13 @@ fn tiles_of_outbox(status: &Status) -> Vec<Tile> {
 fn scan_in_words(scan: &Scan, status: &Status) -> String {
     let found_last = scan.found_last.as_ref().filter(|last| last.at < scan.at);
     let before = found_last.map_or_else(String::new, |last| {
-        format!("; {}: {} certificates", ago(status.at, last.at), count(last.found))
+        format!("; {}: {}", ago(status.at, last.at), counted(last.found, "certificate"))
     });
     format!(
-        "{}: {} certificates, {} deliveries, {} rejected, {} ms{before}",
+        "{}: {}, {}, {} rejected, {} ms{before}",
         ago(status.at, scan.at),
-        count(scan.found),
-        count(scan.deliveries),
+        counted(scan.found, "certificate"),
+        counted(scan.deliveries, "delivery"),
         count(scan.rejected),
         count(scan.duration_ms)
     )

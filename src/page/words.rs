@@ -68,6 +68,13 @@ pub(super) fn count(n: i64) -> String {
     number(u64::try_from(n).unwrap_or(0))
 }
 
+/// That many of it: the noun is the singular.
+pub(super) fn counted(n: i64, noun: &str) -> String {
+    let words = crate::model::count(u64::try_from(n).unwrap_or(0), noun);
+    let noun = words.split_once(' ').map_or(noun, |(_, noun)| noun);
+    format!("{} {noun}", count(n))
+}
+
 /// Text from outside: on one line, in its own direction, and no longer than a cell can take.
 pub(super) fn foreign(text: &str) -> String {
     let clean = |c: char| if stays_in_line(c) { c } else { ' ' };
@@ -96,6 +103,10 @@ mod tests {
         assert_eq!(
             [0, 999, 1000, 1_234_567].map(number),
             ["0", "999", "1\u{202f}000", "1\u{202f}234\u{202f}567"]
+        );
+        assert_eq!(
+            [0, 1, 1000].map(|n| counted(n, "delivery")),
+            ["0 deliveries", "1 delivery", "1\u{202f}000 deliveries"]
         );
         let (now, later) = (DateTime::from_millis(0), DateTime::from_millis(61_500));
         assert_eq!(

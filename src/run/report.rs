@@ -3,6 +3,7 @@
 use bson::DateTime;
 
 use super::Engine;
+use crate::model::count;
 use crate::platform::EndpointCounts;
 use crate::source::Report;
 use crate::status;
@@ -52,7 +53,7 @@ impl Snapshot {
         let mut line = match self.outage_s {
             Some(_) => "waiting for MongoDB".to_owned(),
             None if self.proxy_outage_s.is_some() => "waiting for the proxy".to_owned(),
-            None => format!("{} endpoints", self.endpoints.served),
+            None => count(self.endpoints.served as u64, "endpoint"),
         };
         let mut add = |text: String| line = format!("{line}, {text}");
         if self.endpoints.out_of_service > 0 {

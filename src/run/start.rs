@@ -114,7 +114,7 @@ impl Wait<'_> {
                     Some(contradiction) => Ok(Err(Misconfigured(contradiction))),
                     None => Err(error),
                 },
-                Err(error) => Err(error),
+                Err(error) => Err(store.explained(error)),
             }
         };
         self.until_done("reply", ask).await??;
@@ -203,6 +203,7 @@ fn refusal(what: &str, error: &Error) -> String {
             "MongoDB refuses to {what}: {error}; add to the role: {}",
             denied.role_line()
         ),
+        None if error.kind() == Kind::Authentication => format!("MongoDB refuses the login: {error}"),
         None => format!("MongoDB refuses to {what}: {error}"),
     }
 }

@@ -71,6 +71,15 @@ impl Error {
         self
     }
 
+    /// The same, with that in parentheses after it.
+    pub(super) fn about(&self, what: &str) -> Self {
+        let line = self.to_string();
+        Self::new(
+            Cause::Text(format!("{} ({what})", line.trim_end_matches('.'))),
+            self.kind(),
+        )
+    }
+
     fn new(cause: Cause, kind: Kind) -> Self {
         Self(Box::new(Inner { cause, kind }))
     }

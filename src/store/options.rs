@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use mongodb::options::{
-    Acknowledgment, ClientOptions, ReadConcernLevel, ReadPreference, ReadPreferenceOptions, SelectionCriteria,
-    WriteConcern,
+    Acknowledgment, ClientOptions, Credential, ReadConcernLevel, ReadPreference, ReadPreferenceOptions,
+    SelectionCriteria, WriteConcern,
 };
 
 /// How long one operation may wait for a usable server before it counts as failed.
@@ -40,6 +40,15 @@ pub(super) fn set_required(options: &mut ClientOptions) -> Vec<String> {
     set_writes(options, &mut report);
     set_limits(options, &mut report);
     lines
+}
+
+/// Who logs in, and where MongoDB looks that user up: a path in the connection string changes it, and a login that is refused says nothing of it.
+pub(super) fn login(credential: &Credential) -> Option<String> {
+    let user = credential.username.as_deref()?;
+    let database = credential.source.as_deref().unwrap_or("admin");
+    Some(format!(
+        "user {user} of database {database}, which authSource or else the path of the connection string names"
+    ))
 }
 
 /// Reads go to the primary. Their read concern is the server's default; transactions and `Store::read_session` set their own.

@@ -145,13 +145,68 @@ async fn a_wrong_password_is_exit_78_and_not_shown() {
     // A mongod without access control checks the credentials that it is given all the same.
     let uri = set.uri().replace("mongodb://", "mongodb://nobody:hunter2@");
     let fixture = Fixture::on(&uri, set.client().await.unwrap());
+    let database = fixture.database.name();
+    for (uri, looked_up_in) in [
+        (uri.clone(), "admin"),
+        (uri.replace("/?", &format!("/{database}?")), database),
+        (uri.replace("/?", &format!("/{database}?authSource=users&")), "users"),
+    ] {
+        let outcome = |command| {
+            let mut command = fixture.command(&[command]);
+            command.env("CERTHOOKD_MONGODB__URI", &uri);
+            Outcome::of(command)
+        };
+        let (check, run, status) = tokio::join!(outcome("check"), outcome("run"), outcome("status"));
+        let whose =
+            format!("AuthenticationFailed (18): Authentication failed (user nobody of database {looked_up_in}, ");
+        assert_eq!((check.code, run.code), (Some(78), Some(78)), "{check:?} {run:?}");
+        let at = told(&check, "FAIL")[0].strip_prefix("connection: ").unwrap();
+        let (at, fault) = at.split_once(": ").unwrap();
+        assert!(fault.starts_with(&whose), "{fault}");
+        assert!(
+            run.errors()[0].starts_with(&format!("MongoDB refuses the login: {whose}")),
+            "{run:?}"
+        );
+        assert!(
+            status.errors()[0].starts_with(&format!("MongoDB at {at}: {whose}")),
+            "{status:?}"
+        );
+        assert!(!format!("{check:?} {run:?} {status:?}").contains("hunter2"));
+    }
+}
+
+#[tokio::test]
+async fn a_validator_on_a_collection_of_ours_is_named() {
+    let fixture = Fixture::new().await;
+    let ours = ["webhook_outbox", "webhook_state", "webhook_stats", "webhook_operations"];
+    for name in ours {
+        let create = doc! { "create": name, "validator": { "state": { "$ne": "delivered" } } };
+        fixture.database.run_command(create).await.unwrap();
+    }
     let check = fixture.outcome(&["check"]).await;
-    assert_eq!(check.code, Some(78), "{check:?}");
-    assert!(told(&check, "FAIL")[0].starts_with("connection: "));
-    let run = fixture.outcome(&["run"]).await;
-    assert_eq!(run.code, Some(78), "{run:?}");
-    assert!(run.errors()[0].starts_with("MongoDB refuses to reply"), "{run:?}");
-    assert!(!format!("{check:?} {run:?}").contains("hunter2"));
+    assert_eq!(check.code, Some(0), "{check:?}");
+    let told_of = |check: &Outcome| -> Vec<_> {
+        let lines = told(check, "WARN").into_iter();
+        lines
+            .filter(|line| line.contains("validator"))
+            .map(str::to_owned)
+            .collect()
+    };
+    let named = told_of(&check);
+    let database = fixture.database.name();
+    for name in ours {
+        let line = format!("collection: {name} has a validator, ");
+        let command = format!("db.getSiblingDB({database:?}).runCommand({{ collMod: \"{name}\", validator: {{}} }})");
+        assert!(
+            named
+                .iter()
+                .any(|found| found.starts_with(&line) && found.ends_with(&command)),
+            "{name} is not in {named:#?}"
+        );
+        let mend = doc! { "collMod": name, "validator": {} };
+        fixture.database.run_command(mend).await.unwrap();
+    }
+    assert_eq!(told_of(&fixture.outcome(&["check"]).await), [""; 0]);
 }
 
 #[tokio::test]

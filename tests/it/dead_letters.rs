@@ -93,7 +93,7 @@ async fn dead_letters_are_replayed_by_an_operator_and_a_dry_run_only_shows_them(
         .await
         .unwrap();
     let daemon = fixture.daemon().await;
-    let dead = doc! { "state": "dead", "reason": "1 attempts failed" };
+    let dead = doc! { "state": "dead", "reason": "1 attempt failed" };
     fixture.wait_for_deliveries(dead.clone(), 2).await;
 
     let shown = replay(&fixture, &["--organization", &organization.to_hex(), "--dry-run"]).await;

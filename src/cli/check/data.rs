@@ -39,18 +39,48 @@ pub(super) async fn collections(config: &Config, store: &Store) -> Finding {
         };
         say(Finding::Good, COLLECTION, &text);
     }
+    warn_of_validators(store).await;
     worst
+}
+
+/// A validator on a collection of ours refuses what the daemon writes, while all that is asked for above is there.
+async fn warn_of_validators(store: &Store) {
+    let ours = doc! { "$in": [OUTBOX, STATE, STATISTICS, OPERATIONS] };
+    let list = doc! { "listCollections": 1, "filter": { "name": ours } };
+    // Without the privilege, which has a line of its own, nothing is known of them.
+    let Ok(reply) = store.database().run_command(list).await else {
+        return;
+    };
+    let database = store.database();
+    for collection in listed(&reply) {
+        let options = collection.get_document("options");
+        let validator = options.and_then(|options| options.get_document("validator"));
+        if let Ok(name) = collection.get_str("name")
+            && validator.is_ok_and(|validator| !validator.is_empty())
+        {
+            let text = format!(
+                "{name} has a validator, which may refuse what the daemon writes; it must go: \
+                 db.getSiblingDB({:?}).runCommand({{ collMod: \"{name}\", validator: {{}} }})",
+                database.name()
+            );
+            warn(COLLECTION, &text);
+        }
+    }
 }
 
 async fn names(store: &Store) -> Result<Vec<String>> {
     let list = doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true };
     let reply = store.database().run_command(list).await?;
-    let listed = reply
+    let name = |document: &Document| document.get_str("name").ok().map(str::to_owned);
+    Ok(listed(&reply).filter_map(name).collect())
+}
+
+/// The documents of a reply to `listCollections`.
+fn listed(reply: &Document) -> impl Iterator<Item = &Document> {
+    let batch = reply
         .get_document("cursor")
         .and_then(|cursor| cursor.get_array("firstBatch"));
-    let documents = listed.into_iter().flatten().filter_map(bson::Bson::as_document);
-    let name = |document: &Document| document.get_str("name").ok().map(str::to_owned);
-    Ok(documents.filter_map(name).collect())
+    batch.into_iter().flatten().filter_map(bson::Bson::as_document)
 }
 
 /// By the collection's own count.

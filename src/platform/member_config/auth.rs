@@ -48,7 +48,10 @@ impl Source<'_> {
             }),
             "oauth2_client_credentials" => self.client_credentials(policy).map(Auth::OAuth2),
             // Not quoted: it may be a secret that got into the wrong field.
-            _ => Err("this version doesn't know its `authType`".to_owned()),
+            _ => Err(
+                "`authType` is not one of none, bearer_token, basic_auth, api_key, oauth2_client_credentials"
+                    .to_owned(),
+            ),
         }
     }
 

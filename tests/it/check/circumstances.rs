@@ -119,7 +119,7 @@ async fn what_does_not_reply_as_a_mongod_is_one_line_with_its_host() {
         ),
         (
             format!("mongodb://a:hunter2@{at}/?{options}"),
-            &format!("connection: {at}: AuthenticationFailed (18)"),
+            &format!("connection: {at}: AuthenticationFailed (18): Authentication failed (user a of database admin, "),
             78,
         ),
         (

@@ -99,7 +99,7 @@ fn headers() {
 fn auth() {
     let no_token = "`auth`: `token` is missing or empty";
     let line_break = format!("{SECRET}\n");
-    let unknown = "`auth`: this version doesn't know its `authType`";
+    let unknown = "`auth`: `authType` is not one of none, bearer_token, basic_auth, api_key, oauth2_client_credentials";
     check_field(
         "auth",
         [
