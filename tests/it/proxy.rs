@@ -4,6 +4,7 @@ mod addresses;
 mod connect;
 mod faults;
 mod outage;
+mod own_certificates;
 mod squid;
 mod status;
 pub mod support;

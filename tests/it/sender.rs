@@ -3,7 +3,7 @@
 mod heads;
 mod healthy;
 mod http2;
-mod own_certificates;
+pub(crate) mod own_certificates;
 mod sick;
 pub(crate) mod support;
 pub(crate) mod tls;
