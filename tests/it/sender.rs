@@ -1,5 +1,6 @@
 //! Attempts over real sockets: to a healthy receiver, to sick ones, over TLS.
 
+mod chains;
 mod heads;
 mod healthy;
 mod http2;

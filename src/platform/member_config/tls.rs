@@ -63,8 +63,13 @@ impl Certificates {
         let Some(text) = text(fields, name)? else {
             return Ok(None);
         };
-        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(lines(text).as_bytes()).collect();
         let all = all.map_err(|_| format!("`{name}` is not valid PEM"))?;
+        if all.len() < blocks(text) {
+            return Err(format!(
+                "`{name}` holds a block of a certificate that is not BEGIN CERTIFICATE on a line of its own"
+            ));
+        }
         let ends: Option<Vec<_>> = all.iter().map(not_after).collect();
         let ends = ends.ok_or_else(|| format!("`{name}` holds something that is no certificate (X.509)"))?;
         let first = ends.into_iter().min();
@@ -98,9 +103,31 @@ fn key(fields: &Fields<'_>, envelopes: Envelopes<'_>) -> Result<Option<PrivateKe
     let pem: SecretString = envelopes
         .read("tls.clientKey", text)
         .map_err(|why| format!("`{KEY}` {why}"))?;
+    let pem = SecretString::from(lines(pem.expose_secret()));
     let key = PrivateKeyDer::from_pem_slice(pem.expose_secret().as_bytes());
     key.map(Some)
         .map_err(|_| format!("`{KEY}` holds no private key in PEM that is not locked by a passphrase"))
+}
+
+/// Without what editors and templates put at the ends of lines, and a byte order mark: a block that doesn't begin its line is passed over.
+fn lines(text: &str) -> String {
+    let is_around = |c: char| c.is_whitespace() || c == '\u{feff}';
+    // It may be a key: no copy is left behind by growing.
+    let mut lines = String::with_capacity(text.len() + 1);
+    for line in text.lines() {
+        lines.push_str(line.trim_matches(is_around));
+        lines.push('\n');
+    }
+    lines
+}
+
+/// How many blocks of certificates there are, of whichever kind.
+fn blocks(text: &str) -> usize {
+    let labels = text
+        .split("-----BEGIN ")
+        .skip(1)
+        .filter_map(|block| block.split_once("-----"));
+    labels.filter(|(label, _)| label.ends_with("CERTIFICATE")).count()
 }
 
 /// Blank counts as absent: it is an input left empty.
@@ -118,6 +145,8 @@ fn why_unfit(error: &Error) -> String {
             format!("`{KEY}` is not the key of the first certificate in `clientCert`")
         }
         Error::InvalidCertificate(_) => "the first certificate in `clientCert` can't be used".to_owned(),
-        _ => format!("`{KEY}` can't be used: expected RSA of 2048 to 8192 bits, ECDSA over P-256 or P-384, or Ed25519"),
+        _ => format!(
+            "`{KEY}` can't be used: expected RSA of 2048, 3072 or 4096 bits, ECDSA over P-256 or P-384, or Ed25519"
+        ),
     }
 }

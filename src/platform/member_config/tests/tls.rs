@@ -108,13 +108,16 @@ macro_rules! openssl {
 #[test]
 fn keys_as_openssl_writes_them_are_read_if_they_can_be_used() {
     let locked = "`tls`: `clientKey` holds no private key in PEM that is not locked by a passphrase";
-    let unusable =
-        "`tls`: `clientKey` can't be used: expected RSA of 2048 to 8192 bits, ECDSA over P-256 or P-384, or Ed25519";
+    let unusable = "`tls`: `clientKey` can't be used: expected RSA of 2048, 3072 or 4096 bits, ECDSA over P-256 or P-384, or Ed25519";
     for (certificate, key, refused) in [
         (openssl!("rsa"), openssl!("rsa-pkcs1-key"), None),
         (openssl!("rsa"), openssl!("rsa-pkcs8-key"), None),
+        (openssl!("rsa-3072"), openssl!("rsa-3072-key"), None),
         (openssl!("p384"), openssl!("p384-sec1-key"), None),
         (openssl!("rsa"), openssl!("rsa-locked-key"), Some(locked)),
+        (openssl!("rsa"), openssl!("rsa-locked-pkcs1-key"), Some(locked)),
+        (openssl!("rsa-8192"), openssl!("rsa-8192-key"), Some(unusable)),
+        (openssl!("rsa-2560"), openssl!("rsa-2560-key"), Some(unusable)),
         (openssl!("p521"), openssl!("p521-sec1-key"), Some(unusable)),
         (openssl!("rsa-1024"), openssl!("rsa-1024-key"), Some(unusable)),
     ] {
@@ -122,6 +125,50 @@ fn keys_as_openssl_writes_them_are_read_if_they_can_be_used() {
         let config = parse_endpoints([tls(fields)], &HTTPS_ONLY);
         let reason = config.refused.first().map(|refused| refused.reason.as_str());
         assert_eq!(reason, refused);
+    }
+}
+
+/// As editors, templates and other tools write them: none of the certificates gets lost.
+#[test]
+fn all_certificates_of_a_field_are_read_or_it_is_refused() {
+    let (one, key) = identity(2040);
+    let (other, _) = identity(2030);
+    let indented = |text: &str| text.lines().map(|line| format!("\t  {line} \n")).collect::<String>();
+    let both = format!("{one}{other}");
+    let marks = |kind: &str| both.replace("CERTIFICATE-----", &format!("{kind} CERTIFICATE-----"));
+    let unlike = Some("`tls`: `ca` holds a block of a certificate that is not BEGIN CERTIFICATE on a line of its own");
+    let table = [
+        (both.clone(), None),
+        (format!("\u{feff}{both}"), None),
+        (indented(&both), None),
+        (both.replace('\n', "\r"), None),
+        (both.replace('\n', " \r\n"), None),
+        (format!("{one}\n\u{feff}{other}"), None),
+        (format!("{key}{one}{other}"), None),
+        (format!("root: {both}"), unlike),
+        (format!("{one}next: {other}"), unlike),
+        (format!("{one}{}", openssl!("p256-trusted")), unlike),
+        (marks("X509"), unlike),
+        (
+            format!("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n{both}"),
+            None,
+        ),
+    ];
+    for (ca, refused) in table {
+        let config = parse_endpoints([tls(doc! { "ca": &ca })], &HTTPS_ONLY);
+        let reason = config.refused.first().map(|refused| refused.reason.as_str());
+        assert_eq!(reason, refused, "{ca}");
+        if refused.is_none() {
+            assert_eq!(sound(&config)[0].tls.as_ref().unwrap().authorities.len(), 2, "{ca}");
+        }
+    }
+    for (cert, key) in [
+        (format!("\u{feff}{both}"), format!("\u{feff}{key}")),
+        (indented(&both), indented(&key)),
+        (format!("{key}{both}"), format!("{both}{key}")),
+    ] {
+        let config = parse_endpoints([tls(doc! { "clientCert": cert, "clientKey": key })], &HTTPS_ONLY);
+        assert_eq!(config.refused, []);
     }
 }
 
