@@ -7,14 +7,19 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{Error, InconsistentKeys, RootCertStore};
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Envelopes;
 use super::field::{Fields, wrong_type};
+use crate::model::printable;
 use crate::platform::{End, Identity, Tls};
 
 /// Of each field, in bytes.
 const MAX_LENGTH: usize = 64 << 10;
+
+/// What is kept of a subject, in bytes.
+const MAX_SUBJECT: usize = 200;
 
 const KEY: &str = "clientKey";
 
@@ -44,18 +49,20 @@ fn of_fields(fields: &Fields<'_>, envelopes: Envelopes<'_>) -> Result<Option<Tls
         (Some(_), None) => return Err(format!("`clientCert` is there, but no `{KEY}`")),
         (None, Some(_)) => return Err(format!("`{KEY}` is there, but no `clientCert`")),
     };
-    let own = identity.iter().map(|(chain, _)| chain.ends);
-    let ends = ca.iter().map(|ca| ca.ends).chain(own).min_by_key(|ends| ends.at);
-    let Some(ends) = ends else { return Ok(None) };
+    if ca.is_none() && identity.is_none() {
+        return Ok(None);
+    }
+    let (authorities, mut ends) = ca.map_or_else(Default::default, |ca| (ca.all, ca.ends));
+    ends.extend(identity.iter().flat_map(|(chain, _)| chain.ends.clone()));
     let identity = identity.map(|(chain, key)| Identity::new(chain.all, &key));
     let identity = identity.transpose().map_err(|error| why_unfit(&error))?;
-    Ok(Some(Tls::new(ca.map_or_else(Vec::new, |ca| ca.all), identity, ends)))
+    Ok(Some(Tls::new(authorities, identity, ends)))
 }
 
 /// Those of a field, at least one.
 struct Certificates {
     all: Vec<CertificateDer<'static>>,
-    ends: End,
+    ends: Vec<End>,
 }
 
 impl Certificates {
@@ -70,22 +77,25 @@ impl Certificates {
                 "`{name}` holds a block of a certificate that is not BEGIN CERTIFICATE on a line of its own"
             ));
         }
-        let ends: Option<Vec<_>> = all.iter().map(not_after).collect();
+        if all.is_empty() {
+            return Err(format!("`{name}` holds no certificate in PEM"));
+        }
+        let ends: Option<Vec<_>> = all.iter().map(|certificate| end(name, certificate)).collect();
         let ends = ends.ok_or_else(|| format!("`{name}` holds something that is no certificate (X.509)"))?;
-        let first = ends.into_iter().min();
-        let at = first.ok_or_else(|| format!("`{name}` holds no certificate in PEM"))?;
-        Ok(Some(Self {
-            all,
-            ends: End { field: name, at },
-        }))
+        Ok(Some(Self { all, ends }))
     }
 }
 
-fn not_after(certificate: &CertificateDer<'_>) -> Option<DateTime> {
+fn end(field: &'static str, certificate: &CertificateDer<'_>) -> Option<End> {
     let (rest, parsed) = X509Certificate::from_der(certificate).ok()?;
     let seconds = parsed.validity().not_after.timestamp();
-    let at = DateTime::from_millis(seconds.saturating_mul(1000));
-    rest.is_empty().then_some(at)
+    let hash = Sha256::new().chain_update(field).chain_update(certificate).finalize();
+    rest.is_empty().then(|| End {
+        field,
+        at: DateTime::from_millis(seconds.saturating_mul(1000)),
+        subject: printable(parsed.subject().to_string().as_bytes(), MAX_SUBJECT).into(),
+        fingerprint: i64::from_be_bytes(*hash.first_chunk().unwrap_or(&[0; 8])),
+    })
 }
 
 fn check_authorities(authorities: &[CertificateDer<'static>]) -> Result<(), String> {
