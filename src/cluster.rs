@@ -7,6 +7,7 @@ mod fence;
 mod heartbeat;
 mod lease;
 mod process;
+mod proxy_fault;
 mod wakeup;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use fence::Fence;
 use heartbeat::Beats;
 
 pub use fence::{CUT_SHORT, NO_NEW_REQUESTS};
+pub use proxy_fault::{ProxyFault, proxy_faults};
 pub use wakeup::WakeUps;
 
 /// An instance whose heartbeat is older counts as dead: its endpoints and its lease go to the others.
@@ -94,6 +96,8 @@ struct Shared {
     control: AtomicI64,
     /// For the heartbeat: see [`Cluster::show_unconfigured`].
     unconfigured: AtomicI64,
+    /// For the heartbeat: see [`Cluster::show_proxy_fault`].
+    proxy_fault: Mutex<Option<ProxyFault>>,
     /// The number of the lease for finding events, if this instance holds it.
     lease: watch::Sender<Option<i64>>,
     /// Notified when a heartbeat should go out at once.
@@ -112,6 +116,7 @@ impl Cluster {
             others: Mutex::default(),
             control: AtomicI64::new(0),
             unconfigured: AtomicI64::new(0),
+            proxy_fault: Mutex::default(),
             lease: watch::Sender::default(),
             beat_now: Notify::new(),
         };
@@ -152,6 +157,11 @@ impl Cluster {
     pub fn show_unconfigured(&self, events: u64) {
         let events = i64::try_from(events).unwrap_or(i64::MAX);
         self.shared.unconfigured.store(events, Ordering::Release);
+    }
+
+    /// Shows with the next heartbeat that the proxy is at fault, or that it is not.
+    pub fn show_proxy_fault(&self, fault: Option<ProxyFault>) {
+        *self.shared.proxy_fault.lock() = fault;
     }
 
     /// Whether other instances are alive.

@@ -51,7 +51,7 @@ impl Envelopes<'_> {
         if !is_envelope(text) {
             return Ok(text.into());
         }
-        let (id, base64) = text
+        let (id, base64) = without_blanks(text)
             .strip_prefix(PREFIX)
             .ok_or("is encrypted in a way that this version doesn't know")?
             .split_once(':')
@@ -73,7 +73,10 @@ impl Envelopes<'_> {
             )
         })?;
         let text = str::from_utf8(plain.expose_secret()).map_err(|_| "is not UTF-8 once decrypted")?;
-        Ok(text.into())
+        match is_envelope(text) {
+            true => Err("was encrypted twice: once decrypted it is an encrypted value again".into()),
+            false => Ok(text.into()),
+        }
     }
 
     /// The envelope of that value. `None`: there is no key, or the system has no random numbers.
@@ -97,10 +100,16 @@ impl Envelopes<'_> {
     }
 }
 
-/// Of any version: what a later one writes must not go out as a token.
-fn is_envelope(text: &str) -> bool {
-    let version = text.strip_prefix("enc:v").and_then(|rest| rest.split_once(':'));
+/// Of any version, with blanks around it or without: what a later one writes, or was pasted with a line break, must not go out as a token.
+pub fn is_envelope(text: &str) -> bool {
+    let version = without_blanks(text)
+        .strip_prefix("enc:v")
+        .and_then(|rest| rest.split_once(':'));
     version.is_some_and(|(version, _)| !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn without_blanks(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
 }
 
 fn cipher(key: &EncryptionKey) -> Option<LessSafeKey> {

@@ -215,7 +215,7 @@ pub async fn load(store: &Store, directory: &Directory, config: &Config, asked: 
     }
     told.extend(notes::of_endpoint(&name, &read, directory));
     let keys: BTreeSet<EndpointKey> = read.deliveries.iter().map(|stored| stored.key()).collect();
-    let states = load_states(store, directory, &keys, at).await?;
+    let states = load_states(store, directory, config, &keys, at).await?;
     let deliveries = merged::deliveries(&mut read, directory, |stored| next::next(stored, &states, config, at));
     if deliveries.iter().any(|one| one.state == "pending") && !is_any_alive(store, at).await? {
         told.push(notes::no_instance());

@@ -4,13 +4,15 @@
 //! `episode` is a pure function; `episodes` holds what an instance knows of the endpoints that are assigned to it, and calls that
 //! function at each attempt. What must last is written to `webhook_state` in the transaction that appends the notice (`run/episodes.rs`).
 
+mod certificates;
 mod document;
 mod episode;
 mod episodes;
 mod notice;
 mod reach;
 
+pub use certificates::{ToldCertificates, all_told_certificates, told_certificates_id};
 pub use document::{Noted, PAST_SUSPENSIONS, Untold, all_episodes, episode_id, forgotten_episodes};
 pub use episode::{Episode, Rules, Told};
 pub use episodes::{Begin, Episodes, Unsaved};
-pub use notice::{Dead, Terms, of_dead_letters, of_episode};
+pub use notice::{Dead, Terms, of_certificates, of_dead_letters, of_episode};

@@ -1,6 +1,7 @@
 //! The daemon: builds everything, supervises the tasks, orders the shutdown. The only module that sees all others.
 
 mod asking;
+mod certificates;
 mod control;
 mod courier;
 mod daemon;

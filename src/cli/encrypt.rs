@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::Usage;
 use crate::config::Config;
-use crate::envelope::{AUTH_FIELDS, EncryptionKeys, Envelopes, new_key};
+use crate::envelope::{AUTH_FIELDS, EncryptionKeys, Envelopes, is_envelope, new_key};
 use crate::model::{EndpointKey, id_part};
 use crate::run::Misconfigured;
 use crate::service::one_line;
@@ -59,6 +59,9 @@ fn encrypt(keys: &EncryptionKeys, endpoint: &EndpointKey, field: &str) -> anyhow
     let value = SecretString::from(value.strip_suffix('\r').unwrap_or(value));
     if value.expose_secret().is_empty() {
         return Err(Usage("expected the value on standard input, found nothing".into()).into());
+    }
+    if is_envelope(value.expose_secret()) {
+        return Err(Usage("expected a plain value on standard input, found one that is encrypted".into()).into());
     }
     let envelopes = Envelopes { keys, endpoint };
     envelopes

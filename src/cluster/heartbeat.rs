@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::assignment::{self, Heartbeat, View};
 use super::fence::Fence;
-use super::{ALIVE, Cluster, Deliveries, NO_NEW_REQUESTS, instances, process};
+use super::{ALIVE, Cluster, Deliveries, NO_NEW_REQUESTS, ProxyFault, instances, process};
 use crate::failpoint;
 use crate::model::{Clock, EndpointKey};
 use crate::store::{LEASE, Result};
@@ -184,6 +184,7 @@ impl Cluster {
             "members": { "$literal": members },
             "draining": { "$literal": draining },
             "control": self.shared.control.load(Ordering::Acquire),
+            "proxy": { "$literal": ProxyFault::write(self.shared.proxy_fault.lock().as_ref()) },
             "unconfigured": self.shared.unconfigured.load(Ordering::Acquire),
             "leaving": self.shared.leaving.load(Ordering::Acquire),
         }

@@ -110,6 +110,16 @@ impl NoProxy {
         self.hosts.contains(&host) || self.suffixes.iter().any(|suffix| host.ends_with(suffix))
     }
 
+    /// Whether that host is reached without the proxy; `None` where its addresses decide.
+    pub fn lists(&self, host: &Host<&str>) -> Option<bool> {
+        match host {
+            Host::Domain(name) if self.names(name) => Some(true),
+            Host::Domain(_) => self.networks.is_empty().then_some(false),
+            Host::Ipv4(address) => Some(self.covers(&[IpAddr::V4(*address)])),
+            Host::Ipv6(address) => Some(self.covers(&[IpAddr::V6(*address)])),
+        }
+    }
+
     /// Whether all of these addresses, at least one, are in a network that is listed.
     pub fn covers(&self, addresses: &[IpAddr]) -> bool {
         let is_listed = |address: &IpAddr| {

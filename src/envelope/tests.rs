@@ -44,7 +44,7 @@ fn what_is_encrypted_is_read_and_what_is_plain_stays_as_it_is() {
         "enc:v1",
         "enc:vx:a",
         "ENC:v1:a",
-        " enc:v1:k1:",
+        "a enc:v1:k1:",
     ] {
         assert_eq!(
             read(&EncryptionKeys::NONE, "o/e", "auth.token", plain).as_deref(),
@@ -56,6 +56,27 @@ fn what_is_encrypted_is_read_and_what_is_plain_stays_as_it_is() {
         encrypted(&keys, "o/e", "a"),
         "another nonce"
     );
+}
+
+#[test]
+fn blanks_around_an_envelope_do_not_count() {
+    let keys = keys(&[KEY]);
+    let good = encrypted(&keys, "o/e", " hunter2\n");
+    for (before, after) in [
+        ("", "\n"),
+        ("", "\r\n"),
+        (" ", ""),
+        ("\t\n", " "),
+        ("\u{feff}", ""),
+        ("\u{a0}", ""),
+    ] {
+        let text = format!("{before}{good}{after}");
+        assert_eq!(
+            read(&keys, "o/e", "auth.token", &text).as_deref(),
+            Ok(" hunter2\n"),
+            "{text:?}"
+        );
+    }
 }
 
 /// Made with another implementation: `createCipheriv("aes-256-gcm", …)` of Node.js, with a nonce of twelve 7.
@@ -97,7 +118,22 @@ fn what_can_not_be_decrypted_says_why_and_not_what_it_holds() {
         ("no tag", with(&bytes[..NONCE_LEN + TAG_LEN - 1]), short),
         ("nothing", with(&[]), short),
         ("no padding", good.trim_end_matches('=').to_owned(), base64),
-        ("a line break at the end", format!("{good}\n"), base64),
+        (
+            "a line break within",
+            format!("{}\n{}", &good[..20], &good[20..]),
+            base64,
+        ),
+        (
+            "a blank before a later version",
+            good.replace("enc:v1", " enc:v2"),
+            unknown,
+        ),
+        ("encrypted twice", encrypted(&both, "o/e", &good), "was encrypted twice"),
+        (
+            "with a blank",
+            encrypted(&both, "o/e", &format!(" {good}\n")),
+            "was encrypted twice",
+        ),
         ("another alphabet", format!("enc:v1:k1:-_{}", &body[2..]), base64),
         ("the other key's name", good.replace(":k1:", ":k2:"), "named k2"),
         (

@@ -77,7 +77,7 @@ pub async fn of_endpoint(
     asked: Asked,
 ) -> Result<OfEndpoint> {
     let at = now(store).await?;
-    let states = load_states(store, directory, &BTreeSet::from([endpoint.clone()]), at).await?;
+    let states = load_states(store, directory, config, &BTreeSet::from([endpoint.clone()]), at).await?;
     let is_first = asked.pending.is_none() && asked.dead.is_none();
     let reading = Reading {
         store,

@@ -4,8 +4,11 @@ use std::collections::{BTreeSet, HashMap};
 
 use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
+use url::Url;
 
 use super::next::instant;
+use crate::cluster::{ProxyFault, proxy_faults};
+use crate::config::Config;
 use crate::model::{EndpointKey, Period, printable};
 use crate::notices::{Noted, episode_id};
 use crate::operations::Holds;
@@ -25,6 +28,8 @@ pub(super) enum EndpointState {
         since: Option<DateTime>,
         /// When it was held or suspended.
         held: Vec<Period>,
+        /// The forward proxy that leads to it is at fault.
+        proxy: Option<ProxyFault>,
     },
     /// What waits for it is cancelled.
     Off(String),
@@ -51,28 +56,22 @@ pub(super) enum EndpointState {
 pub(super) async fn load_states(
     store: &Store,
     directory: &Directory,
+    config: &Config,
     keys: &BTreeSet<EndpointKey>,
     now: DateTime,
 ) -> Result<HashMap<EndpointKey, EndpointState>> {
-    let ids: Vec<_> = keys.iter().flat_map(|key| [state_id(key), episode_id(key)]).collect();
-    let noted: Vec<Document> = match ids.is_empty() {
-        true => Vec::new(),
-        false => {
-            store
-                .state()
-                .find(doc! { "_id": { "$in": ids } })
-                .await?
-                .try_collect()
-                .await?
-        }
-    };
+    let noted = read_notes(store, keys).await?;
     let noted: HashMap<_, _> = noted
         .iter()
         .filter_map(|one| Some((one.get_str("_id").ok()?, one)))
         .collect();
     let holds = Holds::default();
     holds.load(store).await?;
-    let state = |key: &EndpointKey| {
+    let mut faults = match config.delivery.proxy.is_some() && !keys.is_empty() {
+        true => proxy_faults(store, keys, now).await?,
+        false => HashMap::new(),
+    };
+    let mut state = |key: &EndpointKey| {
         let of = |id: String| noted.get(&*id).copied();
         let mut state = state_of(directory, key, of(state_id(key)), of(episode_id(key)));
         let waited = || {
@@ -82,6 +81,11 @@ pub(super) async fn load_states(
         };
         if let EndpointState::Served { held, .. } | EndpointState::Suspended { held, .. } = &mut state {
             *held = waited();
+        }
+        if let EndpointState::Served { proxy, .. } = &mut state {
+            *proxy = faults
+                .remove(key)
+                .and_then(|fault| fault_on_the_way(fault, directory, config, key));
         }
         // Off and out of service take precedence.
         let hold = holds
@@ -94,6 +98,37 @@ pub(super) async fn load_states(
         })
     };
     Ok(keys.iter().map(|key| (key.clone(), state(key))).collect())
+}
+
+async fn read_notes(store: &Store, keys: &BTreeSet<EndpointKey>) -> Result<Vec<Document>> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<_> = keys.iter().flat_map(|key| [state_id(key), episode_id(key)]).collect();
+    let found = store.state().find(doc! { "_id": { "$in": ids } }).await?;
+    Ok(found.try_collect().await?)
+}
+
+/// The proxy's fault, if the proxy leads to that endpoint or to its token server. Where that depends on what a name is resolved to, it may
+/// be for some alone.
+fn fault_on_the_way(
+    fault: ProxyFault,
+    directory: &Directory,
+    config: &Config,
+    key: &EndpointKey,
+) -> Option<ProxyFault> {
+    let Found::Served(endpoint) = directory.find(key) else {
+        return None;
+    };
+    let is_direct = |url: &Url| config.delivery.no_proxy.lists(&url.host()?);
+    let ways: Vec<_> = endpoint.urls().map(is_direct).collect();
+    let is_sure = ways.contains(&Some(false));
+    let is_possible = is_sure || ways.contains(&None);
+    is_possible.then(|| ProxyFault {
+        is_for_all: fault.is_for_all && is_sure,
+        reason: printable(fault.reason.as_bytes(), LONGEST_REASON),
+        ..fault
+    })
 }
 
 /// The state without holds, by its configuration first; `noted` and `episode` are its documents in `webhook_state`.
@@ -122,6 +157,7 @@ pub(super) fn state_of(
             paused_until: instant("slowedUntil"),
             since: instant("servedSince"),
             held: Vec::new(),
+            proxy: None,
         },
         (Found::Email { enabled: false }, _) => EndpointState::Off("e-mails are switched off".into()),
         (Found::Off { reason }, _) => EndpointState::Off(reason.to_owned()),
@@ -145,11 +181,21 @@ pub(super) fn standing(state: &EndpointState, now: DateTime) -> Option<String> {
     match state {
         EndpointState::Off(reason) => Some(reason.clone()),
         EndpointState::OutOfService { since, .. } => since.map(|since| format!("since {}", instant(since))),
+        EndpointState::Served { proxy: Some(fault), .. } => Some(waits_for_proxy(fault)),
         EndpointState::Served { paused_until, .. } => {
             let until = paused_until.filter(|until| *until > now)?;
             Some(format!("it asked for a pause until {}", instant(until)))
         }
         EndpointState::Suspended { since, .. } => Some(format!("since {}", instant(*since))),
         EndpointState::Held { .. } => None,
+    }
+}
+
+/// What the proxy's fault means for an endpoint.
+pub(super) fn waits_for_proxy(fault: &ProxyFault) -> String {
+    let (reason, since) = (&fault.reason, instant(fault.since));
+    match fault.is_for_all {
+        true => format!("waits for the proxy since {since}: {reason}"),
+        false => format!("{reason}, since {since}: what meets that waits until the proxy works"),
     }
 }

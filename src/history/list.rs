@@ -136,7 +136,7 @@ pub async fn list(
     let is_complete = page.fill(limit).await?;
     let Page { read, after, .. } = page;
     let keys: BTreeSet<_> = read.deliveries.iter().map(StoredDelivery::key).collect();
-    let states = load_states(store, directory, &keys, at).await?;
+    let states = load_states(store, directory, config, &keys, at).await?;
     let tell = |place| {
         told(place, directory, |place: &StoredDelivery| {
             next(place, &states, config, at)

@@ -6,7 +6,7 @@ use bson::DateTime;
 use serde::Serialize;
 
 use super::documents::StoredDelivery;
-use super::endpoint_states::EndpointState;
+use super::endpoint_states::{EndpointState, waits_for_proxy};
 use crate::config::{Config, Delivery};
 use crate::model::{EndpointKey, uncounted};
 use crate::outbox::{later, retry_deadline};
@@ -63,38 +63,49 @@ impl Next {
             until: None,
         }
     }
+
+    fn wait(text: String, at: Option<DateTime>) -> Self {
+        Self {
+            at,
+            ..Self::new("wait", text)
+        }
+    }
 }
 
 fn pending(stored: &StoredDelivery, endpoint: &EndpointState, delivery: &Delivery, now: DateTime) -> Next {
-    let (paused_until, since) = match endpoint {
+    let (paused_until, since, proxy) = match endpoint {
         EndpointState::Off(reason) => return Next::new("cancel", format!("is about to be cancelled: {reason}")),
         EndpointState::OutOfService { reason, since } => {
-            let since = since
-                .map(|since| format!(" since {}", instant(since)))
-                .unwrap_or_default();
-            let text =
-                format!("waits because its endpoint is out of service{since}: {reason}; goes out by itself after that");
-            return Next::new("wait", text);
+            let since = since.map_or_else(String::new, |since| format!(" since {}", instant(since)));
+            let text = format!("waits because its endpoint is out of service{since}: {reason}");
+            return Next::wait(text + "; goes out by itself after that", None);
         }
         EndpointState::Held { how, until, .. } => {
             let text = format!("waits because its endpoint is held {how}; goes out by itself after that");
-            return Next {
-                at: *until,
-                ..Next::new("wait", text)
-            };
+            return Next::wait(text, *until);
         }
         EndpointState::Suspended { since, why, .. } => {
             let text = format!(
                 "waits because its endpoint is suspended since {}: {why}; it is probed once an hour, and this goes out by itself after a success, a change of its settings or a release",
                 instant(*since)
             );
-            return Next::new("wait", text);
+            return Next::wait(text, None);
+        }
+        EndpointState::Served { proxy: Some(fault), .. } if fault.is_for_all => {
+            let then = "; goes out by itself once it works, and its retry period begins anew then";
+            return Next::wait(waits_for_proxy(fault) + then, None);
         }
         EndpointState::Served {
-            paused_until, since, ..
-        } => (*paused_until, *since),
+            paused_until,
+            since,
+            proxy,
+            ..
+        } => (*paused_until, *since, proxy),
     };
-    attempted(stored, paused_until.filter(|until| *until > now), since, delivery, now)
+    let mut next = attempted(stored, paused_until.filter(|until| *until > now), since, delivery, now);
+    let besides = proxy.as_ref().map(|fault| format!("; {}", waits_for_proxy(fault)));
+    next.text.extend(besides);
+    next
 }
 
 /// The next attempt of a delivery whose endpoint is served: after its pause, and retried until its retry period ends, which began anew

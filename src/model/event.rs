@@ -60,15 +60,18 @@ pub enum NoticeType {
     EndpointRecovered,
     /// Deliveries to it became dead letters.
     DeliveryDead,
+    /// Certificates of its own end.
+    EndpointCertificateEnds,
 }
 
 impl NoticeType {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::EndpointFailing,
         Self::EndpointSuspended,
         Self::EndpointRecovered,
         Self::DeliveryDead,
+        Self::EndpointCertificateEnds,
     ];
 
     /// As in `type` and `X-Webhook-Event`.
@@ -78,6 +81,7 @@ impl NoticeType {
             Self::EndpointSuspended => "endpoint.suspended",
             Self::EndpointRecovered => "endpoint.recovered",
             Self::DeliveryDead => "delivery.dead",
+            Self::EndpointCertificateEnds => "endpoint.certificate_ends",
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::episode::{Episode, FailedAttempt, Suspension, Told};
 use crate::model::{EndpointKey, EventId, Message, MessageType, NoticeType};
 use crate::outbox::{Class, LastDeadLetter, NewDelivery, later};
+use crate::platform::End;
 
 /// What the configuration says of what happens next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,12 @@ pub struct Dead {
     /// The one that ended last.
     pub last: LastDeadLetter,
 }
+
+/// What happens when a client's certificate has ended.
+const CLIENT_ENDS: &str = "A receiver that asks for a client's certificate refuses one that has ended: attempts fail from then on, and are retried. Replace clientCert and clientKey before that.";
+
+/// What happens when a certificate of `ca` has ended.
+const AUTHORITY_ENDS: &str = "A receiver's own certificate in ca is refused once it has ended: attempts fail from then on, and are retried. An authority goes on being trusted; put the one that follows it beside it before the receiver's certificate changes.";
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -59,6 +66,8 @@ struct Data<'a> {
     last_response: Option<LastResponse<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    certificates: Vec<EndingCertificate<'a>>,
     /// What happens next, in a sentence.
     next: String,
 }
@@ -69,6 +78,24 @@ struct LastResponse<'a> {
     status: Option<u16>,
     error: &'a str,
     event: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EndingCertificate<'a> {
+    field: &'static str,
+    subject: &'a str,
+    ends_at: String,
+}
+
+impl<'a> EndingCertificate<'a> {
+    fn of(end: &'a End) -> Self {
+        Self {
+            field: end.field,
+            subject: &end.subject,
+            ends_at: text(end.at),
+        }
+    }
 }
 
 impl<'a> LastResponse<'a> {
@@ -192,6 +219,25 @@ pub fn of_dead_letters(key: &EndpointKey, name: String, dead: &Dead, terms: &Ter
     delivery(key, NoticeType::DeliveryDead, data, now, now)
 }
 
+/// The notice that certificates of the endpoint's own end.
+pub fn of_certificates(key: &EndpointKey, name: String, ends: &[&End], now: DateTime) -> NewDelivery {
+    let has = |field| ends.iter().any(|end| end.field == field);
+    let consequences = [("clientCert", CLIENT_ENDS), ("ca", AUTHORITY_ENDS)];
+    let next = consequences
+        .iter()
+        .filter(|(field, _)| has(*field))
+        .map(|(_, next)| *next);
+    let data = Data {
+        organization: key.organization(),
+        endpoint: key.endpoint(),
+        name,
+        certificates: ends.iter().map(|end| EndingCertificate::of(end)).collect(),
+        next: next.collect::<Vec<_>>().join(" "),
+        ..Data::default()
+    };
+    delivery(key, NoticeType::EndpointCertificateEnds, data, now, now)
+}
+
 /// The event's id is made of `instant`, so that a notice has one id, whichever instance appends it.
 fn delivery(key: &EndpointKey, notice: NoticeType, data: Data<'_>, instant: DateTime, now: DateTime) -> NewDelivery {
     let body = Body {
@@ -208,7 +254,11 @@ fn delivery(key: &EndpointKey, notice: NoticeType, data: Data<'_>, instant: Date
             is_replay: false,
         },
         endpoint: EndpointKey::notices(),
-        class: Class::Live,
+        // An organization may have thousands of endpoints whose certificates end: what else the platform is told goes first.
+        class: match notice {
+            NoticeType::EndpointCertificateEnds => Class::Background,
+            _ => Class::Live,
+        },
         certificate: RawBson::Null,
         occurred_at: now,
     }

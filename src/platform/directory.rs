@@ -21,7 +21,7 @@ use tokio::sync::{Mutex, SetOnce, watch};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{End, Endpoint, MemberConfig};
+use super::{Endpoint, MemberConfig, Tls};
 use crate::model::{EndpointKey, EventType};
 use crate::store::Stopped;
 use claims::Claims;
@@ -231,19 +231,17 @@ impl Directory {
     pub fn warnings(&self, key: &EndpointKey, now: DateTime) -> Vec<String> {
         let index = self.index();
         let claims = index.claims(key);
-        let ends = claims.and_then(Claims::ends).and_then(|ends| ends.warning(now));
+        let ends = claims.and_then(Claims::tls).map(|tls| tls.warnings(now));
         let others = claims.map_or(&[][..], Claims::warnings).iter().cloned();
-        others.chain(ends).collect()
+        others.chain(ends.into_iter().flatten()).collect()
     }
 
-    /// The certificates of endpoints that have ended at `now` or will soon, of each endpoint one.
-    pub fn ending(&self, now: DateTime) -> HashMap<EndpointKey, End> {
+    /// The certificates of endpoints of which some have ended at `now` or will soon.
+    pub fn ending(&self, now: DateTime) -> HashMap<EndpointKey, Arc<Tls>> {
         let index = self.index();
-        let ends = index
-            .endpoints()
-            .filter_map(|(key, claims)| Some((key, claims.ends()?)));
-        ends.filter(|(_, ends)| ends.warning(now).is_some())
-            .map(|(key, ends)| (key.clone(), ends))
+        let tls = index.endpoints().filter_map(|(key, claims)| Some((key, claims.tls()?)));
+        tls.filter(|(_, tls)| tls.ending(now).next().is_some())
+            .map(|(key, tls)| (key.clone(), Arc::clone(tls)))
             .collect()
     }
 

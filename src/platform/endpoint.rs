@@ -87,6 +87,15 @@ impl Endpoint {
     pub fn wants(&self, event_type: EventType) -> bool {
         self.enabled && self.event_types.contains(&event_type)
     }
+
+    /// Where requests for it go: to itself, and to its token server.
+    pub fn urls(&self) -> impl Iterator<Item = &Url> {
+        let token_url = match &self.auth {
+            Auth::OAuth2(credentials) => Some(&credentials.token_url),
+            _ => None,
+        };
+        std::iter::once(&self.url).chain(token_url)
+    }
 }
 
 impl fmt::Debug for ClientCredentials {

@@ -1,6 +1,8 @@
 //! Certificates of an endpoint's own: whom it trusts besides the system's authorities, and what shows it who sends.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::time::Duration;
 
 use bson::DateTime;
 use rustls::crypto::CryptoProvider;
@@ -9,14 +11,17 @@ use rustls::sign::CertifiedKey;
 use secrecy::{ExposeSecret, SecretSlice};
 use sha2::{Digest, Sha256};
 
+/// Who may have to do something about a certificate is told this long before it ends.
+const SOON: Duration = Duration::from_secs(14 * 86_400);
+
 /// What holds for the connections of one endpoint, and of no other. Kept as DER: what a connection needs is built from it, and much larger.
 pub struct Tls {
     /// Trusted besides the system's.
     pub authorities: Vec<CertificateDer<'static>>,
     /// What is shown to a server that asks.
     pub identity: Option<Identity>,
-    /// Of its certificates the one that ends first.
-    pub ends: End,
+    /// When each of its certificates ends, the first that does first.
+    ends: Vec<End>,
     /// The same for the same certificates and key.
     pub fingerprint: [u8; 32],
 }
@@ -28,17 +33,22 @@ pub struct Identity {
 }
 
 /// When a certificate ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
     /// The field of `tls` that holds it.
     pub field: &'static str,
     /// Its `notAfter`.
     pub at: DateTime,
+    /// Whom it names: text from outside, printable and cut.
+    pub subject: Box<str>,
+    /// The same for the same certificate in the same field.
+    pub fingerprint: i64,
 }
 
 impl Tls {
-    /// `ends` is of all certificates in it.
-    pub fn new(authorities: Vec<CertificateDer<'static>>, identity: Option<Identity>, ends: End) -> Self {
+    /// `ends` is of all certificates in it, in any order.
+    pub fn new(authorities: Vec<CertificateDer<'static>>, identity: Option<Identity>, mut ends: Vec<End>) -> Self {
+        ends.sort_by_key(|end| end.at);
         let mut hash = Sha256::new();
         let mut add = |bytes: &[u8]| {
             hash.update(bytes.len().to_le_bytes());
@@ -55,6 +65,20 @@ impl Tls {
             identity,
             ends,
         }
+    }
+
+    /// Those of its certificates that have ended at `now` or will within 14 days, the first to end first.
+    pub fn ending(&self, now: DateTime) -> impl Iterator<Item = &End> {
+        let soon = now.saturating_add_duration(SOON);
+        self.ends.iter().take_while(move |end| end.at <= soon)
+    }
+
+    /// What is said of those that end, at most one line for each field and one more for what has ended already.
+    pub fn warnings(&self, now: DateTime) -> Vec<String> {
+        let mut said = HashSet::new();
+        let first = |end: &&End| said.insert((end.field, end.at <= now));
+        let first: Vec<_> = self.ending(now).filter(first).collect();
+        first.into_iter().map(|end| end.warning(now)).collect()
     }
 }
 
@@ -82,13 +106,10 @@ impl Identity {
 }
 
 impl End {
-    /// What is said of it at `now`, if it ends within 14 days or has ended.
-    pub fn warning(&self, now: DateTime) -> Option<String> {
-        const SOON_MS: i64 = 14 * 86_400_000;
-        let left = self.at.timestamp_millis().saturating_sub(now.timestamp_millis());
-        let ends = if left > 0 { "ends" } else { "has ended" };
+    fn warning(&self, now: DateTime) -> String {
+        let ends = if self.at > now { "ends" } else { "has ended" };
         let at = self.at.try_to_rfc3339_string().unwrap_or_default();
-        (left <= SOON_MS).then(|| format!("`tls`: a certificate of `{}` {ends}: {at}", self.field))
+        format!("`tls`: a certificate of `{}` {ends}: {at}", self.field)
     }
 }
 

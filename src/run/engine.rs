@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::endpoint_states::EndpointStates;
-use super::gate::{EndpointGate, waits_for_proxy};
+use super::gate::{EndpointGate, proxy_fault, waits_for_proxy};
 use super::last_successes::last_successes;
 use super::{Courier, Settings, Tally, settings};
 use crate::cluster::{CUT_SHORT, Cluster, Deliveries, NO_NEW_REQUESTS, WakeUps};
@@ -177,6 +177,8 @@ impl Engine {
     pub async fn beat(&self) -> crate::store::Result<()> {
         let unconfigured = self.rejections.unconfigured().load(Ordering::Relaxed);
         self.cluster.show_unconfigured(unconfigured);
+        let fault = proxy_fault(&self.settings.proxy, self.clock.now());
+        self.cluster.show_proxy_fault(fault);
         if self.cluster.beat(self).await? {
             self.waiting.look_now();
         }

@@ -245,7 +245,7 @@ impl Tasks {
     }
 
     fn spawn_upkeep(&mut self, trigger: &ScanTrigger) {
-        let certificates = super::upkeep::tell_of_certificates(Arc::clone(&self.engine), self.stop.clone());
+        let certificates = super::certificates::tell_of_certificates(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("certificates", certificates));
         let redrive = super::redrive::redrive(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("redrive", redrive));

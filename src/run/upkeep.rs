@@ -1,6 +1,5 @@
 //! Ending what waits for endpoints that are switched off or deleted, in bulk; and keeping the indexes of the outbox.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,12 +17,6 @@ pub(super) const MOST_REFUSED: usize = 100;
 
 /// How often the indexes of the outbox are listed.
 const LOOK: Duration = Duration::from_secs(5);
-
-/// How often it is looked for certificates that end, besides after changes of endpoints.
-const CERTIFICATES: Duration = Duration::from_secs(3600);
-
-/// How long changes of endpoints are collected before it is looked for certificates.
-const BURST: Duration = Duration::from_secs(1);
 
 /// Creates the indexes of the outbox again that somebody drops, alone or with the collection. What needs one waits: the queries
 /// name it, so that none of them walks through the collection meanwhile.
@@ -44,32 +37,6 @@ pub(super) async fn keep_indexes(engine: Arc<Engine>, stop: CancellationToken) -
         info!("the outbox has all its indexes again");
     }
     Ok(())
-}
-
-/// Logs one WARN for each endpoint with a certificate that ends soon or has ended, when that is first seen.
-pub(super) async fn tell_of_certificates(engine: Arc<Engine>, stop: CancellationToken) {
-    let mut changes = engine.directory.subscribe();
-    let mut told = HashMap::new();
-    loop {
-        changes.mark_unchanged();
-        let now = engine.clock.now();
-        let ending = engine.directory.ending(now);
-        for (key, ends) in ending.iter().filter(|(key, ends)| told.get(*key) != Some(*ends)) {
-            let (organization, endpoint) = (key.organization(), key.endpoint());
-            let reason = ends.warning(now).unwrap_or_default();
-            warn!(organization, endpoint, %reason, "the configuration of an endpoint needs attention");
-        }
-        told = ending;
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = changes.changed() => {}
-            () = tokio::time::sleep(CERTIFICATES) => {}
-        }
-        // A burst of changes is one.
-        if stop.run_until_cancelled(tokio::time::sleep(BURST)).await.is_none() {
-            return;
-        }
-    }
 }
 
 /// Cancels what waits for the endpoints that come out of `off`, until `stop`.

@@ -55,7 +55,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             members: Some(1),
-            cache_gb: 0.25,
+            cache_gb: 0.5,
             oplog_mb: 256,
             checkpoint_s: 60,
             login: false,

@@ -102,17 +102,10 @@ impl<T> Kept<T> {
 mod tests {
     use std::convert::Infallible;
 
-    use bson::DateTime;
-
     use super::*;
-    use crate::platform::End;
 
     fn tls(certificate: u8) -> Arc<Tls> {
-        let ends = End {
-            field: "ca",
-            at: DateTime::MAX,
-        };
-        Arc::new(Tls::new(vec![vec![certificate].into()], None, ends))
+        Arc::new(Tls::new(vec![vec![certificate].into()], None, Vec::new()))
     }
 
     fn key(n: usize) -> EndpointKey {

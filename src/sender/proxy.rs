@@ -33,7 +33,7 @@ use super::lookup::system_lookup;
 use super::resolve::Lookup;
 use crate::config::{NoProxy, ProxyServer};
 use crate::model::Reloadable;
-use crate::platform::{Auth, Endpoint};
+use crate::platform::Endpoint;
 
 pub(super) use self::connect::Transport as Connection;
 pub use self::health::{ProxyOutage, Waits};
@@ -112,12 +112,12 @@ impl Proxy {
     /// Whether what goes to that endpoint waits, because the proxy that leads to it, or to its token server, is unavailable.
     pub fn holds(&self, endpoint: &Endpoint) -> bool {
         let waits = |url: &Url| self.0.health.holds(&host_of(url)) && self.leads_to(url).is_some();
-        self.is_unavailable() && urls(endpoint).any(waits)
+        self.is_unavailable() && endpoint.urls().any(waits)
     }
 
     /// Whether that endpoint, or its token server, is reached through it.
     pub fn serves(&self, endpoint: &Endpoint) -> bool {
-        urls(endpoint).any(|url| self.leads_to(url).is_some())
+        endpoint.urls().any(|url| self.leads_to(url).is_some())
     }
 
     /// How long it has worked again, after an outage.
@@ -224,15 +224,6 @@ impl Proxy {
             }
         }
     }
-}
-
-/// Where requests for that endpoint go.
-fn urls(endpoint: &Endpoint) -> impl Iterator<Item = &Url> {
-    let token_url = match &endpoint.auth {
-        Auth::OAuth2(credentials) => Some(&credentials.token_url),
-        _ => None,
-    };
-    std::iter::once(&endpoint.url).chain(token_url)
 }
 
 /// `HOST:PORT`.

@@ -1,5 +1,7 @@
 //! Encrypted secrets of endpoints, from the platform's hand to the receiver.
 
+mod shown;
+
 use std::process::Stdio;
 
 use bson::oid::ObjectId;
@@ -232,6 +234,13 @@ async fn encrypt_says_what_it_needs() {
             "\n",
             2,
             "expected the value on standard input",
+        ),
+        (
+            &with_key,
+            arguments("auth.token").to_vec(),
+            "enc:v1:k1:hunter2\n",
+            2,
+            "found one that is encrypted",
         ),
         (&with_key, arguments("auth.tokn").to_vec(), "hunter2", 2, "auth.token"),
         (

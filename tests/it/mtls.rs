@@ -150,7 +150,7 @@ async fn a_receiver_in_python_that_demands_a_certificate_gets_one() {
 }
 
 /// A certificate that ends that many days from now, and its key.
-fn ending_in(days: i64) -> (String, String) {
+pub fn ending_in(days: i64) -> (String, String) {
     use chrono::Datelike;
     let now = certhookd::model::Clock::local().timestamp_millis();
     let at = chrono::DateTime::from_timestamp_millis(now + days * 86_400_000).unwrap();

@@ -1,5 +1,6 @@
 //! What the platform is told about endpoints that fail, and the suspension of those that fail for long or are gone.
 
+mod certificates;
 mod instances;
 mod ours;
 mod page;

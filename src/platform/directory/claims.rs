@@ -3,10 +3,10 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::{DocumentId, End, Found};
+use super::{DocumentId, Found};
 use crate::model::EventType;
-use crate::platform::Endpoint;
 use crate::platform::member_config::{Entry, EntryState};
+use crate::platform::{Endpoint, Tls};
 
 /// The endpoint's `enabled` is false.
 pub(super) const DISABLED: &str = "the endpoint was disabled";
@@ -121,10 +121,10 @@ impl Claims {
         self.claims.first().map_or(&[], |claim| &claim.entry.warnings)
     }
 
-    /// When the first of its certificates ends, if it is served.
-    pub(super) fn ends(&self) -> Option<End> {
+    /// Its own certificates, if it is switched on and makes sense.
+    pub(super) fn tls(&self) -> Option<&Arc<Tls>> {
         match &self.claims.first()?.entry.state {
-            EntryState::Enabled(endpoint) => endpoint.tls.as_ref().map(|tls| tls.ends),
+            EntryState::Enabled(endpoint) => endpoint.tls.as_ref(),
             EntryState::Disabled(_) | EntryState::OutOfService(_) => None,
         }
     }

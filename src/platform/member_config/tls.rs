@@ -7,14 +7,19 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{Error, InconsistentKeys, RootCertStore};
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Envelopes;
 use super::field::{Fields, wrong_type};
+use crate::model::printable;
 use crate::platform::{End, Identity, Tls};
 
 /// Of each field, in bytes.
 const MAX_LENGTH: usize = 64 << 10;
+
+/// What is kept of a subject, in bytes.
+const MAX_SUBJECT: usize = 200;
 
 const KEY: &str = "clientKey";
 
@@ -44,18 +49,20 @@ fn of_fields(fields: &Fields<'_>, envelopes: Envelopes<'_>) -> Result<Option<Tls
         (Some(_), None) => return Err(format!("`clientCert` is there, but no `{KEY}`")),
         (None, Some(_)) => return Err(format!("`{KEY}` is there, but no `clientCert`")),
     };
-    let own = identity.iter().map(|(chain, _)| chain.ends);
-    let ends = ca.iter().map(|ca| ca.ends).chain(own).min_by_key(|ends| ends.at);
-    let Some(ends) = ends else { return Ok(None) };
+    if ca.is_none() && identity.is_none() {
+        return Ok(None);
+    }
+    let (authorities, mut ends) = ca.map_or_else(Default::default, |ca| (ca.all, ca.ends));
+    ends.extend(identity.iter().flat_map(|(chain, _)| chain.ends.clone()));
     let identity = identity.map(|(chain, key)| Identity::new(chain.all, &key));
     let identity = identity.transpose().map_err(|error| why_unfit(&error))?;
-    Ok(Some(Tls::new(ca.map_or_else(Vec::new, |ca| ca.all), identity, ends)))
+    Ok(Some(Tls::new(authorities, identity, ends)))
 }
 
 /// Those of a field, at least one.
 struct Certificates {
     all: Vec<CertificateDer<'static>>,
-    ends: End,
+    ends: Vec<End>,
 }
 
 impl Certificates {
@@ -63,24 +70,32 @@ impl Certificates {
         let Some(text) = text(fields, name)? else {
             return Ok(None);
         };
-        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(lines(text).as_bytes()).collect();
         let all = all.map_err(|_| format!("`{name}` is not valid PEM"))?;
-        let ends: Option<Vec<_>> = all.iter().map(not_after).collect();
+        if all.len() < blocks(text) {
+            return Err(format!(
+                "`{name}` holds a block of a certificate that is not BEGIN CERTIFICATE on a line of its own"
+            ));
+        }
+        if all.is_empty() {
+            return Err(format!("`{name}` holds no certificate in PEM"));
+        }
+        let ends: Option<Vec<_>> = all.iter().map(|certificate| end(name, certificate)).collect();
         let ends = ends.ok_or_else(|| format!("`{name}` holds something that is no certificate (X.509)"))?;
-        let first = ends.into_iter().min();
-        let at = first.ok_or_else(|| format!("`{name}` holds no certificate in PEM"))?;
-        Ok(Some(Self {
-            all,
-            ends: End { field: name, at },
-        }))
+        Ok(Some(Self { all, ends }))
     }
 }
 
-fn not_after(certificate: &CertificateDer<'_>) -> Option<DateTime> {
+fn end(field: &'static str, certificate: &CertificateDer<'_>) -> Option<End> {
     let (rest, parsed) = X509Certificate::from_der(certificate).ok()?;
     let seconds = parsed.validity().not_after.timestamp();
-    let at = DateTime::from_millis(seconds.saturating_mul(1000));
-    rest.is_empty().then_some(at)
+    let hash = Sha256::new().chain_update(field).chain_update(certificate).finalize();
+    rest.is_empty().then(|| End {
+        field,
+        at: DateTime::from_millis(seconds.saturating_mul(1000)),
+        subject: printable(parsed.subject().to_string().as_bytes(), MAX_SUBJECT).into(),
+        fingerprint: i64::from_be_bytes(*hash.first_chunk().unwrap_or(&[0; 8])),
+    })
 }
 
 fn check_authorities(authorities: &[CertificateDer<'static>]) -> Result<(), String> {
@@ -98,9 +113,31 @@ fn key(fields: &Fields<'_>, envelopes: Envelopes<'_>) -> Result<Option<PrivateKe
     let pem: SecretString = envelopes
         .read("tls.clientKey", text)
         .map_err(|why| format!("`{KEY}` {why}"))?;
+    let pem = SecretString::from(lines(pem.expose_secret()));
     let key = PrivateKeyDer::from_pem_slice(pem.expose_secret().as_bytes());
     key.map(Some)
         .map_err(|_| format!("`{KEY}` holds no private key in PEM that is not locked by a passphrase"))
+}
+
+/// Without what editors and templates put at the ends of lines, and a byte order mark: a block that doesn't begin its line is passed over.
+fn lines(text: &str) -> String {
+    let is_around = |c: char| c.is_whitespace() || c == '\u{feff}';
+    // It may be a key: no copy is left behind by growing.
+    let mut lines = String::with_capacity(text.len() + 1);
+    for line in text.lines() {
+        lines.push_str(line.trim_matches(is_around));
+        lines.push('\n');
+    }
+    lines
+}
+
+/// How many blocks of certificates there are, of whichever kind.
+fn blocks(text: &str) -> usize {
+    let labels = text
+        .split("-----BEGIN ")
+        .skip(1)
+        .filter_map(|block| block.split_once("-----"));
+    labels.filter(|(label, _)| label.ends_with("CERTIFICATE")).count()
 }
 
 /// Blank counts as absent: it is an input left empty.
@@ -118,6 +155,8 @@ fn why_unfit(error: &Error) -> String {
             format!("`{KEY}` is not the key of the first certificate in `clientCert`")
         }
         Error::InvalidCertificate(_) => "the first certificate in `clientCert` can't be used".to_owned(),
-        _ => format!("`{KEY}` can't be used: expected RSA of 2048 to 8192 bits, ECDSA over P-256 or P-384, or Ed25519"),
+        _ => format!(
+            "`{KEY}` can't be used: expected RSA of 2048, 3072 or 4096 bits, ECDSA over P-256 or P-384, or Ed25519"
+        ),
     }
 }

@@ -1,10 +1,11 @@
 //! Squid, as firms run it (`apt-get install squid`).
 
+use std::collections::HashSet;
 use std::net::TcpListener as StdListener;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use bson::doc;
+use bson::{Document, doc};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -12,7 +13,9 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use super::outage::{assert_first_attempts, award, begins, ends, is_failure};
-use crate::fixture::{Fixture, LIMIT};
+use crate::fixture::{Fixture, LIMIT, endpoint_key};
+use crate::sender::own_certificates::{asking, receiver, shown, token_server, with_ca};
+use crate::sender::tls::Authority;
 use crate::web::{LISTEN, address, get};
 
 /// Takes the login `bob:s3cret`.
@@ -169,5 +172,71 @@ async fn squid_refuses_a_login_a_target_and_a_dead_one_as_it_does() {
         .wait_for_deliveries(doc! { "state": "delivered", "attempts": 1 }, 7)
         .await;
     assert_eq!((daemon.count(begins), daemon.count(ends)), (1, 1));
+    assert!(daemon.stop().await.success());
+}
+
+/// Receivers whose certificate no system trusts, one of which demands a client's; and a token server that demands it, too.
+#[tokio::test]
+async fn through_squid_each_endpoint_trusts_and_shows_its_own_certificates() {
+    let squid = Squid::start().await;
+    let settings = format!("delivery.proxy = \"{}\"\n{LISTEN}", squid.url("bob:s3cret"));
+    let fixture = Fixture::new().await.with(&settings);
+    let [servers, others, clients] = ["servers", "others", "clients"].map(Authority::new);
+    let demanding = |protocol: &[u8]| servers.acceptor_that(asking(&clients, false), "127.0.0.1", 2999, &[protocol]);
+    let (url, seen) = receiver(demanding(b"h2")).await;
+    let (other_url, other_seen) = receiver(others.acceptor("127.0.0.1", 2999, b"h2")).await;
+    let tokens = token_server(demanding(b"http/1.1")).await;
+    let auth = doc! {
+        "authType": "oauth2_client_credentials", "tokenUrl": tokens, "clientId": "x", "clientSecret": "y",
+        "scope": "events:write",
+    };
+    let endpoint = |url: &str, tls: Document| {
+        let mut endpoint = fixture.endpoint("/");
+        endpoint.insert("url", url.replace("receiver.test", "127.0.0.1"));
+        endpoint.insert("tls", tls);
+        endpoint
+    };
+    let ours = |name: &str| with_ca(shown(&clients, name, ""), &servers);
+    let mut with_token = endpoint(&url, ours("token.test"));
+    with_token.insert("auth", auth);
+    let good = [
+        endpoint(&url, ours("one.test")),
+        endpoint(&url, ours("two.test")),
+        endpoint(&other_url, doc! { "ca": others.pem() }),
+        with_token,
+    ];
+    let astray = [
+        endpoint(&other_url, ours("three.test")),
+        endpoint(&url, with_ca(shown(&clients, "four.test", ""), &others)),
+        endpoint(&url, with_ca(shown(&others, "five.test", ""), &servers)),
+        endpoint(&url, doc! { "ca": servers.pem() }),
+    ];
+    let organization = fixture.organization([good, astray.clone()].concat()).await;
+    let mut daemon = fixture.daemon().await;
+    award(&fixture, organization, 3).await;
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 12).await;
+    for endpoint in &astray {
+        let key = endpoint_key(organization, endpoint);
+        fixture
+            .wait_for_deliveries(
+                doc! { "endpoint": key, "state": "pending", "attempts": { "$gte": 1 } },
+                3,
+            )
+            .await;
+    }
+    let failed = fixture.deliveries(doc! { "state": "pending" }).await;
+    let errors = |index: usize| {
+        let key = endpoint_key(organization, &astray[index]);
+        let of = failed.iter().filter(move |one| one.get_str("endpoint").unwrap() == key);
+        of.map(|one| one.get_str("lastError").unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(errors(0), ["tls: certificate's issuer is not trusted"; 3]);
+    assert_eq!(errors(1), ["tls: certificate's issuer is not trusted"; 3]);
+    let refused = |error: &&str| error.contains("certificate") || error.starts_with("connection ");
+    assert!([errors(2), errors(3)].concat().iter().all(refused), "{failed:#?}");
+    let certificates: HashSet<_> = seen.lock().iter().map(|(_, certificate)| certificate.clone()).collect();
+    assert_eq!((seen.lock().len(), certificates.len()), (9, 3));
+    assert!(other_seen.lock().iter().all(|(_, certificate)| certificate.is_none()));
+    assert_eq!(daemon.count(begins), 0, "it is not the proxy's fault");
     assert!(daemon.stop().await.success());
 }

@@ -45,18 +45,18 @@ pub(crate) fn endpoint(number: u8, url: &str, tls: Document) -> Endpoint {
 }
 
 /// A client's certificate by that authority, and its key; behind it `chain`.
-fn shown(authority: &Authority, name: &str, chain: &str) -> Document {
+pub(crate) fn shown(authority: &Authority, name: &str, chain: &str) -> Document {
     let (certificate, key) = authority.identity(name, 2999);
     doc! { "clientCert": certificate.pem() + chain, "clientKey": key.serialize_pem() }
 }
 
-fn with_ca(mut tls: Document, authority: &Authority) -> Document {
+pub(crate) fn with_ca(mut tls: Document, authority: &Authority) -> Document {
     tls.insert("ca", authority.pem());
     tls
 }
 
 /// Asks clients for a certificate of that authority, and lets those without one in if it is `optional`.
-fn asking(authority: &Authority, optional: bool) -> Arc<dyn rustls::server::danger::ClientCertVerifier> {
+pub(crate) fn asking(authority: &Authority, optional: bool) -> Arc<dyn rustls::server::danger::ClientCertVerifier> {
     let mut roots = RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap())
@@ -72,10 +72,10 @@ fn asking(authority: &Authority, optional: bool) -> Arc<dyn rustls::server::dang
 }
 
 /// Of each request the number of its connection and the client's certificate.
-type Seen = Arc<Mutex<Vec<(usize, Option<Vec<u8>>)>>>;
+pub(crate) type Seen = Arc<Mutex<Vec<(usize, Option<Vec<u8>>)>>>;
 
 /// A receiver that notes whose requests come.
-async fn receiver(acceptor: TlsAcceptor) -> (String, Seen) {
+pub(crate) async fn receiver(acceptor: TlsAcceptor) -> (String, Seen) {
     let seen = Seen::default();
     let noted = Arc::clone(&seen);
     let url = server(move |stream, number| {
@@ -109,11 +109,11 @@ async fn serve(mut stream: TlsStream<TcpStream>, number: usize, seen: &Seen) -> 
     Ok(())
 }
 
-async fn reason(client: &Client, endpoint: &Endpoint) -> String {
+pub(crate) async fn reason(client: &Client, endpoint: &Endpoint) -> String {
     failure(client.attempt(endpoint, &message(), now()).await).reason
 }
 
-async fn succeeds(client: &Client, endpoint: &Endpoint) {
+pub(crate) async fn succeeds(client: &Client, endpoint: &Endpoint) {
     assert_eq!(delivered(client.attempt(endpoint, &message(), now()).await), 200);
 }
 
@@ -256,17 +256,21 @@ async fn another_certificate_is_shown_over_another_connection() {
     assert_ne!(seen[1].1, seen[2].1);
 }
 
-#[tokio::test]
-async fn token_servers_see_the_endpoint_s_certificates_too() {
+/// Gives a token for [`credentials`]. Returns its URL.
+pub(crate) async fn token_server(acceptor: TlsAcceptor) -> String {
     const GRANT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 27\r\n\r\n{\"access_token\":\"over-tls\"}";
-    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
-    let acceptor = servers.acceptor_that(asking(&clients, false), "id.test", 2999, &[b"http/1.1"]);
     let tokens = server(move |stream, _| {
         let acceptor = acceptor.clone();
         async move { one_answer(acceptor.accept(stream).await?, GRANT).await }
-    })
-    .await;
-    let tokens = tokens.replace("http://127.0.0.1", "https://id.test");
+    });
+    tokens.await.replace("http://", "https://")
+}
+
+#[tokio::test]
+async fn token_servers_see_the_endpoint_s_certificates_too() {
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let acceptor = servers.acceptor_that(asking(&clients, false), "id.test", 2999, &[b"http/1.1"]);
+    let tokens = token_server(acceptor).await.replace("127.0.0.1", "id.test");
     let client = client();
     let (url, seen) = receiver(servers.acceptor("receiver.test", 2999, b"http/1.1")).await;
     let with = |number, tls| Endpoint {

@@ -87,7 +87,9 @@ fn certificates_are_read_and_the_first_that_ends_is_known() {
             "{fields}"
         );
         let at = DateTime::parse_rfc3339_str(format!("{year}-12-31T00:00:00Z")).unwrap();
-        assert_eq!((read.ends.field, read.ends.at), (field, at), "{fields}");
+        let first = read.ending(DateTime::MAX).next().unwrap();
+        assert_eq!((first.field, first.at), (field, at), "{fields}");
+        assert_eq!(&*first.subject, "CN=rcgen self signed cert");
         assert!(!format!("{endpoint:?}").contains("PRIVATE"));
     }
     for nothing in [Bson::Null, doc! {}.into(), doc! { "ca": " ", "other": 1 }.into()] {
@@ -108,13 +110,18 @@ macro_rules! openssl {
 #[test]
 fn keys_as_openssl_writes_them_are_read_if_they_can_be_used() {
     let locked = "`tls`: `clientKey` holds no private key in PEM that is not locked by a passphrase";
-    let unusable =
-        "`tls`: `clientKey` can't be used: expected RSA of 2048 to 8192 bits, ECDSA over P-256 or P-384, or Ed25519";
+    let unusable = "`tls`: `clientKey` can't be used: expected RSA of 2048, 3072 or 4096 bits, ECDSA over P-256 or P-384, or Ed25519";
     for (certificate, key, refused) in [
         (openssl!("rsa"), openssl!("rsa-pkcs1-key"), None),
         (openssl!("rsa"), openssl!("rsa-pkcs8-key"), None),
+        (openssl!("rsa-3072"), openssl!("rsa-3072-key"), None),
         (openssl!("p384"), openssl!("p384-sec1-key"), None),
+        (openssl!("p256"), openssl!("p256-parameters-key"), None),
+        (openssl!("ed25519"), openssl!("ed25519-key"), None),
         (openssl!("rsa"), openssl!("rsa-locked-key"), Some(locked)),
+        (openssl!("rsa"), openssl!("rsa-locked-pkcs1-key"), Some(locked)),
+        (openssl!("rsa-8192"), openssl!("rsa-8192-key"), Some(unusable)),
+        (openssl!("rsa-2560"), openssl!("rsa-2560-key"), Some(unusable)),
         (openssl!("p521"), openssl!("p521-sec1-key"), Some(unusable)),
         (openssl!("rsa-1024"), openssl!("rsa-1024-key"), Some(unusable)),
     ] {
@@ -122,6 +129,50 @@ fn keys_as_openssl_writes_them_are_read_if_they_can_be_used() {
         let config = parse_endpoints([tls(fields)], &HTTPS_ONLY);
         let reason = config.refused.first().map(|refused| refused.reason.as_str());
         assert_eq!(reason, refused);
+    }
+}
+
+/// As editors, templates and other tools write them: none of the certificates gets lost.
+#[test]
+fn all_certificates_of_a_field_are_read_or_it_is_refused() {
+    let (one, key) = identity(2040);
+    let (other, _) = identity(2030);
+    let indented = |text: &str| text.lines().map(|line| format!("\t  {line} \n")).collect::<String>();
+    let both = format!("{one}{other}");
+    let marks = |kind: &str| both.replace("CERTIFICATE-----", &format!("{kind} CERTIFICATE-----"));
+    let unlike = Some("`tls`: `ca` holds a block of a certificate that is not BEGIN CERTIFICATE on a line of its own");
+    let table = [
+        (both.clone(), None),
+        (format!("\u{feff}{both}"), None),
+        (indented(&both), None),
+        (both.replace('\n', "\r"), None),
+        (both.replace('\n', " \r\n"), None),
+        (format!("{one}\n\u{feff}{other}"), None),
+        (format!("{key}{one}{other}"), None),
+        (format!("root: {both}"), unlike),
+        (format!("{one}next: {other}"), unlike),
+        (format!("{one}{}", openssl!("p256-trusted")), unlike),
+        (marks("X509"), unlike),
+        (
+            format!("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n{both}"),
+            None,
+        ),
+    ];
+    for (ca, refused) in table {
+        let config = parse_endpoints([tls(doc! { "ca": &ca })], &HTTPS_ONLY);
+        let reason = config.refused.first().map(|refused| refused.reason.as_str());
+        assert_eq!(reason, refused, "{ca}");
+        if refused.is_none() {
+            assert_eq!(sound(&config)[0].tls.as_ref().unwrap().authorities.len(), 2, "{ca}");
+        }
+    }
+    for (cert, key) in [
+        (format!("\u{feff}{both}"), format!("\u{feff}{key}")),
+        (indented(&both), indented(&key)),
+        (format!("{key}{both}"), format!("{both}{key}")),
+    ] {
+        let config = parse_endpoints([tls(doc! { "clientCert": cert, "clientKey": key })], &HTTPS_ONLY);
+        assert_eq!(config.refused, []);
     }
 }
 
@@ -203,23 +254,37 @@ fn certificates_that_make_no_sense_take_their_endpoint_out_of_service() {
 fn a_certificate_that_ends_within_fourteen_days_is_told_of() {
     let (cert, _) = identity(2040);
     let config = parse_endpoints([tls(doc! { "ca": cert })], &HTTPS_ONLY);
-    let ends = sound(&config)[0].tls.as_ref().unwrap().ends;
+    let tls = sound(&config)[0].tls.clone().unwrap();
+    let end = DateTime::parse_rfc3339_str("2040-12-31T00:00:00Z").unwrap();
     let day = 86_400_000;
     for (before, said) in [
         (15 * day, None),
         (14 * day + 1, None),
-        (
-            14 * day,
-            Some("`tls`: a certificate of `ca` ends: 2040-12-31T00:00:00Z"),
-        ),
-        (1, Some("`tls`: a certificate of `ca` ends: 2040-12-31T00:00:00Z")),
-        (0, Some("`tls`: a certificate of `ca` has ended: 2040-12-31T00:00:00Z")),
-        (
-            -day,
-            Some("`tls`: a certificate of `ca` has ended: 2040-12-31T00:00:00Z"),
-        ),
+        (14 * day, Some("ends")),
+        (1, Some("ends")),
+        (0, Some("has ended")),
+        (-day, Some("has ended")),
     ] {
-        let now = DateTime::from_millis(ends.at.timestamp_millis() - before);
-        assert_eq!(ends.warning(now).as_deref(), said, "{before}");
+        let now = DateTime::from_millis(end.timestamp_millis() - before);
+        let said = said.map(|said| format!("`tls`: a certificate of `ca` {said}: 2040-12-31T00:00:00Z"));
+        assert_eq!(tls.warnings(now), Vec::from_iter(said), "{before}");
     }
+}
+
+#[test]
+fn one_that_has_ended_hides_none_that_ends_soon() {
+    let years = [2030, 2031, 2040, 2040].map(|year| identity(year).0);
+    let (cert, key) = identity(2040);
+    let fields = doc! { "ca": years.concat(), "clientCert": cert, "clientKey": key };
+    let config = parse_endpoints([tls(fields)], &HTTPS_ONLY);
+    let tls = sound(&config)[0].tls.clone().unwrap();
+    let now = DateTime::parse_rfc3339_str("2040-12-25T00:00:00Z").unwrap();
+    let said = [
+        "`tls`: a certificate of `ca` has ended: 2030-12-31T00:00:00Z",
+        "`tls`: a certificate of `ca` ends: 2040-12-31T00:00:00Z",
+        "`tls`: a certificate of `clientCert` ends: 2040-12-31T00:00:00Z",
+    ];
+    assert_eq!(tls.warnings(now), said);
+    let different: std::collections::HashSet<_> = tls.ending(now).map(|end| end.fingerprint).collect();
+    assert_eq!(different.len(), 5);
 }
