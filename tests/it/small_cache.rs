@@ -18,7 +18,11 @@ const MEMORY: u64 = 200;
 
 #[tokio::test]
 async fn payloads_that_are_large_together_are_appended_and_marked_and_delay_no_other() {
-    let set = ReplicaSet::start(Options::default()).await.unwrap();
+    let set = ReplicaSet::start(Options {
+        cache_gb: 0.25,
+        ..Options::default()
+    });
+    let set = set.await.unwrap();
     let fixture = Fixture::on(set.uri(), set.client().await.unwrap());
     let counting = Receiver::counting().unwrap();
     let endpoint = || {
