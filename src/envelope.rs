@@ -15,6 +15,9 @@ use crate::model::EndpointKey;
 use keys::{EncryptionKey, is_key_id};
 pub use keys::{EncryptionKeys, new_key};
 
+/// Where keys may be given, in words.
+const KEYS: &str = "secrets.key_file or the credential secret-keys";
+
 const PREFIX: &str = "enc:v1:";
 
 /// The tag at the end of the ciphertext, in bytes.
@@ -58,8 +61,8 @@ impl Envelopes<'_> {
             .filter(|(id, _)| is_key_id(id))
             .ok_or("is not of the form enc:v1:KEYID:BASE64")?;
         let key = self.keys.find(id).ok_or_else(|| match self.keys.is_empty() {
-            true => format!("is encrypted with the key {id}, and no key is configured (secrets.key_file)"),
-            false => format!("is encrypted with the key {id}, which is not among those of secrets.key_file"),
+            true => format!("is encrypted with the key {id}, and no key is configured ({KEYS})"),
+            false => format!("is encrypted with the key {id}, which is not among those of {KEYS}"),
         })?;
         let sealed = STANDARD
             .decode(base64)

@@ -164,7 +164,10 @@ fn what_can_not_be_decrypted_says_why_and_not_what_it_holds() {
     let none = read(&EncryptionKeys::NONE, "o/e", "auth.token", &good);
     assert_eq!(
         none,
-        Err("is encrypted with the key k1, and no key is configured (secrets.key_file)".into())
+        Err(
+            "is encrypted with the key k1, and no key is configured (secrets.key_file or the credential secret-keys)"
+                .into()
+        )
     );
 }
 

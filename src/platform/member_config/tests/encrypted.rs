@@ -184,7 +184,7 @@ fn an_old_key_is_kept_until_it_is_dropped() {
     let kept = parse_endpoints([endpoint.clone()], &policy(&format!("{NEW_KEY}\n{KEY}")));
     assert!(kept.refused.is_empty());
     let dropped = parse_endpoints([endpoint], &policy(NEW_KEY));
-    let reason = "`auth`: `token` is encrypted with the key k1, which is not among those of secrets.key_file";
+    let reason = "`auth`: `token` is encrypted with the key k1, which is not among those of secrets.key_file or the credential secret-keys";
     assert_eq!(dropped.refused[0].reason, reason);
 }
 
