@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::model::{EndpointKey, printable};
 use crate::outbox::{LookedUp, look_up};
 use crate::platform::Directory;
-use crate::status::{now, rfc3339, rfc3339_if_known};
+use crate::status::{rfc3339, rfc3339_if_known};
 use crate::store::{Result, Store};
 
 use endpoint_states::load_states;
@@ -191,7 +191,7 @@ impl History {
 /// # Errors
 /// MongoDB refused or is unavailable.
 pub async fn load(store: &Store, directory: &Directory, config: &Config, asked: &str) -> Result<History> {
-    let at = now(store).await?;
+    let at = store.database_time().await?;
     let (name, mut read) = read(store, asked).await?;
     let mut told = documents::load_notes(store, &name).await?;
     let mut certificate = None;

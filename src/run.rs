@@ -2,7 +2,7 @@
 
 mod asking;
 mod certificates;
-mod control;
+mod control_number;
 mod courier;
 mod daemon;
 mod endpoint_states;
@@ -15,6 +15,7 @@ mod pages;
 mod payloads;
 mod reading;
 mod redrive;
+mod released;
 mod report;
 mod running;
 mod settings;

@@ -66,7 +66,7 @@ pub struct Status {
 /// # Errors
 /// MongoDB refused or is unavailable.
 pub async fn gather(store: &Store, directory: &Directory) -> Result<Status> {
-    let at = now(store).await?;
+    let at = store.database_time().await?;
     let holds = Holds::default();
     holds.load(store).await?;
     let firsts = queues::firsts(store).await?;
@@ -100,11 +100,6 @@ pub async fn gather(store: &Store, directory: &Directory) -> Result<Status> {
         last_scan: sources::last_scan(store).await?,
         stream: sources::stream(store).await?,
     })
-}
-
-pub(crate) async fn now(store: &Store) -> Result<DateTime> {
-    let hello = store.hello().await?;
-    Ok(*hello.get_datetime("localTime").map_err(mongodb::error::Error::custom)?)
 }
 
 /// What the directory knows of an endpoint, if it knows it. It counts others as out of service, because their documents may be on

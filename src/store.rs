@@ -20,7 +20,7 @@ mod transaction;
 
 use std::sync::Arc;
 
-use bson::{Document, RawDocumentBuf, doc};
+use bson::{DateTime, Document, RawDocumentBuf, doc};
 use mongodb::options::ClientOptions;
 use mongodb::{ClientSession, Collection, Database};
 use secrecy::ExposeSecret;
@@ -178,6 +178,15 @@ impl Store {
     pub async fn hello(&self) -> Result<Document> {
         let reply = self.database().run_command(doc! { "hello": 1 }).await;
         reply.map_err(|error| self.explained(error))
+    }
+
+    /// The time of the database's clock.
+    ///
+    /// # Errors
+    /// The server can't be reached, or refuses the login.
+    pub async fn database_time(&self) -> Result<DateTime> {
+        let hello = self.hello().await?;
+        Ok(*hello.get_datetime("localTime").map_err(mongodb::error::Error::custom)?)
     }
 
     /// Where no server is usable: how those that reply contradict the connection string.

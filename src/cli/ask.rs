@@ -17,7 +17,7 @@ const TELL_EVERY: Duration = Duration::from_secs(2);
 
 /// The options that every operation takes.
 #[derive(Debug, clap::Args)]
-pub(super) struct Who {
+pub(super) struct OperationArgs {
     /// Who asks, for the audit trail; without it, this login's name.
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
@@ -32,7 +32,7 @@ pub(super) struct Who {
 /// An endpoint, an organization or all: one of the three.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-pub(super) struct Whose {
+pub(super) struct HoldTarget {
     /// An endpoint, as `ORGANIZATION/ENDPOINT`, or by its id alone while it is configured.
     #[arg(long)]
     pub(super) endpoint: Option<String>,
@@ -46,7 +46,7 @@ pub(super) struct Whose {
 
 /// Which deliveries; what is given must all hold.
 #[derive(Debug, clap::Args)]
-pub(super) struct Which {
+pub(super) struct DeliveryChoice {
     /// A delivery (`EVENT/ORGANIZATION/ENDPOINT`), an event (then every delivery of it), or the `_id` of a document in the outbox.
     #[arg(long)]
     pub(super) id: Option<String>,
@@ -73,7 +73,7 @@ pub(super) struct Which {
     pub(super) all: bool,
 }
 
-impl Which {
+impl DeliveryChoice {
     /// The `selection` of an operation, of deliveries in these states.
     ///
     /// # Errors
@@ -138,17 +138,17 @@ pub(super) async fn ask(
     kind: Kind,
     selection: Document,
     options: Document,
-    who: &Who,
+    common: &OperationArgs,
 ) -> anyhow::Result<Option<Document>> {
     super::hello(store).await?;
-    let by = who.by.clone().unwrap_or_else(login);
+    let by = common.by.clone().unwrap_or_else(login);
     let document = doc! {
-        "kind": kind.as_str(), "selection": selection, "options": options, "by": by, "reason": &who.reason,
+        "kind": kind.as_str(), "selection": selection, "options": options, "by": by, "reason": &common.reason,
     };
     let id = operations::insert(store, document)
         .await
         .context("the operation can't be inserted")?;
-    if !who.wait {
+    if !common.wait {
         say!("operation {id} is asked for");
         return Ok(None);
     }

@@ -3,7 +3,7 @@
 use bson::{DateTime, doc};
 use tokio_util::sync::CancellationToken;
 
-use super::ask::{Who, ask, instant, resolve};
+use super::ask::{OperationArgs, ask, instant, resolve};
 use crate::config::Config;
 use crate::model::count;
 use crate::operations::Kind;
@@ -34,7 +34,7 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    who: Who,
+    common: OperationArgs,
 }
 
 pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
@@ -64,5 +64,5 @@ async fn backfill(store: &Store, config: &Config, args: &Args) -> anyhow::Result
     let endpoint = resolve(store, config, Some(args.endpoint.clone()), None).await?;
     let selection = doc! { "endpoint": endpoint, "certificate": &args.certificate, "from": args.from, "to": args.to };
     let options = doc! { "ratePerSecond": args.rate, "includeExpired": args.include_expired, "dryRun": args.dry_run };
-    ask(store, Kind::Backfill, selection, options, &args.who).await
+    ask(store, Kind::Backfill, selection, options, &args.common).await
 }

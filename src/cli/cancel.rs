@@ -3,7 +3,7 @@
 use bson::doc;
 use tokio_util::sync::CancellationToken;
 
-use super::ask::{Which, Who, ask, resolve};
+use super::ask::{DeliveryChoice, OperationArgs, ask, resolve};
 use crate::config::Config;
 use crate::model::count;
 use crate::operations::Kind;
@@ -13,7 +13,7 @@ use crate::store::Store;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    which: Which,
+    choice: DeliveryChoice,
     /// Deliveries in these states.
     #[arg(long, value_delimiter = ',', default_value = "pending", value_parser = ["pending", "dead"])]
     state: Vec<String>,
@@ -21,17 +21,24 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    who: Who,
+    common: OperationArgs,
 }
 
 pub(super) async fn run(config: &Config, mut args: Args) -> anyhow::Result<()> {
     let dry_run = args.dry_run;
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
     let done = async {
-        let organization = args.which.organization.as_deref();
-        args.which.endpoint = resolve(&store, config, args.which.endpoint.take(), organization).await?;
-        let selection = args.which.selection(&args.state)?;
-        ask(&store, Kind::Cancel, selection, doc! { "dryRun": dry_run }, &args.who).await
+        let organization = args.choice.organization.as_deref();
+        args.choice.endpoint = resolve(&store, config, args.choice.endpoint.take(), organization).await?;
+        let selection = args.choice.selection(&args.state)?;
+        ask(
+            &store,
+            Kind::Cancel,
+            selection,
+            doc! { "dryRun": dry_run },
+            &args.common,
+        )
+        .await
     };
     let done = done.await;
     store.close().await;

@@ -3,7 +3,7 @@
 use bson::doc;
 use tokio_util::sync::CancellationToken;
 
-use super::ask::{Who, ask};
+use super::ask::{OperationArgs, ask};
 use crate::config::Config;
 use crate::model::count;
 use crate::operations::Kind;
@@ -23,7 +23,7 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    who: Who,
+    common: OperationArgs,
 }
 
 pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
@@ -37,7 +37,7 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
         Kind::Erase,
         selection,
         doc! { "dryRun": args.dry_run },
-        &args.who,
+        &args.common,
     )
     .await;
     store.close().await;

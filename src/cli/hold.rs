@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use bson::{DateTime, Document, doc};
 use tokio_util::sync::CancellationToken;
 
-use super::ask::{Who, Whose, ask, instant, resolve};
+use super::ask::{HoldTarget, OperationArgs, ask, instant, resolve};
 use crate::config::Config;
 use crate::model::count;
 use crate::operations::{Holds, Kind};
@@ -15,27 +15,27 @@ use crate::store::Store;
 #[derive(Debug, clap::Args)]
 pub(super) struct Hold {
     #[command(flatten)]
-    whose: Whose,
+    target: HoldTarget,
     /// Until then, e.g. 2026-11-24T06:00:00Z; without it until a release.
     #[arg(long, value_parser = instant)]
     until: Option<DateTime>,
     #[command(flatten)]
-    who: Who,
+    common: OperationArgs,
 }
 
 /// Have deliveries that wait go out.
 #[derive(Debug, clap::Args)]
 pub(super) struct Release {
     #[command(flatten)]
-    whose: Whose,
+    target: HoldTarget,
     #[command(flatten)]
-    who: Who,
+    common: OperationArgs,
 }
 
 pub(super) async fn hold(config: &Config, args: Hold) -> anyhow::Result<()> {
     let options = args.until.map_or_else(Document::new, |until| doc! { "until": until });
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
-    let done = ask_for(&store, config, Kind::Hold, args.whose, options, &args.who).await;
+    let done = ask_for(&store, config, Kind::Hold, args.target, options, &args.common).await;
     store.close().await;
     if let Some(result) = done? {
         let seen = seen_by(result.get_i64("instances")?.unsigned_abs());
@@ -52,7 +52,7 @@ fn seen_by(instances: u64) -> String {
 
 pub(super) async fn release(config: &Config, args: Release) -> anyhow::Result<()> {
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
-    let done = ask_for(&store, config, Kind::Release, args.whose, doc! {}, &args.who).await;
+    let done = ask_for(&store, config, Kind::Release, args.target, doc! {}, &args.common).await;
     let left = match &done {
         Ok(Some(_)) => still_held(&store).await,
         _ => Ok(Vec::new()),
@@ -69,30 +69,30 @@ async fn ask_for(
     store: &Store,
     config: &Config,
     kind: Kind,
-    whose: Whose,
+    target: HoldTarget,
     options: Document,
-    who: &Who,
+    common: &OperationArgs,
 ) -> anyhow::Result<Option<Document>> {
-    let endpoint = resolve(store, config, whose.endpoint, whose.organization.as_deref()).await?;
+    let endpoint = resolve(store, config, target.endpoint, target.organization.as_deref()).await?;
     let mut selection = doc! {};
-    if whose.all {
+    if target.all {
         selection.insert("all", true);
     }
     selection.extend(endpoint.map(|endpoint| ("endpoint".to_owned(), endpoint.into())));
     selection.extend(
-        whose
+        target
             .organization
             .map(|organization| ("organization".to_owned(), organization.into())),
     );
     ensure!(!selection.is_empty(), "nothing is chosen");
-    ask(store, kind, selection, options, who).await
+    ask(store, kind, selection, options, common).await
 }
 
 /// A line for each hold that lasts: a release of one endpoint leaves its organization held.
 async fn still_held(store: &Store) -> anyhow::Result<Vec<String>> {
     let holds = Holds::default();
     holds.load(store).await.context("what is still held can't be read")?;
-    let now = *super::hello(store).await?.get_datetime("localTime")?;
+    let now = store.database_time().await?;
     let line =
         |hold: &crate::operations::Hold| format!("{} is held {}", one_line(&hold.target), one_line(hold.describe()));
     Ok(holds.lasting(now).iter().map(line).collect())

@@ -4,7 +4,7 @@ use anyhow::bail;
 use bson::{Document, doc};
 use tokio_util::sync::CancellationToken;
 
-use super::ask::{Which, Who, ask, resolve};
+use super::ask::{DeliveryChoice, OperationArgs, ask, resolve};
 use super::table;
 use crate::config::Config;
 use crate::model::count;
@@ -20,7 +20,7 @@ const SHOWN: usize = 100;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    which: Which,
+    choice: DeliveryChoice,
     /// Deliveries that ended so.
     #[arg(long, value_delimiter = ',', default_value = "dead", value_parser = ["dead", "cancelled", "delivered"])]
     state: Vec<String>,
@@ -31,12 +31,12 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    who: Who,
+    common: OperationArgs,
 }
 
 /// Replays, or shows what would be replayed.
 pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
-    args.which.selection(&args.state)?;
+    args.choice.selection(&args.state)?;
     let store = Store::new(&config.mongodb, CancellationToken::new()).await?;
     let done = replay(&store, config, args).await;
     store.close().await;
@@ -44,12 +44,12 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
 }
 
 async fn replay(store: &Store, config: &Config, mut args: Args) -> anyhow::Result<()> {
-    let organization = args.which.organization.as_deref();
-    args.which.endpoint = resolve(store, config, args.which.endpoint.take(), organization).await?;
-    let selection = args.which.selection(&args.state)?;
-    if args.dry_run || args.which.id.is_some() {
+    let organization = args.choice.organization.as_deref();
+    args.choice.endpoint = resolve(store, config, args.choice.endpoint.take(), organization).await?;
+    let selection = args.choice.selection(&args.state)?;
+    if args.dry_run || args.choice.id.is_some() {
         let preview = preview(store, &selection).await?;
-        if args.dry_run && (preview.deliveries > 0 || args.which.id.is_none()) {
+        if args.dry_run && (preview.deliveries > 0 || args.choice.id.is_none()) {
             show(&preview.first);
         }
         // Nobody need be asked for it.
@@ -68,7 +68,7 @@ async fn replay(store: &Store, config: &Config, mut args: Args) -> anyhow::Resul
     let options = args
         .rate
         .map_or_else(Document::new, |rate| doc! { "ratePerSecond": rate });
-    match ask(store, Kind::Replay, selection, options, &args.who).await? {
+    match ask(store, Kind::Replay, selection, options, &args.common).await? {
         None => Ok(()),
         Some(result) => {
             let number = result.get_i64("deliveries")?.unsigned_abs();
@@ -86,7 +86,7 @@ async fn ended(
     what: &str,
     [erased, without_payload]: [u64; 2],
 ) -> anyhow::Result<()> {
-    if let Some(id) = args.which.id.as_deref().filter(|_| number == 0) {
+    if let Some(id) = args.choice.id.as_deref().filter(|_| number == 0) {
         bail!(why_none(store, id, &args.state).await?);
     }
     say!("{} {what}", count(number, "delivery"));

@@ -11,7 +11,7 @@ use super::{Attempt, Delivery};
 use crate::config::Config;
 use crate::model::EndpointKey;
 use crate::platform::Directory;
-use crate::status::{Day, days, now};
+use crate::status::{Day, days};
 use crate::store::{Result, Store};
 
 /// This many deliveries of a kind are on a page, and this many failures.
@@ -76,7 +76,7 @@ pub async fn of_endpoint(
     endpoint: &EndpointKey,
     asked: Asked,
 ) -> Result<OfEndpoint> {
-    let at = now(store).await?;
+    let at = store.database_time().await?;
     let states = load_states(store, directory, config, &BTreeSet::from([endpoint.clone()]), at).await?;
     let is_first = asked.pending.is_none() && asked.dead.is_none();
     let reading = Reading {

@@ -19,7 +19,6 @@ use super::{Delivery, Odd};
 use crate::config::Config;
 use crate::model::EventType;
 use crate::platform::Directory;
-use crate::status::now;
 use crate::store::{Result, Store};
 
 use heads::{Head, Heads, odd_ends};
@@ -126,7 +125,7 @@ pub async fn list(
     limit: usize,
     after: Option<After>,
 ) -> Result<Listing> {
-    let at = now(store).await?;
+    let at = store.database_time().await?;
     let mut page = Page {
         store,
         choice,

@@ -8,7 +8,6 @@ use futures_util::TryStreamExt;
 
 use super::executor::FINAL;
 use crate::cluster::is_any_alive;
-use crate::status::now;
 use crate::store::{Result, Store};
 
 /// How often an operation's document is read.
@@ -62,7 +61,7 @@ pub async fn follow(store: &Store, id: ObjectId, mut progress: impl FnMut(i64, O
                 progress(done, of);
             }
         }
-        if is_any_alive(store, now(store).await?).await? {
+        if is_any_alive(store, store.database_time().await?).await? {
             seen_alive = Instant::now();
         } else if seen_alive.elapsed() > LOOK_EVERY * 5 {
             return Ok(Followed::NoInstance);

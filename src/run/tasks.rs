@@ -181,13 +181,13 @@ impl Tasks {
         self.sources.spawn(fallible("cancellations", cancel));
         let indexes = super::upkeep::keep_indexes(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(fallible("indexes", indexes));
-        let control = super::control::follow_control_number(Arc::clone(&self.engine), self.stop.clone());
+        let control = super::control_number::follow(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(fallible("control", control));
         let outages = loops::proxy_outages(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("proxy outages", outages));
         let payloads = super::payloads::drop_payloads(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("payloads", payloads));
-        let released = super::control::move_released_to_background(Arc::clone(&self.engine), self.stop.clone());
+        let released = super::released::move_to_background(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("released endpoints", released));
         let states = self.engine.endpoint_states.clone().run(self.stop.clone());
         self.sources.spawn(fallible("endpoint states", states));

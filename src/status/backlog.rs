@@ -6,7 +6,7 @@ use bson::doc;
 use futures_util::TryStreamExt;
 use serde::Serialize;
 
-use super::{hint, now, number, queues, whole_seconds};
+use super::{hint, number, queues, whole_seconds};
 use crate::platform::Directory;
 use crate::store::{OUTBOX, Result, Store};
 
@@ -28,7 +28,7 @@ pub struct Backlog {
 /// # Errors
 /// MongoDB refused or is unavailable.
 pub async fn backlog(store: &Store, directory: &Directory) -> Result<Backlog> {
-    let at = now(store).await?;
+    let at = store.database_time().await?;
     let firsts = queues::firsts(store).await?;
     Ok(Backlog {
         pending: pending(store).await?,

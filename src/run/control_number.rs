@@ -1,26 +1,21 @@
 //! Acting on what an operation has changed for all instances: the control number of `webhook_state`. The instance that raises it
 //! waits until every living instance has stated in its heartbeat that it has acted on it.
-//!
-//! And moving what has waited for an endpoint to the class `background`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bson::DateTime;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::Engine;
-use crate::store::{Kind, Stopped};
-
-/// How long after a conflict the same documents are moved again.
-const AFTER_CONFLICT: Duration = Duration::from_millis(100);
+use crate::store::Stopped;
 
 /// Follows the control number, and the ends of holds that end by themselves, until `stop`.
 ///
 /// # Errors
 /// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable.
-pub(super) async fn follow_control_number(engine: Arc<Engine>, stop: CancellationToken) -> Result<(), Stopped> {
+pub(super) async fn follow(engine: Arc<Engine>, stop: CancellationToken) -> Result<(), Stopped> {
     let mut wanted = engine.control.subscribe();
     // What was read before this subscribed.
     wanted.mark_changed();
@@ -59,32 +54,4 @@ async fn sleep_until(end: Option<DateTime>, now: DateTime) {
     };
     let millis = end.timestamp_millis() - now.timestamp_millis();
     tokio::time::sleep(Duration::from_millis(u64::try_from(millis).unwrap_or(0)).min(LONGEST)).await;
-}
-
-/// Moves what has waited for endpoints that are served again to the class `background`, behind what happens now, until `stop`.
-pub(super) async fn move_released_to_background(engine: Arc<Engine>, stop: CancellationToken) {
-    while let Some(endpoint) = stop.run_until_cancelled(engine.released.next()).await {
-        info!(
-            organization = endpoint.organization(),
-            endpoint = endpoint.endpoint(),
-            "an endpoint is served again: what has waited goes out behind what happens now, one request at first"
-        );
-        while let Some(since) = engine
-            .endpoint_states
-            .own_served_since(&endpoint)
-            .filter(|_| !stop.is_cancelled())
-        {
-            match engine.outbox.move_to_background(&endpoint, since).await {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) if error.kind() == Kind::Conflict => {
-                    stop.run_until_cancelled(tokio::time::sleep(AFTER_CONFLICT)).await;
-                }
-                Err(error) => {
-                    debug!(%endpoint, %error, "what has waited for this endpoint goes out before what happens now");
-                    break;
-                }
-            }
-        }
-    }
 }
