@@ -19,9 +19,12 @@
 //! * The 1 leaves a share to the next endpoint that asks.
 //! * With fewer slots than `concurrency` an endpoint could not use its parallel requests. An endpoint for which no slot is free
 //!   waits for its turn.
-//! * `active` are the endpoint's deliveries that are queued or in flight; a slot is `taken` until the result is recorded.
+//! * `active` are the endpoint's deliveries that are queued or in flight, but for queued ones of the class `background`: what goes
+//!   out before these need not wait until they are used up. A slot is `taken` until the result is recorded.
 //! * Only half of the share is waited for, because a read per freed slot would be a command per delivery.
 //! * One organization gets at most half of the slots, as it gets at most half of the requests in flight.
+//!
+//! Deliveries of the class `background` get half of a grant, so that slots are left to what goes before them.
 //!
 //! Where half of a batch or more has slots, the batch is read whole, because what is read in parts is recorded in parts. Then a
 //! grant is exceeded, but never the capacity.
@@ -49,7 +52,7 @@ pub(super) struct Admission {
     pub taken: usize,
     /// Slots taken by the endpoint's organization.
     pub taken_by_organization: usize,
-    /// Deliveries of the endpoint that are queued or in flight.
+    /// Deliveries of the endpoint that are queued or in flight; of one that answers without the queued ones of the class `background`.
     pub active_of_endpoint: usize,
     /// Deliveries of all endpoints that are not known to answer, queued or in flight.
     pub active_of_unproven: usize,

@@ -314,6 +314,9 @@ impl Fetcher {
 
     fn enqueue(&self, endpoint: &EndpointKey, mut batches: Vec<Fetched>, slots: usize) -> usize {
         batches.sort_by(|one, other| (one.due, &one.batch.id).cmp(&(other.due, &other.batch.id)));
+        // The rest is left to what goes before these.
+        let is_background = batches.iter().all(|batch| batch.class == Class::Background);
+        let slots = if is_background { slots.div_ceil(2) } else { slots };
         let mut left = slots;
         for batch in batches {
             let class = batch.class;

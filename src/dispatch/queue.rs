@@ -10,6 +10,7 @@ mod endpoint;
 mod health;
 mod state;
 mod turns;
+mod unsent;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 use super::admission::Granted;
 use super::pace::ConfiguredPace;
 use crate::model::{EndpointKey, Outcome};
-use crate::outbox::{Delivery, Fetched};
+use crate::outbox::{Class, Delivery, Fetched};
 
 use state::State;
 
@@ -98,8 +99,26 @@ pub(super) struct Changes {
 pub(super) struct InMemory {
     /// Its batches that must not be read again now.
     pub(super) batches: Vec<Arc<str>>,
-    /// A batch of which only the first deliveries were read, and the place of the next.
-    pub(super) partial: Option<(Arc<str>, u32)>,
+    pub(super) partial: Option<Partial>,
+}
+
+/// A batch of which only the first deliveries were read, or are still in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Partial {
+    pub(super) batch: Arc<str>,
+    /// The place of the next delivery in the batch.
+    pub(super) next: u32,
+    pub(super) is_background: bool,
+}
+
+impl Partial {
+    fn new(batch: &Arc<str>, next: u32, class: Class) -> Self {
+        Self {
+            batch: Arc::clone(batch),
+            next,
+            is_background: class == Class::Background,
+        }
+    }
 }
 
 impl DeliveryQueue {

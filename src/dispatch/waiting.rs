@@ -218,13 +218,21 @@ impl Waiting {
             return Vec::new();
         };
         let partly_read = std::mem::take(&mut waiting.partly_read);
-        if let Some((id, skip)) = &memory.partial {
-            waiting.partly_read = true;
-            return vec![waiting.go_on(id, *skip, slots)];
+        match &memory.partial {
+            // Its rest waits for what goes before it.
+            Some(partial) if partial.is_background && waiting.has_other_than_background(now) => {
+                waiting.partly_read = true;
+            }
+            Some(partial) => {
+                waiting.partly_read = true;
+                return vec![waiting.go_on(&partial.batch, partial.next, slots)];
+            }
+            None => {
+                waiting.live.begun = None;
+                // What was in memory of it is recorded or dropped: its rest waits as any batch does.
+                waiting.live.more |= partly_read;
+            }
         }
-        waiting.live.begun = None;
-        // What was in memory of it is recorded or dropped: its rest waits as any batch does.
-        waiting.live.more |= partly_read;
         let wants = waiting.choose(endpoint, slots, alone, memory, now);
         if waiting.is_empty() {
             state.endpoints.remove(endpoint);
@@ -314,6 +322,10 @@ impl Endpoint {
         };
         let of = |(class, slots)| self.queue_of(class).choose(endpoint, class, slots, alone, memory, now);
         shares.into_iter().flat_map(of).collect()
+    }
+
+    fn has_other_than_background(&self, now: DateTime) -> bool {
+        self.live.waits(now) || self.retry.waits(now)
     }
 
     fn queue_of(&mut self, class: Class) -> &mut ClassQueue {

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::Partial;
 use super::bytes::Bytes;
+use super::unsent::Unsent;
 use crate::dispatch::pace::ConfiguredPace;
 use crate::model::EndpointKey;
-use crate::outbox::Delivery;
 
 /// One endpoint's part of the queue.
 #[derive(Debug, Default)]
 pub(super) struct EndpointQueue {
-    /// Deliveries that are not sent yet, in order.
-    pub(super) unsent: VecDeque<Delivery>,
+    pub(super) unsent: Unsent,
     pub(super) in_flight: usize,
     /// What its document said when it was last read.
     pub(super) configured: ConfiguredPace,
@@ -36,14 +36,18 @@ pub(super) struct EndpointQueue {
     pub(super) batches: HashSet<Arc<str>>,
     /// Batches whose results can't be recorded, and until when they are left alone.
     pub(super) excluded: HashMap<Arc<str>, Instant>,
-    /// A batch of which only the first deliveries were read, and the index of the next.
-    pub(super) partial: Option<(Arc<str>, u32)>,
+    pub(super) partial: Option<Partial>,
 }
 
 impl EndpointQueue {
     /// Deliveries that are queued or in flight.
     pub(super) fn active(&self) -> usize {
         self.unsent.len() + self.in_flight
+    }
+
+    /// The same without those that a live delivery overtakes.
+    pub(super) fn active_before_background(&self) -> usize {
+        self.unsent.not_overtaken() + self.in_flight
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::bytes::Bytes;
 use super::endpoint::{EndpointQueue, Organization};
-use super::{Changes, Fill, InMemory, Limits, MAX_EXCLUDED};
+use super::{Changes, Fill, InMemory, Limits, MAX_EXCLUDED, Partial};
 use crate::dispatch::admission::{Admission, Granted, quarter, usable};
 use crate::dispatch::breaker::Breakers;
 use crate::dispatch::pace::{ConfiguredPace, Paces};
@@ -109,6 +109,11 @@ impl State {
             .get(name)
             .map_or((0, 0), |one| (one.taken, one.unproven));
         let more = granted.to_organization(name);
+        let answers = self.breakers.answers(endpoint);
+        let active = match answers {
+            true => EndpointQueue::active_before_background,
+            false => EndpointQueue::active,
+        };
         let admission = Admission {
             capacity: self.limits.capacity,
             max_in_flight: self.limits.max_in_flight,
@@ -116,10 +121,10 @@ impl State {
             contenders,
             taken: self.taken + granted.all.slots,
             taken_by_organization: slots + more.slots,
-            active_of_endpoint: queue.map_or(0, EndpointQueue::active),
+            active_of_endpoint: queue.map_or(0, active),
             active_of_unproven: self.taken_by_unproven + granted.all.unproven,
             active_of_unproven_in_organization: unproven + more.unproven,
-            answers: self.breakers.answers(endpoint),
+            answers,
             usable: usable(configured.rate),
         };
         let granted = admission.grant();
@@ -161,7 +166,7 @@ impl State {
         let first = fetched.deliveries.first().map_or(0, |delivery| delivery.index);
         let continued = queue
             .partial
-            .take_if(|(partial, next)| *partial == id && first >= *next);
+            .take_if(|partial| partial.batch == id && first >= partial.next);
         let known = self.batches.get(&id).cloned();
         if self.closed
             || self.refuses_read
@@ -182,10 +187,10 @@ impl State {
             return 0;
         }
         if let Some(rest) = rest {
-            queue.partial = Some((Arc::clone(&id), rest));
+            queue.partial = Some(Partial::new(&id, rest, fetched.class));
         }
-        let batch = known.unwrap_or(fetched.batch);
-        self.add(&endpoint, &batch, fetched.deliveries, now);
+        fetched.batch = known.unwrap_or(fetched.batch);
+        self.add(&endpoint, fetched, now);
         if self.breakers.is_open(&endpoint) {
             self.breakers.probed(&endpoint, now);
         }
@@ -195,7 +200,8 @@ impl State {
     }
 
     /// Adds deliveries of a batch to their endpoint's queue.
-    fn add(&mut self, endpoint: &EndpointKey, batch: &Arc<Batch>, deliveries: Vec<Delivery>, now: Instant) {
+    fn add(&mut self, endpoint: &EndpointKey, fetched: Fetched, now: Instant) {
+        let (batch, deliveries) = (fetched.batch, fetched.deliveries);
         let count = deliveries.len();
         batch.add(u32::try_from(count).unwrap_or(u32::MAX));
         let queue = self.endpoints.entry(endpoint.clone()).or_default();
@@ -214,10 +220,10 @@ impl State {
             for bytes in [&mut self.bytes, &mut organization.bytes, &mut queue.bytes] {
                 bytes.add(payload);
             }
-            delivery.batch = Arc::clone(batch);
-            queue.unsent.push_back(delivery);
+            delivery.batch = Arc::clone(&batch);
+            queue.unsent.push(delivery, fetched.class);
         }
-        self.batches.insert(Arc::clone(&batch.id), Arc::clone(batch));
+        self.batches.insert(Arc::clone(&batch.id), batch);
         self.taken += count;
     }
 
@@ -278,7 +284,7 @@ impl State {
             }
             if let Some(queue) = self.endpoints.get_mut(endpoint) {
                 queue.batches.remove(&batch.id);
-                queue.partial.take_if(|(partial, _)| *partial == batch.id);
+                queue.partial.take_if(|partial| partial.batch == batch.id);
             }
         }
         self.changes.freed = true;
@@ -295,11 +301,10 @@ impl State {
         }
         unsent.iter().for_each(|delivery| self.leave(delivery));
         // A batch of which some are in flight is continued where it was dropped.
-        let first = unsent
-            .front()
-            .filter(|first| self.batches.contains_key(&first.batch.id));
-        if let (Some(first), Some(queue)) = (first, self.endpoints.get_mut(endpoint)) {
-            queue.partial = Some((Arc::clone(&first.batch.id), first.index));
+        let mut fronts = unsent.fronts();
+        let first = fronts.find(|(front, _)| self.batches.contains_key(&front.batch.id));
+        if let (Some((first, class)), Some(queue)) = (first, self.endpoints.get_mut(endpoint)) {
+            queue.partial = Some(Partial::new(&first.batch.id, first.index, class));
         }
         self.changes.dropped.insert(endpoint.clone());
         self.recount(endpoint);

@@ -35,11 +35,27 @@ fn failed(timed_out: bool) -> Outcome {
 
 /// Enqueues a batch as the fetcher does, and returns how many were taken.
 fn fetch(queue: &DeliveryQueue, endpoint: &str, name: &str, size: u32) -> usize {
+    fetch_of(queue, Class::Live, endpoint, name, size)
+}
+
+fn fetch_of(queue: &DeliveryQueue, class: Class, endpoint: &str, name: &str, size: u32) -> usize {
     let slots = queue.admit(&key(endpoint), 1, &Granted::default());
-    if slots == 0 {
-        0
-    } else {
-        queue.enqueue(fetched(endpoint, name, size), slots)
+    let mut fetched = fetched(endpoint, name, size);
+    fetched.class = class;
+    match slots {
+        0 => 0,
+        _ => queue.enqueue(fetched, slots),
+    }
+}
+
+/// Of which batch a delivery is, as `name` of [`fetch`].
+fn name(delivery: &Delivery) -> &str {
+    delivery.batch.id.rsplit('/').next().unwrap()
+}
+
+fn end_all(queue: &DeliveryQueue, sent: &[Delivery]) {
+    for one in sent {
+        queue.ended(one, &delivered());
     }
 }
 
@@ -162,7 +178,7 @@ fn a_part_of_a_batch_is_continued_where_it_ended() {
     prove(&queue, "a/1");
     assert_eq!(fetch(&queue, "a/1", "x", 20), 8);
     let memory = queue.in_memory(&key("a/1"));
-    assert_eq!(memory.partial, Some(("a/1/x".into(), 8)));
+    assert_eq!(memory.partial, Some(Partial::new(&"a/1/x".into(), 8, Class::Live)));
     let sent = send_all(&queue);
     for one in &sent {
         queue.ended(one, &delivered());
@@ -177,6 +193,60 @@ fn a_part_of_a_batch_is_continued_where_it_ended() {
         "one batch, whenever its deliveries were read"
     );
     assert_eq!(queue.enqueue(fetched("a/1", "x", 20), 4), 0, "nothing twice");
+}
+
+#[test]
+fn what_waits_in_memory_in_the_class_background_is_overtaken_by_all_else() {
+    for (class, expected) in [
+        (Class::Live, ["new", "new", "new", "old"]),
+        (Class::Retry, ["new", "new", "new", "old"]),
+        (Class::Background, ["old"; 4]),
+    ] {
+        let queue = queue(LIMITS);
+        prove(&queue, "a/1");
+        // More than half of its share.
+        assert_eq!(fetch_of(&queue, Class::Background, "a/1", "old", 20), 20);
+        let sent = send_all(&queue);
+        let has_slots = class != Class::Background;
+        assert_eq!(
+            fetch_of(&queue, class, "a/1", "new", 3),
+            if has_slots { 3 } else { 0 },
+            "{class:?}"
+        );
+        let next = sent[..4].iter().map(|one| {
+            queue.ended(one, &delivered());
+            queue.next().unwrap()
+        });
+        let next: Vec<_> = next.collect();
+        assert_eq!(next.iter().map(name).collect::<Vec<_>>(), expected, "{class:?}");
+    }
+}
+
+#[test]
+fn of_two_batches_that_are_partly_sent_when_the_rest_is_dropped_each_is_read_again() {
+    let queue = queue(LIMITS);
+    prove(&queue, "a/1");
+    fetch_of(&queue, Class::Background, "a/1", "old", 10);
+    let old = send_all(&queue);
+    fetch(&queue, "a/1", "new", 10);
+    end_all(&queue, &old);
+    let new = send_all(&queue);
+    queue.drop_unsent();
+    queue.begin_read();
+    let memory = queue.in_memory(&key("a/1"));
+    assert_eq!(memory.partial, Some(Partial::new(&"a/1/new".into(), 5, Class::Live)));
+    assert_eq!(
+        queue.enqueue(fetched("a/1", "old", 10), 10),
+        0,
+        "some of it has no recorded result"
+    );
+    queue.recorded(old.iter());
+    let mut rest = fetched("a/1", "new", 10);
+    rest.deliveries.drain(..5);
+    assert_eq!(queue.enqueue(rest, 10), 5);
+    assert_eq!(queue.enqueue(fetched("a/1", "old", 10), 10), 10);
+    end_all(&queue, &new);
+    assert_eq!(send_all(&queue).iter().map(name).collect::<Vec<_>>(), ["new"; 5]);
 }
 
 #[test]

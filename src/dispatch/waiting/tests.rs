@@ -2,6 +2,7 @@ use bson::rawdoc;
 
 use super::*;
 use crate::dispatch::Limits;
+use crate::dispatch::queue::Partial;
 use crate::dispatch::queue::testing::Open;
 use crate::outbox::document::testing::fetched;
 
@@ -34,8 +35,12 @@ fn choose(waiting: &Waiting) -> Vec<&'static str> {
 }
 
 fn choose_for(waiting: &Waiting, slots: usize, alone: bool) -> Vec<&'static str> {
+    choose_beside(waiting, &InMemory::default(), slots, alone)
+}
+
+fn choose_beside(waiting: &Waiting, memory: &InMemory, slots: usize, alone: bool) -> Vec<&'static str> {
     let endpoint = EndpointKey::from_stored("a/1");
-    let wants = waiting.choose(&endpoint, slots, alone, &InMemory::default(), NOW);
+    let wants = waiting.choose(&endpoint, slots, alone, memory, NOW);
     let from = wants.iter().map(|want| match want {
         Want::Appended { .. } => "memory",
         Want::Batch(_) => "by id",
@@ -104,6 +109,26 @@ fn small_batches_share_the_slots_and_one_that_has_them_is_read_whole() {
             expected,
             "{slots} slots: {batches:?}"
         );
+    }
+}
+
+#[test]
+fn the_rest_of_a_background_batch_waits_for_what_goes_before_it() {
+    for (is_background, expected) in [(true, ["memory", "in part"]), (false, ["in part", "in part"])] {
+        let waiting = waiting();
+        let endpoint = EndpointKey::from_stored("a/1");
+        let memory = InMemory {
+            batches: vec!["a/1/old".into()],
+            partial: Some(Partial {
+                batch: "a/1/old".into(),
+                next: 9,
+                is_background,
+            }),
+        };
+        waiting.partly_read(&endpoint);
+        appended(&waiting, "x", 10);
+        let chosen = [(); 2].map(|()| choose_beside(&waiting, &memory, 64, false));
+        assert_eq!(chosen.concat(), expected, "{is_background}");
     }
 }
 
