@@ -25,6 +25,15 @@ pub(crate) fn limit(step: &str, limit: Duration) -> Duration {
     limit
 }
 
+/// The protocol has come to `step`: waits there for the seconds that the environment sets, `FAILPOINTS=STEP=return(SECONDS)`. Unlike
+/// the crate's `sleep` it leaves the thread to others.
+pub(crate) async fn pause(step: &str) {
+    let pause = limit(step, Duration::ZERO);
+    if !pause.is_zero() {
+        tokio::time::sleep(pause).await;
+    }
+}
+
 /// The protocol has come to `step`: ends the process by SIGKILL if it is armed.
 pub(crate) fn reach(step: &str) {
     let _ = step;

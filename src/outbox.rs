@@ -21,6 +21,7 @@ mod cancel_chosen;
 mod dead_letters;
 pub(crate) mod document;
 mod erase;
+mod event_locks;
 mod fetch;
 mod follow;
 mod large;
@@ -54,6 +55,7 @@ pub use cancel::Cancelled;
 pub use dead_letters::LastDeadLetter;
 pub use document::{BATCH_BYTES, Batch, Class, Delivery, Fetched, NewDelivery, single_id};
 pub use erase::{Erased, Subject, Traces, would_erase};
+pub use event_locks::LockedEvents;
 pub use fetch::{Head, Looked, Read, Want};
 pub use follow::{Change, Follower, Wanted};
 pub use large::UNFINISHED;
@@ -84,6 +86,7 @@ pub struct Outbox {
     /// Documents that MongoDB refuses to change.
     refused: Arc<Mutex<Pauses<(EndpointKey, Bson)>>>,
     taken: append::TakenIds,
+    event_locks: event_locks::EventLocks,
 }
 
 impl Outbox {
@@ -96,6 +99,7 @@ impl Outbox {
             tracer,
             refused: Arc::default(),
             taken: append::TakenIds::default(),
+            event_locks: event_locks::EventLocks::default(),
         }
     }
 }

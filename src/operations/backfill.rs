@@ -1,5 +1,6 @@
 //! Backfill: an endpoint that was added today gets to know what its organization has. Goes through the platform's collection once, in
-//! pages in the order of `_id`, because no index of ours leads to an organization.
+//! pages in the order of `_id`, because no index of ours leads to an organization. The watch goes on beside it: an award waits for
+//! a step of the backfill only where that is about to append the same event.
 
 use std::time::Instant;
 
@@ -77,8 +78,10 @@ impl Running {
                     "endpoint {key} is subscribed to nothing, or its `eventTypes` can't be read"
                 )));
             }
+            let began = Instant::now();
             let page = self.persist(|| self.read_page(&key, progress.after.as_ref())).await?;
             let Some(last) = page.last else { break };
+            self.rest(began.elapsed()).await?;
             self.append_page(&endpoint, &page.selected, &mut progress).await?;
             if self.cancel.is_cancelled() {
                 break;
@@ -100,7 +103,7 @@ impl Running {
         progress: &mut Progress,
     ) -> Result<(), Unfinished> {
         while !left.is_empty() && !self.cancel.is_cancelled() {
-            let ids = &left[..left.len().min(self.step_size())];
+            let ids = &left[..left.len().min(self.backfill_step_size())];
             let began = Instant::now();
             let turn = self.executor.turns.acquire().await.map_err(|_| Unfinished::Abandoned)?;
             let step = self.persist(|| self.append(endpoint, ids, progress.clone())).await?;
@@ -193,16 +196,13 @@ impl Running {
     /// Appends the events of these certificates, as they are now, behind the endpoint's live traffic.
     async fn append(&self, endpoint: &Subscriber, ids: &[Bson], progress: Progress) -> Result<Step> {
         let parts = &self.executor.parts;
-        // The watch's writer: of one event two transactions must not append a delivery each.
-        let mut transaction = parts.store.begin(Writer::Source).await?;
-        let mut options = FindOptions::default();
-        options.sort = Some(doc! { "_id": 1 });
-        let filter = doc! { "_id": { "$in": ids } };
-        let badge_users = parts.store.badge_users();
-        let found = transaction.find(&badge_users, filter, options, |_| true).await?;
+        // Read and encoded before anything is locked.
+        let found = self.read_certificates(ids).await?;
         let now = parts.clock.now();
         let sorted = self.sort_out(&found, endpoint, ids, progress, now);
         let (outbox, deliveries) = (&parts.outbox, sorted.deliveries);
+        let _locked = outbox.lock_events(deliveries.iter()).await;
+        let mut transaction = parts.store.begin(Writer::Operations).await?;
         let appended = match self.request.is_dry_run {
             true => {
                 outbox
@@ -220,6 +220,7 @@ impl Running {
         progress.known += i64::try_from(appended.known).unwrap_or(0);
         let update = rawdoc! { "$set": { "progress": progress.to_raw()? } };
         self.note_in_transaction(&mut transaction, update).await?;
+        failpoint::pause("backfill-pause").await;
         failpoint::reach("step-to-be-committed");
         transaction.commit().await?;
         failpoint::reach("step-committed");
@@ -228,6 +229,23 @@ impl Running {
             appended,
             certificates: sorted.certificates,
         })
+    }
+
+    /// As a majority has them: what a failover may undo is not told of.
+    async fn read_certificates(&self, ids: &[Bson]) -> Result<Vec<RawDocumentBuf>> {
+        let store = &self.executor.parts.store;
+        let mut options = FindOptions::default();
+        options.sort = Some(doc! { "_id": 1 });
+        let mut found = Vec::new();
+        let add = |certificate| {
+            found.push(certificate);
+            true
+        };
+        let mut session = store.read_session().await?;
+        session
+            .find(&store.badge_users(), doc! { "_id": { "$in": ids } }, options, add)
+            .await?;
+        Ok(found)
     }
 
     /// The deliveries of as many certificates as go into one transaction.

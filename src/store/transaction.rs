@@ -14,7 +14,7 @@ use super::{Backoff, Error, Kind, Result, RowError, Store, durable};
 /// What writes in transactions. Each has a session of its own, so that they don't wait for one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writer {
-    /// The watch, and what catches up with it: one transaction at a time, so that none appends what another just did.
+    /// The watch, and what catches up with it. Both append to the outbox by [`lock_events`](crate::outbox::Outbox::lock_events).
     Source,
     /// The scan, page after page.
     Scan,

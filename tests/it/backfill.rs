@@ -1,5 +1,7 @@
 //! Backfill: an endpoint that is added today gets to know what its organization has.
 
+mod beside_awards;
+
 use std::collections::HashSet;
 use std::time::Duration;
 

@@ -180,11 +180,11 @@ impl Watch {
         budget: usize,
     ) -> Result<Appended, Unsaved> {
         let now = self.clock.now();
+        let deliveries = found.iter().flat_map(|found| found.deliveries.iter());
+        // A backfill may be appending the same event.
+        let _locked = self.outbox.lock_events(deliveries.clone()).await;
         let mut transaction = self.store.begin(Writer::Source).await?;
-        let deliveries = found
-            .iter()
-            .flat_map(|found| found.deliveries.iter().cloned())
-            .collect();
+        let deliveries = deliveries.cloned().collect();
         let append = self
             .outbox
             .append_in_transaction(&mut transaction, deliveries, budget, now);
@@ -199,6 +199,7 @@ impl Watch {
             Some(moved) => moved.save_in_transaction(&mut transaction).await?,
             None => position.check_in_transaction(&mut transaction).await?,
         }
+        failpoint::pause("completions-pause").await;
         failpoint::reach("completions-to-be-committed");
         transaction.commit().await?;
         Ok(appended)
