@@ -4,6 +4,12 @@
 //! cargo test --bench faults -- --seed 1 --rounds 3 --instances 2
 //! ```
 //!
+//! A backfill of that many certificates, which takes some minutes, in place of the rounds:
+//!
+//! ```text
+//! cargo test --bench faults -- --backfill 100000
+//! ```
+//!
 //! The same with `cargo bench` takes the optimized build, and its time to build.
 //!
 //! Starts everything itself, on loopback alone. Each round takes its faults and its work from its own seed, the first
@@ -13,6 +19,9 @@
 #![allow(clippy::print_stdout, reason = "people read it")]
 #![allow(missing_docs, unreachable_pub, reason = "a program, not a library")]
 
+mod backfill;
+#[path = "../../tests/it/backfill/busy.rs"]
+mod busy;
 mod crowd;
 mod daemon;
 mod fault;
@@ -49,6 +58,10 @@ struct Args {
     /// How many instances run.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
     instances: u8,
+    /// Instead of rounds, has that many certificates go out by a backfill, while they are awarded, renewed and deleted and instances
+    /// are killed.
+    #[arg(long, value_name = "CERTIFICATES")]
+    backfill: Option<usize>,
     /// Prints the rounds' faults and runs none.
     #[arg(long)]
     plan: bool,
@@ -71,6 +84,10 @@ async fn main() -> Result<ExitCode> {
         ..Options::default()
     })
     .await?;
+    if let Some(count) = args.backfill {
+        let holds = backfill::run(&set, count, instances).await?;
+        return Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     if skew::library().is_none() {
         println!("clock skew is left out: it needs the package libfaketime");
     }

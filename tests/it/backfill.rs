@@ -1,18 +1,18 @@
 //! Backfill: an endpoint that is added today gets to know what its organization has.
 
 mod beside_awards;
+mod busy;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
-use certhookd::model::Clock;
 use certhookd::sandbox::Received;
-use futures_util::TryStreamExt;
 use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
 
+use self::busy::Busy;
 use crate::fixture::{Daemon, Fixture, LIMIT, certificate, completed_id, expired, expired_id, is_scan};
 
 /// An organization whose first endpoint has got everything; the second is added when all that is done.
@@ -197,44 +197,20 @@ async fn certificates_of_any_type_of_id_are_gone_through() {
     );
 }
 
-/// Awards, awards again and deletions at random, until `stop`.
-async fn live_on(organization: &Organization, stop: CancellationToken) {
-    let badge_users = organization.fixture.badge_users();
-    let mut ticks = tokio::time::interval(Duration::from_millis(10));
-    let mut alive = organization
-        .alive
-        .iter()
-        .map(|one| one.get("_id").unwrap().clone())
-        .collect::<Vec<_>>();
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let which = alive.swap_remove(fastrand::usize(..alive.len()));
-        match fastrand::u8(..3) {
-            0 => {
-                let award = certificate(organization.id, None);
-                badge_users.insert_one(&award).await.unwrap();
-                alive.extend([award.get("_id").unwrap().clone(), which]);
-            }
-            1 => {
-                let again = doc! { "$set": { "creationDate": Clock::local() } };
-                badge_users.update_one(doc! { "_id": &which }, again).await.unwrap();
-                alive.push(which);
-            }
-            _ => drop(badge_users.delete_one(doc! { "_id": which }).await.unwrap()),
-        }
-    }
-}
-
 #[tokio::test]
-async fn every_certificate_that_is_alive_at_the_end_has_arrived_in_its_last_state() {
-    let organization = Organization::with(2_000, 0).await;
-    let fixture = &organization.fixture;
-    let mut first = fixture.daemon().await;
-    let _second = fixture.daemon().await;
+async fn every_certificate_that_is_alive_at_the_end_has_arrived_in_its_last_state_or_that_the_backfill_came_to() {
+    let fixture = Fixture::new().await;
+    let added = fixture.endpoint("/added");
+    let organization = fixture.organization(vec![added.clone()]).await;
+    let fill = Busy::fill(fixture.badge_users(), fixture.operations(), organization, 3_000);
+    let mut busy = fill.await.unwrap();
+    let (mut first, _second) = (fixture.daemon().await, fixture.daemon().await);
+    let operation = doc! { "kind": "backfill", "selection": { "endpoint": added.get("_id") }, "options": { "ratePerSecond": 1_000 } };
+    let id = fixture.operations().insert_one(operation).await.unwrap().inserted_id;
     let stop = CancellationToken::new();
     let backfilled = async {
-        let operation = doc! { "kind": "backfill", "selection": { "endpoint": organization.endpoint() }, "options": { "ratePerSecond": 500 } };
-        let id = fixture.operations().insert_one(operation).await.unwrap().inserted_id;
-        for done in [200, 800] {
+        // The first holds the lease; after that it is the other.
+        for done in [500, 1_500] {
             let begun = doc! { "_id": &id, "progress.done": { "$gte": done } };
             fixture.wait_for_count(&fixture.operations(), begun, 1).await;
             first.signal(Signal::SIGKILL);
@@ -245,19 +221,18 @@ async fn every_certificate_that_is_alive_at_the_end_has_arrived_in_its_last_stat
         stop.cancel();
         done
     };
-    let (done, ()) = tokio::join!(backfilled, live_on(&organization, stop.clone()));
+    let live_on = busy.live_on(&id, Duration::from_millis(5), stop.clone());
+    let (done, lived) = tokio::join!(backfilled, live_on);
+    lived.unwrap();
     assert_eq!(done.get_str("state").ok(), Some("done"), "{done}");
-    let of = doc! { "_ownerId": organization.id };
-    let alive: Vec<Document> = fixture
-        .badge_users()
-        .find(of)
-        .await
-        .unwrap()
-        .try_collect()
-        .await
-        .unwrap();
-    let alive: HashSet<_> = alive.iter().map(completed_id).collect();
+    // The stream comes to it after all that happened before.
+    let last = doc! { "event": busy.award().await.unwrap() };
+    fixture.wait_for_deliveries(last, 1).await;
     fixture
-        .wait_for(|received| organization.ids(received).is_superset(&alive))
+        .wait_for_count(&fixture.outbox(), doc! { "state": "pending" }, 0)
         .await;
+    let missing = busy.missing(&fixture.receiver.requests());
+    assert!(missing.is_empty(), "{missing:#?}");
+    let twice = busy::appended_twice(&fixture.outbox()).await.unwrap();
+    assert!(twice.is_empty(), "{twice:#?}");
 }
