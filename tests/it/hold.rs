@@ -1,6 +1,7 @@
 //! Hold and release: what is held goes nowhere, in no instance, and nothing of it is lost.
 
 mod periods;
+mod until;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

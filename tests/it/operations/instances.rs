@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::{Bson, DateTime, Document, doc};
+use bson::{Bson, Document, doc};
 use certhookd::model::Clock;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -191,42 +191,6 @@ async fn killed_at_each_step_of_a_release_what_was_held_goes_out_once() {
         ids.dedup();
         assert_eq!(ids.len(), 20, "{failpoint}");
     }
-}
-
-#[tokio::test]
-async fn a_hold_until_an_instant_ends_in_every_instance_by_itself() {
-    let fixture = Fixture::new().await.with("service.start_held = true");
-    let endpoints: Vec<_> = (0..6).map(|n| fixture.endpoint(&format!("/{n}"))).collect();
-    let organization = fixture.organization(endpoints).await;
-    let (_one, _other) = (fixture.daemon().await, fixture.daemon().await);
-    fixture
-        .badge_users()
-        .insert_one(certificate(organization, None))
-        .await
-        .unwrap();
-    fixture.wait_for_deliveries(doc! { "state": "pending" }, 6).await;
-    assert_eq!(fixture.receiver.total(), 0, "each start holds everything");
-    let until = DateTime::from_millis(Clock::local().timestamp_millis() + 5_000);
-    let hold = doc! { "kind": "hold", "selection": { "organization": organization }, "options": { "until": until } };
-    for operation in [hold, doc! { "kind": "release", "selection": { "endpoint": "nobody" } }] {
-        fixture.operate(operation).await;
-    }
-    // Of everything, and with it of the organization: then nothing is held any more.
-    let everything = doc! { "$set": { "until": until } };
-    fixture
-        .state()
-        .update_one(doc! { "_id": "hold/all" }, everything)
-        .await
-        .unwrap();
-    let control = doc! { "$inc": { "number": 1_i64 } };
-    fixture
-        .state()
-        .update_one(doc! { "_id": "control" }, control)
-        .await
-        .unwrap();
-    fixture.receiver.wait_for_total(6, LIMIT).await.unwrap();
-    assert!(fixture.receiver.requests().iter().all(|one| one.at >= until));
-    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 6).await;
 }
 
 #[tokio::test]
