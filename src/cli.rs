@@ -11,6 +11,7 @@ mod check;
 mod deliveries;
 mod demo;
 mod encrypt;
+mod endpoints;
 mod erase;
 mod events;
 mod generate;
@@ -30,16 +31,15 @@ use std::process::ExitCode;
 
 use bson::Document;
 use clap::{Parser, Subcommand};
-use tracing::instrument::WithSubscriber;
-use tracing::subscriber::NoSubscriber;
 
 use crate::config::{Config, Credentials, Faults};
 use crate::failpoint;
-use crate::model::{EventType, Reloadable};
-use crate::platform::{Directory, Refresh};
+use crate::model::EventType;
+use crate::platform::Directory;
 use crate::run::{self, Misconfigured};
 use crate::service::telemetry::{self, LogFormat};
 use crate::store::{Kind, Store};
+use endpoints::Endpoints;
 
 /// What needs a change of the configuration. systemd does not restart on it (`EX_CONFIG` of sysexits.h).
 const EX_CONFIG: u8 = 78;
@@ -234,16 +234,7 @@ fn read(file: Option<&Path>) -> Result<Config, Faults> {
 /// All endpoints, as they are configured now.
 async fn directory(store: &Store, config: &Config) -> anyhow::Result<Directory> {
     hello(store).await?;
-    let directory = Directory::default();
-    directory.switch_email(config.email.smtp_url.is_some());
-    let refresh = Refresh {
-        store: store.clone(),
-        directory: directory.clone(),
-        policy: Reloadable::new(run::endpoint_policy(config)),
-    };
-    // Endpoints with faults are logged by the daemon; the commands that need to show them print them.
-    refresh.read_once().with_subscriber(NoSubscriber::new()).await?;
-    Ok(directory)
+    Ok(Endpoints::new(store, config).all().await?)
 }
 
 /// MongoDB's reply to `hello`. If it is no member of the replica set that the connection string names, the error says what it is.

@@ -4,6 +4,7 @@
 //! Every query is a range of an index. Documents may hold anything: what can't be read is named, and the rest is told.
 
 mod certificate;
+mod configured;
 mod documents;
 mod endpoint;
 mod endpoint_states;
@@ -17,14 +18,13 @@ mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bson::{DateTime, doc};
+use bson::{DateTime, RawDocument, doc};
 use serde::Serialize;
 
 use crate::cluster::is_any_alive;
 use crate::config::Config;
 use crate::model::{EndpointKey, printable};
 use crate::outbox::{LookedUp, look_up};
-use crate::platform::Directory;
 use crate::status::{rfc3339, rfc3339_if_known};
 use crate::store::{Result, Store};
 
@@ -32,6 +32,7 @@ use endpoint_states::load_states;
 use name::Name;
 
 pub use certificate::Certificate;
+pub use configured::Configured;
 pub use endpoint::{Asked, Failure, OfEndpoint, of_endpoint, off_reason};
 pub use list::{After, Choice, Listing, STATES, list};
 pub use next::Next;
@@ -190,27 +191,26 @@ impl History {
 ///
 /// # Errors
 /// MongoDB refused or is unavailable.
-pub async fn load(store: &Store, directory: &Directory, config: &Config, asked: &str) -> Result<History> {
+pub async fn load(store: &Store, endpoints: &impl Configured, config: &Config, asked: &str) -> Result<History> {
     let at = store.database_time().await?;
     let (name, mut read) = read(store, asked).await?;
     let mut told = documents::load_notes(store, &name).await?;
-    let mut certificate = None;
-    if read.is_empty() || matches!(name, Name::Certificate { .. }) {
-        let known = notes::Known {
-            config,
-            directory,
-            at,
-            read: &read,
-            noted: &told,
-        };
-        let found = certificate::load(store, &name).await?;
-        certificate = found.as_deref().map(Certificate::of);
-        let more = match &found {
-            Some(found) => notes::of_certificate(store, found, &known).await?,
-            None if read.is_empty() && told.is_empty() => vec![notes::unknown(&why_none(store, &name, asked).await?)],
-            None if name.certificate_ids().is_empty() => Vec::new(),
-            None => vec![notes::missing()],
-        };
+    let is_about_certificate = read.is_empty() || matches!(name, Name::Certificate { .. });
+    let found = match is_about_certificate {
+        true => certificate::load(store, &name).await?,
+        false => None,
+    };
+    let organizations = configured::organizations(&name, &read, found.as_deref());
+    let directory = &endpoints.of(&organizations).await?;
+    let known = notes::Known {
+        config,
+        directory,
+        at,
+        read: &read,
+        noted: &told,
+    };
+    if is_about_certificate {
+        let more = certificate_notes(store, &name, asked, found.as_deref(), &known).await?;
         told.extend(more);
     }
     told.extend(notes::of_endpoint(&name, &read, directory));
@@ -223,10 +223,28 @@ pub async fn load(store: &Store, directory: &Directory, config: &Config, asked: 
     Ok(History {
         asked: shown(asked),
         at,
-        certificate,
+        certificate: found.as_deref().map(Certificate::of),
         notes: told,
         events: by_event(deliveries),
         odd: read.odd,
+    })
+}
+
+/// What is known of the certificate, or why there is none.
+async fn certificate_notes(
+    store: &Store,
+    name: &Name,
+    asked: &str,
+    found: Option<&RawDocument>,
+    known: &notes::Known<'_>,
+) -> Result<Vec<Note>> {
+    Ok(match found {
+        Some(found) => notes::of_certificate(store, found, known).await?,
+        None if known.read.is_empty() && known.noted.is_empty() => {
+            vec![notes::unknown(&why_none(store, name, asked).await?)]
+        }
+        None if name.certificate_ids().is_empty() => Vec::new(),
+        None => vec![notes::missing()],
     })
 }
 

@@ -108,7 +108,7 @@ pub(super) fn instant(text: &str) -> anyhow::Result<DateTime> {
     DateTime::parse_rfc3339_str(text).context("expected an instant such as 2026-11-24T00:00:00Z")
 }
 
-/// Reads the configuration of endpoints, and returns the endpoint as `ORGANIZATION/ENDPOINT` where it is named by its id alone.
+/// Reads the configuration of the endpoints that are meant, and returns the endpoint as `ORGANIZATION/ENDPOINT` where it is named by its id alone.
 ///
 /// # Errors
 /// There is no such endpoint or organization: the nearest is named. Several organizations have that endpoint.
@@ -121,8 +121,8 @@ pub(super) async fn resolve(
     if endpoint.is_none() && organization.is_none() {
         return Ok(None);
     }
-    let directory = super::directory(store, config).await?;
-    target::check(store, &directory, endpoint.as_deref(), organization).await?;
+    super::hello(store).await?;
+    let directory = target::check(store, config, endpoint.as_deref(), organization).await?;
     match endpoint {
         Some(id) if !id.contains('/') => {
             let key = directory.key_of(&id).map_err(anyhow::Error::msg)?;

@@ -4,6 +4,7 @@ use bson::DateTime;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::endpoints::Endpoints;
 use super::{ask, table};
 use crate::config::Config;
 use crate::history::{self, After, Choice, Delivery, Listing, STATES};
@@ -60,7 +61,7 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
 }
 
 async fn list(store: &Store, config: &Config, args: &Args) -> anyhow::Result<Listing> {
-    let directory = super::directory(store, config).await?;
+    super::hello(store).await?;
     let organization = args.organization.as_deref();
     let mut choice = Choice {
         endpoint: ask::resolve(store, config, args.endpoint.clone(), organization).await?,
@@ -75,7 +76,8 @@ async fn list(store: &Store, config: &Config, args: &Args) -> anyhow::Result<Lis
         choice.states = STATES.map(str::to_owned).to_vec();
     }
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    Ok(history::list(store, &directory, config, &choice, limit, args.after.clone()).await?)
+    let endpoints = Endpoints::new(store, config);
+    Ok(history::list(store, &endpoints, config, &choice, limit, args.after.clone()).await?)
 }
 
 fn print_json(listing: &Listing) -> anyhow::Result<()> {

@@ -65,9 +65,13 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
 async fn open(store: &Store, config: &Config, wanted: Wanted) -> anyhow::Result<Follower> {
     super::hello(store).await?;
     if wanted.endpoint.is_some() || wanted.organization.is_some() {
-        let directory = super::directory(store, config).await?;
-        let (endpoint, organization) = (wanted.endpoint.as_deref(), wanted.organization.as_deref());
-        target::check(store, &directory, endpoint, organization).await?;
+        target::check(
+            store,
+            config,
+            wanted.endpoint.as_deref(),
+            wanted.organization.as_deref(),
+        )
+        .await?;
     }
     Follower::open(store.clone(), wanted)
         .await

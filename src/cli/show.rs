@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use tokio_util::sync::CancellationToken;
 
+use super::endpoints::Endpoints;
 use crate::config::Config;
 use crate::history::{self, Certificate, Delivery, Event, History, instant};
 use crate::store::Store;
@@ -40,8 +41,9 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
 }
 
 async fn find(store: &Store, config: &Config, id: &str) -> anyhow::Result<History> {
-    let directory = super::directory(store, config).await?;
-    Ok(history::load(store, &directory, config, id).await?)
+    super::hello(store).await?;
+    let endpoints = Endpoints::new(store, config);
+    Ok(history::load(store, &endpoints, config, id).await?)
 }
 
 fn print(found: &History) {

@@ -3,6 +3,8 @@
 use anyhow::bail;
 use bson::doc;
 
+use super::endpoints::Endpoints;
+use crate::config::Config;
 use crate::history::is_in_outbox;
 use crate::model::EndpointKey;
 use crate::platform::{Directory, Endpoint, Found, label, nearest};
@@ -53,16 +55,56 @@ pub(super) fn unknown(directory: &Directory, wanted: &str) -> String {
     )
 }
 
-/// That there is, or was, an endpoint of that id or of that `ORGANIZATION/ENDPOINT`, and such an organization.
+/// A name that nothing has, and nothing had.
+enum Unknown {
+    Endpoint(String),
+    Organization(String),
+}
+
+impl Unknown {
+    /// What is said of it: the nearest of all endpoints are named.
+    fn among(&self, directory: &Directory) -> String {
+        match self {
+            Self::Endpoint(wanted) if wanted.contains('/') => unknown(directory, wanted),
+            Self::Endpoint(wanted) => format!(
+                "{}; name one that was deleted as ORGANIZATION/{}",
+                unknown(directory, wanted),
+                one_line(wanted)
+            ),
+            Self::Organization(wanted) => unknown_organization(directory, wanted),
+        }
+    }
+}
+
+/// That there is, or was, an endpoint of that id or of that `ORGANIZATION/ENDPOINT`, and such an organization. Returns their endpoints.
 ///
 /// # Errors
-/// There is none, neither in the configuration nor in the outbox, and no hold of it: the nearest are named. MongoDB refused or is unavailable.
+/// There is none: the nearest are named. MongoDB refused or is unavailable.
 pub(super) async fn check(
+    store: &Store,
+    config: &Config,
+    endpoint: Option<&str>,
+    organization: Option<&str>,
+) -> anyhow::Result<Directory> {
+    let endpoints = Endpoints::new(store, config);
+    let directory = endpoints.named(endpoint, organization).await?;
+    match unknown_of(store, &directory, endpoint, organization).await? {
+        None => Ok(directory),
+        Some(unknown) => bail!(unknown.among(&endpoints.all().await?)),
+    }
+}
+
+/// Which of these there is not and was not, neither in the configuration nor in the outbox, and of which there is no hold: an endpoint of
+/// that id or of that `ORGANIZATION/ENDPOINT`, or an organization.
+///
+/// # Errors
+/// MongoDB refused or is unavailable.
+async fn unknown_of(
     store: &Store,
     directory: &Directory,
     endpoint: Option<&str>,
     organization: Option<&str>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Unknown>> {
     let mut keys = directory.keys();
     keys.extend(directory.own());
     if let Some(wanted) = endpoint {
@@ -70,22 +112,17 @@ pub(super) async fn check(
         let is_configured = keys.iter().any(|key| is_named(key, wanted));
         let is_known =
             is_configured || is_whole && (is_in_outbox(store, wanted).await? || is_held(store, wanted).await?);
-        match unknown(directory, wanted) {
-            _ if is_known => {}
-            unknown if is_whole => bail!(unknown),
-            unknown => bail!(
-                "{unknown}; name one that was deleted as ORGANIZATION/{}",
-                one_line(wanted)
-            ),
+        if !is_known {
+            return Ok(Some(Unknown::Endpoint(wanted.to_owned())));
         }
     }
     if let Some(wanted) = organization {
         let is_configured = directory.knows_organization(wanted) || keys.iter().any(|key| key.organization() == wanted);
         if !is_configured && !is_in_outbox(store, wanted).await? && !is_held(store, wanted).await? {
-            bail!(unknown_organization(directory, wanted));
+            return Ok(Some(Unknown::Organization(wanted.to_owned())));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Whether a hold names it: one of what was deleted must be released some day.

@@ -11,6 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use bson::{DateTime, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 
+use super::configured::{Configured, of_keys};
 use super::documents::{Stored, StoredDelivery};
 use super::endpoint_states::load_states;
 use super::merged::told;
@@ -18,7 +19,6 @@ use super::next::next;
 use super::{Delivery, Odd};
 use crate::config::Config;
 use crate::model::EventType;
-use crate::platform::Directory;
 use crate::store::{Result, Store};
 
 use heads::{Head, Heads, odd_ends};
@@ -119,7 +119,7 @@ impl Choice {
 /// MongoDB refused or is unavailable.
 pub async fn list(
     store: &Store,
-    directory: &Directory,
+    endpoints: &impl Configured,
     config: &Config,
     choice: &Choice,
     limit: usize,
@@ -135,6 +135,7 @@ pub async fn list(
     let is_complete = page.fill(limit).await?;
     let Page { read, after, .. } = page;
     let keys: BTreeSet<_> = read.deliveries.iter().map(StoredDelivery::key).collect();
+    let directory = &endpoints.of(&of_keys(keys.iter().cloned())).await?;
     let states = load_states(store, directory, config, &keys, at).await?;
     let tell = |place| {
         told(place, directory, |place: &StoredDelivery| {

@@ -109,7 +109,7 @@ pub(super) async fn of_certificate(store: &Store, document: &RawDocument, known:
     Ok(notes)
 }
 
-fn organization(document: &RawDocument) -> Option<String> {
+pub(super) fn organization(document: &RawDocument) -> Option<String> {
     match document.get("_ownerId") {
         Ok(Some(id)) if !matches!(id, RawBsonRef::Null | RawBsonRef::Undefined) => Some(id_part(id)),
         _ => None,

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::{Bulk, Response};
 use http::StatusCode;
 
-use crate::fixture::{Fixture, certificate, endpoint_key, expired, expired_in_turn};
-use crate::layout::{batch, dead, delivered, expiry, outbox, store};
+use crate::fixture::{Fixture, certificate, completed_id, endpoint_key, expired, expired_in_turn};
+use crate::layout::{batch, dead, delivered, expiry, indexes, outbox, store};
 use crate::web::{LISTEN, address, get};
 
 /// Every stage of a plan.
@@ -180,6 +181,60 @@ async fn status_metrics_and_replay_read_what_they_tell_of_and_no_more() {
         fixture.profile(&asked).await;
     }
     store.close().await;
+}
+
+/// What `show` and `deliveries` read of 300 organizations where the platform has an index of them, and where it has none.
+#[tokio::test]
+async fn show_and_deliveries_read_the_settings_of_the_organizations_that_they_tell_of() {
+    let fixture = Fixture::new().await;
+    let (endpoint, organization) = (fixture.endpoint("/a"), ObjectId::new());
+    let key = endpoint_key(organization, &endpoint);
+    let config = |organization: ObjectId, endpoint: Document| doc! { "_ownerId": organization, "webHookConfig": { "endpoints": [endpoint] } };
+    let others = (0..300).map(|_| config(ObjectId::new(), fixture.endpoint("/b")));
+    let configs = others.chain([config(organization, endpoint.clone())]);
+    fixture.member_configs().insert_many(configs).await.unwrap();
+    let certificate = certificate(organization, None);
+    fixture.badge_users().insert_one(&certificate).await.unwrap();
+    indexes(&fixture).await;
+    let event = completed_id(&certificate);
+    outbox(&fixture)
+        .insert_one(batch(&key, std::slice::from_ref(&event)))
+        .await
+        .unwrap();
+    let [organization, id] = [organization, endpoint.get_object_id("_id").unwrap()].map(|id| id.to_hex());
+    let certificate = certificate.get_object_id("_id").unwrap().to_hex();
+    let delivery = format!("{event}/{key}");
+    let cases: [&[&str]; 8] = [
+        &["show", &certificate],
+        &["show", &event],
+        &["show", &delivery],
+        &["deliveries"],
+        &["deliveries", "--organization", &organization],
+        &["deliveries", "--endpoint", &key],
+        &["deliveries", "--endpoint", &id],
+        &["deliveries", "--event-type", "certificate_expired"],
+    ];
+    let asked = doc! { "op": "query", "ns": format!("{}.memberconfigs", fixture.database.name()) };
+    for has_index in [false, true] {
+        if has_index {
+            let index = mongodb::IndexModel::builder().keys(doc! { "_ownerId": 1 }).build();
+            fixture.member_configs().create_index(index).await.unwrap();
+        }
+        for arguments in cases {
+            fixture.profile(&asked).await;
+            assert_eq!(fixture.outcome(arguments).await.code, Some(0), "{arguments:?}");
+            let noted = fixture.profiled(&asked).await;
+            let sum = |field| noted.iter().map(|one| number(one, field)).sum::<i32>();
+            // The documents of that organization are looked for, then read; once for what is chosen, once for what is told.
+            assert!(sum("nreturned") <= 4, "{arguments:?}: {noted:#?}");
+            let is_by_id = arguments.contains(&&*id);
+            assert!(
+                !has_index || is_by_id || sum("docsExamined") <= 4,
+                "{arguments:?}: {noted:#?}"
+            );
+            fixture.stop_profiling().await;
+        }
+    }
 }
 
 /// How an operation was done, as the profile notes it.

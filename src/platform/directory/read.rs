@@ -1,6 +1,6 @@
 //! Reading documents, and logging what is wrong with them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bson::oid::ObjectId;
@@ -17,6 +17,9 @@ use crate::store::Result;
 
 /// Documents in one reply: by default MongoDB fills it with 16 MB.
 const BATCH: u32 = 500;
+
+/// More organizations than this are not asked for by name.
+const NAMED: usize = 100;
 
 /// A document of more bytes is judged on a thread of its own.
 const LARGE: usize = 64 << 10;
@@ -50,11 +53,52 @@ impl Refresh {
         if self.directory.knows_organization(organization) {
             return Ok(());
         }
-        let found = self.search(organization).await?;
-        if found.is_empty() {
+        self.read_named(&BTreeSet::from([organization.to_owned()])).await
+    }
+
+    /// Reads the documents of these organizations, which no index of ours serves: MongoDB looks at all, and returns these.
+    ///
+    /// # Errors
+    /// MongoDB refused or is unavailable.
+    pub async fn read_organizations(&self, organizations: &BTreeSet<String>) -> Result<()> {
+        if organizations.len() > NAMED {
+            return self.read_all().await;
+        }
+        let _reading = self.directory.0.reading.lock().await;
+        self.read_named(organizations).await
+    }
+
+    /// Reads the documents that have an endpoint of that id; all where it is none that MongoDB could find.
+    ///
+    /// # Errors
+    /// MongoDB refused or is unavailable.
+    pub async fn read_endpoint(&self, id: &str) -> Result<()> {
+        let Ok(object_id) = ObjectId::parse_str(id) else {
+            return self.read_all().await;
+        };
+        let _reading = self.directory.0.reading.lock().await;
+        let same = doc! { "$in": [object_id, object_id.to_hex(), object_id.to_hex().to_uppercase()] };
+        let found = self
+            .search(doc! { "webHookConfig.endpoints._id": same }, |_| true)
+            .await?;
+        self.reread_found(&found).await
+    }
+
+    async fn read_named(&self, organizations: &BTreeSet<String>) -> Result<()> {
+        if organizations.is_empty() {
             return Ok(());
         }
-        self.reread_locked(&found).await
+        let naming: Vec<_> = organizations.iter().map(|organization| naming(organization)).collect();
+        let is_one = |id: &str| organizations.contains(id);
+        let found = self.search(doc! { "$or": naming }, is_one).await?;
+        self.reread_found(&found).await
+    }
+
+    async fn reread_found(&self, found: &[DocumentId]) -> Result<()> {
+        match found.is_empty() {
+            true => Ok(()),
+            false => self.reread_locked(found).await,
+        }
     }
 
     async fn reread_locked(&self, ids: &[DocumentId]) -> Result<()> {
@@ -81,16 +125,16 @@ impl Refresh {
         Ok(())
     }
 
-    /// The documents that name the organization.
-    async fn search(&self, organization: &str) -> Result<Vec<DocumentId>> {
+    /// The documents that match, of the organizations that are wanted.
+    async fn search(&self, filter: Document, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<DocumentId>> {
         let collection = self.store.member_configs();
-        let find = collection.find(naming(organization));
+        let find = collection.find(filter);
         let find = find.projection(doc! { "_ownerId": 1 });
         let mut cursor = find.selection_criteria(primary()).await?;
         let mut found = Vec::new();
         while let Some(document) = cursor.try_next().await? {
             let id = document.get("_ownerId").ok().flatten();
-            if id.is_some_and(|id| id_part(id) == organization) {
+            if id.is_some_and(|id| is_wanted(&id_part(id))) {
                 found.push(DocumentId::of(&document));
             }
         }
