@@ -19,6 +19,7 @@ mod running;
 mod sample;
 mod steps;
 mod subject;
+mod too_large;
 
 pub use client::{Followed, follow, insert, recent};
 pub use document::{Kind, id_text, selection_of};

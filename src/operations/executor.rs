@@ -10,10 +10,11 @@ use futures_util::{FutureExt, TryStreamExt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::document::{QUICK, Refusal, Request, id_text};
 use super::running::{Finished, Running};
+use super::too_large::TooLarge;
 use crate::cluster::Cluster;
 use crate::model::{Clock, EndpointKey, Reloadable};
 use crate::outbox::Outbox;
@@ -210,6 +211,9 @@ impl Executor {
 
     /// Refuses it, or begins it, or goes on with it where another instance was.
     async fn begin(&self, id: Bson, document: Document, tasks: &mut Tasks) -> Result<()> {
+        if let Some(too_large) = TooLarge::of(&document) {
+            return self.refuse_too_large(&id, too_large).await;
+        }
         let request = match Request::read(&document) {
             Ok(request) => request,
             Err(why) => return self.refuse(&id, &why).await,
@@ -280,6 +284,19 @@ impl Executor {
         let filter = doc! { "_id": id, "state": { "$nin": FINAL.as_slice() } };
         let operations = self.parts.store.operations();
         operations.update_one(filter, doc! { "$set": set }).await?;
+        Ok(())
+    }
+
+    async fn refuse_too_large(&self, id: &Bson, too_large: TooLarge) -> Result<()> {
+        let TooLarge { why, mut kept } = too_large;
+        warn!(
+            operation = id_text(id),
+            why, "an operation is refused, and loses what is large"
+        );
+        let now = self.parts.clock.now();
+        kept.extend(doc! { "state": "refused", "error": why, "finishedAt": now, "instance": self.instance_id() });
+        let filter = doc! { "_id": id, "state": { "$nin": FINAL.as_slice() } };
+        self.parts.store.operations().replace_one(filter, kept).await?;
         Ok(())
     }
 

@@ -281,3 +281,42 @@ async fn one_that_meets_a_bug_is_begun_again() {
     let result = done.get_document("result").unwrap();
     assert_eq!(result.get_i64("deliveries").ok(), Some(5), "{done}");
 }
+
+#[tokio::test]
+async fn one_of_nearly_16_mb_is_refused_loses_what_is_large_and_is_not_looked_at_again() {
+    let fixture = Fixture::new().await;
+    let daemon = fixture.daemon().await;
+    let large = || "x".repeat((16 << 20) - 300);
+    let table = [
+        (
+            doc! { "kind": "cancel", "selection": { "endpoint": large() }, "by": "jane" },
+            "selection",
+        ),
+        (
+            doc! { "kind": "hold", "selection": { "all": true }, "by": "jane", "comment": large() },
+            "comment",
+        ),
+        (
+            doc! { "kind": "replay", "selection": { "all": true }, "by": "jane", "reason": large() },
+            "reason",
+        ),
+    ];
+    for (operation, largest) in table {
+        let ended = fixture.operate(operation.clone()).await;
+        assert_eq!(ended.get_str("state").ok(), Some("refused"), "{largest}");
+        let error = ended.get_str("error").unwrap();
+        assert!(error.contains(&format!("most of them in `{largest}`")), "{error}");
+        assert!(
+            ended.contains_key("finishedAt") && !ended.contains_key(largest),
+            "{ended}"
+        );
+        assert_eq!(ended.get_str("kind").ok(), operation.get_str("kind").ok());
+        assert_eq!(ended.get_str("by").ok(), Some("jane"));
+    }
+    look(&fixture).await;
+    let of_level = |level| move |line: &serde_json::Value| line["level"] == level;
+    assert_eq!(
+        (daemon.count(of_level("WARN")), daemon.count(of_level("ERROR"))),
+        (3, 0)
+    );
+}
