@@ -61,8 +61,26 @@ async fn show_tells_of_documents_with_and_without_what_came_later(fixture: &Fixt
         assert_eq!(history[0]["response"].as_str(), response, "{shown:#}");
         assert_eq!(count(&shown["odd"]), 0, "{shown:#}");
     }
+    // Of what was erased, or has lost its payload, the record is there.
+    for (certificate, state, next) in [
+        ("112", "cancelled", "it was erased"),
+        ("114", "cancelled", "it was erased"),
+        ("115", "delivered", ""),
+        ("117", "dead", "its payload was dropped"),
+    ] {
+        let certificate = format!("674700000000000000000{certificate}");
+        let shown = fixture.outcome(&["show", "--json", &certificate]).await;
+        let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+        let delivery = &shown["events"][0]["deliveries"][0];
+        assert_eq!(
+            (delivery["state"].as_str(), count(&shown["odd"])),
+            (Some(state), 0),
+            "{shown:#}"
+        );
+        assert!(delivery["next"]["text"].as_str().unwrap().contains(next), "{shown:#}");
+    }
     let listed = fixture.outcome(&["deliveries", "--json"]).await;
-    assert_eq!(listed.stdout.lines().count(), 9, "{listed:?}");
+    assert_eq!(listed.stdout.lines().count(), 15, "{listed:?}");
     assert!(!listed.stdout.contains("odd"), "{listed:?}");
 }
 
@@ -90,10 +108,10 @@ async fn documents_of_each_state_are_read_as_they_were_written() {
         bodies
     };
     let numbered = |numbers: &[u32]| numbers.iter().map(|n| format!("{{\"n\":{n}}}")).collect::<Vec<_>>();
-    fixture.receiver.wait_for_total(4, crate::fixture::LIMIT).await.unwrap();
+    fixture.receiver.wait_for_total(5, crate::fixture::LIMIT).await.unwrap();
     assert_eq!(
         bodies("/a"),
-        numbered(&[101, 102, 104, 105]),
+        numbered(&[101, 102, 104, 105, 113]),
         "what is open, and nothing that is settled"
     );
     fixture
@@ -110,8 +128,11 @@ async fn documents_of_each_state_are_read_as_they_were_written() {
         ])
         .await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    fixture.receiver.wait_for_total(7, crate::fixture::LIMIT).await.unwrap();
-    assert_eq!(bodies("/a"), numbered(&[101, 102, 104, 105, 107, 108, 109]));
+    for left_out in ["2 deliveries left out: erased", "1 delivery left out: older than"] {
+        assert!(replayed.stdout.contains(left_out), "{replayed:?}");
+    }
+    fixture.receiver.wait_for_total(8, crate::fixture::LIMIT).await.unwrap();
+    assert_eq!(bodies("/a"), numbered(&[101, 102, 104, 105, 107, 108, 109, 113]));
     fixture
         .wait_for_count(&fixture.outbox(), doc! { "state": "pending" }, 0)
         .await;
