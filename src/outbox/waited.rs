@@ -101,17 +101,8 @@ impl Outbox {
         death: Death<'_>,
     ) -> Result<Ended> {
         let mut transaction = self.store.begin(Writer::Upkeep).await?;
-        let ids: Vec<_> = waited.iter().map(|waited| &waited.id).collect();
         let is_batch = waited.iter().any(|waited| waited.is_batch);
-        let filter = doc! {
-            "_id": { "$in": ids }, "state": "pending", "createdAt": { "$lte": since },
-            "$or": [{ "due": { "$lte": since } }, probed_before(since)],
-        };
-        let mut options = FindOptions::default();
-        options.projection = (!is_batch).then(|| doc! { "version": 1, "redriven": 1 });
-        let found = transaction
-            .find(&self.store.outbox(), filter, options, |_| true)
-            .await?;
+        let found = self.still_waiting(&mut transaction, waited, since).await?;
         let ended = match is_batch {
             true => self.end_batch(&mut transaction, endpoint, &found, death).await?,
             false => self.end_singles(&mut transaction, endpoint, &found, death).await?,
@@ -123,27 +114,34 @@ impl Outbox {
                 return Ok(Ended::Refused(error));
             }
         };
-        if death.is_counted && first_deaths > 0 {
-            let mut statistics = Additions::default();
-            statistics.of(endpoint).dead = first_deaths;
-            transaction
-                .update(STATISTICS, statistics.rows(death.now).iter())
-                .await?;
-        }
-        if death.is_told && first_deaths > 0 {
-            let rows = [dead_row(endpoint, first_deaths)];
-            match transaction.update(STATE, rows.iter()).await {
-                Ok(_) => {}
-                Err(error) if matches!(error.kind(), Kind::Refused | Kind::Denied | Kind::TooLarge) => {
-                    transaction.abort().await;
-                    return Ok(Ended::Untold(error));
-                }
-                Err(error) => return Err(error),
+        if first_deaths > 0 {
+            count_dead(&mut transaction, endpoint, first_deaths, death).await?;
+            if let Some(error) = note_dead(&mut transaction, endpoint, first_deaths, death).await? {
+                transaction.abort().await;
+                return Ok(Ended::Untold(error));
             }
         }
         transaction.commit().await?;
         tell_of_versions(endpoint, &found);
         Ok(Ended::Deliveries(deliveries))
+    }
+
+    /// Those of the documents of which something still waits, whole if they hold more than one delivery.
+    async fn still_waiting(
+        &self,
+        transaction: &mut Transaction,
+        waited: &[Waited],
+        since: DateTime,
+    ) -> Result<Vec<RawDocumentBuf>> {
+        let ids: Vec<_> = waited.iter().map(|waited| &waited.id).collect();
+        let is_batch = waited.iter().any(|waited| waited.is_batch);
+        let filter = doc! {
+            "_id": { "$in": ids }, "state": "pending", "createdAt": { "$lte": since },
+            "$or": [{ "due": { "$lte": since } }, probed_before(since)],
+        };
+        let mut options = FindOptions::default();
+        options.projection = (!is_batch).then(|| doc! { "version": 1, "redriven": 1 });
+        transaction.find(&self.store.outbox(), filter, options, |_| true).await
     }
 
     /// In place. Returns how many, and how many of them had not been dead letters before; or what MongoDB refuses.
@@ -205,6 +203,40 @@ impl Waited {
             since: found.get_datetime("createdAt").ok()?,
             is_batch: found.get_array("deliveries").ok()?.into_iter().count() > 1,
         })
+    }
+}
+
+/// Adds the dead letters to the statistics, if they count.
+async fn count_dead(
+    transaction: &mut Transaction,
+    endpoint: &EndpointKey,
+    first_deaths: i64,
+    death: Death<'_>,
+) -> Result<()> {
+    if death.is_counted {
+        let mut statistics = Additions::default();
+        statistics.of(endpoint).dead = first_deaths;
+        let rows = statistics.rows(death.now);
+        transaction.update(STATISTICS, rows.iter()).await?;
+    }
+    Ok(())
+}
+
+/// Notes that the platform is to be told of them, if it is. Returns what MongoDB refuses.
+async fn note_dead(
+    transaction: &mut Transaction,
+    endpoint: &EndpointKey,
+    first_deaths: i64,
+    death: Death<'_>,
+) -> Result<Option<Error>> {
+    if !death.is_told {
+        return Ok(None);
+    }
+    let rows = [dead_row(endpoint, first_deaths)];
+    match transaction.update(STATE, rows.iter()).await {
+        Ok(_) => Ok(None),
+        Err(error) if matches!(error.kind(), Kind::Refused | Kind::Denied | Kind::TooLarge) => Ok(Some(error)),
+        Err(error) => Err(error),
     }
 }
 
