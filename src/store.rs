@@ -17,6 +17,7 @@ mod reply;
 mod token;
 mod topology;
 mod transaction;
+mod write;
 
 use std::sync::Arc;
 

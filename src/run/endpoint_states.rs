@@ -3,21 +3,25 @@
 //!
 //! The retry period of what waited begins anew when the endpoint is served again, whichever instance serves it then.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bson::{DateTime, Document, doc};
+use bson::{DateTime, Document, RawDocumentBuf, doc, rawdoc};
 use futures_util::TryStreamExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use crate::dispatch::EndpointState;
 use crate::model::{Clock, EndpointKey};
 use crate::outbox::state_id;
 use crate::sender::Proxy;
-use crate::store::{Result, Stopped, Store};
+use crate::store::{Error, Pauses, Result, STATE, Stopped, Store, upsert_row};
+
+/// What MongoDB refuses is looked at again this often: see [`Pauses`].
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// The states of endpoints, as far as this instance knows.
 #[derive(Clone)]
@@ -30,19 +34,20 @@ pub struct EndpointStates {
 
 #[derive(Default)]
 struct Shared {
-    states: Mutex<HashMap<EndpointKey, State>>,
+    known: Mutex<Known>,
     changed: Notify,
+}
+
+#[derive(Default)]
+struct Known {
+    states: HashMap<EndpointKey, State>,
+    /// Those of them that must be written.
+    unsaved: BTreeSet<EndpointKey>,
 }
 
 /// The state of one endpoint. One that is plainly well has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct State {
-    is: Is,
-    saved: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Is {
+enum State {
     /// Its deliveries wait.
     Waiting,
     /// It is served again since then.
@@ -80,7 +85,7 @@ impl EndpointStates {
     /// Takes over what they say. Returns which endpoints are paused, and for how long.
     pub fn load(&self, documents: &[Document]) -> Vec<(EndpointKey, Duration)> {
         let now = self.clock.now();
-        let (mut states, mut paused) = (self.shared.states.lock(), Vec::new());
+        let (mut known, mut paused) = (self.shared.known.lock(), Vec::new());
         for document in documents {
             let Some(key) = document.get_str("_id").ok().and_then(|id| id.strip_prefix("endpoint/")) else {
                 continue;
@@ -93,14 +98,14 @@ impl EndpointStates {
             {
                 paused.push((endpoint.clone(), pause));
             }
-            let is = match document.get_datetime("servedSince") {
-                Ok(at) => Is::ServedSince(*at),
-                Err(_) if document.contains_key("waitingSince") => Is::Waiting,
+            let state = match document.get_datetime("servedSince") {
+                Ok(at) => State::ServedSince(*at),
+                Err(_) if document.contains_key("waitingSince") => State::Waiting,
                 Err(_) => continue,
             };
             // What this instance has not saved yet is news.
-            if states.get(&endpoint).is_none_or(|state| state.saved) {
-                states.insert(endpoint, State { is, saved: true });
+            if !known.unsaved.contains(&endpoint) {
+                known.states.insert(endpoint, state);
             }
         }
         paused
@@ -108,16 +113,13 @@ impl EndpointStates {
 
     /// Notes that deliveries of that endpoint wait, or, if they had to, that their retry period begins now. Returns whether it does.
     pub fn note(&self, endpoint: &EndpointKey, state: &EndpointState) -> bool {
-        let waited = || {
-            let states = self.shared.states.lock();
-            states.get(endpoint).is_some_and(|state| state.is == Is::Waiting)
-        };
+        let waited = || self.shared.known.lock().states.get(endpoint) == Some(&State::Waiting);
         let is_released = *state == EndpointState::Served && waited();
         match state {
             EndpointState::OutOfService | EndpointState::Held | EndpointState::Suspended { .. } => {
-                self.set(endpoint, Is::Waiting)
+                self.set(endpoint, State::Waiting)
             }
-            EndpointState::Served if is_released => self.set(endpoint, Is::ServedSince(self.clock.now())),
+            EndpointState::Served if is_released => self.set(endpoint, State::ServedSince(self.clock.now())),
             EndpointState::Served
             | EndpointState::ProxyUnavailable
             | EndpointState::Off(_)
@@ -135,53 +137,76 @@ impl EndpointStates {
 
     /// Since when the endpoint itself is served again; `None` if its deliveries never had to wait for it.
     pub(super) fn own_served_since(&self, endpoint: &EndpointKey) -> Option<DateTime> {
-        match self.shared.states.lock().get(endpoint)?.is {
-            Is::ServedSince(at) => Some(at),
-            Is::Waiting => None,
+        match self.shared.known.lock().states.get(endpoint)? {
+            State::ServedSince(at) => Some(*at),
+            State::Waiting => None,
         }
     }
 
-    fn set(&self, endpoint: &EndpointKey, is: Is) {
-        let mut states = self.shared.states.lock();
-        if states.get(endpoint).is_none_or(|state| state.is != is) {
-            states.insert(endpoint.clone(), State { is, saved: false });
+    fn set(&self, endpoint: &EndpointKey, state: State) {
+        let mut known = self.shared.known.lock();
+        if known.states.get(endpoint) != Some(&state) {
+            known.states.insert(endpoint.clone(), state);
+            known.unsaved.insert(endpoint.clone());
             self.shared.changed.notify_one();
         }
     }
 
-    /// Saves changes until `stop`.
+    /// Saves changes until `stop`: those of many endpoints at once.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable.
     pub async fn run(self, stop: CancellationToken) -> std::result::Result<(), Stopped> {
-        while stop.run_until_cancelled(self.shared.changed.notified()).await.is_some() {
-            for (endpoint, state) in self.unsaved() {
-                self.store
-                    .persist("save the state of an endpoint", || self.save(&endpoint, state.is))
-                    .await?;
-                if let Some(now) = self.shared.states.lock().get_mut(&endpoint) {
-                    now.saved = now.is == state.is;
-                }
+        let mut refused = Pauses::default();
+        let changed = || tokio::time::timeout(AGAIN, self.shared.changed.notified());
+        while stop.run_until_cancelled(changed()).await.is_some() {
+            let unsaved = self.unsaved(&refused);
+            if unsaved.is_empty() {
+                continue;
             }
+            let rows: Vec<_> = unsaved
+                .iter()
+                .map(|(endpoint, state)| self.row(endpoint, *state))
+                .collect();
+            let save = || self.store.update_each(STATE, &rows);
+            let errors = self.store.persist("save the states of endpoints", save).await?;
+            self.saved(&unsaved, &errors, &mut refused);
         }
         Ok(())
     }
 
-    fn unsaved(&self) -> Vec<(EndpointKey, State)> {
-        let states = self.shared.states.lock();
-        let unsaved = states.iter().filter(|(_, state)| !state.saved);
-        unsaved.map(|(endpoint, state)| (endpoint.clone(), *state)).collect()
+    fn unsaved(&self, refused: &Pauses<EndpointKey>) -> Vec<(EndpointKey, State)> {
+        let (known, now) = (self.shared.known.lock(), Instant::now());
+        let unsaved = known.unsaved.iter().filter(|endpoint| !refused.has(endpoint, now));
+        let state = |endpoint: &EndpointKey| Some((endpoint.clone(), *known.states.get(endpoint)?));
+        unsaved.filter_map(state).collect()
     }
 
-    async fn save(&self, endpoint: &EndpointKey, is: Is) -> Result<()> {
-        let update = match is {
-            Is::Waiting => doc! { "$set": { "waitingSince": self.clock.now() }, "$unset": { "servedSince": 1 } },
-            Is::ServedSince(at) => doc! { "$set": { "servedSince": at }, "$unset": { "waitingSince": 1 } },
+    fn saved(&self, written: &[(EndpointKey, State)], errors: &[Error], refused: &mut Pauses<EndpointKey>) {
+        let index = |error: &Error| error.row().map(|row| row.index);
+        let is_refused: HashSet<usize> = errors.iter().filter_map(index).collect();
+        let mut known = self.shared.known.lock();
+        for (index, (endpoint, state)) in written.iter().enumerate() {
+            if is_refused.contains(&index) {
+                refused.refused(endpoint.clone(), Instant::now());
+            } else if known.states.get(endpoint) == Some(state) {
+                refused.accepted(endpoint);
+                known.unsaved.remove(endpoint);
+            }
+        }
+        if let Some(error) = errors.first() {
+            let endpoint = index(error).and_then(|index| written.get(index));
+            let (endpoint, endpoints) = (endpoint.map(|(endpoint, _)| endpoint.as_str()), errors.len());
+            error!(endpoint, endpoints, %error, "MongoDB refuses to save the state of this endpoint, or of several: this instance remembers them, tried again in a minute or more; the others are saved");
+        }
+    }
+
+    fn row(&self, endpoint: &EndpointKey, state: State) -> RawDocumentBuf {
+        let update = match state {
+            State::Waiting => rawdoc! { "$set": { "waitingSince": self.clock.now() }, "$unset": { "servedSince": 1 } },
+            State::ServedSince(at) => rawdoc! { "$set": { "servedSince": at }, "$unset": { "waitingSince": 1 } },
         };
-        let state = self.store.state();
-        let save = state.update_one(doc! { "_id": state_id(endpoint) }, update);
-        save.upsert(true).await?;
-        Ok(())
+        upsert_row(rawdoc! { "_id": state_id(endpoint) }, update)
     }
 }
 

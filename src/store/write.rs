@@ -1,0 +1,30 @@
+//! Writes of many rows that need not happen all together.
+
+use bson::{RawDocumentBuf, cstr, rawdoc};
+
+use super::{Error, Result, RowError, Store, command};
+
+impl Store {
+    /// Runs the rows of an update, each by itself. Returns the errors of those that MongoDB did not write: [`Error::row`] says which.
+    ///
+    /// # Errors
+    /// MongoDB did not do it, or did not confirm it.
+    pub async fn update_each(&self, collection: &str, rows: &[RawDocumentBuf]) -> Result<Vec<Error>> {
+        let mut refused = Vec::new();
+        for mut command in command::updates(collection, rows.iter()) {
+            command
+                .body
+                .append(cstr!("writeConcern"), rawdoc! { "w": "majority", "j": true });
+            let reply = command::parse(&self.database().run_raw_command(command.body).await?)?;
+            let index = |row: &RowError| command.first + row.index;
+            let errors = reply.errors.iter();
+            refused.extend(errors.map(|row| {
+                Error::of_row(RowError {
+                    index: index(row),
+                    ..*row
+                })
+            }));
+        }
+        Ok(refused)
+    }
+}
