@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bson::{DateTime, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
+use bson::{Bson, DateTime, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 use tokio::sync::Mutex;
@@ -14,7 +14,7 @@ use crate::notices::{all_episodes, episode_id};
 use crate::store::{CONTROL, Result, Store, upsert_row};
 
 /// The endpoints whose deliveries a hold keeps waiting.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// All of them, e-mails too.
     All,
@@ -152,6 +152,8 @@ struct Known {
     all: Option<Hold>,
     organizations: HashMap<String, Hold>,
     endpoints: HashMap<EndpointKey, Hold>,
+    /// When what was released last.
+    released: HashMap<Target, DateTime>,
 }
 
 impl Known {
@@ -168,6 +170,23 @@ impl Known {
     /// A hold of that endpoint that lasts: its own, its organization's or that of everything.
     fn lasting(&self, endpoint: &EndpointKey, now: DateTime) -> Option<&Hold> {
         self.of(endpoint).find(|hold| hold.lasts(now))
+    }
+
+    /// When the endpoint was last released, be it with others.
+    fn released_at(&self, endpoint: &EndpointKey) -> Option<DateTime> {
+        if self.released.is_empty() {
+            return None;
+        }
+        let targets = [
+            Target::All,
+            Target::Organization(endpoint.organization().to_owned()),
+            Target::Endpoint(endpoint.clone()),
+        ];
+        targets
+            .iter()
+            .filter_map(|target| self.released.get(target))
+            .max()
+            .copied()
     }
 
     fn holds(&self) -> impl Iterator<Item = &Hold> {
@@ -213,6 +232,7 @@ impl Holds {
                 Target::Endpoint(endpoint) => drop(known.endpoints.insert(endpoint.clone(), hold)),
             }
         }
+        known.released = control.as_ref().map(read_releases).unwrap_or_default();
         self.known.set(known);
         Ok(control.and_then(|control| control.get_i64("number").ok()).unwrap_or(0))
     }
@@ -225,6 +245,11 @@ impl Holds {
     /// As [`Holds::of`], without copying it.
     pub fn is_held(&self, endpoint: &EndpointKey, now: DateTime) -> bool {
         self.known.get().lasting(endpoint, now).is_some()
+    }
+
+    /// When the endpoint was last released.
+    pub fn released_at(&self, endpoint: &EndpointKey) -> Option<DateTime> {
+        self.known.get().released_at(endpoint)
     }
 
     /// When the endpoint was held, up to `now`.
@@ -262,6 +287,36 @@ async fn load_all(store: &Store) -> Result<Vec<Hold>> {
     let filter = doc! { "_id": { "$gte": "hold/", "$lt": "hold0" } };
     let found: Vec<Document> = store.state().find(filter).await?.try_collect().await?;
     Ok(found.iter().filter_map(Hold::read).collect())
+}
+
+/// This many releases are noted.
+const RELEASES: i32 = 100;
+
+/// The row that notes a release, beside the control number: what is suspended in the memory of an instance, and written nowhere yet, is
+/// meant too.
+pub(super) fn release_row(target: &Target, now: DateTime) -> RawDocumentBuf {
+    let release = rawdoc! { "target": target.document_id(), "at": now };
+    let releases = rawdoc! { "$each": [release], "$slice": -RELEASES };
+    upsert_row(
+        rawdoc! { "_id": CONTROL },
+        rawdoc! { "$push": { "releases": releases } },
+    )
+}
+
+/// When what was released last, as the document of the control number says it.
+fn read_releases(control: &Document) -> HashMap<Target, DateTime> {
+    let releases = control.get_array("releases").into_iter().flatten();
+    let release = |release: &Bson| {
+        let release = release.as_document()?;
+        let target = Target::of_document(release.get_str("target").ok()?)?;
+        Some((target, *release.get_datetime("at").ok()?))
+    };
+    let mut latest = HashMap::new();
+    for (target, at) in releases.filter_map(release) {
+        let known = latest.entry(target).or_insert(at);
+        *known = at.max(*known);
+    }
+    latest
 }
 
 /// Holds everything, for `service.start_held`: instances that run already act on it too.

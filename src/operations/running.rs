@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::document::{Kind, Request, id_text};
 use super::executor::Executor;
-use super::holds::{Hold, Target, episodes_of, released_by};
+use super::holds::{Hold, Target, episodes_of, release_row, released_by};
 use super::sample;
 use crate::failpoint;
 use crate::notices::PAST_SUSPENSIONS;
@@ -328,5 +328,9 @@ fn release_rows(target: &Target, now: DateTime) -> Result<Vec<RawDocumentBuf>, U
     restart.push(rawdoc! { "$set": set });
     // It has failed since it was well, if it was.
     restart.push(rawdoc! { "$unset": ["episode.suspended", "episode.wellSince"] });
-    Ok(vec![holds, update_row(raw(suspended)?, restart, true)])
+    Ok(vec![
+        holds,
+        update_row(raw(suspended)?, restart, true),
+        release_row(target, now),
+    ])
 }
