@@ -6,6 +6,7 @@
 
 mod certificates;
 mod document;
+mod dues;
 mod episode;
 mod episodes;
 mod notice;
@@ -13,6 +14,7 @@ mod reach;
 
 pub use certificates::{ToldCertificates, all_told_certificates, told_certificates_id};
 pub use document::{Noted, PAST_SUSPENSIONS, Untold, all_episodes, episode_id, forgotten_episodes};
+pub use dues::Dues;
 pub use episode::{Episode, Rules, Told};
 pub use episodes::{Begin, Episodes, Unsaved};
 pub use notice::{Dead, Terms, of_certificates, of_dead_letters, of_episode};

@@ -26,9 +26,12 @@ impl EndpointSet {
         }
     }
 
-    /// Removes all.
-    pub fn take(&self) -> BTreeSet<EndpointKey> {
-        std::mem::take(&mut *self.0.endpoints.lock())
+    /// Removes those, and returns them.
+    pub fn take_if(&self, is_taken: impl Fn(&EndpointKey) -> bool) -> BTreeSet<EndpointKey> {
+        let mut endpoints = self.0.endpoints.lock();
+        let (taken, left) = std::mem::take(&mut *endpoints).into_iter().partition(is_taken);
+        *endpoints = left;
+        taken
     }
 
     /// Waits for one, and removes it.

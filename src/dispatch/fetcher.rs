@@ -174,7 +174,8 @@ impl Fetcher {
                     | EndpointState::Held
                     | EndpointState::ProxyUnavailable
                     | EndpointState::NotAssigned
-                    | EndpointState::Suspended { is_probe_due: false }
+                    // Told of when a probe is due: see `Waiting::may_wait_in_any_class`.
+                    | EndpointState::Suspended { .. }
             );
             state.is_fetched()
         });
@@ -306,7 +307,8 @@ impl Fetcher {
                     self.waiting.dropped(&endpoint);
                     self.starved.add(endpoint.clone(), self.queue.answers(&endpoint));
                 }
-                None => {}
+                // Other classes may have something.
+                None => self.waiting.ask_for_more(&endpoint),
             }
         }
         Ok(())

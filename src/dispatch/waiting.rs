@@ -124,6 +124,21 @@ impl Waiting {
         self.queue.wake_fetcher();
     }
 
+    /// Something may be sent to these endpoints that was not before, of any class.
+    pub fn may_wait_in_any_class(&self, endpoints: Vec<EndpointKey>) {
+        if endpoints.is_empty() {
+            return;
+        }
+        let mut state = self.state.lock();
+        for endpoint in endpoints {
+            let waiting = state.endpoints.entry(endpoint.clone()).or_default();
+            waiting.parts().for_each(|part| part.more = true);
+            state.changed.insert(endpoint);
+        }
+        drop(state);
+        self.queue.wake_fetcher();
+    }
+
     /// Endpoints may be served that were not before: the fetcher looks at all queues now.
     pub fn look_now(&self) {
         self.state.lock().look = true;

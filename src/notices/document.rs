@@ -46,6 +46,8 @@ pub const PAST_SUSPENSIONS: i32 = 100;
 pub struct Untold {
     /// How many the platform was not told of.
     pub dead: i64,
+    /// Those of them that don't go out again by themselves.
+    pub kept: i64,
     /// When the platform was last told of some.
     pub told_at: Option<DateTime>,
 }
@@ -55,6 +57,7 @@ impl Untold {
     pub fn read(document: &Document) -> Self {
         Self {
             dead: number(document, "deadUntold"),
+            kept: number(document, "keptUntold"),
             told_at: document.get_datetime("deadToldAt").ok().copied(),
         }
     }

@@ -1,25 +1,23 @@
 //! What an instance knows of the endpoints that fail and are assigned to it.
 
 mod known;
+mod load;
 mod unsaved;
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bson::{DateTime, Document};
+use bson::DateTime;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use known::{Known, Tracked};
+use known::Known;
 
 pub use unsaved::Unsaved;
 
-use super::document::Noted;
 use super::episode::{Episode, FailedAttempt, Rules, failed, failed_by_us, postponed, recovered, restarted, succeeded};
-use super::reach::Reach;
 use crate::failpoint;
 use crate::model::{EndpointKey, Failure, Outcome, Period};
 use crate::outbox::Delivery;
@@ -53,24 +51,20 @@ pub enum Begin {
 
 impl Episodes {
     pub fn new(rules: Rules) -> Self {
+        let probe_every = failpoint::limit("suspended-probe", PROBE_EVERY);
         Self(Arc::new(Shared {
-            known: Mutex::new(Known {
-                rules,
-                endpoints: HashMap::new(),
-                unsaved: HashSet::new(),
-                suspended: 0,
-                past: HashMap::new(),
-                reach: Reach::default(),
-                is_cut_off: false,
-            }),
+            known: Mutex::new(Known::new(rules, probe_every)),
             suspended: AtomicUsize::new(0),
             changed: Notify::new(),
-            probe_every: failpoint::limit("suspended-probe", PROBE_EVERY),
+            probe_every,
         }))
     }
 
     pub fn set_rules(&self, rules: Rules) {
-        self.0.known.lock().rules = rules;
+        let mut known = self.0.known.lock();
+        known.rules = rules;
+        let endpoints: Vec<_> = known.endpoints.keys().cloned().collect();
+        endpoints.iter().for_each(|endpoint| known.index(endpoint));
     }
 
     /// The time between two probes of a suspended endpoint.
@@ -91,53 +85,6 @@ impl Episodes {
     /// Notified when something must be written.
     pub fn changed(&self) -> &Notify {
         &self.0.changed
-    }
-
-    /// Takes over what the documents say of endpoints that were not this instance's so far, or of which another instance has written
-    /// since. `successes` are recorded ones: an instance may have died before it wrote down that they ended an episode.
-    pub fn load(
-        &self,
-        documents: &[Document],
-        successes: &HashMap<EndpointKey, DateTime>,
-        is_assigned: impl Fn(&EndpointKey) -> bool,
-    ) {
-        let mut known = self.0.known.lock();
-        let rules = known.rules;
-        known.forget(|endpoint| !is_assigned(endpoint));
-        for (endpoint, noted) in documents.iter().filter_map(Noted::read) {
-            known.remember(&endpoint, &noted.past);
-            let is_known = known
-                .endpoints
-                .get(&endpoint)
-                .is_some_and(|one| one.version >= noted.version);
-            if noted.version > 0 && !is_known {
-                known.replace(&endpoint, Some(Tracked::loaded(noted)));
-                let success = successes.get(&endpoint).copied();
-                let is_later = |episode: &Episode| success > Some(episode.last.at) && success > episode.well_since;
-                let episode = known
-                    .endpoints
-                    .get(&endpoint)
-                    .and_then(|tracked| tracked.episode.as_ref());
-                if let Some(at) = success.filter(|_| episode.is_some_and(is_later))
-                    && let Some(episode) = known.detach(&endpoint)
-                {
-                    let (after, told) = succeeded(episode.clone(), at, &rules);
-                    known.attach(&endpoint, after, told.map(|told| (told, episode)), true);
-                }
-            }
-        }
-        self.notify(&known);
-        // Nothing may have to be written, but to be followed: when they end, and what their documents say.
-        self.0.changed.notify_one();
-    }
-
-    /// Takes over what the document of one endpoint says; `None`: there is none.
-    pub fn reload(&self, endpoint: &EndpointKey, noted: Option<Noted>) {
-        let mut known = self.0.known.lock();
-        noted.iter().for_each(|noted| known.remember(endpoint, &noted.past));
-        let noted = noted.filter(|noted| noted.version > 0);
-        known.replace(endpoint, noted.map(Tracked::loaded));
-        self.notify(&known);
     }
 
     /// When the endpoint was suspended, up to `now`.
@@ -177,6 +124,7 @@ impl Episodes {
         suspension.probed_at = Some(now);
         tracked.revision += 1;
         known.unsaved.insert(endpoint.clone());
+        known.index(endpoint);
         self.notify(&known);
         Begin::Probe
     }
@@ -188,6 +136,7 @@ impl Episodes {
         if let Some(suspension) = episode.and_then(|episode| episode.suspended.as_mut()) {
             suspension.probed_at = None;
         }
+        known.index(endpoint);
     }
 
     /// Nothing could be sent to these endpoints for that long, and the fault was ours: that time doesn't count.
@@ -237,6 +186,7 @@ impl Episodes {
             .as_ref()
             .is_none_or(|after| was_suspended || after.well_since != was_well);
         known.attach(endpoint, after, told.map(|told| (told, episode)), is_news);
+        known.note_success(endpoint, Some(now));
         self.notify(&known);
     }
 
@@ -264,26 +214,20 @@ impl Episodes {
         let is_news = after.is_lasting() && (!had_lasted || after.well_since != was_well);
         let told: Vec<_> = told.into_iter().map(|told| (told, after.clone())).collect();
         known.attach(endpoint, Some(after), told, is_news);
+        known.note_success(endpoint, None);
         self.notify(&known);
     }
 
     /// Ends the suspensions of endpoints whose document has changed, and forgets endpoints that are off. A fingerprint is `None` where
-    /// there is no document now.
+    /// there is no document now. `all`: documents have changed; else only what has changed here is looked at.
     pub fn follow(
         &self,
+        all: bool,
         is_off: impl Fn(&EndpointKey) -> bool,
         fingerprint: impl Fn(&EndpointKey) -> Option<u64>,
         now: DateTime,
     ) {
-        let watched: Vec<_> = {
-            let known = self.0.known.lock();
-            let suspended = |tracked: &Tracked| Some(tracked.episode.as_ref()?.suspended.as_ref()?.fingerprint);
-            let watched = known.endpoints.iter();
-            watched
-                .map(|(endpoint, tracked)| (endpoint.clone(), suspended(tracked)))
-                .collect()
-        };
-        for (endpoint, suspended) in watched {
+        for (endpoint, suspended) in self.watched(all) {
             let is_off = is_off(&endpoint);
             let is_other = suspended
                 .zip(fingerprint(&endpoint))
@@ -298,42 +242,73 @@ impl Episodes {
         }
     }
 
-    /// Ends the episodes that are over by `now`. Returns when the next one may end.
+    /// Endpoints that fail, and what their documents were when they were suspended.
+    fn watched(&self, all: bool) -> Vec<(EndpointKey, Option<u64>)> {
+        let mut known = self.0.known.lock();
+        let changed = std::mem::take(&mut known.unfollowed);
+        let watched: Vec<_> = match all {
+            true => known.endpoints.keys().cloned().collect(),
+            false => changed.into_iter().collect(),
+        };
+        let with_fingerprint = |endpoint: EndpointKey| {
+            let suspended = known.episode(&endpoint)?.suspended.as_ref();
+            let fingerprint = suspended.map(|suspension| suspension.fingerprint);
+            Some((endpoint, fingerprint))
+        };
+        watched.into_iter().filter_map(with_fingerprint).collect()
+    }
+
+    /// Ends the episodes that are over by `now`. Returns when the next one may end, or the next suspended endpoint is probed.
     pub fn tick(&self, now: DateTime) -> Option<DateTime> {
         let mut known = self.0.known.lock();
         let rules = known.rules;
-        let end = |tracked: &Tracked| tracked.episode.as_ref()?.ends_at(&rules);
-        let due: Vec<_> = known
-            .endpoints
-            .iter()
-            .filter(|(_, tracked)| end(tracked).is_some_and(|end| end <= now))
-            .map(|(endpoint, _)| endpoint.clone())
-            .collect();
-        for endpoint in due {
+        for endpoint in known.ends.due(now) {
             if let Some(episode) = known.detach(&endpoint) {
                 let (after, told) = recovered(episode.clone(), now, &rules);
                 known.attach(&endpoint, after, told.map(|told| (told, episode)), true);
             }
         }
-        known.endpoints.values().filter_map(end).min()
+        known.ends.next().into_iter().chain(known.probes.next()).min()
     }
 
-    /// What must be written, of endpoints that are assigned to this instance.
-    pub fn unsaved(&self, is_assigned: impl Fn(&EndpointKey) -> bool) -> Vec<Unsaved> {
+    /// The endpoints for which something may be fetched since this was last asked: a probe is due by `now`, or the suspension has
+    /// ended.
+    pub fn woken(&self, now: DateTime) -> Vec<EndpointKey> {
         let mut known = self.0.known.lock();
-        known.forget(|endpoint| !is_assigned(endpoint));
-        let unsaved = known.unsaved.iter();
-        let unsaved = unsaved.filter_map(|endpoint| {
-            let tracked = known.endpoints.get(endpoint)?;
-            Some(Unsaved {
-                endpoint: endpoint.clone(),
-                episode: tracked.episode.clone(),
-                version: tracked.version,
-                told: tracked.told.clone(),
-                revision: tracked.revision,
-            })
-        });
-        unsaved.collect()
+        let due = known.probes.due(now);
+        due.iter().for_each(|endpoint| known.probes.set(endpoint, None));
+        let resumed = std::mem::take(&mut known.resumed);
+        due.into_iter().chain(resumed).collect()
+    }
+
+    /// The endpoints of which something must be written, of those that are assigned to this instance.
+    pub fn unsaved(&self, is_assigned: impl Fn(&EndpointKey) -> bool) -> Vec<EndpointKey> {
+        let known = self.0.known.lock();
+        let unsaved = known.unsaved.iter().filter(|endpoint| is_assigned(endpoint));
+        unsaved.cloned().collect()
+    }
+
+    /// What must be written of these endpoints. [`Episodes::saved`] or [`Episodes::reload`] says what became of it.
+    pub fn unsaved_of(&self, endpoints: &[EndpointKey]) -> Vec<Unsaved> {
+        let mut known = self.0.known.lock();
+        let mut unsaved = Vec::new();
+        for endpoint in endpoints {
+            if !known.unsaved.contains(endpoint) {
+                continue;
+            }
+            if let Some(tracked) = known.endpoints.get_mut(endpoint) {
+                let one = Unsaved {
+                    endpoint: endpoint.clone(),
+                    episode: tracked.episode.clone(),
+                    version: tracked.version,
+                    told: tracked.told.clone(),
+                    revision: tracked.revision,
+                };
+                tracked.written = Some(one.clone());
+                unsaved.push(one);
+            }
+        }
+        unsaved
     }
 
     /// To be called once it is written, with when the endpoint was suspended, if that has ended.
@@ -342,19 +317,7 @@ impl Episodes {
         if let Some(period) = suspended {
             known.past.entry(unsaved.endpoint.clone()).or_default().push(period);
         }
-        let Some(tracked) = known.endpoints.get_mut(&unsaved.endpoint) else {
-            return;
-        };
-        tracked.version = unsaved.episode.as_ref().map_or(0, |_| unsaved.version + 1);
-        tracked.told.drain(..unsaved.told.len().min(tracked.told.len()));
-        tracked.saved_at = Some(Instant::now());
-        if tracked.revision == unsaved.revision {
-            let is_needed = tracked.is_needed();
-            known.unsaved.remove(&unsaved.endpoint);
-            if !is_needed {
-                known.endpoints.remove(&unsaved.endpoint);
-            }
-        }
+        known.saved(unsaved);
     }
 
     /// Whether nearly no receiver can be connected to, where that has changed since this was last asked.
@@ -377,7 +340,7 @@ impl Episodes {
     }
 
     fn notify(&self, known: &Known) {
-        self.0.suspended.store(known.suspended, Ordering::Relaxed);
+        self.0.suspended.store(known.suspended.len(), Ordering::Relaxed);
         if !known.unsaved.is_empty() {
             self.0.changed.notify_one();
         }

@@ -26,6 +26,8 @@ pub struct Terms {
 pub struct Dead {
     /// How many the platform was not told of.
     pub count: i64,
+    /// Those of them that don't go out again by themselves.
+    pub kept: i64,
     /// The one that ended last.
     pub last: LastDeadLetter,
 }
@@ -49,7 +51,7 @@ struct Body<'a> {
 struct Data<'a> {
     organization: &'a str,
     endpoint: &'a str,
-    name: String,
+    name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,7 +114,7 @@ impl<'a> LastResponse<'a> {
 /// The notice about an episode. `dead` are the endpoint's dead letters that are kept.
 pub fn of_episode(
     key: &EndpointKey,
-    name: String,
+    name: &str,
     told: &Told,
     episode: &Episode,
     dead: i64,
@@ -193,14 +195,7 @@ fn recovered<'a>(data: Data<'a>, episode: &Episode, dead: i64, terms: &Terms) ->
 }
 
 /// The notice that deliveries to an endpoint became dead letters.
-pub fn of_dead_letters(key: &EndpointKey, name: String, dead: &Dead, terms: &Terms, now: DateTime) -> NewDelivery {
-    let next = match terms.redrive_for.is_zero() || !dead.last.is_redrivable {
-        true => "They are kept for a replay.".into(),
-        false => format!(
-            "They go out by themselves once the endpoint answers, for {} after their end, and are kept for a replay after that.",
-            humantime::format_duration(terms.redrive_for)
-        ),
-    };
+pub fn of_dead_letters(key: &EndpointKey, name: &str, dead: &Dead, terms: &Terms, now: DateTime) -> NewDelivery {
     let data = Data {
         organization: key.organization(),
         endpoint: key.endpoint(),
@@ -213,14 +208,14 @@ pub fn of_dead_letters(key: &EndpointKey, name: String, dead: &Dead, terms: &Ter
             error: &dead.last.reason,
             event: &dead.last.event,
         }),
-        next,
+        next: next_of_dead_letters(dead, terms.redrive_for),
         ..Data::default()
     };
     delivery(key, NoticeType::DeliveryDead, data, now, now)
 }
 
 /// The notice that certificates of the endpoint's own end.
-pub fn of_certificates(key: &EndpointKey, name: String, ends: &[&End], now: DateTime) -> NewDelivery {
+pub fn of_certificates(key: &EndpointKey, name: &str, ends: &[&End], now: DateTime) -> NewDelivery {
     let has = |field| ends.iter().any(|end| end.field == field);
     let consequences = [("clientCert", CLIENT_ENDS), ("ca", AUTHORITY_ENDS)];
     let next = consequences
@@ -236,6 +231,23 @@ pub fn of_certificates(key: &EndpointKey, name: String, ends: &[&End], now: Date
         ..Data::default()
     };
     delivery(key, NoticeType::EndpointCertificateEnds, data, now, now)
+}
+
+fn next_of_dead_letters(dead: &Dead, redrive_for: Duration) -> String {
+    let count = dead.count;
+    let redriven = if redrive_for.is_zero() { 0 } else { count - dead.kept };
+    let time = humantime::format_duration(redrive_for);
+    if redriven <= 0 {
+        "They are kept for a replay.".into()
+    } else if redriven == count {
+        format!(
+            "They go out by themselves once the endpoint answers, for {time} after their end, and are kept for a replay after that."
+        )
+    } else {
+        format!(
+            "They are kept for a replay. Those that can still succeed ({redriven} of {count}) go out by themselves once the endpoint answers, for {time} after their end."
+        )
+    }
 }
 
 /// The event's id is made of `instant`, so that a notice has one id, whichever instance appends it.
@@ -266,4 +278,37 @@ fn delivery(key: &EndpointKey, notice: NoticeType, data: Data<'_>, instant: Date
 
 fn text(at: DateTime) -> String {
     at.try_to_rfc3339_string().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_next_is_said_of_all_dead_letters_and_not_of_the_last() {
+        const DAYS: Duration = Duration::from_secs(7 * 24 * 3600);
+        const REDRIVEN: &str = "They go out by themselves once the endpoint answers, for 7days after their end, and are kept for a replay after that.";
+        const KEPT: &str = "They are kept for a replay.";
+        for (count, kept, redrive_for, expected) in [
+            (3, 0, DAYS, REDRIVEN),
+            (3, 3, DAYS, KEPT),
+            (3, 0, Duration::ZERO, KEPT),
+            (
+                5,
+                2,
+                DAYS,
+                "They are kept for a replay. Those that can still succeed (3 of 5) go out by themselves once the endpoint answers, for 7days after their end.",
+            ),
+            (2, 1, Duration::ZERO, KEPT),
+            // Counted by two instances, one of which did not say it.
+            (2, 3, DAYS, KEPT),
+        ] {
+            let dead = Dead {
+                count,
+                kept,
+                ..Dead::default()
+            };
+            assert_eq!(next_of_dead_letters(&dead, redrive_for), expected, "{kept} of {count}");
+        }
+    }
 }

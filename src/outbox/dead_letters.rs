@@ -1,11 +1,14 @@
 //! What the platform is told of an endpoint's dead letters.
 
+use std::collections::HashMap;
+
 use bson::{DateTime, Document, doc};
+use futures_util::TryStreamExt;
 
 use super::Outbox;
 use super::document::hint;
 use crate::model::EndpointKey;
-use crate::store::Result;
+use crate::store::{OUTBOX, Result};
 
 /// More are not counted.
 const MOST: u64 = 10_000;
@@ -23,8 +26,6 @@ pub struct LastDeadLetter {
     pub status: Option<u16>,
     /// What failed then; of one that was never attempted, why it ended.
     pub reason: String,
-    /// Whether it goes out again by itself.
-    pub is_redrivable: bool,
 }
 
 impl Outbox {
@@ -39,37 +40,54 @@ impl Outbox {
         Ok(count.hint(hint("dead")).limit(MOST).await?)
     }
 
-    /// The endpoint's dead letter that ended last, if it has one.
+    /// Of each of these endpoints that has dead letters, the one that ended last.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn last_dead_letter(&self, endpoint: &EndpointKey) -> Result<Option<LastDeadLetter>> {
-        let outbox = self.store.outbox().clone_with_type::<Document>();
-        let fields = doc! {
-            "deliveries.event": 1, "deliveries.type": 1, "lastAttemptAt": 1, "lastStatus": 1, "lastError": 1, "reason": 1,
-            "redrivable": 1,
-        };
-        let find = outbox.find_one(doc! { "state": "dead", "endpoint": endpoint.as_str() });
-        let find = find
-            .sort(doc! { "finishedAt": -1 })
-            .projection(fields)
-            .hint(hint("dead"));
-        Ok(find.await?.map(|document| read(&document)))
+    pub async fn last_dead_letters(&self, endpoints: &[EndpointKey]) -> Result<HashMap<EndpointKey, LastDeadLetter>> {
+        if endpoints.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let pipeline = last_of_each(endpoints);
+        let found = self.store.outbox().aggregate(pipeline).hint(hint("dead")).await?;
+        let found: Vec<Document> = found.try_collect().await?;
+        Ok(found.iter().filter_map(read).collect())
     }
 }
 
-fn read(document: &Document) -> LastDeadLetter {
+fn last_of_each(endpoints: &[EndpointKey]) -> Vec<Document> {
+    let mut parts = endpoints.iter().map(last_of);
+    let mut pipeline = parts.next().unwrap_or_default();
+    pipeline.extend(parts.map(|part| doc! { "$unionWith": { "coll": OUTBOX, "pipeline": part } }));
+    pipeline
+}
+
+/// The stages that yield an endpoint's dead letter that ended last.
+fn last_of(endpoint: &EndpointKey) -> Vec<Document> {
+    let fields = doc! {
+        "endpoint": 1, "deliveries.event": 1, "deliveries.type": 1, "lastAttemptAt": 1, "lastStatus": 1, "lastError": 1, "reason": 1,
+    };
+    vec![
+        doc! { "$match": { "state": "dead", "endpoint": endpoint.as_str() } },
+        doc! { "$sort": { "finishedAt": -1 } },
+        doc! { "$limit": 1 },
+        doc! { "$project": fields },
+    ]
+}
+
+fn read(document: &Document) -> Option<(EndpointKey, LastDeadLetter)> {
+    let endpoint = EndpointKey::from_stored(document.get_str("endpoint").ok()?);
     let delivery = document.get_array("deliveries").ok();
     let delivery = delivery.and_then(|deliveries| deliveries.first()?.as_document());
     let of_delivery = |field| delivery.and_then(|delivery| delivery.get_str(field).ok());
     let status = document.get_i32("lastStatus").ok();
     let reason = document.get_str("lastError").or_else(|_| document.get_str("reason"));
-    LastDeadLetter {
+    let last = LastDeadLetter {
         event: of_delivery("event").unwrap_or_default().to_owned(),
         event_type: of_delivery("type").unwrap_or_default().to_owned(),
         at: document.get_datetime("lastAttemptAt").ok().copied(),
         status: status.and_then(|status| u16::try_from(status).ok()),
         reason: reason.unwrap_or_default().to_owned(),
-        is_redrivable: document.get_bool("redrivable").unwrap_or(false),
-    }
+    };
+    Some((endpoint, last))
 }

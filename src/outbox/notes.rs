@@ -1,11 +1,11 @@
 //! What results say of their endpoints, in the documents of these in `webhook_state`: until when one is paused (`slowedUntil`), and of
-//! how many dead letters the platform was not told (`deadUntold`).
+//! how many dead letters the platform was not told (`deadUntold`; `keptUntold` of them don't go out again by themselves).
 
 use std::collections::BTreeMap;
 
 use bson::{DateTime, RawDocumentBuf, cstr, rawdoc};
 
-use super::Settlement;
+use super::{Next, Settlement};
 use crate::model::EndpointKey;
 use crate::store::upsert_row;
 
@@ -14,11 +14,11 @@ pub fn state_id(endpoint: &EndpointKey) -> String {
     format!("endpoint/{endpoint}")
 }
 
-/// The row that notes this many dead letters of which the platform is to be told.
+/// The row that notes this many dead letters of which the platform is to be told. None of them goes out again by itself.
 pub(super) fn dead_row(endpoint: &EndpointKey, dead: i64) -> RawDocumentBuf {
     upsert_row(
         rawdoc! { "_id": state_id(endpoint) },
-        rawdoc! { "$inc": { "deadUntold": dead } },
+        rawdoc! { "$inc": { "deadUntold": dead, "keptUntold": dead } },
     )
 }
 
@@ -26,6 +26,8 @@ pub(super) fn dead_row(endpoint: &EndpointKey, dead: i64) -> RawDocumentBuf {
 struct Note {
     paused_until: Option<DateTime>,
     dead: i64,
+    /// Those of them that don't go out again by themselves.
+    kept: i64,
 }
 
 /// The rows of an update that record it.
@@ -36,6 +38,7 @@ pub(super) fn rows(settlements: &[Settlement]) -> Vec<RawDocumentBuf> {
             let note = notes.entry(&settlement.delivery.endpoint).or_default();
             note.paused_until = note.paused_until.max(settlement.paused_until);
             note.dead += i64::from(settlement.is_death_told);
+            note.kept += i64::from(settlement.is_death_told && !is_redrivable(&settlement.next));
         }
     }
     let row = |(endpoint, note): (&EndpointKey, Note)| {
@@ -44,9 +47,16 @@ pub(super) fn rows(settlements: &[Settlement]) -> Vec<RawDocumentBuf> {
             update.append(cstr!("$max"), rawdoc! { "slowedUntil": until });
         }
         if note.dead > 0 {
-            update.append(cstr!("$inc"), rawdoc! { "deadUntold": note.dead });
+            update.append(
+                cstr!("$inc"),
+                rawdoc! { "deadUntold": note.dead, "keptUntold": note.kept },
+            );
         }
         upsert_row(rawdoc! { "_id": state_id(endpoint) }, update)
     };
     notes.into_iter().map(row).collect()
+}
+
+fn is_redrivable(next: &Next) -> bool {
+    matches!(next, Next::Dead { redrivable: true, .. })
 }

@@ -224,7 +224,7 @@ impl Teller {
             let told = told.entry(key.clone()).or_default();
             let untold = told.untold(tls, now);
             if !untold.is_empty() {
-                notices.push(of_certificates(key, engine.directory.name(key), &untold, now));
+                notices.push(of_certificates(key, &engine.directory.name(key), &untold, now));
                 rows.push(upsert_row(
                     rawdoc! { "_id": told_certificates_id(key) },
                     told.tell(&untold, now),

@@ -33,7 +33,7 @@ pub(super) async fn follow(engine: Arc<Engine>, stop: CancellationToken) -> Resu
         wanted.borrow_and_update();
         let load = || engine.holds.load(&engine.store);
         let number = engine.store.persist("read what is held", load).await?;
-        let load = || engine.load_endpoint_states();
+        let load = || engine.load_endpoint_states(false);
         engine.store.persist("read which endpoints are suspended", load).await?;
         // What is in memory may be held, cancelled or erased by now: it is read again. The documents come first, so that a read that
         // begins in between takes none of them.

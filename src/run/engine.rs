@@ -2,6 +2,7 @@
 //!
 //! `run`, `scan` and `demo` use the same engine; they differ in what they let run.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use crate::dispatch::{
 };
 use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Reloadable};
-use crate::notices::{Episodes, Untold, all_episodes, forgotten_episodes};
+use crate::notices::{Episodes, Noted, Untold, all_episodes, forgotten_episodes};
 use crate::operations::{Executor, Holds, Parts, hold_everything};
 use crate::outbox::{Head, Listener, Outbox};
 use crate::platform::{Directory, Found, Refresh};
@@ -180,6 +181,7 @@ impl Engine {
         let fault = proxy_fault(&self.settings.proxy, self.clock.now());
         self.cluster.show_proxy_fault(fault);
         if self.cluster.beat(self).await? {
+            self.forget_foreign();
             self.waiting.look_now();
         }
         Ok(())
@@ -219,8 +221,16 @@ impl Engine {
         }
     }
 
-    /// Reads what `webhook_state` says of endpoints.
-    pub(super) async fn load_endpoint_states(&self) -> crate::store::Result<()> {
+    /// Forgets what is remembered of endpoints that are another instance's now. Only the heartbeat may do that: what it has read of
+    /// endpoints that it gains would be forgotten, too, until they are assigned.
+    fn forget_foreign(&self) {
+        let is_foreign = |endpoint: &EndpointKey| !self.cluster.is_assigned(endpoint);
+        self.episodes.forget(is_foreign);
+        self.died.take_if(is_foreign);
+    }
+
+    /// Reads what `webhook_state` says of endpoints, of those that are assigned to this instance or of `all`.
+    pub(super) async fn load_endpoint_states(&self, all: bool) -> crate::store::Result<()> {
         let documents = self.endpoint_states.read().await?;
         for (endpoint, pause) in self.endpoint_states.load(&documents) {
             self.queue.pause(&endpoint, pause);
@@ -231,14 +241,18 @@ impl Engine {
             .state()
             .delete_many(forgotten_episodes(self.clock.now(), self.retention))
             .await;
-        let episodes: Vec<Document> = self.store.state().find(all_episodes()).await?.try_collect().await?;
-        let successes = last_successes(&self.store, &episodes, self.clock.now()).await?;
-        let is_assigned = |endpoint: &EndpointKey| self.cluster.is_assigned(endpoint);
-        self.episodes.load(&episodes, &successes, is_assigned);
+        let is_read = |endpoint: &EndpointKey| all || self.cluster.is_assigned(endpoint);
+        let mut episodes: Vec<Document> = self.store.state().find(all_episodes()).await?.try_collect().await?;
+        episodes.retain(|document| Noted::read(document).is_some_and(|(endpoint, _)| is_read(&endpoint)));
+        let (news, known) = self.episodes.news(episodes);
+        let successes = last_successes(&self.store, &news, self.clock.now()).await?;
+        self.episodes.load(&known, &HashMap::new());
+        self.episodes.load(&news, &successes);
+        self.episodes.released(|endpoint| self.holds.released_at(endpoint));
         for document in documents.iter().filter(|document| Untold::read(document).dead > 0) {
             let key = document.get_str("_id").ok().and_then(|id| id.strip_prefix("endpoint/"));
-            key.into_iter()
-                .for_each(|key| self.died.add(EndpointKey::from_stored(key)));
+            let endpoint = key.map(EndpointKey::from_stored).filter(is_read);
+            endpoint.into_iter().for_each(|endpoint| self.died.add(endpoint));
         }
         Ok(())
     }
@@ -393,6 +407,7 @@ impl Deliveries for Engine {
     async fn gaining(&self) -> crate::store::Result<()> {
         let control = self.holds.load(&self.store).await?;
         self.act_on(control);
-        self.load_endpoint_states().await
+        self.forget_foreign();
+        self.load_endpoint_states(true).await
     }
 }

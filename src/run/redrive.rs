@@ -22,6 +22,12 @@ use crate::store::{Error, Kind, Pauses, Result};
 /// How often the outbox is asked for dead letters that may go out again.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// After a look that found nothing to send again, the next follows after this time per endpoint that has dead letters, if that is longer.
+const REST: Duration = Duration::from_millis(2);
+
+/// And after this time at the latest.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
 /// An endpoint that has accepted none of its dead letters yet gets one this often.
 const ONE_EVERY: Duration = Duration::from_secs(60);
 
@@ -41,6 +47,10 @@ struct Redrives {
     last: HashMap<EndpointKey, LastRedrive>,
     /// Endpoints whose dead letters MongoDB refuses to change.
     refused: Pauses<EndpointKey>,
+    /// How many endpoints the last look found.
+    looked: usize,
+    /// Whether it found something to send again.
+    has_sent: bool,
 }
 
 /// By the `_id` of the document.
@@ -51,12 +61,14 @@ pub(super) async fn redrive(engine: Arc<Engine>, stop: CancellationToken) {
     let mut redrives = Redrives::default();
     let mut reporter = engine.store.outage().reporter();
     let look_every = failpoint::limit("redrive-look", LOOK_EVERY);
-    while stop.run_until_cancelled(tokio::time::sleep(look_every)).await.is_some() {
+    let mut pause = look_every;
+    while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
         let began = Instant::now();
         match redrives.run_once(&engine, began).await {
             Ok(()) => reporter.succeeded(),
             Err(error) => reporter.failed("send dead letters again", &error, began),
         }
+        pause = next_look(look_every, redrives.looked, redrives.has_sent);
     }
 }
 
@@ -66,7 +78,9 @@ impl Redrives {
         // Read before the endpoints: a delivery that dies in between is found by the second query.
         let ids: Vec<_> = self.last.values().filter_map(|last| last.id.as_deref()).collect();
         let states = engine.outbox.states_of(&ids).await?;
+        self.has_sent = false;
         let mut endpoints = engine.outbox.with_dead_letters().await?;
+        self.looked = endpoints.len();
         // Those that died at that instant or before don't go out by themselves any more.
         endpoints.retain(|endpoint, last| {
             let since = young_since(engine, endpoint, now);
@@ -118,6 +132,7 @@ impl Redrives {
         if heads.is_empty() {
             return;
         }
+        self.has_sent = true;
         info!(
             organization = endpoint.organization(),
             endpoint = endpoint.endpoint(),
@@ -164,6 +179,17 @@ async fn redrive_some(engine: &Engine, endpoint: &EndpointKey, since: DateTime, 
             Redriven::Again(heads) => return Ok(heads),
             Redriven::Refused(_) if refusals < MOST_REFUSED => refusals += 1,
             Redriven::Refused(error) => return Err(error),
+        }
+    }
+}
+
+/// How long after a look at that many endpoints the next one follows: its cost grows with them.
+fn next_look(look_every: Duration, endpoints: usize, has_sent: bool) -> Duration {
+    match has_sent {
+        true => look_every,
+        false => {
+            let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
+            REST.saturating_mul(endpoints).min(LONGEST_REST).max(look_every)
         }
     }
 }
@@ -221,5 +247,19 @@ mod tests {
             "nothing is known of it"
         );
         assert_eq!(allowed(None, None, seconds(1_000)), Some(1), "the first");
+    }
+
+    #[test]
+    fn a_look_that_costs_much_and_finds_nothing_is_rare() {
+        let seconds = Duration::from_secs;
+        for (endpoints, has_sent, expected) in [
+            (0, false, seconds(5)),
+            (2_000, false, seconds(5)),
+            (10_000, false, seconds(20)),
+            (10_000, true, seconds(5)),
+            (1_000_000, false, seconds(60)),
+        ] {
+            assert_eq!(next_look(LOOK_EVERY, endpoints, has_sent), expected, "{endpoints}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod instances;
+mod many;
 mod ours;
 mod page;
 mod suspended;

@@ -3,11 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use bson::DateTime;
 use tokio::time::Instant;
 
+use super::unsaved::Unsaved;
 use crate::model::{EndpointKey, Period};
 use crate::notices::document::Noted;
-use crate::notices::episode::{Episode, Rules, Told};
+use crate::notices::dues::Dues;
+use crate::notices::episode::{Episode, Rules, Told, succeeded};
 use crate::notices::reach::Reach;
 
 /// Changes of figures that decide nothing, such as the number of failures, are written this often.
@@ -19,11 +22,20 @@ const RECENT: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) rules: Rules,
+    pub(super) probe_every: Duration,
     pub(super) endpoints: HashMap<EndpointKey, Tracked>,
     /// Those of them that must be written.
     pub(super) unsaved: HashSet<EndpointKey>,
-    /// How many of them are suspended.
-    pub(super) suspended: usize,
+    /// Those of them that are suspended.
+    pub(super) suspended: HashSet<EndpointKey>,
+    /// Those whose suspension has ended since this was last asked.
+    pub(super) resumed: HashSet<EndpointKey>,
+    /// Those that have changed since their documents were last looked at.
+    pub(super) unfollowed: HashSet<EndpointKey>,
+    /// When episodes may end.
+    pub(super) ends: Dues,
+    /// When suspended endpoints are probed.
+    pub(super) probes: Dues,
     /// When endpoints were suspended before.
     pub(super) past: HashMap<EndpointKey, Vec<Period>>,
     pub(super) reach: Reach,
@@ -41,14 +53,37 @@ pub(super) struct Tracked {
     pub(super) saved_at: Option<Instant>,
     /// What the platform must be told, with the episode as it was then.
     pub(super) told: Vec<(Told, Episode)>,
+    /// What was last to be written: it may have been, although no reply said so.
+    pub(super) written: Option<Unsaved>,
+    /// When a delivery was last accepted, since the document was read.
+    pub(super) succeeded_at: Option<DateTime>,
 }
 
 impl Known {
+    pub(super) fn new(rules: Rules, probe_every: Duration) -> Self {
+        Self {
+            rules,
+            probe_every,
+            endpoints: HashMap::new(),
+            unsaved: HashSet::new(),
+            suspended: HashSet::new(),
+            resumed: HashSet::new(),
+            unfollowed: HashSet::new(),
+            ends: Dues::default(),
+            probes: Dues::default(),
+            past: HashMap::new(),
+            reach: Reach::default(),
+            is_cut_off: false,
+        }
+    }
+
+    pub(super) fn episode(&self, endpoint: &EndpointKey) -> Option<&Episode> {
+        self.endpoints.get(endpoint)?.episode.as_ref()
+    }
+
     /// Takes the episode out, to change it. [`Known::attach`] must follow.
     pub(super) fn detach(&mut self, endpoint: &EndpointKey) -> Option<Episode> {
-        let episode = self.endpoints.get_mut(endpoint)?.episode.take()?;
-        self.suspended -= usize::from(episode.suspended.is_some());
-        Some(episode)
+        self.endpoints.get_mut(endpoint)?.episode.take()
     }
 
     pub(super) fn attach(
@@ -58,7 +93,6 @@ impl Known {
         told: impl IntoIterator<Item = (Told, Episode)>,
         is_news: bool,
     ) {
-        self.suspended += usize::from(episode.as_ref().is_some_and(|episode| episode.suspended.is_some()));
         let tracked = self.endpoints.entry(endpoint.clone()).or_default();
         tracked.episode = episode;
         tracked.told.extend(told);
@@ -68,28 +102,117 @@ impl Known {
         } else if !tracked.is_needed() {
             self.endpoints.remove(endpoint);
         }
+        self.index(endpoint);
     }
 
     pub(super) fn replace(&mut self, endpoint: &EndpointKey, tracked: Option<Tracked>) {
-        self.detach(endpoint);
         self.unsaved.remove(endpoint);
-        let is_suspended = |tracked: &Tracked| tracked.episode.as_ref().is_some_and(|one| one.suspended.is_some());
-        self.suspended += usize::from(tracked.as_ref().is_some_and(is_suspended));
         match tracked {
             Some(tracked) => drop(self.endpoints.insert(endpoint.clone(), tracked)),
             None => drop(self.endpoints.remove(endpoint)),
+        }
+        self.index(endpoint);
+    }
+
+    /// Must follow every change of an episode.
+    pub(super) fn index(&mut self, endpoint: &EndpointKey) {
+        let episode = self.endpoints.get(endpoint).and_then(|one| one.episode.as_ref());
+        let suspension = episode.and_then(|episode| episode.suspended.as_ref());
+        let end = episode.and_then(|episode| episode.ends_at(&self.rules));
+        let probe = suspension.map(|suspension| suspension.next_probe(self.probe_every));
+        match episode {
+            Some(_) => self.unfollowed.insert(endpoint.clone()),
+            None => self.unfollowed.remove(endpoint),
+        };
+        self.ends.set(endpoint, end);
+        self.probes.set(endpoint, probe);
+        if probe.is_some() {
+            self.suspended.insert(endpoint.clone());
+            self.resumed.remove(endpoint);
+        } else if self.suspended.remove(endpoint) {
+            self.resumed.insert(endpoint.clone());
         }
     }
 
     /// Forgets those that are another instance's.
     pub(super) fn forget(&mut self, is_foreign: impl Fn(&EndpointKey) -> bool) {
-        let foreign: Vec<_> = self
-            .endpoints
-            .keys()
-            .filter(|endpoint| is_foreign(endpoint))
-            .cloned()
-            .collect();
-        foreign.iter().for_each(|endpoint| self.replace(endpoint, None));
+        let foreign = self.endpoints.keys().filter(|endpoint| is_foreign(endpoint));
+        let foreign: Vec<_> = foreign.cloned().collect();
+        for endpoint in &foreign {
+            self.replace(endpoint, None);
+            self.resumed.remove(endpoint);
+        }
+    }
+
+    /// Takes over what the endpoint's document says, and keeps what this instance knows beyond that: it is written by the next
+    /// [`Known::saved`]. Returns what was written by this instance, if that turns out now.
+    pub(super) fn take_over(&mut self, endpoint: &EndpointKey, noted: Option<Noted>) -> Option<Unsaved> {
+        noted.iter().for_each(|noted| self.remember(endpoint, &noted.past));
+        let before = self.endpoints.get(endpoint);
+        let written = before.and_then(|before| before.written.clone());
+        if let Some(written) = written.filter(|written| written.is_in(noted.as_ref())) {
+            self.saved(&written);
+            return Some(written);
+        }
+        let before = self.endpoints.remove(endpoint).unwrap_or_default();
+        let noted = noted.filter(|noted| noted.version > 0);
+        self.replace(endpoint, noted.map(Tracked::loaded));
+        let rules = self.rules;
+        if let Some(mut episode) = self.detach(endpoint) {
+            let told: Vec<_> = before.told.into_iter().filter(|told| is_of(told, &episode)).collect();
+            episode.is_told |= !told.is_empty();
+            self.attach(endpoint, Some(episode), told, false);
+        }
+        before
+            .succeeded_at
+            .into_iter()
+            .for_each(|at| self.succeeded_at(endpoint, at, &rules));
+        None
+    }
+
+    /// When a delivery was last accepted; `None`: one has failed since.
+    pub(super) fn note_success(&mut self, endpoint: &EndpointKey, at: Option<DateTime>) {
+        if let Some(tracked) = self.endpoints.get_mut(endpoint) {
+            tracked.succeeded_at = at;
+        }
+    }
+
+    /// Whether the document says something that is not known here.
+    pub(super) fn is_news(&self, endpoint: &EndpointKey, noted: &Noted) -> bool {
+        let known = self.endpoints.get(endpoint);
+        noted.version > 0 && known.is_none_or(|known| known.version < noted.version)
+    }
+
+    /// A delivery was accepted then, which the document may not say.
+    pub(super) fn succeeded_at(&mut self, endpoint: &EndpointKey, at: DateTime, rules: &Rules) {
+        let is_later = |episode: &Episode| at > episode.last.at && Some(at) > episode.well_since;
+        if self.episode(endpoint).is_some_and(is_later)
+            && let Some(episode) = self.detach(endpoint)
+        {
+            let (after, told) = succeeded(episode.clone(), at, rules);
+            self.attach(endpoint, after, told.map(|told| (told, episode)), true);
+        }
+    }
+
+    /// This is in the document now.
+    pub(super) fn saved(&mut self, unsaved: &Unsaved) {
+        let Some(tracked) = self.endpoints.get_mut(&unsaved.endpoint) else {
+            return;
+        };
+        // Its document was read meanwhile.
+        let Some(written) = tracked.written.take_if(|written| written.revision == unsaved.revision) else {
+            return;
+        };
+        tracked.version = written.version_after();
+        tracked.told.drain(..written.told.len().min(tracked.told.len()));
+        tracked.saved_at = Some(Instant::now());
+        if tracked.revision == written.revision {
+            let is_needed = tracked.is_needed();
+            self.unsaved.remove(&unsaved.endpoint);
+            if !is_needed {
+                self.endpoints.remove(&unsaved.endpoint);
+            }
+        }
     }
 
     /// What a document says of earlier suspensions, unless more is known.
@@ -108,6 +231,11 @@ impl Known {
         let recent = self.recent();
         self.reach.is_cut_off(recent, now)
     }
+}
+
+/// Whether the platform must still be told that, where another has written this episode meanwhile: its id is the same whoever tells it.
+fn is_of((told, then): &(Told, Episode), episode: &Episode) -> bool {
+    *told != Told::Recovered && then.since == episode.since
 }
 
 impl Tracked {

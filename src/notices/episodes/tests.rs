@@ -1,21 +1,24 @@
+use std::collections::HashMap;
+
 use bson::doc;
 
 use super::*;
+use crate::notices::{Noted, Told};
+
+fn rules() -> Rules {
+    Rules {
+        failing_after: Duration::from_secs(900),
+        suspend_after: Duration::from_secs(432_000),
+    }
+}
 
 /// An endpoint that is suspended since the epoch.
 fn suspended() -> (Episodes, EndpointKey) {
     let since = DateTime::from_millis(0);
     let suspension = doc! { "since": since, "gone": true, "fingerprint": 1_i64 };
-    let episode = doc! { "version": 1_i64, "since": since, "failures": 1_i64, "suspended": suspension };
-    let episodes = Episodes::new(Rules {
-        failing_after: Duration::from_secs(900),
-        suspend_after: Duration::from_secs(432_000),
-    });
-    episodes.load(
-        &[doc! { "_id": "episode/a/b", "episode": episode }],
-        &HashMap::new(),
-        |_| true,
-    );
+    let episode = doc! { "version": 1_i64, "since": since, "failures": 1_i64, "told": true, "suspended": suspension };
+    let episodes = Episodes::new(rules());
+    episodes.load(&[doc! { "_id": "episode/a/b", "episode": episode }], &HashMap::new());
     (episodes, EndpointKey::from_stored("a/b"))
 }
 
@@ -29,4 +32,121 @@ fn a_probe_that_was_not_attempted_is_due_at_once() {
         episodes.take_back_probe(&endpoint);
         assert_eq!(episodes.suspended(&endpoint, now), Some(true));
     }
+}
+
+/// What the daemon does with what must be written, up to the commit.
+fn to_be_written(episodes: &Episodes, endpoint: &EndpointKey) -> Unsaved {
+    let mut unsaved = episodes.unsaved_of(std::slice::from_ref(endpoint));
+    unsaved.pop().unwrap()
+}
+
+fn noted(endpoint: &EndpointKey, unsaved: &Unsaved) -> Noted {
+    let document = doc! { "_id": format!("episode/{endpoint}"), "episode": unsaved.document().unwrap() };
+    Noted::read(&document).unwrap().1
+}
+
+fn gone(at: i64) -> FailedAttempt {
+    FailedAttempt {
+        at: DateTime::from_millis(at),
+        status: Some(410),
+        reason: "status 410".into(),
+        event: "e".into(),
+    }
+}
+
+#[test]
+fn what_was_written_without_a_reply_takes_back_nothing_that_came_after_it() {
+    let at = DateTime::from_millis;
+    // What came after it, and whether the endpoint is suspended then.
+    for (success, suspended) in [(None, Some(false)), (Some(20), None)] {
+        let (episodes, endpoint) = (Episodes::new(rules()), EndpointKey::from_stored("a/c"));
+        episodes.failed(&endpoint, gone(10), true, true, 1);
+        let written = to_be_written(&episodes, &endpoint);
+        success
+            .into_iter()
+            .for_each(|millis| episodes.succeeded(&endpoint, at(millis)));
+        // As the next round reads it, or somebody who has changed something else.
+        for _ in 0..2 {
+            let found = episodes.reload(&endpoint, Some(noted(&endpoint, &written)));
+            assert!(found.is_none_or(|found| found.told.len() == 1));
+            assert_eq!(episodes.suspended(&endpoint, at(30)), suspended, "{success:?}");
+        }
+        let left = episodes.unsaved(|_| true);
+        assert_eq!(left.len(), success.iter().len(), "the platform is not told twice");
+        for unsaved in episodes.unsaved_of(&left) {
+            assert_eq!((unsaved.version, unsaved.told.len()), (1, 0));
+        }
+    }
+}
+
+#[test]
+fn what_the_platform_must_be_told_is_not_lost_where_somebody_else_writes() {
+    let at = DateTime::from_millis;
+    let since = at(0);
+    let other = |since: DateTime, version: i64| {
+        let episode = doc! { "version": version, "since": since, "failures": 1_i64, "told": false };
+        Noted::read(&doc! { "_id": "episode/a/b", "episode": episode })
+            .unwrap()
+            .1
+    };
+    // What is in the document now, and how many notices are waiting then.
+    for (noted, expected) in [(Some(other(since, 3)), 1), (Some(other(at(7), 3)), 0), (None, 0)] {
+        let (episodes, endpoint) = suspended();
+        let episode = episodes.0.known.lock().detach(&endpoint).unwrap();
+        let told = (Told::Failing, episode.clone());
+        episodes.0.known.lock().attach(&endpoint, Some(episode), [told], true);
+        drop(to_be_written(&episodes, &endpoint));
+        let what = format!("{noted:?}");
+        assert!(episodes.reload(&endpoint, noted).is_none());
+        let unsaved = episodes.unsaved_of(&episodes.unsaved(|_| true));
+        let waiting: usize = unsaved.iter().map(|unsaved| unsaved.told.len()).sum();
+        assert_eq!(waiting, expected, "{what}");
+        for unsaved in unsaved {
+            assert!(unsaved.version == 3 && unsaved.episode.unwrap().is_told);
+        }
+    }
+}
+
+#[test]
+fn a_release_ends_the_suspensions_that_began_before_it_written_or_not() {
+    let at = DateTime::from_millis;
+    for (released, suspended) in [
+        (None, Some(false)),
+        (Some(9), Some(false)),
+        (Some(10), None),
+        (Some(11), None),
+    ] {
+        let episodes = Episodes::new(rules());
+        let endpoint = EndpointKey::from_stored("a/c");
+        episodes.failed(&endpoint, gone(10), true, true, 1);
+        episodes.released(|_| released.map(at));
+        assert_eq!(episodes.suspended(&endpoint, at(30)), suspended, "{released:?}");
+    }
+}
+
+#[test]
+fn what_is_remembered_of_a_gained_endpoint_stays_until_it_is_lost() {
+    let (episodes, endpoint) = suspended();
+    assert_eq!(episodes.unsaved(|_| false), [], "it is not assigned yet");
+    assert!(episodes.suspended(&endpoint, DateTime::from_millis(1)).is_some());
+    episodes.forget(|_| true);
+    assert_eq!(episodes.suspended(&endpoint, DateTime::from_millis(1)), None);
+}
+
+#[test]
+fn endpoints_are_woken_once_when_a_probe_is_due_and_when_they_are_served_again() {
+    let (episodes, endpoint) = suspended();
+    let at = DateTime::from_millis;
+    let (before, due) = (at(3_599_999), at(3_600_000));
+    assert_eq!(episodes.tick(before), Some(due));
+    assert_eq!(episodes.woken(before), []);
+    assert_eq!(episodes.woken(due), std::slice::from_ref(&endpoint));
+    assert_eq!(episodes.woken(due), [], "once");
+    episodes.succeeded(&endpoint, due);
+    assert_eq!(episodes.woken(due), [endpoint]);
+    assert_eq!(
+        episodes.tick(due),
+        Some(at(3_600_000 + 900_000)),
+        "the end of the episode"
+    );
 }

@@ -31,6 +31,17 @@ impl Unsaved {
     /// The field's value after the write.
     pub fn document(&self) -> Option<Document> {
         let episode = self.episode.as_ref()?;
-        Some(document::write(episode, self.version + 1))
+        Some(document::write(episode, self.version_after()))
+    }
+
+    /// The version of the document after the write.
+    pub(super) fn version_after(&self) -> i64 {
+        self.episode.as_ref().map_or(0, |_| self.version + 1)
+    }
+
+    /// Whether the document says what it does after the write.
+    pub(super) fn is_in(&self, noted: Option<&Noted>) -> bool {
+        let (version, episode) = noted.map_or((0, None), |noted| (noted.version, noted.episode.as_ref()));
+        version == self.version_after() && episode == self.episode.as_ref()
     }
 }

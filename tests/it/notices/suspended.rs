@@ -51,6 +51,48 @@ async fn how_the_settings_before_a_change_fail_does_not_suspend_those_after_it()
 }
 
 #[tokio::test]
+async fn a_release_ends_a_suspension_that_mongodb_refuses_to_write() {
+    let ways = ["--all", "--organization", "--endpoint"];
+    futures_util::future::join_all(ways.map(goes_out_although_unwritten)).await;
+}
+
+async fn goes_out_although_unwritten(way: &str) {
+    let fixture = fixture("").await;
+    let endpoint = fixture.endpoint("/a");
+    let organization = fixture.organization(vec![endpoint.clone()]).await;
+    always(&fixture, "/a", 410);
+    let mut command = fixture.command(&["run"]);
+    // No probe within this test.
+    command.env("FAILPOINTS", "episodes=return(0)");
+    let daemon = Daemon::spawn(command);
+    daemon.wait_for(|line| line["message"] == "ready").await;
+    let refused = doc! { "$nor": [{ "episode.suspended": { "$exists": true } }] };
+    let modify = doc! { "collMod": "webhook_state", "validator": refused };
+    fixture.database.run_command(modify).await.unwrap();
+    expire(&fixture, organization, 1).await;
+    daemon.signal(nix::sys::signal::Signal::SIGUSR1);
+    let is_refused = |line: &serde_json::Value| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.contains("refuses to write down that an endpoint fails")
+    };
+    daemon.wait_for(is_refused).await;
+    always(&fixture, "/a", 200);
+    expire(&fixture, organization, 3).await;
+    daemon.signal(nix::sys::signal::Signal::SIGUSR1);
+    let marked = doc! { "expiryReminderSent": true };
+    fixture.wait_for_count(&fixture.badge_users(), marked, 4).await;
+    assert_eq!(accepted(&fixture.receiver.requests(), "/a"), 1, "it is suspended");
+    let (organization, endpoint) = (organization.to_hex(), id(&endpoint));
+    let released = match way {
+        "--all" => fixture.outcome(&["release", "--all"]).await,
+        "--organization" => fixture.outcome(&["release", way, &organization]).await,
+        _ => fixture.outcome(&["release", way, &endpoint]).await,
+    };
+    assert_eq!(released.code, Some(0), "{released:?}");
+    fixture.wait_for(|requests| accepted(requests, "/a") == 4).await;
+}
+
+#[tokio::test]
 async fn a_change_while_another_instance_had_the_endpoint_ends_its_suspension() {
     let fixture = fixture("").await;
     let (endpoint, other) = (fixture.endpoint("/a"), fixture.endpoint("/b"));

@@ -1,0 +1,73 @@
+//! When something is due, of which endpoint.
+
+use std::collections::{BTreeSet, HashMap};
+
+use bson::DateTime;
+
+use crate::model::EndpointKey;
+
+/// One instant per endpoint. What is due is found without looking at the others.
+#[derive(Debug, Default)]
+pub struct Dues {
+    at: HashMap<EndpointKey, DateTime>,
+    in_order: BTreeSet<(DateTime, EndpointKey)>,
+}
+
+impl Dues {
+    /// It is due then; `None`: nothing is due of the endpoint any more.
+    pub fn set(&mut self, endpoint: &EndpointKey, at: Option<DateTime>) {
+        let before = match at {
+            Some(at) => self.at.insert(endpoint.clone(), at),
+            None => self.at.remove(endpoint),
+        };
+        if before == at {
+            return;
+        }
+        if let Some(before) = before {
+            self.in_order.remove(&(before, endpoint.clone()));
+        }
+        if let Some(at) = at {
+            self.in_order.insert((at, endpoint.clone()));
+        }
+    }
+
+    /// The same, unless something is due of it already.
+    pub fn set_if_none(&mut self, endpoint: &EndpointKey, at: DateTime) {
+        if !self.at.contains_key(endpoint) {
+            self.set(endpoint, Some(at));
+        }
+    }
+
+    /// When the first is due.
+    pub fn next(&self) -> Option<DateTime> {
+        self.in_order.first().map(|(at, _)| *at)
+    }
+
+    /// What is due at `now`.
+    pub fn due(&self, now: DateTime) -> Vec<EndpointKey> {
+        let due = self.in_order.iter().take_while(|(at, _)| *at <= now);
+        due.map(|(_, endpoint)| endpoint.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_is_found_by_its_last_instant() {
+        let at = DateTime::from_millis;
+        let [a, b, c] = ["o/a", "o/b", "o/c"].map(EndpointKey::from_stored);
+        let mut dues = Dues::default();
+        for (endpoint, millis) in [(&a, 30), (&b, 20), (&c, 10), (&a, 5)] {
+            dues.set(endpoint, Some(at(millis)));
+        }
+        dues.set_if_none(&b, at(1));
+        assert_eq!(dues.next(), Some(at(5)));
+        assert_eq!(dues.due(at(10)), [a.clone(), c.clone()]);
+        dues.set(&a, None);
+        assert_eq!(dues.due(at(20)), [c, b]);
+        assert_eq!(dues.due(at(9)), []);
+        assert_eq!(dues.at.len(), dues.in_order.len());
+    }
+}

@@ -1,0 +1,72 @@
+//! Telling the platform of dead letters.
+
+use std::collections::HashMap;
+
+use bson::{DateTime, Document, rawdoc};
+
+use super::Keeper;
+use super::write::{Change, commit, fitting, read};
+use crate::model::EndpointKey;
+use crate::notices::{Dead, Untold, of_dead_letters};
+use crate::outbox::{later, state_id};
+use crate::store::{Result, Writer};
+
+impl Keeper {
+    /// Tells the platform of the dead letters of these endpoints, but for those of which it was told of others within
+    /// [`super::DEAD_EVERY`]: of them later. Returns the endpoints that did not fit into the transaction.
+    ///
+    /// # Errors
+    /// Nothing was written, or it is not known whether that was.
+    pub(super) async fn tell_of_dead_letters(&mut self, endpoints: &[EndpointKey]) -> Result<Vec<EndpointKey>> {
+        let engine = self.engine.clone();
+        let mut last = engine.outbox.last_dead_letters(endpoints).await?;
+        let mut transaction = engine.store.begin(Writer::Upkeep).await?;
+        let ids = endpoints.iter().map(state_id).collect();
+        let untold = untold(&read(&engine, &mut transaction, ids).await?);
+        let (now, terms) = (engine.clock.now(), self.terms());
+        let (mut told, mut changes) = (Vec::new(), Vec::new());
+        for endpoint in endpoints {
+            let id = state_id(endpoint);
+            let untold = untold.get(&id).copied().unwrap_or_default();
+            if let Some(at) = self.not_before(&untold, now) {
+                self.dead.set(endpoint, at);
+                continue;
+            }
+            let dead = Dead {
+                count: untold.dead,
+                kept: untold.kept,
+                last: last.remove(endpoint).unwrap_or_default(),
+            };
+            let notice = of_dead_letters(endpoint, &engine.directory.name(endpoint), &dead, &terms, now);
+            let update = rawdoc! { "$set": { "deadToldAt": now }, "$unset": { "deadUntold": 1, "keptUntold": 1 } };
+            changes.push(Change::new(id, update, vec![notice]));
+            told.push(endpoint.clone());
+        }
+        if changes.is_empty() {
+            transaction.abort().await;
+            return Ok(Vec::new());
+        }
+        let left = told.split_off(fitting(&changes));
+        changes.truncate(told.len());
+        commit(&engine, transaction, changes).await?;
+        told.iter().for_each(|endpoint| self.dead.set(endpoint, None));
+        Ok(left)
+    }
+
+    /// When the platform may be told of these, if not at `now`; `Some(None)`: there are none.
+    fn not_before(&self, untold: &Untold, now: DateTime) -> Option<Option<DateTime>> {
+        let allowed = untold.told_at.map(|at| later(at, self.dead_every));
+        match allowed.filter(|at| *at > now) {
+            _ if untold.dead == 0 => Some(None),
+            Some(at) => Some(Some(at)),
+            None => None,
+        }
+    }
+}
+
+/// What the documents of endpoints say, by their `_id`s.
+fn untold(documents: &[Document]) -> HashMap<String, Untold> {
+    let id = |document: &Document| document.get_str("_id").ok().map(str::to_owned);
+    let untold = documents.iter();
+    untold.filter_map(|one| Some((id(one)?, Untold::read(one)))).collect()
+}
