@@ -1,7 +1,6 @@
 //! Which certificates of endpoints the platform was told of: the document `certificates/KEY` of `webhook_state`. It stays as long as the
 //! endpoint does, so that a certificate is told of once, whichever instance comes upon it, and however often.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use bson::{DateTime, Document, RawDocumentBuf, doc, rawdoc};
@@ -14,15 +13,15 @@ use crate::platform::{End, Tls};
 const MOST_NAMED: usize = 20;
 
 /// An endpoint's document keeps this many, the latest: more than its `tls` can hold.
-const REMEMBERED: i32 = 1_000;
+const REMEMBERED: usize = 1_000;
 
 /// What the platform was told of one endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ToldCertificates {
     /// When it was told last.
     at: Option<DateTime>,
-    /// The fingerprints of the certificates that it was told of.
-    certificates: HashSet<i64>,
+    /// The fingerprints of the certificates that it was told of, the latest last.
+    certificates: Vec<i64>,
 }
 
 /// The filter for the documents of all endpoints.
@@ -58,19 +57,20 @@ impl ToldCertificates {
         untold.take(MOST_NAMED).collect()
     }
 
-    /// When it may be told again, at most once in `every`. `None`: at any time.
-    pub fn next(&self, every: Duration) -> Option<DateTime> {
-        self.at.map(|at| later(at, every))
+    /// When it may be told again, at most once in `every`. One that was told later than `now` was so by another clock.
+    pub fn next(&self, every: Duration, now: DateTime) -> DateTime {
+        let at = self.at.filter(|at| *at <= now);
+        at.map_or(now, |at| later(at, every))
     }
 
-    /// It is told of these at `now`. Returns how its document changes.
+    /// It is told of these at `now`. Returns how its document changes: written anew, whatever somebody has made of it.
     pub fn tell(&mut self, ends: &[&End], now: DateTime) -> RawDocumentBuf {
-        let fingerprints: Vec<_> = ends.iter().map(|end| end.fingerprint).collect();
         self.at = Some(now);
-        self.certificates.extend(&fingerprints);
-        let fingerprints = fingerprints.into_iter().collect::<bson::RawArrayBuf>();
-        let push = rawdoc! { "certificates": { "$each": fingerprints, "$slice": -REMEMBERED } };
-        rawdoc! { "$set": { "at": now }, "$push": push }
+        self.certificates.extend(ends.iter().map(|end| end.fingerprint));
+        let forgotten = self.certificates.len().saturating_sub(REMEMBERED);
+        self.certificates.drain(..forgotten);
+        let certificates = self.certificates.iter().copied().collect::<bson::RawArrayBuf>();
+        rawdoc! { "$set": { "at": now, "certificates": certificates } }
     }
 }
 
@@ -107,28 +107,22 @@ mod tests {
         assert_eq!(told_now(&mut told, &tls([-99, 3, 15, 99]), day), [-99], "others since");
         assert!(told_now(&mut told, &before, day).is_empty(), "the former again");
         let every = Duration::from_secs(60);
-        assert_eq!(told.next(every), Some(DateTime::from_millis(86_460_000)));
+        assert_eq!(told.next(every, day), DateTime::from_millis(86_460_000));
+        assert_eq!(told.next(every, now), now, "the clock was set back");
+        assert_eq!(ToldCertificates::default().next(every, day), day);
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn what_is_written_is_read_and_only_the_latest_is_kept() {
         let mut told = ToldCertificates::default();
-        let update = told.tell(
-            &tls([-1, 5]).ending(DateTime::MAX).collect::<Vec<_>>(),
-            DateTime::from_millis(7),
-        );
-        let update = Document::try_from(update).unwrap();
-        let pushed = update
-            .get_document("$push")
-            .unwrap()
-            .get_document("certificates")
-            .unwrap();
-        let document = doc! {
-            "_id": "certificates/o/e", "certificates": pushed.get_array("$each").unwrap().clone(),
-            "at": update.get_document("$set").unwrap().get("at").unwrap().clone(),
-        };
+        let many = tls(0..1_100);
+        let many: Vec<_> = many.ending(DateTime::MAX).collect();
+        let update = Document::try_from(told.tell(&many, DateTime::from_millis(7))).unwrap();
+        let mut document = update.get_document("$set").unwrap().clone();
+        document.insert("_id", "certificates/o/e");
         let (key, read) = ToldCertificates::read(&document).unwrap();
-        assert_eq!((key.to_string().as_str(), read), ("o/e", told));
+        assert_eq!((key.to_string().as_str(), &read), ("o/e", &told));
+        assert_eq!((read.certificates[0], read.certificates.len()), (100, REMEMBERED));
         assert!(ToldCertificates::read(&doc! { "_id": "endpoint/o/e" }).is_none());
         let damaged = doc! { "_id": "certificates/o/e", "certificates": 1, "at": "x" };
         assert_eq!(ToldCertificates::read(&damaged).unwrap().1, ToldCertificates::default());

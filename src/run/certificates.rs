@@ -167,8 +167,7 @@ impl Teller {
     fn may_tell_at(&self, key: &EndpointKey, tls: &Tls, now: DateTime) -> Option<DateTime> {
         let told = self.told.as_ref()?.get(key);
         let is_untold = told.is_none_or(|told| !told.untold(tls, now).is_empty());
-        let next = told.and_then(|told| told.next(self.every));
-        is_untold.then(|| next.unwrap_or(now))
+        is_untold.then(|| told.map_or(now, |told| told.next(self.every, now)))
     }
 
     fn due(&self, ending: &Ending, now: DateTime) -> Vec<(EndpointKey, Arc<Tls>)> {

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{always, command, expire, fixture, has, id, kinds, notices};
-use crate::fixture::{Daemon, Fixture};
+use crate::fixture::{Daemon, Fixture, endpoint_key};
 use crate::mtls::ending_in;
 
 const ENDS: &str = "endpoint.certificate_ends";
@@ -241,6 +241,28 @@ async fn an_organization_with_a_thousand_delays_no_other_notice_and_no_delivery(
     };
     fixture.wait_for(|requests| of_many(requests) >= MANY).await;
     assert_eq!(of_many(&fixture.receiver.requests()), MANY);
+}
+
+/// Somebody else has been at the documents.
+#[tokio::test]
+async fn what_is_damaged_in_webhook_state_keeps_nothing_from_being_told() {
+    let fixture = fixture("").await;
+    let damages = [
+        doc! { "certificates": "none", "at": "yesterday" },
+        doc! { "certificates": [1, "x", null] },
+        doc! { "at": bson::DateTime::MAX },
+        doc! {},
+    ];
+    let endpoints: Vec<_> = damages.iter().map(|_| with_tls(&fixture, "a", identity(3))).collect();
+    let organization = fixture.organization(endpoints.clone()).await;
+    for (endpoint, mut damage) in endpoints.iter().zip(damages) {
+        damage.insert("_id", format!("certificates/{}", endpoint_key(organization, endpoint)));
+        fixture.state().insert_one(damage).await.unwrap();
+    }
+    let daemon = daemons(&fixture, 1, "").await.remove(0);
+    let all = |requests: &[Received]| endpoints.iter().all(|endpoint| told(requests, endpoint) == 1);
+    fixture.wait_for(all).await;
+    assert_eq!(daemon.count(|line| line["level"] == "ERROR"), 0);
 }
 
 #[tokio::test]
