@@ -1,10 +1,12 @@
 //! docs/notices.md says what is so.
 
+use bson::doc;
 use serde_json::{Value, json};
 
 use super::{SECRET, always, daemon, expire, fixture, has, id, notices};
 use crate::email::server::MailServer;
 use crate::fixture::{Daemon, Fixture};
+use crate::mtls::ending_in;
 use crate::receivers::Running;
 use crate::receivers::page::block_of;
 use crate::standard_webhooks::libraries;
@@ -31,12 +33,15 @@ async fn the_receiver_of_the_page_writes_to_the_customer() {
     let fixture = Fixture::new().await.with(&settings);
     let mut endpoint = fixture.endpoint("/gone");
     endpoint.insert("name", "HR system");
-    let organization = fixture.organization(vec![endpoint]).await;
+    let (certificate, key) = ending_in(3);
+    let mut ending = fixture.endpoint("/well");
+    ending.insert("tls", doc! { "clientCert": certificate, "clientKey": key });
+    let organization = fixture.organization(vec![endpoint, ending]).await;
     always(&fixture, "/gone", 410);
     expire(&fixture, organization, 1).await;
     let _daemon: Daemon = daemon(&fixture).await;
-    let delivered = bson::doc! { "endpoint": "all/notices", "state": "delivered" };
-    fixture.wait_for_deliveries(delivered, 2).await;
+    let delivered = doc! { "endpoint": "all/notices", "state": "delivered" };
+    fixture.wait_for_deliveries(delivered, 3).await;
     let mails = mails.mails();
     let suspended = mails
         .iter()
@@ -48,6 +53,11 @@ async fn the_receiver_of_the_page_writes_to_the_customer() {
         suspended.text.contains("It answered 410 Gone.") && suspended.text.contains("status 410"),
         "{suspended:?}"
     );
+    let ends = mails
+        .iter()
+        .find(|mail| mail.headers()["Subject"].contains("endpoint.certificate_ends"));
+    let text = &ends.unwrap().text;
+    assert!(text.contains("clientCert CN=certhookd.test ends 20"), "{text}");
 }
 
 #[tokio::test]
