@@ -16,6 +16,7 @@ mod payloads;
 mod reading;
 mod redrive;
 mod released;
+mod remembered;
 mod report;
 mod running;
 mod settings;

@@ -2,20 +2,17 @@
 //!
 //! `run`, `scan` and `demo` use the same engine; they differ in what they let run.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bson::{DateTime, Document, RawDocumentBuf};
-use futures_util::TryStreamExt;
+use bson::{DateTime, RawDocumentBuf};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::endpoint_states::EndpointStates;
 use super::gate::{EndpointGate, proxy_fault, waits_for_proxy};
-use super::last_successes::last_successes;
 use super::{Courier, Settings, Tally, settings};
 use crate::cluster::{CUT_SHORT, Cluster, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::config::Config;
@@ -24,7 +21,7 @@ use crate::dispatch::{
 };
 use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Reloadable};
-use crate::notices::{Episodes, Noted, Untold, all_episodes, forgotten_episodes};
+use crate::notices::Episodes;
 use crate::operations::{Executor, Holds, Parts, hold_everything};
 use crate::outbox::{Head, Listener, Outbox};
 use crate::platform::{Directory, Found, Refresh};
@@ -219,42 +216,6 @@ impl Engine {
             Found::OutOfService { .. } => EndpointState::OutOfService,
             Found::Off { reason } => EndpointState::Off(reason),
         }
-    }
-
-    /// Forgets what is remembered of endpoints that are another instance's now. Only the heartbeat may do that: what it has read of
-    /// endpoints that it gains would be forgotten, too, until they are assigned.
-    fn forget_foreign(&self) {
-        let is_foreign = |endpoint: &EndpointKey| !self.cluster.is_assigned(endpoint);
-        self.episodes.forget(is_foreign);
-        self.died.take_if(is_foreign);
-    }
-
-    /// Reads what `webhook_state` says of endpoints, of those that are assigned to this instance or of `all`.
-    pub(super) async fn load_endpoint_states(&self, all: bool) -> crate::store::Result<()> {
-        let documents = self.endpoint_states.read().await?;
-        for (endpoint, pause) in self.endpoint_states.load(&documents) {
-            self.queue.pause(&endpoint, pause);
-        }
-        // Only tidies up: no dead letter is kept that was there then.
-        let _ = self
-            .store
-            .state()
-            .delete_many(forgotten_episodes(self.clock.now(), self.retention))
-            .await;
-        let is_read = |endpoint: &EndpointKey| all || self.cluster.is_assigned(endpoint);
-        let mut episodes: Vec<Document> = self.store.state().find(all_episodes()).await?.try_collect().await?;
-        episodes.retain(|document| Noted::read(document).is_some_and(|(endpoint, _)| is_read(&endpoint)));
-        let (news, known) = self.episodes.news(episodes);
-        let successes = last_successes(&self.store, &news, self.clock.now()).await?;
-        self.episodes.load(&known, &HashMap::new());
-        self.episodes.load(&news, &successes);
-        self.episodes.released(|endpoint| self.holds.released_at(endpoint));
-        for document in documents.iter().filter(|document| Untold::read(document).dead > 0) {
-            let key = document.get_str("_id").ok().and_then(|id| id.strip_prefix("endpoint/"));
-            let endpoint = key.map(EndpointKey::from_stored).filter(is_read);
-            endpoint.into_iter().for_each(|endpoint| self.died.add(endpoint));
-        }
-        Ok(())
     }
 
     /// What keeps the directory fresh.
