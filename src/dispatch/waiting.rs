@@ -244,8 +244,11 @@ impl Waiting {
             }
             None => {
                 waiting.live.begun = None;
-                // What was in memory of it is recorded or dropped: its rest waits as any batch does.
-                waiting.live.more |= partly_read;
+                if partly_read {
+                    // What was in memory of it is recorded or dropped: its rest waits before all that is known.
+                    waiting.live.known.clear();
+                    waiting.live.more = true;
+                }
             }
         }
         let wants = waiting.choose(endpoint, slots, alone, memory, now);

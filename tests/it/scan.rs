@@ -163,7 +163,11 @@ async fn a_backlog_is_read_and_appended_page_by_page_the_earliest_expiry_first()
         // Two pages are written at a time: either may be the first.
         assert!(place.abs_diff(page) <= 1, "page {page} is the {place}th");
     }
-    fixture.wait_for(|requests| requests.len() == 95).await;
+    let requests = fixture.wait_for(|requests| requests.len() == 95).await;
+    for (place, sent) in requests.iter().map(sent).enumerate() {
+        let n = expected.iter().position(|id| id.to_hex() == sent).unwrap();
+        assert!(place.abs_diff(n) < 20, "the {n}th is sent as the {place}th");
+    }
 }
 
 /// The certificates of a batch, in its order.

@@ -133,6 +133,14 @@ fn the_rest_of_a_background_batch_waits_for_what_goes_before_it() {
 }
 
 #[test]
+fn the_rest_of_a_batch_whose_beginning_is_recorded_is_read_before_what_was_appended_since() {
+    let waiting = waiting();
+    waiting.partly_read(&EndpointKey::from_stored("a/1"));
+    appended(&waiting, "x", 10);
+    assert_eq!(choose_beside(&waiting, &InMemory::default(), 64, false), ["by range"]);
+}
+
+#[test]
 fn a_look_has_a_queue_read_by_range_only_where_it_finds_what_is_news() {
     let look = |waiting: &Waiting, id: &str| {
         waiting.queue.begin_look();
