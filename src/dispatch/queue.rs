@@ -97,9 +97,18 @@ pub(super) struct Changes {
 /// What of an endpoint's is in memory.
 #[derive(Debug, Default)]
 pub(super) struct InMemory {
-    /// Its batches that must not be read again now.
+    /// The batches.
     pub(super) batches: Vec<Arc<str>>,
+    /// Batches whose results can't be recorded. They need not be in memory, and must not be read now.
+    pub(super) excluded: Vec<Arc<str>>,
     pub(super) partial: Option<Partial>,
+}
+
+impl InMemory {
+    /// The batches that must not be read now.
+    pub(super) fn passed_over(&self) -> Vec<Arc<str>> {
+        self.batches.iter().chain(&self.excluded).cloned().collect()
+    }
 }
 
 /// A batch of which only the first deliveries were read, or are still in memory.
@@ -185,7 +194,8 @@ impl DeliveryQueue {
         self.0.state.lock().breakers.answers(endpoint)
     }
 
-    /// When the endpoint may get something again, if it is only probed or paused.
+    /// When the endpoint may get something again, if it is only probed or paused, or has very many batches whose results can't be
+    /// recorded.
     pub(super) fn opens_at(&self, endpoint: &EndpointKey) -> Option<Instant> {
         self.0.state.lock().opens_at(endpoint)
     }

@@ -4,18 +4,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::STUCK;
 use super::state::State;
+use super::{MAX_EXCLUDED, STUCK};
 use crate::dispatch::pace::FailedResponse;
 use crate::model::{Concerns, EndpointKey, Outcome};
 use crate::outbox::Delivery;
 
 impl State {
-    /// When the endpoint may get something again, if it is only probed or paused.
+    /// When the endpoint may get something again, if it is only probed or paused, or has very many excluded batches.
     pub(super) fn opens_at(&self, endpoint: &EndpointKey) -> Option<Instant> {
+        let excluded = self.endpoints.get(endpoint).map(|queue| &queue.excluded);
+        let rests = excluded.filter(|excluded| excluded.len() >= MAX_EXCLUDED);
+        let rests_until = rests.and_then(|excluded| excluded.values().min().copied());
         self.breakers
             .next_probe(endpoint)
             .max(self.paces.paused_until(endpoint))
+            .max(rests_until)
     }
 
     /// Returns for how long the endpoint is paused from now on.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::bytes::Bytes;
 use super::endpoint::{EndpointQueue, Organization};
-use super::{Changes, Fill, InMemory, Limits, MAX_EXCLUDED, Partial};
+use super::{Changes, Fill, InMemory, Limits, Partial};
 use crate::dispatch::admission::{Admission, Granted, quarter, usable};
 use crate::dispatch::breaker::Breakers;
 use crate::dispatch::pace::{ConfiguredPace, Paces};
@@ -100,9 +100,6 @@ impl State {
             return 0;
         }
         let queue = self.endpoints.get(endpoint);
-        if queue.is_some_and(|queue| queue.excluded.len() >= MAX_EXCLUDED) {
-            return 0;
-        }
         let name = endpoint.organization();
         let (slots, unproven) = self
             .organizations
@@ -140,7 +137,8 @@ impl State {
             return InMemory::default();
         };
         InMemory {
-            batches: queue.batches.iter().chain(queue.excluded.keys()).cloned().collect(),
+            batches: queue.batches.iter().cloned().collect(),
+            excluded: queue.excluded.keys().cloned().collect(),
             partial: queue.partial.clone(),
         }
     }

@@ -316,7 +316,12 @@ fn a_batch_whose_results_are_refused_is_left_out_for_a_while() {
     queue.ended(&sent, &delivered());
     queue.exclude(&key("a/1"), "a/1/x".into(), Duration::from_secs(60));
     queue.recorded([sent].iter());
-    assert_eq!(queue.in_memory(&key("a/1")).batches, ["a/1/x".into()]);
+    let memory = queue.in_memory(&key("a/1"));
+    assert_eq!(
+        (memory.batches, memory.excluded),
+        (vec![], vec!["a/1/x".into()]),
+        "nothing of it is in memory"
+    );
     assert_eq!(queue.enqueue(fetched("a/1", "x", 1), 5), 0);
     assert_eq!(queue.enqueue(fetched("a/1", "y", 1), 5), 1);
 }
@@ -343,6 +348,7 @@ fn an_endpoint_with_very_many_batches_whose_results_are_refused_rests() {
         assert!(queue.is_passed_over(&key("a/1"), &batch));
     }
     assert_eq!(queue.admit(&key("a/1"), 1, &Granted::default()), 0);
+    assert!(queue.opens_at(&key("a/1")).is_some(), "it asks again by then");
     assert_eq!(queue.admit(&key("a/2"), 1, &Granted::default()), 1);
 }
 

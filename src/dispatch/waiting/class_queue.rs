@@ -157,7 +157,7 @@ impl ClassQueue {
             let want = Want::Next {
                 endpoint: endpoint.clone(),
                 class,
-                except: memory.batches.clone(),
+                except: memory.passed_over(),
                 batches: match class {
                     Class::Live => ((slots + EXPECTED / 2) / EXPECTED).max(1),
                     Class::Retry | Class::Background => slots,

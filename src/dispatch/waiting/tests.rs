@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bson::rawdoc;
 
 use super::*;
@@ -112,6 +114,57 @@ fn small_batches_share_the_slots_and_one_that_has_them_is_read_whole() {
     }
 }
 
+type Prepare<'a> = &'a dyn Fn(&DeliveryQueue);
+
+#[test]
+fn background_deliveries_wait_for_what_is_in_memory_and_not_for_what_is_excluded() {
+    let exclude = |queue: &DeliveryQueue| {
+        let endpoint = EndpointKey::from_stored("a/1");
+        queue.exclude(&endpoint, "a/1/x".into(), Duration::from_secs(60));
+    };
+    let enqueue = |queue: &DeliveryQueue| {
+        assert_eq!(queue.enqueue(fetched("a/1", "x", 1), 1), 1);
+    };
+    let both = |queue: &DeliveryQueue| {
+        enqueue(queue);
+        exclude(queue);
+    };
+    let table: [(&str, Prepare<'_>, &[&str]); 4] = [
+        ("nothing", &|_| {}, &["by id"]),
+        ("one that is excluded", &exclude, &["by id"]),
+        ("one in memory", &enqueue, &[]),
+        ("one in memory that is excluded", &both, &[]),
+    ];
+    for (what, prepare, expected) in table {
+        let waiting = waiting();
+        prepare(&waiting.queue);
+        let background = Head {
+            class: Class::Background,
+            ..head("y", 64)
+        };
+        waiting.add(vec![background]);
+        let memory = waiting.queue.in_memory(&EndpointKey::from_stored("a/1"));
+        assert_eq!(choose_beside(&waiting, &memory, 64, false), expected, "{what}");
+    }
+}
+
+#[test]
+fn neither_what_is_in_memory_nor_what_is_excluded_is_read_again() {
+    let waiting = waiting();
+    let endpoint = EndpointKey::from_stored("a/1");
+    waiting.queue.enqueue(fetched("a/1", "x", 1), 1);
+    waiting
+        .queue
+        .exclude(&endpoint, "a/1/y".into(), Duration::from_secs(60));
+    waiting.has_more(&endpoint, Class::Live);
+    let memory = waiting.queue.in_memory(&endpoint);
+    let wants = waiting.choose(&endpoint, 64, false, &memory, NOW);
+    assert!(
+        matches!(&wants[..], [Want::Next { except, .. }] if *except == ["a/1/x".into(), "a/1/y".into()]),
+        "{wants:?}"
+    );
+}
+
 #[test]
 fn the_rest_of_a_background_batch_waits_for_what_goes_before_it() {
     for (is_background, expected) in [(true, ["memory", "in part"]), (false, ["in part", "in part"])] {
@@ -124,6 +177,7 @@ fn the_rest_of_a_background_batch_waits_for_what_goes_before_it() {
                 next: 9,
                 is_background,
             }),
+            ..InMemory::default()
         };
         waiting.partly_read(&endpoint);
         appended(&waiting, "x", 10);
