@@ -201,8 +201,9 @@ impl Running {
         let now = parts.clock.now();
         let sorted = self.sort_out(&found, endpoint, ids, progress, now);
         let (outbox, deliveries) = (&parts.outbox, sorted.deliveries);
-        let _locked = outbox.lock_events(deliveries.iter()).await;
         let mut transaction = parts.store.begin(Writer::Operations).await?;
+        // After the writer, which other operations may have: the watch would wait for these, too. It needs no writer of operations.
+        let _locked = outbox.lock_events(deliveries.iter()).await;
         let appended = match self.request.is_dry_run {
             true => {
                 outbox

@@ -28,8 +28,8 @@ pub struct LockedEvents {
 }
 
 impl Outbox {
-    /// Locks the events of these deliveries, once nobody else has locked one of them. To be called before the transaction begins that
-    /// appends them, and kept until it has ended.
+    /// Locks the events of these deliveries, once nobody else has locked one of them. To be called before the first operation of the
+    /// transaction that appends them, with which its snapshot begins, and kept until it has ended.
     pub async fn lock_events<'a>(&self, deliveries: impl Iterator<Item = &'a NewDelivery>) -> LockedEvents {
         let mut events: Vec<EventId> = deliveries.map(|delivery| delivery.message.event_id.clone()).collect();
         events.sort_unstable();

@@ -78,6 +78,49 @@ async fn an_award_does_not_wait_for_a_step_that_is_under_way() {
     fixture.receiver.wait_for_total(35, LIMIT).await.unwrap();
 }
 
+#[tokio::test]
+async fn an_award_does_not_wait_for_a_step_that_waits_for_another() {
+    let organization = Organization::with(2, 0).await;
+    let fixture = &organization.fixture;
+    let _daemon = daemon(fixture, "backfill-pause=1*return(4)").await;
+    let [under_way, waiting] = [0, 1].map(|n: usize| {
+        let mut operation = backfill(&organization);
+        let selection = operation.get_document_mut("selection").unwrap();
+        selection.insert("certificate", organization.alive[n].get("_id"));
+        operation
+    });
+    let operations = fixture.operations();
+    let id = operations.insert_one(under_way).await.unwrap().inserted_id;
+    is_paused(fixture).await;
+    let other = operations.insert_one(waiting).await.unwrap().inserted_id;
+    let begun = doc! { "_id": &other, "state": "running" };
+    let has_begun = async { while operations.count_documents(begun.clone()).await.unwrap() == 0 {} };
+    tokio::time::timeout(LIMIT, has_begun).await.expect("it does not begin");
+
+    // Its certificate is awarded for another time, and that is corrected to what it was: the same event, again and again.
+    let certificate = &organization.alive[1];
+    for n in 1..=3 {
+        let mut again = certificate.clone();
+        let later = DateTime::from_millis(Clock::local().timestamp_millis() + n);
+        again.insert("creationDate", later);
+        for state in [&again, certificate] {
+            let set = doc! { "$set": { "creationDate": state.get("creationDate") } };
+            let which = doc! { "_id": certificate.get("_id") };
+            fixture.badge_users().update_one(which, set).await.unwrap();
+        }
+        let arrived = |received: &[_]| organization.ids(received).contains(&completed_id(&again));
+        fixture.wait_for(arrived).await;
+        let is_under_way = doc! { "_id": &id, "progress.done": 0_i64 };
+        let count = operations.count_documents(is_under_way).await.unwrap();
+        assert_eq!(count, 1, "award {n} came after the step");
+    }
+    for id in [&id, &other] {
+        let done = fixture.ended(id).await;
+        assert_eq!(done.get_str("state").ok(), Some("done"), "{done}");
+    }
+    assert_eq!(deliveries(fixture, &completed_id(certificate)).await, 1);
+}
+
 /// How many deliveries of that event there are.
 async fn deliveries(fixture: &Fixture, event: &str) -> u64 {
     fixture.count_deliveries(doc! { "event": event }).await
