@@ -10,8 +10,9 @@
 //! **Known to answer:** a share of the other slots,
 //!
 //! ```text
-//! share = (capacity - quarter) / (contenders + 1)      at least concurrency, at most what its rate needs for two seconds
-//! grant = share - active                               if active ≤ share / 2, else 0
+//! share = (capacity - quarter) / (contenders + 1)       at least concurrency, at most what its rate needs for two seconds
+//! left  = share - background                            background counts up to share / 2
+//! grant = left - active                                 if active ≤ left / 2, else 0
 //!         at most capacity / 2 - taken by the organization, at most capacity - taken by all
 //! ```
 //!
@@ -19,19 +20,22 @@
 //! * The 1 leaves a share to the next endpoint that asks.
 //! * With fewer slots than `concurrency` an endpoint could not use its parallel requests. An endpoint for which no slot is free
 //!   waits for its turn.
-//! * `active` are the endpoint's deliveries that are queued or in flight, but for queued ones of the class `background`: what goes
-//!   out before these need not wait until they are used up. A slot is `taken` until the result is recorded.
-//! * Only half of the share is waited for, because a read per freed slot would be a command per delivery.
+//! * `background` are the endpoint's queued deliveries of the class `background`, `active` all others that are queued or in flight. What
+//!   goes out before `background` need not wait until that is used up: half of the share is left to it. All together take the
+//!   share, so that slots are left to others. A slot is `taken` until the result is recorded.
+//! * Only half of what is left is waited for, because a read per freed slot would be a command per delivery.
 //! * One organization gets at most half of the slots, as it gets at most half of the requests in flight.
 //!
-//! Deliveries of the class `background` get half of a grant, so that slots are left to what goes before them.
+//! Deliveries of the class `background` get half of a grant, when all that were read before are sent. Those that a smaller share leaves
+//! over give way where slots are lacking: see `queue/overtaken`.
 //!
 //! Where half of a batch or more has slots, the batch is read whole, because what is read in parts is recorded in parts. Then a
 //! grant is exceeded, but never the capacity.
 //!
-//! Example: capacity 1024, max_in_flight 256, 9 contenders. The endpoint has 20 deliveries in memory that are queued or in flight, its
-//! organization has taken 300 slots, all together 500. quarter = 256 / 4 = 64; share = (1024 - 64) / (9 + 1) = 96; 20 ≤ 96 / 2, so
-//! it may have 96 - 20 = 76 more. Its organization may have 512 - 300 = 212 more, and 1024 - 500 = 524 are free: it gets 76.
+//! Example: capacity 1024, max_in_flight 256, 9 contenders. The endpoint has 30 queued deliveries of the class `background` in memory and 20
+//! others, its organization has taken 300 slots, all together 500. quarter = 256 / 4 = 64; share = (1024 - 64) / (9 + 1) = 96;
+//! left = 96 - 30 = 66; 20 ≤ 66 / 2, so it may have 66 - 20 = 46 more. Its organization may have 512 - 300 = 212 more, and
+//! 1024 - 500 = 524 are free: it gets 46.
 
 use std::collections::HashMap;
 
@@ -52,8 +56,10 @@ pub(super) struct Admission {
     pub taken: usize,
     /// Slots taken by the endpoint's organization.
     pub taken_by_organization: usize,
-    /// Deliveries of the endpoint that are queued or in flight; of one that answers without the queued ones of the class `background`.
+    /// Deliveries of the endpoint that are queued or in flight, without `background_of_endpoint`.
     pub active_of_endpoint: usize,
+    /// Queued deliveries of the class `background`, of an endpoint that answers.
+    pub background_of_endpoint: usize,
     /// Deliveries of all endpoints that are not known to answer, queued or in flight.
     pub active_of_unproven: usize,
     /// The same of the endpoint's organization alone.
@@ -66,7 +72,7 @@ pub(super) struct Admission {
 
 impl Admission {
     /// How many slots an endpoint that answers may take.
-    pub(super) fn share(&self) -> usize {
+    fn share(&self) -> usize {
         let shared = self.capacity.saturating_sub(quarter(self.max_in_flight));
         let share = shared / (self.contenders + 1);
         share.max(self.concurrency).min(self.usable).max(1)
@@ -82,12 +88,22 @@ impl Admission {
             let may = is_within_quarter && is_within_half && self.active_of_endpoint == 0;
             return usize::from(may).min(free);
         }
-        let share = self.share();
-        if self.active_of_endpoint > share / 2 {
+        if self.active_of_endpoint > self.low() {
             return 0;
         }
         let organization = half(self.capacity).saturating_sub(self.taken_by_organization);
-        (share - self.active_of_endpoint).min(organization).min(free)
+        (self.left() - self.active_of_endpoint).min(organization).min(free)
+    }
+
+    /// What deliveries of the class `background` leave of the share.
+    fn left(&self) -> usize {
+        let share = self.share();
+        share - self.background_of_endpoint.min(share / 2)
+    }
+
+    /// An endpoint that answers gets more when it has at most this many active deliveries.
+    pub(super) fn low(&self) -> usize {
+        self.left() / 2
     }
 }
 
@@ -156,6 +172,7 @@ mod tests {
         taken: 0,
         taken_by_organization: 0,
         active_of_endpoint: 0,
+        background_of_endpoint: 0,
         active_of_unproven: 0,
         active_of_unproven_in_organization: 0,
         answers: true,
@@ -183,6 +200,22 @@ mod tests {
             ("more than half of its share left", active(44), 0),
             ("half of its share left", active(43), 44),
             ("a rate of 3 per second", usable(6), 6),
+        ]);
+    }
+
+    #[test]
+    fn what_waits_in_the_class_background_leaves_half_of_the_share_and_exceeds_it_together_with_others_never() {
+        let beside = |background_of_endpoint, active_of_endpoint| Admission {
+            background_of_endpoint,
+            active_of_endpoint,
+            ..FRESH
+        };
+        grants(&[
+            ("half of its share", beside(43, 0), 44),
+            ("a quarter of it", beside(20, 5), 62),
+            ("more than its share, which was larger", beside(500, 5), 39),
+            ("others have half of what is left", beside(43, 22), 22),
+            ("others have more than half of what is left", beside(43, 23), 0),
         ]);
     }
 
@@ -248,9 +281,10 @@ mod tests {
             taken: 500,
             taken_by_organization: 300,
             active_of_endpoint: 20,
+            background_of_endpoint: 30,
             ..FRESH
         };
-        assert_eq!(example.share(), 96);
-        assert_eq!(example.grant(), 76);
+        assert_eq!((example.share(), example.left()), (96, 66));
+        assert_eq!(example.grant(), 46);
     }
 }

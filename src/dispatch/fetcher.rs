@@ -1,9 +1,10 @@
 //! The fetcher: reads what waits in the outbox into the delivery queue. Nothing else fills memory.
 
+mod plan;
 mod starved;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 
 use bson::{Bson, DateTime};
@@ -17,9 +18,10 @@ use super::queue::DeliveryQueue;
 use super::waiting::Waiting;
 use crate::failpoint;
 use crate::model::{Clock, EndpointKey};
-use crate::outbox::{Class, Fetched, Outbox, Unreadable, Want};
+use crate::outbox::{Class, Fetched, Outbox, Unreadable};
 use crate::store::{Kind, Pauses, Stopped, Store};
 
+use plan::Plan;
 use starved::Starved;
 
 /// How often all queues are looked at: what other instances have appended, or left, is found after this time at the latest.
@@ -223,11 +225,7 @@ impl Fetcher {
         let contenders = self.queue.contenders(&endpoints) + self.starved.answering();
         // Before it is asked which endpoints are this instance's.
         self.queue.begin_read();
-        let no_slot = self.starved.is_pressing() && self.queue.spare().1 == 0;
-        let no_byte = !self.starved.is_empty() && self.queue.spare_bytes() == 0;
-        if no_slot || no_byte {
-            self.queue.drop_stuck();
-        }
+        self.make_space(&endpoints, now);
         for endpoint in endpoints {
             if plan.granted.contains_key(&endpoint) || !self.serve_or_forget(&endpoint).is_fetched() {
                 continue;
@@ -247,6 +245,17 @@ impl Fetcher {
             }
         }
         plan
+    }
+
+    /// Where slots or bytes are wanted in vain, what can't be sent soon gives way.
+    fn make_space(&self, endpoints: &[EndpointKey], now: DateTime) {
+        let no_slot = self.starved.is_pressing() && self.queue.spare().1 == 0;
+        let no_byte = !self.starved.is_empty() && self.queue.spare_bytes() == 0;
+        if no_slot || no_byte {
+            self.queue.drop_stuck();
+        }
+        let asking = self.waiting.overtaking(endpoints, now);
+        self.queue.drop_overtaken(&asking, !self.starved.is_empty());
     }
 
     /// An endpoint gets nothing now: until its next probe or the end of its pause, or until slots are freed. One that has something in
@@ -366,29 +375,6 @@ impl Fetcher {
             }
         }
         is_changed
-    }
-}
-
-/// What is read in one round.
-#[derive(Default)]
-struct Plan {
-    granted: HashMap<EndpointKey, usize>,
-    wants: Vec<Want>,
-}
-
-impl Plan {
-    /// The queues whose batches are read next, and how many.
-    fn next_asked(&self) -> BTreeMap<(EndpointKey, Class), usize> {
-        let next = self.wants.iter().filter_map(|want| match want {
-            Want::Next {
-                endpoint,
-                class,
-                batches,
-                ..
-            } => Some(((endpoint.clone(), *class), *batches)),
-            _ => None,
-        });
-        next.collect()
     }
 }
 

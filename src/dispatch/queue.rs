@@ -8,6 +8,7 @@
 mod bytes;
 mod endpoint;
 mod health;
+mod overtaken;
 mod state;
 mod turns;
 mod unsent;
@@ -102,6 +103,8 @@ pub(super) struct InMemory {
     /// Batches whose results can't be recorded. They need not be in memory, and must not be read now.
     pub(super) excluded: Vec<Arc<str>>,
     pub(super) partial: Option<Partial>,
+    /// Unsent deliveries of the class `background`.
+    pub(super) background: usize,
 }
 
 impl InMemory {
@@ -307,6 +310,13 @@ impl DeliveryQueue {
     /// Slots were wanted in vain: drops unsent deliveries of endpoints that freed none for a while.
     pub(super) fn drop_stuck(&self) {
         self.0.state.lock().drop_stuck(Instant::now(), STUCK);
+    }
+
+    /// These endpoints ask for what goes before the class `background`, and some have asked in vain if `is_starved`: where space is
+    /// lacking, unsent deliveries of that class are dropped, if none of their endpoint was sent for a while.
+    pub(super) fn drop_overtaken(&self, asking: &[&EndpointKey], is_starved: bool) {
+        let mut state = self.0.state.lock();
+        state.drop_overtaken(asking, is_starved, Instant::now(), STUCK);
     }
 
     /// Endpoints that are only probed.

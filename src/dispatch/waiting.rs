@@ -189,6 +189,16 @@ impl Waiting {
         changed.into_iter().filter(waits).collect()
     }
 
+    /// Those of these endpoints for which something waits that goes before the class `background`.
+    pub(super) fn overtaking<'a>(&self, endpoints: &'a [EndpointKey], now: DateTime) -> Vec<&'a EndpointKey> {
+        let state = self.state.lock();
+        let overtakes = |endpoint: &&EndpointKey| {
+            let waiting = state.endpoints.get(*endpoint);
+            waiting.is_some_and(|waiting| waiting.has_other_than_background(now))
+        };
+        endpoints.iter().filter(overtakes).collect()
+    }
+
     /// The fetcher could not fetch for this endpoint now, and does it again later.
     pub(super) fn again(&self, endpoint: EndpointKey) {
         self.state.lock().changed.insert(endpoint);
@@ -234,8 +244,10 @@ impl Waiting {
         };
         let partly_read = std::mem::take(&mut waiting.partly_read);
         match &memory.partial {
-            // Its rest waits for what goes before it.
-            Some(partial) if partial.is_background && waiting.has_other_than_background(now) => {
+            // Its rest waits for what goes before it, and for its first part.
+            Some(partial)
+                if partial.is_background && (memory.background > 0 || waiting.has_other_than_background(now)) =>
+            {
                 waiting.partly_read = true;
             }
             Some(partial) => {

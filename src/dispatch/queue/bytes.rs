@@ -70,7 +70,7 @@ impl State {
         may && !is_full
     }
 
-    fn has_space_for_large(&self, endpoint: &EndpointKey, payload: usize) -> bool {
+    pub(super) fn has_space_for_large(&self, endpoint: &EndpointKey, payload: usize) -> bool {
         let own = self.bytes_of(endpoint).large;
         self.bytes.large < MAX_BYTES && (own == 0 || own + payload <= half(MAX_BYTES))
     }

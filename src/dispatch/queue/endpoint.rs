@@ -24,7 +24,7 @@ pub(super) struct EndpointQueue {
     pub(super) in_turn: bool,
     /// When a request last ended.
     pub(super) last_progress: Option<Instant>,
-    /// It wants to be refilled when it has this many deliveries queued or in flight.
+    /// It wants to be refilled when it has this many deliveries queued or in flight, but for queued ones of the class `background`.
     pub(super) low: usize,
     /// Whether it counts as a contender: it is known to answer, and something of it is queued or in flight.
     pub(super) contends: bool,
@@ -45,9 +45,9 @@ impl EndpointQueue {
         self.unsent.len() + self.in_flight
     }
 
-    /// The same without those that a live delivery overtakes.
+    /// The same without queued ones of the class `background`.
     pub(super) fn active_before_background(&self) -> usize {
-        self.unsent.not_overtaken() + self.in_flight
+        self.active() - self.unsent.background()
     }
 
     pub(super) fn is_idle(&self) -> bool {

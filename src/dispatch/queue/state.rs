@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::bytes::Bytes;
 use super::endpoint::{EndpointQueue, Organization};
+use super::unsent::Unsent;
 use super::{Changes, Fill, InMemory, Limits, Partial};
 use crate::dispatch::admission::{Admission, Granted, quarter, usable};
 use crate::dispatch::breaker::Breakers;
@@ -35,7 +36,7 @@ pub(super) struct State {
     batches: HashMap<Arc<str>, Arc<Batch>>,
     /// Batches that left memory since a look began, while one is under way.
     pub(super) left_since_look: Option<HashSet<Arc<str>>>,
-    taken: usize,
+    pub(super) taken: usize,
     pub(super) in_flight: usize,
     /// Slots taken by endpoints that are not known to answer.
     pub(super) taken_by_unproven: usize,
@@ -107,10 +108,7 @@ impl State {
             .map_or((0, 0), |one| (one.taken, one.unproven));
         let more = granted.to_organization(name);
         let answers = self.breakers.answers(endpoint);
-        let active = match answers {
-            true => EndpointQueue::active_before_background,
-            false => EndpointQueue::active,
-        };
+        let background = queue.filter(|_| answers).map_or(0, |queue| queue.unsent.background());
         let admission = Admission {
             capacity: self.limits.capacity,
             max_in_flight: self.limits.max_in_flight,
@@ -118,7 +116,8 @@ impl State {
             contenders,
             taken: self.taken + granted.all.slots,
             taken_by_organization: slots + more.slots,
-            active_of_endpoint: queue.map_or(0, active),
+            active_of_endpoint: queue.map_or(0, EndpointQueue::active) - background,
+            background_of_endpoint: background,
             active_of_unproven: self.taken_by_unproven + granted.all.unproven,
             active_of_unproven_in_organization: unproven + more.unproven,
             answers,
@@ -127,7 +126,7 @@ impl State {
         let granted = admission.grant();
         if let Some(queue) = self.endpoints.get_mut(endpoint) {
             queue.configured = configured;
-            queue.low = if admission.answers { admission.share() / 2 } else { 0 };
+            queue.low = if answers { admission.low() } else { 0 };
         }
         granted
     }
@@ -140,6 +139,7 @@ impl State {
             batches: queue.batches.iter().cloned().collect(),
             excluded: queue.excluded.keys().cloned().collect(),
             partial: queue.partial.clone(),
+            background: queue.unsent.background(),
         }
     }
 
@@ -219,7 +219,7 @@ impl State {
                 bytes.add(payload);
             }
             delivery.batch = Arc::clone(&batch);
-            queue.unsent.push(delivery, fetched.class);
+            queue.unsent.push(delivery, fetched.class, now);
         }
         self.batches.insert(Arc::clone(&batch.id), batch);
         self.taken += count;
@@ -294,6 +294,11 @@ impl State {
         };
         queue.partial = None;
         let unsent = std::mem::take(&mut queue.unsent);
+        self.drop_deliveries(endpoint, &unsent);
+    }
+
+    /// These were the endpoint's unsent deliveries, or those of a class: they leave memory.
+    pub(super) fn drop_deliveries(&mut self, endpoint: &EndpointKey, unsent: &Unsent) {
         if unsent.is_empty() {
             return;
         }
@@ -302,7 +307,8 @@ impl State {
         let mut fronts = unsent.fronts();
         let first = fronts.find(|(front, _)| self.batches.contains_key(&front.batch.id));
         if let (Some((first, class)), Some(queue)) = (first, self.endpoints.get_mut(endpoint)) {
-            queue.partial = Some(Partial::new(&first.batch.id, first.index, class));
+            let partial = Partial::new(&first.batch.id, first.index, class);
+            queue.partial.get_or_insert(partial);
         }
         self.changes.dropped.insert(endpoint.clone());
         self.recount(endpoint);
@@ -368,7 +374,7 @@ impl State {
     }
 
     fn want_refill(&mut self, endpoint: &EndpointKey) {
-        let wants = |queue: &EndpointQueue| queue.active() <= queue.low;
+        let wants = |queue: &EndpointQueue| queue.active_before_background() <= queue.low;
         if self.endpoints.get(endpoint).is_some_and(wants) {
             self.changes.refill.insert(endpoint.clone());
         }

@@ -3,17 +3,17 @@ use super::*;
 use crate::model::Failure;
 use crate::outbox::document::testing::fetched;
 
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     capacity: 64,
     max_in_flight: 16,
     concurrency: 5,
 };
 
-fn queue(limits: Limits) -> DeliveryQueue {
+pub(super) fn queue(limits: Limits) -> DeliveryQueue {
     DeliveryQueue::new(limits, Open(|_| true))
 }
 
-fn key(endpoint: &str) -> EndpointKey {
+pub(super) fn key(endpoint: &str) -> EndpointKey {
     EndpointKey::from_stored(endpoint)
 }
 
@@ -38,7 +38,7 @@ fn fetch(queue: &DeliveryQueue, endpoint: &str, name: &str, size: u32) -> usize 
     fetch_of(queue, Class::Live, endpoint, name, size)
 }
 
-fn fetch_of(queue: &DeliveryQueue, class: Class, endpoint: &str, name: &str, size: u32) -> usize {
+pub(super) fn fetch_of(queue: &DeliveryQueue, class: Class, endpoint: &str, name: &str, size: u32) -> usize {
     let slots = queue.admit(&key(endpoint), 1, &Granted::default());
     let mut fetched = fetched(endpoint, name, size);
     fetched.class = class;
@@ -49,23 +49,23 @@ fn fetch_of(queue: &DeliveryQueue, class: Class, endpoint: &str, name: &str, siz
 }
 
 /// Of which batch a delivery is, as `name` of [`fetch`].
-fn name(delivery: &Delivery) -> &str {
+pub(super) fn name(delivery: &Delivery) -> &str {
     delivery.batch.id.rsplit('/').next().unwrap()
 }
 
-fn end_all(queue: &DeliveryQueue, sent: &[Delivery]) {
+pub(super) fn end_all(queue: &DeliveryQueue, sent: &[Delivery]) {
     for one in sent {
         queue.ended(one, &delivered());
     }
 }
 
 /// All that may be sent now.
-fn send_all(queue: &DeliveryQueue) -> Vec<Delivery> {
+pub(super) fn send_all(queue: &DeliveryQueue) -> Vec<Delivery> {
     std::iter::from_fn(|| queue.next()).collect()
 }
 
 /// Makes an endpoint known to answer.
-fn prove(queue: &DeliveryQueue, endpoint: &str) {
+pub(super) fn prove(queue: &DeliveryQueue, endpoint: &str) {
     assert_eq!(fetch(queue, endpoint, &format!("{endpoint}-first"), 1), 1);
     let first = queue.next().unwrap();
     queue.ended(&first, &delivered());

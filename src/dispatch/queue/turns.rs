@@ -64,7 +64,7 @@ impl State {
             let Some(queue) = self.endpoints.get_mut(&endpoint) else {
                 continue;
             };
-            let Some(delivery) = queue.unsent.pop() else {
+            let Some(delivery) = queue.unsent.pop(now) else {
                 continue;
             };
             queue.in_flight += 1;

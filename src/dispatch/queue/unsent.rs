@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use tokio::time::Instant;
+
 use crate::outbox::{Class, Delivery};
 
 /// Live deliveries and retries in the order in which they were read, and behind them those of the class `background`, whenever they were read.
@@ -9,18 +11,37 @@ use crate::outbox::{Class, Delivery};
 pub(super) struct Unsent {
     first: VecDeque<Delivery>,
     background: VecDeque<Delivery>,
+    /// When one of the class `background` was last sent, or came where none was.
+    background_moved: Option<Instant>,
 }
 
 impl Unsent {
-    pub(super) fn push(&mut self, delivery: Delivery, class: Class) {
+    pub(super) fn push(&mut self, delivery: Delivery, class: Class, now: Instant) {
         match class {
             Class::Live | Class::Retry => self.first.push_back(delivery),
-            Class::Background => self.background.push_back(delivery),
+            Class::Background => {
+                if self.background.is_empty() {
+                    self.background_moved = Some(now);
+                }
+                self.background.push_back(delivery);
+            }
         }
     }
 
-    pub(super) fn pop(&mut self) -> Option<Delivery> {
-        self.first.pop_front().or_else(|| self.background.pop_front())
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Delivery> {
+        if let Some(delivery) = self.first.pop_front() {
+            return Some(delivery);
+        }
+        self.background_moved = Some(now);
+        self.background.pop_front()
+    }
+
+    /// Those of the class `background` leave it.
+    pub(super) fn split_off_background(&mut self) -> Self {
+        Self {
+            background: std::mem::take(&mut self.background),
+            ..Self::default()
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -31,9 +52,14 @@ impl Unsent {
         self.len() == 0
     }
 
-    /// Those that a live delivery does not overtake.
-    pub(super) fn not_overtaken(&self) -> usize {
-        self.first.len()
+    /// How many are of the class `background`.
+    pub(super) fn background(&self) -> usize {
+        self.background.len()
+    }
+
+    /// Since when those of the class `background` wait and none of them was sent.
+    pub(super) fn overtaken_since(&self) -> Option<Instant> {
+        self.background_moved.filter(|_| !self.background.is_empty())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Delivery> {

@@ -195,6 +195,25 @@ fn the_rest_of_a_batch_whose_beginning_is_recorded_is_read_before_what_was_appen
 }
 
 #[test]
+fn the_rest_of_a_background_batch_waits_until_its_first_part_is_sent() {
+    for (background, expected) in [(9, &[][..]), (1, &[]), (0, &["in part"])] {
+        let waiting = waiting();
+        let memory = InMemory {
+            batches: vec!["a/1/old".into()],
+            partial: Some(Partial {
+                batch: "a/1/old".into(),
+                next: 9,
+                is_background: true,
+            }),
+            background,
+            ..InMemory::default()
+        };
+        waiting.partly_read(&EndpointKey::from_stored("a/1"));
+        assert_eq!(choose_beside(&waiting, &memory, 64, false), expected, "{background}");
+    }
+}
+
+#[test]
 fn a_look_has_a_queue_read_by_range_only_where_it_finds_what_is_news() {
     let look = |waiting: &Waiting, id: &str| {
         waiting.queue.begin_look();
