@@ -341,8 +341,8 @@ impl Fetcher {
             let limit = if left * 2 >= size { size } else { left };
             left = left.saturating_sub(self.queue.enqueue(batch, limit));
         }
-        if self.queue.in_memory(endpoint).partial.is_some() {
-            self.waiting.partly_read(endpoint);
+        if let Some(partial) = self.queue.in_memory(endpoint).partial {
+            self.waiting.partly_read(endpoint, partial.class);
         }
         slots - left
     }

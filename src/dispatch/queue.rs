@@ -120,7 +120,7 @@ pub(super) struct Partial {
     pub(super) batch: Arc<str>,
     /// The place of the next delivery in the batch.
     pub(super) next: u32,
-    pub(super) is_background: bool,
+    pub(super) class: Class,
 }
 
 impl Partial {
@@ -128,7 +128,7 @@ impl Partial {
         Self {
             batch: Arc::clone(batch),
             next,
-            is_background: class == Class::Background,
+            class,
         }
     }
 }

@@ -55,8 +55,8 @@ struct Endpoint {
     background: ClassQueue,
     /// Whether a retry comes first the next time, where both wait.
     retry_first: bool,
-    /// Whether only the first deliveries of a batch were read.
-    partly_read: bool,
+    /// The class of a batch of which only the first deliveries were read.
+    partly_read: Option<Class>,
 }
 
 impl Waiting {
@@ -176,7 +176,7 @@ impl Waiting {
             part.begun = None;
             part.more = true;
         }
-        waiting.partly_read = true;
+        waiting.partly_read = Some(Class::Live);
         state.changed.insert(endpoint.clone());
     }
 
@@ -242,24 +242,26 @@ impl Waiting {
         let Some(waiting) = state.endpoints.get_mut(endpoint) else {
             return Vec::new();
         };
-        let partly_read = std::mem::take(&mut waiting.partly_read);
+        let partly_read = waiting.partly_read.take();
         match &memory.partial {
             // Its rest waits for what goes before it, and for its first part.
             Some(partial)
-                if partial.is_background && (memory.background > 0 || waiting.has_other_than_background(now)) =>
+                if partial.class == Class::Background
+                    && (memory.background > 0 || waiting.has_other_than_background(now)) =>
             {
-                waiting.partly_read = true;
+                waiting.partly_read = Some(partial.class);
             }
             Some(partial) => {
-                waiting.partly_read = true;
+                waiting.partly_read = Some(partial.class);
                 return vec![waiting.go_on(&partial.batch, partial.next, slots)];
             }
             None => {
                 waiting.live.begun = None;
-                if partly_read {
-                    // What was in memory of it is recorded or dropped: its rest waits before all that is known.
-                    waiting.live.known.clear();
-                    waiting.live.more = true;
+                // What was in memory of it is recorded or dropped: its rest waits before all that is known.
+                if let Some(class) = partly_read {
+                    let queue = waiting.queue_of(class);
+                    queue.known.clear();
+                    queue.more = true;
                 }
             }
         }
@@ -293,10 +295,10 @@ impl Waiting {
         }
     }
 
-    /// Only the first deliveries of a batch were read.
-    pub(super) fn partly_read(&self, endpoint: &EndpointKey) {
+    /// Only the first deliveries of a batch of that class were read.
+    pub(super) fn partly_read(&self, endpoint: &EndpointKey, class: Class) {
         let mut state = self.state.lock();
-        state.endpoints.entry(endpoint.clone()).or_default().partly_read = true;
+        state.endpoints.entry(endpoint.clone()).or_default().partly_read = Some(class);
     }
 
     /// Batches of that queue may still wait: not all that was asked for was read or kept.
@@ -371,7 +373,7 @@ impl Endpoint {
     }
 
     fn is_empty(&mut self) -> bool {
-        !self.partly_read && self.parts().all(|part| part.is_empty())
+        self.partly_read.is_none() && self.parts().all(|part| part.is_empty())
     }
 }
 

@@ -11,6 +11,7 @@ use super::endpoint::EndpointQueue;
 use super::state::State;
 use crate::dispatch::admission::half;
 use crate::model::EndpointKey;
+use crate::outbox::Class;
 
 impl State {
     /// For endpoints that ask for what goes before the class `background`; others have asked in vain if `is_starved`. Those of an
@@ -41,7 +42,7 @@ impl State {
         let Some(queue) = self.endpoints.get_mut(endpoint) else {
             return;
         };
-        queue.partial.take_if(|partial| partial.is_background);
+        queue.partial.take_if(|partial| partial.class == Class::Background);
         let background = queue.unsent.split_off_background();
         self.drop_deliveries(endpoint, &background);
     }

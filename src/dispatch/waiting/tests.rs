@@ -167,7 +167,11 @@ fn neither_what_is_in_memory_nor_what_is_excluded_is_read_again() {
 
 #[test]
 fn the_rest_of_a_background_batch_waits_for_what_goes_before_it() {
-    for (is_background, expected) in [(true, ["memory", "in part"]), (false, ["in part", "in part"])] {
+    for (class, expected) in [
+        (Class::Background, ["memory", "in part"]),
+        (Class::Live, ["in part", "in part"]),
+        (Class::Retry, ["in part", "in part"]),
+    ] {
         let waiting = waiting();
         let endpoint = EndpointKey::from_stored("a/1");
         let memory = InMemory {
@@ -175,21 +179,21 @@ fn the_rest_of_a_background_batch_waits_for_what_goes_before_it() {
             partial: Some(Partial {
                 batch: "a/1/old".into(),
                 next: 9,
-                is_background,
+                class,
             }),
             ..InMemory::default()
         };
-        waiting.partly_read(&endpoint);
+        waiting.partly_read(&endpoint, class);
         appended(&waiting, "x", 10);
         let chosen = [(); 2].map(|()| choose_beside(&waiting, &memory, 64, false));
-        assert_eq!(chosen.concat(), expected, "{is_background}");
+        assert_eq!(chosen.concat(), expected, "{class:?}");
     }
 }
 
 #[test]
 fn the_rest_of_a_batch_whose_beginning_is_recorded_is_read_before_what_was_appended_since() {
     let waiting = waiting();
-    waiting.partly_read(&EndpointKey::from_stored("a/1"));
+    waiting.partly_read(&EndpointKey::from_stored("a/1"), Class::Live);
     appended(&waiting, "x", 10);
     assert_eq!(choose_beside(&waiting, &InMemory::default(), 64, false), ["by range"]);
 }
@@ -203,13 +207,27 @@ fn the_rest_of_a_background_batch_waits_until_its_first_part_is_sent() {
             partial: Some(Partial {
                 batch: "a/1/old".into(),
                 next: 9,
-                is_background: true,
+                class: Class::Background,
             }),
             background,
             ..InMemory::default()
         };
-        waiting.partly_read(&EndpointKey::from_stored("a/1"));
+        waiting.partly_read(&EndpointKey::from_stored("a/1"), Class::Background);
         assert_eq!(choose_beside(&waiting, &memory, 64, false), expected, "{background}");
+    }
+}
+
+#[test]
+fn the_rest_of_a_batch_that_left_memory_is_read_with_its_queue() {
+    for class in Class::ALL {
+        let waiting = waiting();
+        let endpoint = EndpointKey::from_stored("a/1");
+        waiting.partly_read(&endpoint, class);
+        let wants = waiting.choose(&endpoint, 64, false, &InMemory::default(), NOW);
+        assert!(
+            matches!(&wants[..], [Want::Next { class: of, .. }] if *of == class),
+            "{class:?}: {wants:?}"
+        );
     }
 }
 

@@ -72,7 +72,9 @@ async fn what_is_overtaken_gives_way_where_space_is_lacking() {
     ];
     for (what, count, payload, others, asking, is_starved, gives_way) in table {
         let queue = queue(LIMITS);
-        ["a/1", "b/1"].map(|endpoint| prove(&queue, endpoint));
+        for endpoint in ["a/1", "b/1"] {
+            prove(&queue, endpoint);
+        }
         enqueue(&queue, Class::Background, "a/1", count, payload);
         if others > 0 {
             enqueue(&queue, Class::Live, "b/1", others, 2);
