@@ -106,7 +106,7 @@ impl Keeper {
         let (engine, now) = (Arc::clone(&self.engine), self.engine.clock.now());
         match engine.episodes.cut_off_changed() {
             Some(true) => error!(
-                "no connection can be made to nine of ten organizations: the fault is on this side; deliveries are retried, no endpoint is suspended and nobody is told"
+                "no connection can be made to nine of ten organizations: the fault is on this side; deliveries are retried, and failures to connect count for no endpoint until that is over"
             ),
             Some(false) => info!("connections to organizations can be made again"),
             None => {}

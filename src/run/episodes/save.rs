@@ -134,7 +134,7 @@ fn log(endpoint: &EndpointKey, told: &Told, episode: &Episode) {
         Told::Suspended(suspension) if suspension.is_gone => warn!(
             organization,
             endpoint = id,
-            "an endpoint is suspended after a 410: its deliveries wait, one is tried once an hour"
+            "an endpoint is suspended after a 410: its deliveries wait, one is sent once an hour"
         ),
         Told::Suspended(_) => warn!(
             organization,
@@ -142,7 +142,7 @@ fn log(endpoint: &EndpointKey, told: &Told, episode: &Episode) {
             since,
             failures,
             reason,
-            "an endpoint is suspended after nothing but failures: its deliveries wait, one is tried once an hour"
+            "an endpoint is suspended after nothing but failures: its deliveries wait, one is sent once an hour"
         ),
         Told::Recovered => info!(
             organization,
