@@ -1,7 +1,7 @@
 //! Many endpoints whose episodes change at the same time: they are written together, and none keeps the others from being written.
 
 use bson::{Document, doc};
-use certhookd::sandbox::Received;
+use certhookd::{model::Clock, sandbox::Received};
 use nix::sys::signal::Signal;
 
 use super::{always, daemon, expire, fixture, has, id, notices};
@@ -91,7 +91,7 @@ async fn others_are_written(way: &str) {
         daemon
             .wait_for(|line| line["message"] == "acted on what operations have changed")
             .await;
-        let at = bson::DateTime::now();
+        let at = Clock::local();
         let episode = doc! { "version": 3_i64, "since": at, "failures": 1_i64, "told": true };
         let written = doc! { "_id": format!("episode/{key}"), "episode": episode };
         fixture.state().insert_one(written).await.unwrap();
