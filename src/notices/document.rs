@@ -8,6 +8,7 @@ use bson::{DateTime, Document, doc};
 
 use super::episode::{Episode, FailedAttempt, Suspension};
 use crate::model::{EndpointKey, Period, read_periods};
+use crate::outbox::later;
 
 /// The filter for the documents of all episodes.
 pub fn all_episodes() -> Document {
@@ -60,6 +61,12 @@ impl Untold {
             kept: number(document, "keptUntold"),
             told_at: document.get_datetime("deadToldAt").ok().copied(),
         }
+    }
+
+    /// When the platform may be told of them, at most once in `every`. What it was told later than `now` it was by another clock.
+    pub fn next(&self, every: Duration, now: DateTime) -> DateTime {
+        let told_at = self.told_at.filter(|at| *at <= now);
+        told_at.map_or(now, |at| later(at, every))
     }
 }
 
@@ -166,6 +173,28 @@ fn number(document: &Document, field: &str) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_platform_is_told_of_dead_letters_once_in_a_while_whatever_clock_it_was_told_by() {
+        let (at, every) = (DateTime::from_millis, Duration::from_millis(100));
+        // When it was told, and when it may be told again: at 1000.
+        let table = [
+            (None, 1_000),
+            (Some(0), 100),
+            (Some(950), 1_050),
+            (Some(1_000), 1_100),
+            (Some(1_001), 1_000),
+            (Some(86_400_000), 1_000),
+            (Some(i64::MAX), 1_000),
+        ];
+        for (told, next) in table {
+            let untold = Untold {
+                told_at: told.map(at),
+                ..Untold::default()
+            };
+            assert_eq!(untold.next(every, at(1_000)), at(next), "{told:?}");
+        }
+    }
 
     #[test]
     fn an_episode_is_read_as_it_was_written() {

@@ -38,6 +38,13 @@ impl Dues {
         }
     }
 
+    /// Whatever is due later than `latest` is due at `now`: a clock that was wrong has set it.
+    pub fn bring_forward(&mut self, latest: DateTime, now: DateTime) {
+        let later = self.in_order.iter().rev().take_while(|(at, _)| *at > latest);
+        let later: Vec<_> = later.map(|(_, endpoint)| endpoint.clone()).collect();
+        later.iter().for_each(|endpoint| self.set(endpoint, Some(now)));
+    }
+
     /// When the first is due.
     pub fn next(&self) -> Option<DateTime> {
         self.in_order.first().map(|(at, _)| *at)
@@ -66,8 +73,15 @@ mod tests {
         assert_eq!(dues.next(), Some(at(5)));
         assert_eq!(dues.due(at(10)), [a.clone(), c.clone()]);
         dues.set(&a, None);
-        assert_eq!(dues.due(at(20)), [c, b]);
+        assert_eq!(dues.due(at(20)), [c.clone(), b.clone()]);
         assert_eq!(dues.due(at(9)), []);
+        dues.bring_forward(at(20), at(1));
+        assert_eq!(dues.due(at(9)), []);
+        dues.bring_forward(at(19), at(1));
+        assert_eq!(
+            (dues.due(at(9)), dues.due(at(10))),
+            (vec![b.clone()], vec![b.clone(), c.clone()])
+        );
         assert_eq!(dues.at.len(), dues.in_order.len());
     }
 }

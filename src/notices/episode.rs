@@ -20,6 +20,9 @@ use crate::outbox::later;
 /// This many failures in a row are more than bad luck.
 pub const FAILURES: i64 = 10;
 
+/// Two readings of clocks that are right differ by less, whoever read them and was delayed then.
+pub const CLOCKS_DIFFER: Duration = Duration::from_secs(10);
+
 /// How long an endpoint must fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -79,9 +82,17 @@ pub struct Suspension {
 }
 
 impl Suspension {
-    /// When the next probe may go out.
-    pub fn next_probe(&self, every: Duration) -> DateTime {
-        later(self.probed_at.unwrap_or(self.since).max(self.since), every)
+    /// When the next probe may go out. A last one that is later than `now` was noted by a clock that was wrong, and doesn't count.
+    pub fn next_probe(&self, every: Duration, now: DateTime) -> DateTime {
+        match self.last_probe() {
+            last if last > later(now, CLOCKS_DIFFER) => now,
+            last => later(last, every),
+        }
+    }
+
+    /// The time between two probes counts from then.
+    pub fn last_probe(&self) -> DateTime {
+        self.probed_at.unwrap_or(self.since)
     }
 }
 
@@ -140,6 +151,8 @@ pub fn failed(
     if episode.in_a_row == 0 {
         episode.row_since = at;
     }
+    // Later than now: by another clock.
+    episode.row_since = episode.row_since.min(at);
     episode.failures += 1;
     episode.in_a_row += 1;
     episode.last = attempt;
@@ -187,7 +200,8 @@ pub fn succeeded(mut episode: Episode, at: DateTime, rules: &Rules) -> (Option<E
     }
     episode.suspended = None;
     episode.begin_row(at);
-    episode.well_since.get_or_insert(at);
+    // Later than now: by another clock.
+    episode.well_since = Some(episode.well_since.map_or(at, |since| since.min(at)));
     episode.delivered += 1;
     recovered(episode, at, rules)
 }

@@ -17,10 +17,12 @@ use known::Known;
 
 pub use unsaved::Unsaved;
 
-use super::episode::{Episode, FailedAttempt, Rules, failed, failed_by_us, postponed, recovered, restarted, succeeded};
+use super::episode::{
+    CLOCKS_DIFFER, Episode, FailedAttempt, Rules, failed, failed_by_us, postponed, recovered, restarted, succeeded,
+};
 use crate::failpoint;
 use crate::model::{EndpointKey, Failure, Outcome, Period};
-use crate::outbox::Delivery;
+use crate::outbox::{Delivery, later};
 
 /// A suspended endpoint is probed this often.
 const PROBE_EVERY: Duration = Duration::from_secs(3600);
@@ -103,7 +105,7 @@ impl Episodes {
         }
         let known = self.0.known.lock();
         let suspension = known.endpoints.get(endpoint)?.episode.as_ref()?.suspended.as_ref()?;
-        Some(suspension.next_probe(self.0.probe_every) <= now)
+        Some(suspension.next_probe(self.0.probe_every, now) <= now)
     }
 
     /// An attempt is about to begin. If the endpoint is suspended and a probe is due, this one is the probe.
@@ -118,13 +120,11 @@ impl Episodes {
         let Some(suspension) = tracked.episode.as_mut().and_then(|episode| episode.suspended.as_mut()) else {
             return Begin::Attempt;
         };
-        if suspension.next_probe(self.0.probe_every) > now {
+        if suspension.next_probe(self.0.probe_every, now) > now {
             return Begin::No;
         }
         suspension.probed_at = Some(now);
-        tracked.revision += 1;
-        known.unsaved.insert(endpoint.clone());
-        known.index(endpoint);
+        known.changed(endpoint);
         self.notify(&known);
         Begin::Probe
     }
@@ -135,8 +135,9 @@ impl Episodes {
         let episode = known.endpoints.get_mut(endpoint).and_then(|one| one.episode.as_mut());
         if let Some(suspension) = episode.and_then(|episode| episode.suspended.as_mut()) {
             suspension.probed_at = None;
+            known.changed(endpoint);
+            self.notify(&known);
         }
-        known.index(endpoint);
     }
 
     /// Nothing could be sent to these endpoints for that long, and the fault was ours: that time doesn't count.
@@ -262,6 +263,8 @@ impl Episodes {
     pub fn tick(&self, now: DateTime) -> Option<DateTime> {
         let mut known = self.0.known.lock();
         let rules = known.rules;
+        let latest_probe = later(now, known.probe_every.saturating_add(CLOCKS_DIFFER));
+        known.probes.bring_forward(latest_probe, now);
         for endpoint in known.ends.due(now) {
             if let Some(episode) = known.detach(&endpoint) {
                 let (after, told) = recovered(episode.clone(), now, &rules);

@@ -168,7 +168,7 @@ fn suspended<'a>(data: Data<'a>, episode: &Episode, suspension: &Suspension, ter
     Data {
         since: Some(text(suspension.since)),
         failing_since: Some(text(episode.since)),
-        next_attempt_at: Some(text(suspension.next_probe(terms.probe_every))),
+        next_attempt_at: Some(text(suspension.next_probe(terms.probe_every, suspension.since))),
         next: format!(
             "{why} Its events are kept and wait. One of them is tried every {}; they go out once one is accepted or the endpoint's settings are changed.",
             humantime::format_duration(terms.probe_every)

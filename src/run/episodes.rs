@@ -67,7 +67,7 @@ struct Keeper {
     /// When the platform may be told of dead letters.
     dead: Dues,
     /// Endpoints whose documents MongoDB refuses to change.
-    refused: Pauses<EndpointKey>,
+    refused: Pauses<(What, EndpointKey)>,
     dead_every: Duration,
 }
 
@@ -114,11 +114,13 @@ impl Keeper {
         engine.episodes.tick(now);
         engine.waiting.may_wait_in_any_class(engine.episodes.woken(now));
         let unsaved = engine.episodes.unsaved(|endpoint| engine.cluster.is_assigned(endpoint));
-        self.write(What::Episodes, unsaved, began).await?;
+        let episodes = self.write(What::Episodes, unsaved, began).await;
         // What others have written ends suspensions, too.
         engine.waiting.may_wait_in_any_class(engine.episodes.woken(now));
+        // They are in other documents: episodes that are refused are no reason to be silent about them.
         let untold = self.untold(now);
-        self.write(What::DeadLetters, untold, began).await
+        let dead_letters = self.write(What::DeadLetters, untold, began).await;
+        episodes.and(dead_letters)
     }
 
     /// The endpoints of whose dead letters the platform may be told at `now`.
@@ -128,6 +130,7 @@ impl Keeper {
         for endpoint in engine.died.take_if(is_assigned) {
             self.dead.set_if_none(&endpoint, now);
         }
+        self.dead.bring_forward(later(now, DEAD_EVERY), now);
         let (due, foreign): (Vec<_>, Vec<_>) = self.dead.due(now).into_iter().partition(is_assigned);
         foreign.iter().for_each(|endpoint| self.dead.set(endpoint, None));
         due
@@ -140,7 +143,7 @@ impl Keeper {
     /// One that is no endpoint's own. The next round writes what is left.
     async fn write(&mut self, what: What, mut endpoints: Vec<EndpointKey>, began: Instant) -> Result<()> {
         let engine = Arc::clone(&self.engine);
-        endpoints.retain(|endpoint| !self.refused.has(endpoint, began));
+        endpoints.retain(|endpoint| !self.refused.has(&(what, endpoint.clone()), began));
         let mut parts: Vec<_> = endpoints.chunks(AT_ONCE).map(<[_]>::to_vec).collect();
         let mut refusals = 0;
         while let Some(mut part) = parts.pop() {
@@ -154,7 +157,7 @@ impl Keeper {
             };
             match written {
                 Ok(left) => {
-                    part.iter().for_each(|endpoint| self.refused.accepted(endpoint));
+                    self.accept(what, &part);
                     parts.extend((!left.is_empty()).then_some(left));
                 }
                 Err(error) if is_everybodys(&error) => return Err(error),
@@ -177,9 +180,18 @@ impl Keeper {
         Ok(())
     }
 
+    fn accept(&mut self, what: What, endpoints: &[EndpointKey]) {
+        if self.refused.is_empty() {
+            return;
+        }
+        for endpoint in endpoints {
+            self.refused.accepted(&(what, endpoint.clone()));
+        }
+    }
+
     fn refuse(&mut self, what: What, endpoints: Vec<EndpointKey>, error: &Error, began: Instant) {
         for endpoint in endpoints {
-            let pause = self.refused.refused(endpoint.clone(), began);
+            let pause = self.refused.refused((what, endpoint.clone()), began);
             if what == What::DeadLetters {
                 self.dead.set(&endpoint, Some(later(self.engine.clock.now(), pause)));
             }

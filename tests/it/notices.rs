@@ -1,6 +1,7 @@
 //! What the platform is told about endpoints that fail, and the suspension of those that fail for long or are gone.
 
 mod certificates;
+mod clock;
 mod instances;
 mod many;
 mod ours;

@@ -178,6 +178,23 @@ fn while_the_fault_is_ours_nobody_is_told_and_no_time_passes() {
 }
 
 #[test]
+fn a_clock_that_was_wrong_delays_no_notice() {
+    // How far the clock was ahead, in minutes, while the endpoint failed first, and later answered first.
+    for ahead in [1, 60, 24 * 60] {
+        let mut endpoint = Endpoint::default();
+        endpoint.fails_with(ahead * MINUTE, 500);
+        endpoint.fails(MINUTE, 30 * MINUTE, MINUTE);
+        assert_eq!(endpoint.told, [(16, "failing")], "{ahead}");
+        let episode = endpoint.episode.as_mut().unwrap();
+        (episode.in_a_row, episode.suspended) = (0, None);
+        episode.well_since = Some(DateTime::from_millis((30 + ahead) * MINUTE));
+        endpoint.succeeds(30 * MINUTE);
+        endpoint.passes(HOUR);
+        assert_eq!(endpoint.told.last(), Some(&(45, "recovered")), "{ahead}");
+    }
+}
+
+#[test]
 fn a_time_in_which_it_could_not_be_sent_to_does_not_count() {
     // How long the proxy was unavailable, in minutes, and when the platform is told.
     for (outage, told) in [(0, 15), (1, 16), (60, 75)] {

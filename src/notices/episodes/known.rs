@@ -12,6 +12,7 @@ use crate::notices::document::Noted;
 use crate::notices::dues::Dues;
 use crate::notices::episode::{Episode, Rules, Told, succeeded};
 use crate::notices::reach::Reach;
+use crate::outbox::later;
 
 /// Changes of figures that decide nothing, such as the number of failures, are written this often.
 const SAVE_EVERY: Duration = Duration::from_secs(600);
@@ -114,12 +115,22 @@ impl Known {
         self.index(endpoint);
     }
 
+    /// Notes that the endpoint's episode was changed where it is, and must be written.
+    pub(super) fn changed(&mut self, endpoint: &EndpointKey) {
+        if let Some(tracked) = self.endpoints.get_mut(endpoint) {
+            tracked.revision += 1;
+            self.unsaved.insert(endpoint.clone());
+        }
+        self.index(endpoint);
+    }
+
     /// Must follow every change of an episode.
     pub(super) fn index(&mut self, endpoint: &EndpointKey) {
         let episode = self.endpoints.get(endpoint).and_then(|one| one.episode.as_ref());
         let suspension = episode.and_then(|episode| episode.suspended.as_ref());
         let end = episode.and_then(|episode| episode.ends_at(&self.rules));
-        let probe = suspension.map(|suspension| suspension.next_probe(self.probe_every));
+        // By the clock that noted the last one: see `Episodes::tick`.
+        let probe = suspension.map(|suspension| later(suspension.last_probe(), self.probe_every));
         match episode {
             Some(_) => self.unfollowed.insert(endpoint.clone()),
             None => self.unfollowed.remove(endpoint),
@@ -159,7 +170,7 @@ impl Known {
         self.replace(endpoint, noted.map(Tracked::loaded));
         let rules = self.rules;
         if let Some(mut episode) = self.detach(endpoint) {
-            let told: Vec<_> = before.told.into_iter().filter(|told| is_of(told, &episode)).collect();
+            let told: Vec<_> = before.told.into_iter().filter(|told| is_in(told, &episode)).collect();
             episode.is_told |= !told.is_empty();
             self.attach(endpoint, Some(episode), told, false);
         }
@@ -234,8 +245,17 @@ impl Known {
 }
 
 /// Whether the platform must still be told that, where another has written this episode meanwhile: its id is the same whoever tells it.
-fn is_of((told, then): &(Told, Episode), episode: &Episode) -> bool {
-    *told != Told::Recovered && then.since == episode.since
+/// A suspension that was not written is none: the endpoint is served.
+fn is_in((told, then): &(Told, Episode), episode: &Episode) -> bool {
+    let is_told = match told {
+        Told::Failing => true,
+        Told::Suspended(suspension) => {
+            let written = episode.suspended.as_ref();
+            written.is_some_and(|written| written.since == suspension.since)
+        }
+        Told::Recovered => false,
+    };
+    is_told && then.since == episode.since
 }
 
 impl Tracked {

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use bson::doc;
+use bson::{Document, doc};
 
 use super::*;
 use crate::notices::{Noted, Told};
@@ -31,6 +31,66 @@ fn a_probe_that_was_not_attempted_is_due_at_once() {
         assert_eq!(episodes.begin(&endpoint, now), Begin::No);
         episodes.take_back_probe(&endpoint);
         assert_eq!(episodes.suspended(&endpoint, now), Some(true));
+    }
+}
+
+#[test]
+fn that_a_probe_was_not_attempted_is_written_for_the_instance_that_takes_over() {
+    let now = DateTime::from_millis(3_600_000);
+    // Whether the probe was written when it was taken back, and whether a reply said so.
+    for (is_written, is_confirmed) in [(false, false), (true, false), (true, true)] {
+        let (episodes, endpoint) = suspended();
+        assert_eq!(episodes.begin(&endpoint, now), Begin::Probe);
+        let written = is_written.then(|| to_be_written(&episodes, &endpoint));
+        if is_confirmed {
+            written.iter().for_each(|written| episodes.saved(written, None));
+        }
+        episodes.take_back_probe(&endpoint);
+        if !is_confirmed {
+            written.iter().for_each(|written| episodes.saved(written, None));
+        }
+        let unsaved = episodes.unsaved_of(&episodes.unsaved(|_| true));
+        let other = Episodes::new(rules());
+        let document = doc! { "_id": "episode/a/b", "episode": unsaved[0].document().unwrap() };
+        other.load(&[document], &HashMap::new());
+        assert_eq!(
+            other.begin(&endpoint, now),
+            Begin::Probe,
+            "{is_written}, {is_confirmed}"
+        );
+    }
+}
+
+#[test]
+fn a_clock_that_was_wrong_keeps_no_suspended_endpoint_from_its_probes() {
+    const DAY: i64 = 86_400_000;
+    let (at, now) = (DateTime::from_millis, 3_600_000);
+    // Since when it is suspended and when it was probed by that clock, and when it is probed by the right one.
+    let table = [
+        (0, None, now),
+        (0, Some(now), 2 * now),
+        // Clocks that are right may differ by a little.
+        (now + 500, None, 2 * now + 500),
+        (0, Some(now + 500), 2 * now + 500),
+        (now + DAY, None, now),
+        (0, Some(now + DAY), now),
+        (now + DAY, Some(now + 2 * DAY), now),
+    ];
+    for (since, probed_at, next) in table {
+        let mut suspension = doc! { "since": at(since), "gone": true, "fingerprint": 1_i64 };
+        suspension.extend(probed_at.map(|millis| ("probedAt".to_owned(), at(millis).into())));
+        let episode = doc! {
+            "version": 1_i64, "since": at(0), "failures": 1_i64, "told": true, "suspended": suspension,
+        };
+        let (episodes, endpoint) = (Episodes::new(rules()), EndpointKey::from_stored("a/b"));
+        episodes.load(&[doc! { "_id": "episode/a/b", "episode": episode }], &HashMap::new());
+        let what = format!("since {since}, probed {probed_at:?}");
+        assert_eq!(episodes.tick(at(now)), Some(at(next)), "{what}");
+        assert_eq!(episodes.woken(at(next)), std::slice::from_ref(&endpoint), "{what}");
+        assert_eq!(episodes.begin(&endpoint, at(next)), Begin::Probe, "{what}");
+        assert_eq!(episodes.begin(&endpoint, at(next + now - 1)), Begin::No, "{what}");
+        assert_eq!(episodes.tick(at(next)), Some(at(next + now)), "{what}: an hour later");
+        assert_eq!(episodes.begin(&endpoint, at(next + now)), Begin::Probe, "{what}");
     }
 }
 
@@ -104,6 +164,39 @@ fn what_the_platform_must_be_told_is_not_lost_where_somebody_else_writes() {
         for unsaved in unsaved {
             assert!(unsaved.version == 3 && unsaved.episode.unwrap().is_told);
         }
+    }
+}
+
+#[test]
+fn the_platform_is_told_of_no_suspension_that_was_not_written() {
+    let at = DateTime::from_millis;
+    let episode = |suspended: Option<Document>| {
+        let mut episode = doc! { "version": 3_i64, "since": at(10), "failures": 1_i64, "told": true };
+        episode.extend(suspended.map(|suspended| ("suspended".to_owned(), suspended.into())));
+        doc! { "_id": "episode/a/c", "episode": episode }
+    };
+    let suspension = |millis: i64| doc! { "since": at(millis), "gone": true, "fingerprint": 1_i64 };
+    // The suspension in the document that is there now, and whether the platform is told of this instance's.
+    for (written, is_told) in [(None, false), (Some(7), false), (Some(10), true)] {
+        let (episodes, endpoint) = (Episodes::new(rules()), EndpointKey::from_stored("a/c"));
+        episodes.failed(&endpoint, gone(10), true, true, 1);
+        drop(to_be_written(&episodes, &endpoint));
+        let noted = Noted::read(&episode(written.map(suspension))).unwrap().1;
+        assert!(episodes.reload(&endpoint, Some(noted)).is_none());
+        assert_eq!(
+            episodes.suspended(&endpoint, at(30)).is_some(),
+            written.is_some(),
+            "{written:?}"
+        );
+        let unsaved = episodes.unsaved_of(&episodes.unsaved(|_| true));
+        let told = unsaved.iter().flat_map(|unsaved| &unsaved.told);
+        let told = told.filter(|(told, _)| matches!(told, Told::Suspended(_))).count();
+        assert_eq!(told, usize::from(is_told), "{written:?}");
+        // A next failure makes one notice, not two.
+        episodes.failed(&endpoint, gone(40), true, true, 1);
+        let unsaved = episodes.unsaved_of(&episodes.unsaved(|_| true));
+        let told: usize = unsaved.iter().map(|unsaved| unsaved.told.len()).sum();
+        assert_eq!(told, usize::from(written != Some(7)), "{written:?}");
     }
 }
 

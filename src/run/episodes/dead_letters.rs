@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use bson::{DateTime, Document, rawdoc};
+use bson::{Document, rawdoc};
 
 use super::Keeper;
 use super::write::{Change, commit, fitting, read};
 use crate::model::EndpointKey;
 use crate::notices::{Dead, Untold, of_dead_letters};
-use crate::outbox::{later, state_id};
+use crate::outbox::state_id;
 use crate::store::{Result, Writer};
 
 impl Keeper {
@@ -28,8 +28,13 @@ impl Keeper {
         for endpoint in endpoints {
             let id = state_id(endpoint);
             let untold = untold.get(&id).copied().unwrap_or_default();
-            if let Some(at) = self.not_before(&untold, now) {
-                self.dead.set(endpoint, at);
+            if untold.dead == 0 {
+                self.dead.set(endpoint, None);
+                continue;
+            }
+            let next = untold.next(self.dead_every, now);
+            if next > now {
+                self.dead.set(endpoint, Some(next));
                 continue;
             }
             let dead = Dead {
@@ -51,16 +56,6 @@ impl Keeper {
         commit(&engine, transaction, changes).await?;
         told.iter().for_each(|endpoint| self.dead.set(endpoint, None));
         Ok(left)
-    }
-
-    /// When the platform may be told of these, if not at `now`; `Some(None)`: there are none.
-    fn not_before(&self, untold: &Untold, now: DateTime) -> Option<Option<DateTime>> {
-        let allowed = untold.told_at.map(|at| later(at, self.dead_every));
-        match allowed.filter(|at| *at > now) {
-            _ if untold.dead == 0 => Some(None),
-            Some(at) => Some(Some(at)),
-            None => None,
-        }
     }
 }
 

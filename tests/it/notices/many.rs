@@ -102,9 +102,11 @@ async fn others_are_written(way: &str) {
     let kinds = ["endpoint.suspended", "delivery.dead"];
     let others = endpoints.iter().map(id).filter(|endpoint| *endpoint != odd);
     let others: Vec<_> = others.collect();
+    // What is refused of it keeps nothing else of it from being written.
+    let written = kinds[usize::from(!is_dead)];
     let is_told = |requests: &[_]| {
         let all_of = |kind: &str| others.iter().all(|endpoint| has(requests, endpoint, kind));
-        kinds.iter().all(|kind| all_of(kind))
+        kinds.iter().all(|kind| all_of(kind)) && has(requests, &odd, written)
     };
     let requests = fixture.wait_for(is_told).await;
     assert!(!has(&requests, &odd, kinds[usize::from(is_dead)]), "{way}");
@@ -123,6 +125,28 @@ async fn others_are_written(way: &str) {
         });
         assert_eq!(refusals.count(), 1, "{way}");
     }
+}
+
+#[tokio::test]
+async fn where_mongodb_writes_no_episode_the_platform_is_told_of_dead_letters() {
+    // As many as end a round, and more.
+    futures_util::future::join_all([3, 20, 50].map(dead_letters_are_told_of)).await;
+}
+
+async fn dead_letters_are_told_of(count: usize) {
+    let fixture = fixture("notices.failing_after = \"15m\"").await;
+    let (organization, endpoints) = endpoints(&fixture, "/gone", count).await;
+    always(&fixture, "/gone", 410);
+    let daemon = daemon(&fixture).await;
+    let refused = doc! { "_id": { "$regex": "^episode/" } };
+    let modify = doc! { "collMod": "webhook_state", "validator": { "$nor": [refused] } };
+    fixture.database.run_command(modify).await.unwrap();
+    expire(&fixture, organization, 1).await;
+    daemon.signal(Signal::SIGUSR1);
+    let keys: Vec<_> = endpoints.iter().map(id).collect();
+    let is_told = |requests: &[_]| keys.iter().all(|key| has(requests, key, "delivery.dead"));
+    let requests = fixture.wait_for(is_told).await;
+    assert!(!keys.iter().any(|key| has(&requests, key, "endpoint.suspended")));
 }
 
 #[tokio::test]
