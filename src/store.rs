@@ -31,7 +31,7 @@ use crate::config::Mongodb;
 use connection::Connection;
 use options::durable;
 
-pub use command::{WriteReply, insert_if_absent, update_row, upsert_row};
+pub use command::{WriteReply, extended, increased, insert_if_absent, update_row, upsert_row};
 pub use denied::Denied;
 pub use error::{Error, RowError};
 pub use error_kind::Kind;
@@ -216,7 +216,8 @@ impl Store {
     /// It does not.
     pub async fn probe(&self) -> Result<()> {
         let state = self.state();
-        let write = state.update_one(doc! { "_id": "probe" }, doc! { "$inc": { "n": 1_i64 } });
+        let n = doc! { "$cond": [{ "$isNumber": "$n" }, { "$add": ["$n", 1_i64] }, 1_i64] };
+        let write = state.update_one(doc! { "_id": "probe" }, vec![doc! { "$set": { "n": n } }]);
         write.upsert(true).await?;
         Ok(())
     }

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::model::{EndpointKey, Period, Reloadable, read_periods};
 use crate::notices::{all_episodes, episode_id};
-use crate::store::{CONTROL, Result, Store, upsert_row};
+use crate::store::{CONTROL, Result, STATE, Store, extended, increased, upsert_row};
 
 /// The endpoints whose deliveries a hold keeps waiting.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -295,12 +295,19 @@ const RELEASES: i32 = 100;
 /// The row that notes a release, beside the control number: what is suspended in the memory of an instance, and written nowhere yet, is
 /// meant too.
 pub(super) fn release_row(target: &Target, now: DateTime) -> RawDocumentBuf {
-    let release = rawdoc! { "target": target.document_id(), "at": now };
-    let releases = rawdoc! { "$each": [release], "$slice": -RELEASES };
-    upsert_row(
-        rawdoc! { "_id": CONTROL },
-        rawdoc! { "$push": { "releases": releases } },
-    )
+    let release = rawdoc! { "$literal": { "target": target.document_id(), "at": now } };
+    set_control(rawdoc! { "releases": extended("releases", release, RELEASES) })
+}
+
+/// The row that raises the control number. It begins with the time, so that it is higher than any that an instance has acted on,
+/// although somebody has deleted or changed it since.
+pub(super) fn raise_row() -> RawDocumentBuf {
+    set_control(rawdoc! { "number": increased("number", 1, rawdoc! { "$toLong": "$$NOW" }) })
+}
+
+fn set_control(fields: RawDocumentBuf) -> RawDocumentBuf {
+    let pipeline: RawArrayBuf = [rawdoc! { "$set": fields }].into_iter().collect();
+    upsert_row(rawdoc! { "_id": CONTROL }, pipeline)
 }
 
 /// When what was released last, as the document of the control number says it.
@@ -335,9 +342,8 @@ pub async fn hold_everything(store: &Store, now: DateTime) -> Result<()> {
     let (state, id) = (store.state(), hold.target.document_id());
     let stages = hold.stages(now).to_vec();
     state.update_one(doc! { "_id": id }, stages).upsert(true).await?;
-    let raise = doc! { "$inc": { "number": 1_i64 } };
-    state.update_one(doc! { "_id": CONTROL }, raise).upsert(true).await?;
-    Ok(())
+    let refused = store.update_each(STATE, &[raise_row()]).await?;
+    refused.into_iter().next().map_or(Ok(()), Err)
 }
 
 /// The filter for the holds that a release of that target ends at `now`: its own, and those of what belongs to it. When another ended

@@ -10,12 +10,12 @@ use tracing::info;
 
 use super::document::{Kind, Request, id_text};
 use super::executor::Executor;
-use super::holds::{Hold, Target, episodes_of, release_row, released_by};
+use super::holds::{Hold, Target, episodes_of, raise_row, release_row, released_by};
 use super::sample;
 use crate::failpoint;
 use crate::notices::PAST_SUSPENSIONS;
 use crate::store::{
-    self, Backoff, CONTROL, Error, OPERATIONS, Result, STATE, Transaction, Writer, update_row, upsert_row,
+    self, Backoff, CONTROL, Error, OPERATIONS, Result, STATE, Transaction, Writer, extended, increased, update_row,
 };
 
 /// Why an operation does not come to its end.
@@ -144,10 +144,7 @@ impl Running {
     async fn try_raise(&self, mut rows: Vec<RawDocumentBuf>) -> Result<i64> {
         let store = &self.executor.parts.store;
         let mut transaction = store.begin(Writer::Operations).await?;
-        rows.push(upsert_row(
-            rawdoc! { "_id": CONTROL },
-            rawdoc! { "$inc": { "number": 1_i64 } },
-        ));
+        rows.push(raise_row());
         transaction.update(STATE, rows.iter()).await?;
         let state = store.database().collection(STATE);
         let control = transaction
@@ -317,11 +314,10 @@ fn release_rows(target: &Target, now: DateTime) -> Result<Vec<RawDocumentBuf>, U
     );
     let mut suspended = episodes_of(target);
     suspended.insert("episode.suspended", doc! { "$exists": true });
-    let past = rawdoc! { "$cond": [{ "$isArray": "$suspensions" }, "$suspensions", []] };
     let ended = rawdoc! { "at": "$episode.suspended.since", "until": now };
-    let past = rawdoc! { "$slice": [{ "$concatArrays": [past, [ended]] }, -PAST_SUSPENSIONS] };
     let set = rawdoc! {
-        "suspensions": past, "episode.version": { "$add": ["$episode.version", 1_i64] },
+        "suspensions": extended("suspensions", ended, PAST_SUSPENSIONS),
+        "episode.version": increased("episode.version", 1, 1_i64),
         "episode.inARow": 0_i64, "episode.rowSince": now, "episode.delivered": 0_i64,
     };
     let mut restart = RawArrayBuf::new();

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use bson::{DateTime, RawDocumentBuf, cstr, rawdoc};
+use bson::{DateTime, RawArrayBuf, RawDocumentBuf, cstr, rawdoc};
 
 use super::{Next, Settlement};
 use crate::model::EndpointKey;
-use crate::store::upsert_row;
+use crate::store::{increased, upsert_row};
 
 /// The `_id` of an endpoint's state.
 pub fn state_id(endpoint: &EndpointKey) -> String {
@@ -16,10 +16,12 @@ pub fn state_id(endpoint: &EndpointKey) -> String {
 
 /// The row that notes this many dead letters of which the platform is to be told. None of them goes out again by itself.
 pub(super) fn dead_row(endpoint: &EndpointKey, dead: i64) -> RawDocumentBuf {
-    upsert_row(
-        rawdoc! { "_id": state_id(endpoint) },
-        rawdoc! { "$inc": { "deadUntold": dead, "keptUntold": dead } },
-    )
+    let note = Note {
+        dead,
+        kept: dead,
+        ..Note::default()
+    };
+    note.row(endpoint)
 }
 
 #[derive(Default)]
@@ -41,20 +43,23 @@ pub(super) fn rows(settlements: &[Settlement]) -> Vec<RawDocumentBuf> {
             note.kept += i64::from(settlement.is_death_told && !is_redrivable(&settlement.next));
         }
     }
-    let row = |(endpoint, note): (&EndpointKey, Note)| {
-        let mut update = RawDocumentBuf::new();
-        if let Some(until) = note.paused_until {
-            update.append(cstr!("$max"), rawdoc! { "slowedUntil": until });
+    notes.into_iter().map(|(endpoint, note)| note.row(endpoint)).collect()
+}
+
+impl Note {
+    /// A pipeline, so that nothing that somebody has put there keeps results from being recorded.
+    fn row(&self, endpoint: &EndpointKey) -> RawDocumentBuf {
+        let mut set = RawDocumentBuf::new();
+        if let Some(until) = self.paused_until {
+            set.append(cstr!("slowedUntil"), rawdoc! { "$max": ["$slowedUntil", until] });
         }
-        if note.dead > 0 {
-            update.append(
-                cstr!("$inc"),
-                rawdoc! { "deadUntold": note.dead, "keptUntold": note.kept },
-            );
+        if self.dead > 0 {
+            set.append(cstr!("deadUntold"), increased("deadUntold", self.dead, self.dead));
+            set.append(cstr!("keptUntold"), increased("keptUntold", self.kept, self.kept));
         }
-        upsert_row(rawdoc! { "_id": state_id(endpoint) }, update)
-    };
-    notes.into_iter().map(row).collect()
+        let pipeline: RawArrayBuf = [rawdoc! { "$set": set }].into_iter().collect();
+        upsert_row(rawdoc! { "_id": state_id(endpoint) }, pipeline)
+    }
 }
 
 fn is_redrivable(next: &Next) -> bool {

@@ -55,6 +55,22 @@ pub fn upsert_row(filter: RawDocumentBuf, update: impl Into<RawBson>) -> RawDocu
     rawdoc! { "q": filter, "u": update.into(), "upsert": true }
 }
 
+/// For a pipeline: the number in `field` plus `by`; `otherwise` where there is no whole number.
+pub fn increased(field: &str, by: i64, otherwise: impl Into<RawBson>) -> RawDocumentBuf {
+    let value = format!("${field}");
+    let is_whole = rawdoc! { "$in": [{ "$type": value.as_str() }, ["int", "long"]] };
+    let increased = rawdoc! { "$add": [value.as_str(), by] };
+    let otherwise: RawBson = otherwise.into();
+    rawdoc! { "$cond": [is_whole, increased, otherwise] }
+}
+
+/// For a pipeline: the list in `field` followed by `element`, `most` of them at most; `element` alone where there is no list.
+pub fn extended(field: &str, element: RawDocumentBuf, most: i32) -> RawDocumentBuf {
+    let value = format!("${field}");
+    let list = rawdoc! { "$cond": [{ "$isArray": value.as_str() }, value.as_str(), []] };
+    rawdoc! { "$slice": [{ "$concatArrays": [list, [element]] }, -most] }
+}
+
 /// One row of an `update` that inserts `document` unless its `_id` is there.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ mod endpoints;
 mod hostile;
 mod instances;
 mod moving;
+mod odd_state;
 mod refused;
 
 use bson::oid::ObjectId;

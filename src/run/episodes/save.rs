@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use bson::{Document, RawDocumentBuf, cstr, doc, rawdoc};
+use bson::{Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use tracing::{info, warn};
 
 use super::Keeper;
 use super::write::{Change, commit, fitting, read};
 use crate::model::{EndpointKey, Period};
 use crate::notices::{Episode, Noted, PAST_SUSPENSIONS, Told, Unsaved, episode_id, of_episode};
-use crate::store::{Result, Writer};
+use crate::store::{Result, Writer, extended};
 
 impl Keeper {
     /// Writes down the episodes of these endpoints, and tells the platform of them. Returns the endpoints that did not fit into the
@@ -102,14 +102,15 @@ impl Keeper {
 }
 
 /// What is written of an endpoint, and of its suspension where that has ended.
-fn update(unsaved: &Unsaved, ended: Option<Period>) -> Result<RawDocumentBuf> {
-    let mut update = match unsaved.document() {
-        Some(episode) => rawdoc! { "$set": { "episode": raw(&episode)? } },
-        None => rawdoc! { "$unset": { "episode": 1 } },
-    };
+fn update(unsaved: &Unsaved, ended: Option<Period>) -> Result<RawArrayBuf> {
+    let mut update = RawArrayBuf::new();
+    update.push(match unsaved.document() {
+        Some(episode) => rawdoc! { "$set": { "episode": { "$literal": raw(&episode)? } } },
+        None => rawdoc! { "$unset": "episode" },
+    });
     if let Some((at, until)) = ended {
-        let past = rawdoc! { "$each": [{ "at": at, "until": until }], "$slice": -PAST_SUSPENSIONS };
-        update.append(cstr!("$push"), rawdoc! { "suspensions": past });
+        let past = extended("suspensions", rawdoc! { "at": at, "until": until }, PAST_SUSPENSIONS);
+        update.push(rawdoc! { "$set": { "suspensions": past } });
     }
     Ok(update)
 }

@@ -1,6 +1,6 @@
 //! One transaction: documents of `webhook_state`, and the notices about them.
 
-use bson::{Document, RawDocumentBuf, doc, rawdoc};
+use bson::{Document, RawBson, RawDocumentBuf, doc, rawdoc};
 use mongodb::options::FindOptions;
 
 use super::super::Engine;
@@ -16,7 +16,8 @@ pub(super) struct Change {
 }
 
 impl Change {
-    pub(super) fn new(id: String, update: RawDocumentBuf, notices: Vec<NewDelivery>) -> Self {
+    /// `update` is a document, or an array for a pipeline.
+    pub(super) fn new(id: String, update: impl Into<RawBson>, notices: Vec<NewDelivery>) -> Self {
         Self {
             row: upsert_row(rawdoc! { "_id": id }, update),
             notices,

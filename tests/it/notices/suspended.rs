@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::{DateTime, doc};
+use bson::{Bson, DateTime, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::Response;
 use http::StatusCode;
@@ -90,6 +90,34 @@ async fn goes_out_although_unwritten(way: &str) {
     };
     assert_eq!(released.code, Some(0), "{released:?}");
     fixture.wait_for(|requests| accepted(requests, "/a") == 4).await;
+}
+
+#[tokio::test]
+async fn a_suspension_ends_whatever_is_in_the_place_of_those_before_it() {
+    let fixture = fixture("").await;
+    let odd: [Bson; 4] = ["none".into(), 5.into(), Bson::Null, doc! { "a": 1 }.into()];
+    let endpoints = [0, 1, 2, 3].map(|_| fixture.endpoint("/a"));
+    let organization = fixture.organization(endpoints.to_vec()).await;
+    always(&fixture, "/a", 410);
+    let daemon = daemon(&fixture).await;
+    expire(&fixture, organization, 5).await;
+    daemon.signal(nix::sys::signal::Signal::SIGUSR1);
+    let (state, of_all) = (fixture.state(), endpoints.len() as u64);
+    let suspended = doc! { "episode.suspended": { "$exists": true } };
+    fixture.wait_for_count(&state, suspended, of_all).await;
+    for (endpoint, odd) in endpoints.iter().zip(odd) {
+        let of_endpoint = doc! { "_id": format!("episode/{}", endpoint_key(organization, endpoint)) };
+        let change = doc! { "$set": { "suspensions": odd } };
+        state.update_one(of_endpoint, change).await.unwrap();
+    }
+    always(&fixture, "/a", 200);
+    let ended = doc! { "suspensions.until": { "$type": "date" } };
+    fixture.wait_for_count(&state, ended, of_all).await;
+    let have_recovered = |requests: &[_]| {
+        let has_recovered = |endpoint| has(requests, &id(endpoint), "endpoint.recovered");
+        endpoints.iter().all(has_recovered)
+    };
+    fixture.wait_for(have_recovered).await;
 }
 
 #[tokio::test]
