@@ -8,6 +8,12 @@ use super::document::Refusal;
 /// added, not even that it is refused.
 const LARGEST: usize = 1 << 20;
 
+/// What an instance writes itself: how far a backfill has come is the `_id` of a certificate, which may be large.
+const OWN: [&str; 2] = ["progress", "result"];
+
+/// With that.
+const LARGEST_WITH_OWN: usize = 15 << 20;
+
 /// What is kept of one that is refused, each as far as it is no larger than this.
 const KEPT: [&str; 7] = ["kind", "selection", "options", "by", "reason", "at", "cancel"];
 const LARGEST_FIELD: usize = 16 << 10;
@@ -20,20 +26,28 @@ pub(super) struct TooLarge {
 
 impl TooLarge {
     pub(super) fn of(document: &Document) -> Option<Self> {
-        let size = size(document);
-        if size <= LARGEST {
-            return None;
-        }
+        let whole = size(document);
+        let own: usize = OWN
+            .iter()
+            .map(|name| document.get(name).map_or(0, |value| size_of(name, value)))
+            .sum();
+        let (size, most) = match whole.saturating_sub(own) {
+            size if size > LARGEST => (size, LARGEST),
+            _ if whole > LARGEST_WITH_OWN => (whole, LARGEST_WITH_OWN),
+            _ => return None,
+        };
         let is_small = |name: &str, value: &Bson| size_of(name, value) <= LARGEST_FIELD;
         let kept = KEPT.iter().filter_map(|name| Some((*name, document.get(name)?)));
         let kept: Document = kept
             .filter(|(name, value)| is_small(name, value))
             .map(|(name, value)| (name.to_owned(), value.clone()))
             .collect();
-        let largest = document.iter().max_by_key(|(name, value)| size_of(name, value));
+        let is_meant = |name: &str| most != LARGEST || !OWN.contains(&name);
+        let fields = document.iter().filter(|(name, _)| is_meant(name));
+        let largest = fields.max_by_key(|(name, value)| size_of(name, value));
         let largest = largest.map_or_else(String::new, |(name, _)| super::fields::shown(name));
         let why = format!(
-            "the document: expected at most {LARGEST} bytes, found {size}, most of them in `{largest}`; what is large was dropped"
+            "the document: expected at most {most} bytes, found {size}, most of them in `{largest}`; what is large was dropped"
         );
         Some(Self { why, kept })
     }
@@ -87,5 +101,29 @@ mod tests {
             assert_eq!(refused.kept.keys().collect::<Vec<_>>(), kept, "{largest}");
         }
         assert!(TooLarge::of(&doc! { "kind": "hold", "reason": "x".repeat(2_000) }).is_none());
+    }
+
+    #[test]
+    fn what_an_instance_has_written_is_no_reason_to_refuse_as_long_as_more_can_be_added() {
+        let text = |megabytes: usize| "x".repeat(megabytes << 20);
+        let after = |megabytes| doc! { "done": 7_i64, "after": text(megabytes) };
+        // The document, and the field that is named where it is refused.
+        let table = [
+            (doc! { "state": "running", "progress": after(2) }, None),
+            (doc! { "state": "running", "progress": after(14) }, None),
+            (doc! { "result": { "firstRefused": text(2) } }, None),
+            (doc! { "state": "running", "progress": after(16) }, Some("progress")),
+            (doc! { "progress": after(9), "result": text(8) }, Some("progress")),
+            (doc! { "progress": after(3), "comment": text(2) }, Some("comment")),
+        ];
+        for (fields, refused) in table {
+            let mut document = doc! { "_id": 1, "kind": "backfill" };
+            document.extend(fields);
+            let why = TooLarge::of(&document).map(|refused| refused.why);
+            match refused {
+                None => assert_eq!(why, None),
+                Some(field) => assert!(why.unwrap().contains(&format!("most of them in `{field}`"))),
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
+use certhookd::model::Clock;
 use certhookd::sandbox::Received;
 use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
@@ -195,6 +196,30 @@ async fn certificates_of_any_type_of_id_are_gone_through() {
         failed.get_str("error").unwrap().ends_with("is off or not configured"),
         "{failed}"
     );
+}
+
+#[tokio::test]
+async fn one_that_has_come_to_a_certificate_with_a_large_id_is_taken_over() {
+    let organization = Organization::with(3, 0).await;
+    let fixture = &organization.fixture;
+    let _daemon = fixture.daemon().await;
+    for megabytes in [0, 2, 8] {
+        let after = "x".repeat(megabytes << 20);
+        let left = doc! {
+            "kind": "backfill", "selection": { "endpoint": organization.endpoint() }, "state": "running", "instance": "another",
+            "startedAt": Clock::local(), "progress": { "done": 7_i64, "known": 0_i64, "skipped": 0_i64, "after": after },
+        };
+        let done = fixture.operate(left).await;
+        assert_eq!(
+            done.get_str("state").ok(),
+            Some("done"),
+            "{megabytes} MB: {:?}",
+            done.get("error")
+        );
+        let result = done.get_document("result").unwrap();
+        let looked_at = ["deliveries", "known"].map(|field| result.get_i64(field).unwrap());
+        assert_eq!(looked_at.iter().sum::<i64>(), 7 + 3, "{megabytes} MB");
+    }
 }
 
 #[tokio::test]
