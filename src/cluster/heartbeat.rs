@@ -117,7 +117,7 @@ impl Cluster {
             None
         } else {
             alive.push(self.instance_id().to_string());
-            self.take_lease(held.as_ref(), &alive).await?
+            self.take_lease(held, &alive).await?
         };
         self.shared
             .lease

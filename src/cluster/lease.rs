@@ -1,17 +1,27 @@
 //! The lease for finding events: one instance scans and watches at a time.
 
+use std::time::Duration;
+
 use bson::{Document, doc};
 use mongodb::options::ReturnDocument;
 
 use super::Cluster;
 use crate::store::{LEASE, Result};
 
+/// What was read with a heartbeat that is younger needs not be read again: see [`ALIVE`](super::ALIVE).
+const FRESH: Duration = Duration::from_secs(1);
+
 impl Cluster {
-    /// Takes the lease, which was just read as `held`, if nobody alive holds it; whoever is faster has it. Returns its number if this
-    /// instance holds it: a later holder's number is higher.
-    pub(super) async fn take_lease(&self, held: Option<&Document>, alive: &[String]) -> Result<Option<i64>> {
+    /// Takes the lease, which was read as `held` with the last heartbeat, if nobody alive holds it; whoever is faster has it. Returns its
+    /// number if this instance holds it: a later holder's number is higher.
+    pub(super) async fn take_lease(&self, held: Option<Document>, alive: &[String]) -> Result<Option<i64>> {
         let state = self.store.state();
-        if let Some(lease) = held
+        let held = match self.age() {
+            Some(age) if age < FRESH => held,
+            // Another may have taken it since.
+            _ => state.find_one(doc! { "_id": LEASE }).await?,
+        };
+        if let Some(lease) = &held
             && lease.get_i64("number").is_ok()
             && let Ok(holder) = lease.get_str("holder")
             && alive.iter().any(|id| id == holder)

@@ -18,7 +18,7 @@ use crate::dispatch::EndpointState;
 use crate::model::{Clock, EndpointKey};
 use crate::outbox::state_id;
 use crate::sender::Proxy;
-use crate::store::{Error, Pauses, Result, STATE, Stopped, Store, upsert_row};
+use crate::store::{Error, LEASE, Pauses, Result, STATE, Stopped, Store, upsert_row};
 
 /// What MongoDB refuses is looked at again this often: see [`Pauses`].
 const AGAIN: Duration = Duration::from_secs(60);
@@ -152,34 +152,64 @@ impl EndpointStates {
         }
     }
 
-    /// Saves changes until `stop`: those of many endpoints at once.
+    /// Saves changes until `stop`: those of many endpoints at once, if `is_mine` says so at that moment. What another instance has
+    /// saved meanwhile is newer.
     ///
     /// # Errors
     /// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable.
-    pub async fn run(self, stop: CancellationToken) -> std::result::Result<(), Stopped> {
+    pub async fn run(
+        self,
+        is_mine: impl Fn(&EndpointKey) -> bool,
+        stop: CancellationToken,
+    ) -> std::result::Result<(), Stopped> {
         let mut refused = Pauses::default();
         let changed = || tokio::time::timeout(AGAIN, self.shared.changed.notified());
         while stop.run_until_cancelled(changed()).await.is_some() {
-            let unsaved = self.unsaved(&refused);
-            if unsaved.is_empty() {
+            if self.unsaved(&refused, &is_mine).is_empty() {
                 continue;
             }
-            let rows: Vec<_> = unsaved
-                .iter()
-                .map(|(endpoint, state)| self.row(endpoint, *state))
-                .collect();
-            let save = || self.store.update_each(STATE, &rows);
-            let errors = self.store.persist("save the states of endpoints", save).await?;
-            self.saved(&unsaved, &errors, &mut refused);
+            let save = || self.save(&refused, &is_mine);
+            let (written, errors) = self.store.persist("save the states of endpoints", save).await?;
+            self.saved(&written, &errors, &mut refused);
         }
         Ok(())
     }
 
-    fn unsaved(&self, refused: &Pauses<EndpointKey>) -> Vec<(EndpointKey, State)> {
-        let (known, now) = (self.shared.known.lock(), Instant::now());
-        let unsaved = known.unsaved.iter().filter(|endpoint| !refused.has(endpoint, now));
-        let state = |endpoint: &EndpointKey| Some((endpoint.clone(), *known.states.get(endpoint)?));
-        unsaved.filter_map(state).collect()
+    fn unsaved(
+        &self,
+        refused: &Pauses<EndpointKey>,
+        is_mine: impl Fn(&EndpointKey) -> bool,
+    ) -> Vec<(EndpointKey, State)> {
+        let now = Instant::now();
+        let may_write = |endpoint: &EndpointKey| is_mine(endpoint) && !refused.has(endpoint, now);
+        self.shared.known.lock().unsaved(may_write)
+    }
+
+    /// What is unsaved is asked for anew at each try: an outage may take long.
+    async fn save(
+        &self,
+        refused: &Pauses<EndpointKey>,
+        is_mine: impl Fn(&EndpointKey) -> bool,
+    ) -> Result<(Vec<(EndpointKey, State)>, Vec<Error>)> {
+        let unsaved = self.unsaved(refused, is_mine);
+        if unsaved.is_empty() {
+            // It was forgotten meanwhile. That the outage is over must be true all the same.
+            self.store.state().find_one(doc! { "_id": LEASE }).await?;
+            return Ok((unsaved, Vec::new()));
+        }
+        let rows = unsaved.iter().map(|(endpoint, state)| self.row(endpoint, *state));
+        let rows: Vec<_> = rows.collect();
+        let errors = self.store.update_each(STATE, &rows).await?;
+        Ok((unsaved, errors))
+    }
+
+    /// Forgets what is not saved of endpoints that are another instance's now. The rest is saved again, if it waited for that.
+    pub fn forget(&self, is_foreign: impl Fn(&EndpointKey) -> bool) {
+        let mut known = self.shared.known.lock();
+        known.forget(is_foreign);
+        if !known.unsaved.is_empty() {
+            self.shared.changed.notify_one();
+        }
     }
 
     fn saved(&self, written: &[(EndpointKey, State)], errors: &[Error], refused: &mut Pauses<EndpointKey>) {
@@ -210,6 +240,26 @@ impl EndpointStates {
     }
 }
 
+impl Known {
+    fn unsaved(&self, may_write: impl Fn(&EndpointKey) -> bool) -> Vec<(EndpointKey, State)> {
+        let unsaved = self.unsaved.iter().filter(|endpoint| may_write(endpoint));
+        let state = |endpoint: &EndpointKey| Some((endpoint.clone(), *self.states.get(endpoint)?));
+        unsaved.filter_map(state).collect()
+    }
+
+    fn forget(&mut self, is_foreign: impl Fn(&EndpointKey) -> bool) {
+        let states = &mut self.states;
+        self.unsaved.retain(|endpoint| {
+            let is_foreign = is_foreign(endpoint);
+            // Since when it is served, results of what is still in flight need.
+            if is_foreign && states.get(endpoint) == Some(&State::Waiting) {
+                states.remove(endpoint);
+            }
+            !is_foreign
+        });
+    }
+}
+
 fn earlier(instant: DateTime, by: Duration) -> DateTime {
     let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
     DateTime::from_millis(instant.timestamp_millis().saturating_sub(by))
@@ -222,4 +272,32 @@ fn left(now: DateTime, until: DateTime) -> Option<Duration> {
         .ok()
         .filter(|millis| *millis > 0)
         .map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(states: &[(&EndpointKey, State)]) -> Known {
+        let mut known = Known::default();
+        for (endpoint, state) in states {
+            known.states.insert((*endpoint).clone(), *state);
+            known.unsaved.insert((*endpoint).clone());
+        }
+        known
+    }
+
+    #[test]
+    fn nothing_is_saved_of_an_endpoint_that_is_another_instances() {
+        let [mine, lost] = ["o/mine", "o/lost"].map(EndpointKey::from_stored);
+        let served = State::ServedSince(DateTime::from_millis(7));
+        // What is not saved of both, and what is still known of the one that is lost: its results may be on their way.
+        for (state, left) in [(State::Waiting, None), (served, Some(&served))] {
+            let mut known = known(&[(&mine, state), (&lost, state)]);
+            assert_eq!(known.unsaved(|endpoint| *endpoint == mine), [(mine.clone(), state)]);
+            known.forget(|endpoint| *endpoint == lost);
+            assert_eq!(known.unsaved(|_| true), [(mine.clone(), state)]);
+            assert_eq!((known.states.get(&mine), known.states.get(&lost)), (Some(&state), left));
+        }
+    }
 }

@@ -351,6 +351,7 @@ impl Deliveries for Engine {
     fn lapsed(&self, age: Duration) {
         // By now their endpoints may be another instance's.
         self.waiting.forget_documents();
+        self.endpoint_states.forget(|_| true);
         self.queue.drop_all_unsent();
         if age >= CUT_SHORT {
             self.abort.abort();

@@ -16,6 +16,7 @@ impl Engine {
     pub(super) fn forget_foreign(&self) {
         let is_foreign = |endpoint: &EndpointKey| !self.cluster.is_assigned(endpoint);
         self.episodes.forget(is_foreign);
+        self.endpoint_states.forget(is_foreign);
         self.died.take_if(is_foreign);
     }
 

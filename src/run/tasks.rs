@@ -10,6 +10,7 @@ use tracing::{error, warn};
 use super::{Engine, loops};
 use crate::config::Config;
 use crate::failpoint;
+use crate::model::EndpointKey;
 use crate::service::systemd::Manager;
 use crate::service::{Progress, Watchdog};
 use crate::source::{ScanTrigger, Timer};
@@ -189,7 +190,9 @@ impl Tasks {
         self.sources.spawn(named("payloads", payloads));
         let released = super::released::move_to_background(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("released endpoints", released));
-        let states = self.engine.endpoint_states.clone().run(self.stop.clone());
+        let cluster = self.engine.cluster.clone();
+        let is_mine = move |endpoint: &EndpointKey| cluster.may_begin(endpoint);
+        let states = self.engine.endpoint_states.clone().run(is_mine, self.stop.clone());
         self.sources.spawn(fallible("endpoint states", states));
         let episodes = super::episodes::keep(Arc::clone(&self.engine), self.stop.clone());
         self.sources.spawn(named("episodes", episodes));
