@@ -17,6 +17,7 @@ use tracing::error;
 use crate::dispatch::EndpointState;
 use crate::model::{Clock, EndpointKey};
 use crate::outbox::state_id;
+use crate::platform::{Directory, Found};
 use crate::sender::Proxy;
 use crate::store::{Error, LEASE, Pauses, Result, STATE, Stopped, Store, upsert_row};
 
@@ -29,6 +30,7 @@ pub struct EndpointStates {
     store: Store,
     clock: Clock,
     proxy: Proxy,
+    directory: Directory,
     shared: Arc<Shared>,
 }
 
@@ -56,11 +58,12 @@ enum State {
 
 impl EndpointStates {
     /// Nothing is known yet.
-    pub fn new(store: Store, clock: Clock, proxy: Proxy) -> Self {
+    pub fn new(store: Store, clock: Clock, proxy: Proxy, directory: Directory) -> Self {
         Self {
             store,
             clock,
             proxy,
+            directory,
             shared: Arc::default(),
         }
     }
@@ -130,9 +133,15 @@ impl EndpointStates {
 
     /// Since when the endpoint is served again, as far as its deliveries had to wait, be it for the proxy.
     pub fn served_since(&self, endpoint: &EndpointKey) -> Option<DateTime> {
-        let back_for = self.proxy.back_for();
-        let proxy_back = back_for.map(|back_for| earlier(self.clock.now(), back_for));
-        self.own_served_since(endpoint).max(proxy_back)
+        self.own_served_since(endpoint).max(self.proxy_back_since(endpoint))
+    }
+
+    fn proxy_back_since(&self, endpoint: &EndpointKey) -> Option<DateTime> {
+        let back_for = self.proxy.back_for()?;
+        match self.directory.find(endpoint) {
+            Found::Served(endpoint) if self.proxy.made_wait(&endpoint) => Some(earlier(self.clock.now(), back_for)),
+            _ => None,
+        }
     }
 
     /// Since when the endpoint itself is served again; `None` if its deliveries never had to wait for it.

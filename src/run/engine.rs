@@ -121,7 +121,12 @@ impl Engine {
         let instance_id = Arc::clone(cluster.instance_id());
         let outbox = Outbox::new(store.clone(), instance_id, Arc::new(appended), settings.tracer.clone());
         Arc::new(Self {
-            endpoint_states: EndpointStates::new(store.clone(), clock.clone(), settings.proxy.clone()),
+            endpoint_states: EndpointStates::new(
+                store.clone(),
+                clock.clone(),
+                settings.proxy.clone(),
+                directory.clone(),
+            ),
             holds,
             episodes,
             died: EndpointSet::default(),

@@ -232,8 +232,8 @@ pub(super) async fn proxy_outages(engine: Arc<Engine>, stop: CancellationToken) 
             began.get_or_insert_with(Instant::now);
         } else if let Some(began) = began.take() {
             let endpoint = |key: &_| engine.directory.endpoint(key);
-            let is_served = |key: &_| endpoint(key).is_some_and(|endpoint| proxy.serves(&endpoint));
-            engine.episodes.postpone(began.elapsed(), is_served, engine.clock.now());
+            let had_to_wait = |key: &_| endpoint(key).is_some_and(|endpoint| proxy.made_wait(&endpoint));
+            engine.episodes.postpone(began.elapsed(), had_to_wait, engine.clock.now());
         }
         if waits != Waits::All {
             engine.waiting.look_now();

@@ -116,8 +116,14 @@ impl Proxy {
     }
 
     /// Whether that endpoint, or its token server, is reached through it.
-    pub fn serves(&self, endpoint: &Endpoint) -> bool {
+    fn serves(&self, endpoint: &Endpoint) -> bool {
         endpoint.urls().any(|url| self.leads_to(url).is_some())
+    }
+
+    /// Whether what goes to that endpoint had to wait in an outage that has ended. Where no proxy is configured any more, it is not known
+    /// who was reached through it, and everybody counts.
+    pub fn made_wait(&self, endpoint: &Endpoint) -> bool {
+        !self.is_configured() || self.serves(endpoint)
     }
 
     /// How long it has worked again, after an outage.

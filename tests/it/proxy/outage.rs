@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::support::{Script, Scripted, UNKNOWN};
-use crate::fixture::{Daemon, Fixture, certificate, expired};
+use crate::fixture::{Daemon, Fixture, certificate, endpoint_key, expired};
 use crate::outage;
 use crate::web::{LISTEN, address, get};
 
@@ -226,6 +226,38 @@ async fn the_retry_period_of_what_waited_begins_anew() {
     fixture
         .wait_for_deliveries(doc! { "state": "delivered", "attempts": 3 }, 1)
         .await;
+    assert!(daemon.stop().await.success());
+}
+
+/// It was sent to all the time: nothing is added to its retry period, by which a `Retry-After` is bounded.
+#[tokio::test]
+async fn the_retry_period_of_an_endpoint_that_is_reached_directly_does_not_begin_anew() {
+    let mut scripted = Scripted::start().await;
+    let limits = "delivery.no_proxy = [\"127.0.0.1\"]\ndelivery.retry_window = \"1h\"";
+    let fixture = Fixture::new().await.with(&format!("{}\n{limits}", settings(&scripted)));
+    let (direct, mut proxied) = (fixture.endpoint("/direct"), fixture.endpoint("/proxied"));
+    proxied.insert("url", "http://127.0.0.9:9/");
+    fixture
+        .receiver
+        .script("/direct", [Response::status(StatusCode::INTERNAL_SERVER_ERROR)]);
+    let organization = fixture.organization(vec![direct.clone(), proxied]).await;
+    scripted.kill().await;
+    let mut daemon = fixture.daemon().await;
+    award(&fixture, organization, 1).await;
+    daemon.wait_for(is_failure).await;
+    daemon.wait_for(begins).await;
+    daemon.wait_for_nth(goes_on, 3).await;
+    scripted.restart().await;
+    daemon.wait_for(ends).await;
+    let later = Response::status(StatusCode::SERVICE_UNAVAILABLE)
+        .header(http::header::RETRY_AFTER, http::HeaderValue::from_static("7200"));
+    fixture.receiver.script("/direct", [later]);
+    let postponed = doc! { "endpoint": endpoint_key(organization, &direct), "lastStatus": 503 };
+    fixture.wait_for_deliveries(postponed.clone(), 1).await;
+    let delivery = fixture.outbox().find_one(postponed).await.unwrap().unwrap();
+    let millis = |field| delivery.get_datetime(field).unwrap().timestamp_millis();
+    let period = millis("due") - millis("firstAttemptAt");
+    assert!((3_590_000..=3_600_000).contains(&period), "{period} ms");
     assert!(daemon.stop().await.success());
 }
 
