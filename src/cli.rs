@@ -97,11 +97,11 @@ enum Command {
     Replay(replay::Args),
     /// Have deliveries of an endpoint, an organization or all wait, in every instance: nothing begins any more.
     Hold(hold::Hold),
-    /// Have deliveries that are held go out: what has waited behind what happens now, one request at first.
+    /// Have deliveries that are held go out: what has waited after what happens now, one request at first.
     Release(hold::Release),
     /// End deliveries that wait, or dead letters: kept as cancelled, and replayable.
     Cancel(cancel::Args),
-    /// Send an endpoint what its organization's certificates are now: behind what happens meanwhile, at a rate.
+    /// Send an endpoint what its organization's certificates are now: after what happens meanwhile, at a rate.
     Backfill(backfill::Args),
     /// Erase payloads and bodies of responses of a user or a certificate, and end what waits of them: nothing of them goes out
     /// afterwards.

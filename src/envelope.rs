@@ -103,7 +103,8 @@ impl Envelopes<'_> {
     }
 }
 
-/// Of any version, with blanks around it or without: what a later one writes, or was pasted with a line break, must not go out as a token.
+/// Whether it is one of any version, with or without blanks around it: what a later version has written, or was pasted with a line break,
+/// must not be sent as a secret.
 pub fn is_envelope(text: &str) -> bool {
     let version = without_blanks(text)
         .strip_prefix("enc:v")

@@ -7,10 +7,10 @@ mod period;
 mod reloadable;
 mod text;
 
-pub use clock::Clock;
+pub use clock::{Clock, earlier, later, time_until};
 pub(crate) use event::key_part;
 pub use event::{EndpointKey, EventId, EventType, Message, MessageType, NoticeType, id_part};
 pub use outcome::{Concerns, Failure, Outcome};
 pub use period::{Period, counted_back, read_periods, uncounted};
 pub use reloadable::Reloadable;
-pub(crate) use text::{count, printable, stays_in_line};
+pub(crate) use text::{count, printable, spelled, stays_in_line};

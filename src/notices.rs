@@ -1,8 +1,8 @@
 //! Notices to the platform about endpoints that fail, so that the organizations that can mend them are told; and the suspension of
 //! endpoints that fail for days.
 //!
-//! `episode` is a pure function; `episodes` holds what an instance knows of the endpoints that are assigned to it, and calls that
-//! function at each attempt. What must last is written to `webhook_state` in the transaction that appends the notice (`run/episodes.rs`).
+//! `episode` has the pure functions that decide; `episodes` has what an instance knows of the endpoints that are assigned to it, and calls
+//! them at each attempt. What must last is written to `webhook_state` in the transaction that appends the notice (`run/episodes.rs`).
 
 mod certificates;
 mod document;

@@ -66,7 +66,7 @@ pub use redrive::{DocumentState, Redriven};
 pub use reject::{Rejected, Unmarkable};
 pub use replay::{Preview, Replayable};
 pub use selection::{Search, Selection};
-pub use transition::{Next, PastAttempts, later, retry_deadline, transition};
+pub use transition::{Next, PastAttempts, retry_deadline, transition};
 pub use unreadable::Unreadable;
 pub use waited::{Death, Ended, Waited};
 

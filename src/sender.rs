@@ -31,7 +31,7 @@ use ipnet::IpNet;
 pub use client::{Client, ClientError, Preview, ShownResponse};
 pub use guard::{Blocked, check_addr, check_url};
 pub use lookup::system_lookup;
-pub use proxy::{Proxy, ProxyCheck, ProxyOutage, Waits};
+pub use proxy::{OutageScope, Proxy, ProxyCheck, ProxyOutage};
 pub(crate) use reason::of as describe;
 pub use request::Unsendable;
 pub use resolve::Lookup;

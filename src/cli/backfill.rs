@@ -47,9 +47,9 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
         let verb = if args.dry_run {
             "would be sent"
         } else if deliveries == 1 {
-            "waits behind what happens now"
+            "waits after what happens now"
         } else {
-            "wait behind what happens now"
+            "wait after what happens now"
         };
         say!(
             "{} {verb}; {known} known already, {} skipped",

@@ -44,9 +44,9 @@ pub(super) struct View {
 }
 
 impl View {
-    /// Whether `me` may begin requests to that endpoint.
-    pub(super) fn is_assigned(&self, me: &str, endpoint: &EndpointKey) -> bool {
-        let mine = |members: &[String]| assigned(members, endpoint) == Some(me);
+    /// Whether `instance_id` may begin requests to that endpoint.
+    pub(super) fn is_assigned(&self, instance_id: &str, endpoint: &EndpointKey) -> bool {
+        let mine = |members: &[String]| assigned(members, endpoint) == Some(instance_id);
         if !mine(&self.members) || (self.next != self.members && !mine(&self.next)) {
             return false;
         }
@@ -67,9 +67,9 @@ impl View {
         self.members == other.members && self.next == other.next && claims(self) == claims(other)
     }
 
-    /// Whether `me` will keep that endpoint with its next heartbeat.
-    pub(super) fn keeps(&self, me: &str, endpoint: &EndpointKey) -> bool {
-        assigned(&self.next, endpoint) == Some(me)
+    /// Whether `instance_id` will keep that endpoint with its next heartbeat.
+    pub(super) fn keeps(&self, instance_id: &str, endpoint: &EndpointKey) -> bool {
+        assigned(&self.next, endpoint) == Some(instance_id)
     }
 }
 
@@ -85,12 +85,12 @@ pub(super) fn assigned<'a>(members: &'a [String], endpoint: &EndpointKey) -> Opt
     }
 }
 
-/// By whom `me` should assign: those that are old enough and don't leave; where none is, the oldest. Sorted.
-pub(super) fn members(me: &str, age: Duration, leaving: bool, others: &[Heartbeat]) -> Vec<String> {
+/// By whom `instance_id` should assign: those that are old enough and don't leave; where none is, the oldest. Sorted.
+pub(super) fn members(instance_id: &str, age: Duration, leaving: bool, others: &[Heartbeat]) -> Vec<String> {
     let all = others
         .iter()
         .map(|other| (other.instance_id.as_str(), other.age, other.leaving))
-        .chain([(me, age, leaving)]);
+        .chain([(instance_id, age, leaving)]);
     let staying: Vec<_> = all.filter(|(_, _, leaving)| !leaving).collect();
     let settled = staying.iter().filter(|(_, age, _)| *age >= NEWCOMER);
     let mut members: Vec<String> = settled.map(|(id, _, _)| (*id).to_owned()).collect();
@@ -169,23 +169,27 @@ mod tests {
         (0..1000).map(|n| EndpointKey::from_stored(&format!("organization/{n}")))
     }
 
-    fn share(view: &View, me: &str) -> usize {
-        endpoints().filter(|endpoint| view.is_assigned(me, endpoint)).count()
+    fn share(view: &View, instance_id: &str) -> usize {
+        endpoints()
+            .filter(|endpoint| view.is_assigned(instance_id, endpoint))
+            .count()
     }
 
     #[test]
     fn endpoints_are_shared_evenly_and_each_is_one_instances() {
         let all = ["a", "b", "c"];
-        let view_of = |me: &str| {
+        let view_of = |instance_id: &str| {
             let others = all
                 .iter()
-                .filter(|other| **other != me)
+                .filter(|other| **other != instance_id)
                 .map(|other| heartbeat(other, 60, &all));
             view(&all, others.collect())
         };
         for endpoint in endpoints() {
             assert_eq!(
-                all.iter().filter(|me| view_of(me).is_assigned(me, &endpoint)).count(),
+                all.iter()
+                    .filter(|one| view_of(one).is_assigned(one, &endpoint))
+                    .count(),
                 1
             );
         }

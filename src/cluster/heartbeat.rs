@@ -66,9 +66,9 @@ impl Cluster {
         // Whoever comes or goes is taken into account at once, by a second heartbeat.
         for _ in 0..2 {
             let view = self.view.get();
-            let me = &**self.instance_id();
+            let instance_id = &**self.instance_id();
             let moves = view.next != view.members;
-            let draining = deliveries.drain(moves, |endpoint| view.keeps(me, endpoint));
+            let draining = deliveries.drain(moves, |endpoint| view.keeps(instance_id, endpoint));
             let changed = self
                 .write_and_read(view.next.clone(), &draining, lapsed, deliveries)
                 .await?;

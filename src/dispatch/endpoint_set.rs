@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::model::EndpointKey;
 
-/// Endpoints whose deliveries must be cancelled, or must go out behind others.
+/// Endpoints whose deliveries must be cancelled, or must go out after others.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointSet(Arc<Shared>);
 
@@ -27,11 +27,11 @@ impl EndpointSet {
     }
 
     /// Removes those, and returns them.
-    pub fn take_if(&self, is_taken: impl Fn(&EndpointKey) -> bool) -> BTreeSet<EndpointKey> {
+    pub fn drain_if(&self, is_drained: impl Fn(&EndpointKey) -> bool) -> BTreeSet<EndpointKey> {
         let mut endpoints = self.0.endpoints.lock();
-        let (taken, left) = std::mem::take(&mut *endpoints).into_iter().partition(is_taken);
+        let (drained, left) = std::mem::take(&mut *endpoints).into_iter().partition(is_drained);
         *endpoints = left;
-        taken
+        drained
     }
 
     /// Waits for one, and removes it.

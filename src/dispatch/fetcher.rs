@@ -17,7 +17,7 @@ use super::endpoint_set::EndpointSet;
 use super::queue::DeliveryQueue;
 use super::waiting::Waiting;
 use crate::failpoint;
-use crate::model::{Clock, EndpointKey};
+use crate::model::{Clock, EndpointKey, time_until};
 use crate::outbox::{Class, Fetched, Outbox, Unreadable};
 use crate::store::{Kind, Pauses, Stopped, Store};
 
@@ -27,7 +27,7 @@ use starved::Starved;
 /// How often all queues are looked at: what other instances have appended, or left, is found after this time at the latest.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// If nothing that a look finds may be sent, the time to the next one doubles, up to this. [`Waiting::look_now`] ends it.
+/// If nothing that a look finds may be sent, the time to the next one doubles, up to this; [`Waiting::look_now`] has one made at once.
 const MAX_LOOK_EVERY: Duration = Duration::from_secs(64);
 
 /// The same where a look finds something of other instances: one that dies says nothing.
@@ -135,31 +135,31 @@ impl Fetcher {
     /// # Errors
     /// [`Stopped`] when the daemon stops while MongoDB is unavailable.
     async fn run_once(&mut self, now: DateTime) -> Result<Instant, Stopped> {
-        if self.waiting.wants_look() || self.next_look <= Instant::now() {
+        if self.waiting.reset_look() || self.next_look <= Instant::now() {
             self.look(now).await?;
         }
-        let changes = self.queue.changes();
+        let changes = self.queue.drain_changes();
         for endpoint in &changes.dropped {
-            self.waiting.dropped(endpoint);
+            self.waiting.note_dropped(endpoint);
         }
-        let next_due = self.waiting.next_due(now);
-        let changed = self.waiting.changed(changes.refill);
+        let next_due = self.waiting.advance(now);
+        let changed = self.waiting.drain_changed(changes.refill);
         // Who has waited longest comes first: an endpoint that has just freed a slot would otherwise get it again and again.
-        let mut endpoints = self.starved.take(self.queue.spare());
+        let mut endpoints = self.starved.drain(self.queue.spare());
         endpoints.extend(changed);
-        endpoints.extend(self.opened());
+        endpoints.extend(self.resumed());
         let wants = self.plan(endpoints, now);
         self.fetch(wants, now).await?;
-        let due = next_due.map(|due| Instant::now() + until(due, self.clock.now()));
-        let opens = self.postponed.peek().map(|Reverse((at, _))| *at);
+        let due = next_due.map(|due| Instant::now() + time_until(due, self.clock.now()));
+        let resumes = self.postponed.peek().map(|Reverse((at, _))| *at);
         let again = (!self.starved.is_empty()).then(|| Instant::now() + ASK_AGAIN);
-        let next = [due, opens, again].into_iter().flatten().min();
+        let next = [due, resumes, again].into_iter().flatten().min();
         Ok(next.map_or(self.next_look, |next| next.min(self.next_look)))
     }
 
     /// Looks which queues have something pending. Looking takes at most a third of the time.
     async fn look(&mut self, now: DateTime) -> Result<(), Stopped> {
-        // Only the look that succeeded counts: after an outage there is nothing to rest from.
+        // Only the time of the look that succeeded is rested from, not that of an outage before it.
         let look = || async {
             let began = Instant::now();
             self.queue.begin_look();
@@ -168,7 +168,7 @@ impl Fetcher {
         let (mut looked, took) = self.store.persist("look for pending deliveries", look).await?;
         let (mut is_vain, mut has_others) = (!looked.heads.is_empty(), false);
         looked.heads.retain(|head| {
-            let state = self.serve_or_forget(&head.endpoint);
+            let state = self.check_state(&head.endpoint);
             has_others |= state == EndpointState::NotAssigned;
             is_vain &= matches!(
                 state,
@@ -192,10 +192,10 @@ impl Fetcher {
         self.waiting.looked(looked.heads, now);
         self.queue.end_look();
         for (endpoint, class) in looked.unreadable.iter().filter_map(|one| one.queue.as_ref()) {
-            if self.serve_or_forget(endpoint).is_fetched() {
+            if self.check_state(endpoint).is_fetched() {
                 // What can be read after it may be due.
-                self.waiting.has_more(endpoint, *class);
-                self.waiting.again(endpoint.clone());
+                self.waiting.note_more(endpoint, *class);
+                self.waiting.retry_later(endpoint.clone());
             }
         }
         let is_changed = self.set_aside(&looked.unreadable, now).await;
@@ -205,8 +205,9 @@ impl Fetcher {
         Ok(())
     }
 
-    /// What may be done with deliveries of that endpoint. Those of one that is off must be cancelled.
-    fn serve_or_forget(&self, endpoint: &EndpointKey) -> EndpointState {
+    /// What may be done with deliveries of that endpoint, of which nothing is kept where they may not be fetched. Those of one that is off
+    /// must be cancelled.
+    fn check_state(&self, endpoint: &EndpointKey) -> EndpointState {
         let state = (self.state_of)(endpoint);
         if let EndpointState::Off(_) = state {
             self.queue.forget(endpoint);
@@ -227,7 +228,7 @@ impl Fetcher {
         self.queue.begin_read();
         self.make_space(&endpoints, now);
         for endpoint in endpoints {
-            if plan.granted.contains_key(&endpoint) || !self.serve_or_forget(&endpoint).is_fetched() {
+            if plan.granted.contains_key(&endpoint) || !self.check_state(&endpoint).is_fetched() {
                 continue;
             }
             let answers = self.queue.answers(&endpoint);
@@ -261,7 +262,7 @@ impl Fetcher {
     /// An endpoint gets nothing now: until its next probe or the end of its pause, or until slots are freed. One that has something in
     /// memory asks again when it has used that up.
     fn postpone(&mut self, endpoint: EndpointKey, has_nothing: bool) {
-        if let Some(at) = self.queue.opens_at(&endpoint).filter(|at| *at > Instant::now()) {
+        if let Some(at) = self.queue.resumes_at(&endpoint).filter(|at| *at > Instant::now()) {
             self.postponed.push(Reverse((at, endpoint)));
         } else if has_nothing {
             let answers = self.queue.answers(&endpoint);
@@ -269,7 +270,8 @@ impl Fetcher {
         }
     }
 
-    fn opened(&mut self) -> Vec<EndpointKey> {
+    /// Removes the endpoints that may get something again by now, and returns them.
+    fn resumed(&mut self) -> Vec<EndpointKey> {
         let now = Instant::now();
         let mut due = Vec::new();
         while self.postponed.peek().is_some_and(|Reverse((at, _))| *at <= now) {
@@ -313,7 +315,7 @@ impl Fetcher {
                     }
                 }
                 None if cut => {
-                    self.waiting.dropped(&endpoint);
+                    self.waiting.note_dropped(&endpoint);
                     self.starved.add(endpoint.clone(), self.queue.answers(&endpoint));
                 }
                 // Other classes may have something.
@@ -333,7 +335,7 @@ impl Fetcher {
             let class = batch.class;
             let first = batch.deliveries.first().map(|one| one.message.body.len());
             if left == 0 || first.is_some_and(|payload| !self.queue.has_space(endpoint, payload)) {
-                self.waiting.has_more(endpoint, class);
+                self.waiting.note_more(endpoint, class);
                 continue;
             }
             // A batch that is read in parts is recorded in parts: it is better read whole, if half of it has slots.
@@ -342,7 +344,7 @@ impl Fetcher {
             left = left.saturating_sub(self.queue.enqueue(batch, limit));
         }
         if let Some(partial) = self.queue.in_memory(endpoint).partial {
-            self.waiting.partly_read(endpoint, partial.class);
+            self.waiting.note_partial(endpoint, partial.class);
         }
         slots - left
     }
@@ -376,9 +378,4 @@ impl Fetcher {
         }
         is_changed
     }
-}
-
-fn until(due: DateTime, now: DateTime) -> Duration {
-    let millis = due.timestamp_millis() - now.timestamp_millis();
-    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }

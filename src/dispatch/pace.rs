@@ -1,4 +1,4 @@
-//! How fast an endpoint is sent to: as its document says (`concurrency`, `rateLimit`), and as its responses ask for.
+//! How fast an endpoint is sent to: as it is configured (`concurrency`, `rateLimit`), and as its responses ask for.
 //!
 //! **Parallel requests.** A 429, 502, 503 or 504 halves them, down to one; every 20 successes allow one more, up to what is
 //! configured. Example: five in flight, one 503: two at once from now on; after 60 successes five again.
@@ -25,7 +25,7 @@ const RAISE_AFTER: u32 = 20;
 /// How much of the time that was lost by beginning late is made up for.
 const CATCH_UP: Duration = Duration::from_millis(20);
 
-/// What an endpoint's document says of its pace.
+/// What an endpoint's configuration says of its pace.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ConfiguredPace {
     /// Requests at once; `None`: as many as the operator allows.

@@ -42,7 +42,7 @@ pub trait Gate: Send + Sync {
     /// Whether this instance may begin a request to the endpoint now.
     fn may_begin(&self, endpoint: &EndpointKey) -> bool;
 
-    /// What its document says of its pace.
+    /// What its configuration says of its pace.
     fn configured(&self, endpoint: &EndpointKey) -> ConfiguredPace;
 }
 
@@ -180,7 +180,7 @@ impl DeliveryQueue {
     }
 
     /// How many more deliveries of that endpoint may come into memory, beside that many `contenders` and what was `granted` to
-    /// others just now. `0` for one that gets nothing yet: see [`DeliveryQueue::opens_at`].
+    /// others just now. `0` for one that gets nothing yet: see [`DeliveryQueue::resumes_at`].
     pub(super) fn admit(&self, endpoint: &EndpointKey, contenders: usize, granted: &Granted) -> usize {
         let mut state = self.0.state.lock();
         state.admit(
@@ -199,8 +199,8 @@ impl DeliveryQueue {
 
     /// When the endpoint may get something again, if it is only probed or paused, or has very many batches whose results can't be
     /// recorded.
-    pub(super) fn opens_at(&self, endpoint: &EndpointKey) -> Option<Instant> {
-        self.0.state.lock().opens_at(endpoint)
+    pub(super) fn resumes_at(&self, endpoint: &EndpointKey) -> Option<Instant> {
+        self.0.state.lock().resumes_at(endpoint)
     }
 
     /// When the next request may begin that has to wait for its time.
@@ -303,8 +303,8 @@ impl DeliveryQueue {
     }
 
     /// What changed since this was last asked.
-    pub(super) fn changes(&self) -> Changes {
-        self.0.state.lock().take_changes()
+    pub(super) fn drain_changes(&self) -> Changes {
+        self.0.state.lock().drain_changes()
     }
 
     /// Slots were wanted in vain: drops unsent deliveries of endpoints that freed none for a while.

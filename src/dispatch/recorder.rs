@@ -16,8 +16,8 @@ use super::queue::DeliveryQueue;
 use super::waiting::Waiting;
 use super::worker::Attempted;
 use crate::failpoint;
-use crate::model::{Clock, Outcome, Reloadable};
-use crate::outbox::{Delivery, Next, Outbox, PastAttempts, Settlement, later, transition};
+use crate::model::{Clock, Outcome, Reloadable, later};
+use crate::outbox::{Delivery, Next, Outbox, PastAttempts, Settlement, transition};
 use crate::sender::RetryPolicy;
 use crate::store::{Pauses, Stopped, Store};
 

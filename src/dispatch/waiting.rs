@@ -14,7 +14,7 @@ use super::queue::{DeliveryQueue, InMemory};
 use crate::model::EndpointKey;
 use crate::outbox::{Class, Head, Want};
 
-use class_queue::{ClassQueue, DocumentBytes, Known};
+use class_queue::{CachedBytes, ClassQueue, Known};
 
 #[derive(Clone)]
 pub struct Waiting {
@@ -29,12 +29,12 @@ struct State {
     changed: HashSet<EndpointKey>,
     /// When batches will be due that were not when they were found, and their endpoints.
     dues: BTreeSet<(DateTime, EndpointKey)>,
-    /// Until when [`Waiting::next_due`] has looked for batches that are due.
+    /// Until when [`Waiting::advance`] has looked for batches that are due.
     checked: Option<DateTime>,
     /// Whether the fetcher must look at all queues now.
     look: bool,
     /// Bytes of batches that need not be read.
-    document_bytes: DocumentBytes,
+    cached_bytes: CachedBytes,
     /// When a queue was last read to its end or forgotten. What was being appended then may be settled by now.
     read_to_end: Option<Instant>,
 }
@@ -56,7 +56,7 @@ struct Endpoint {
     /// Whether a retry comes first the next time, where both wait.
     retry_first: bool,
     /// The class of a batch of which only the first deliveries were read.
-    partly_read: Option<Class>,
+    partial_class: Option<Class>,
 }
 
 impl Waiting {
@@ -86,15 +86,15 @@ impl Waiting {
         let mut state = self.state.lock();
         state.read_to_end = Some(Instant::now());
         for queue in state.endpoints.values_mut().flat_map(Endpoint::parts) {
-            queue.begun = None;
-            queue.known.iter_mut().for_each(|known| known.document = None);
+            queue.partial = None;
+            queue.known.iter_mut().for_each(|known| known.cached = None);
         }
     }
 
     fn add_known(&self, batches: impl Iterator<Item = (Head, Option<RawDocumentBuf>)>) {
         let mut state = self.state.lock();
         for (head, document) in batches {
-            let document = document.and_then(|document| state.document_bytes.keep(document));
+            let cached = document.and_then(|document| state.cached_bytes.keep(document));
             let part = state
                 .endpoints
                 .entry(head.endpoint.clone())
@@ -104,7 +104,7 @@ impl Waiting {
                 due: head.due,
                 id: head.id,
                 open: head.open,
-                document,
+                cached,
             });
             state.add_due(head.due, &head.endpoint);
             state.changed.insert(head.endpoint);
@@ -145,7 +145,8 @@ impl Waiting {
         self.queue.wake_fetcher();
     }
 
-    pub(super) fn wants_look(&self) -> bool {
+    /// Whether all queues must be looked at, since this was last asked.
+    pub(super) fn reset_look(&self) -> bool {
         std::mem::take(&mut self.state.lock().look)
     }
 
@@ -167,21 +168,21 @@ impl Waiting {
     }
 
     /// Deliveries of this endpoint left memory unsent: they wait before all that are known to wait.
-    pub(super) fn dropped(&self, endpoint: &EndpointKey) {
+    pub(super) fn note_dropped(&self, endpoint: &EndpointKey) {
         let mut state = self.state.lock();
         let waiting = state.endpoints.entry(endpoint.clone()).or_default();
         for class in Class::ALL {
             let part = waiting.queue_of(class);
             part.known.clear();
-            part.begun = None;
+            part.partial = None;
             part.more = true;
         }
-        waiting.partly_read = Some(Class::Live);
+        waiting.partial_class = Some(Class::Live);
         state.changed.insert(endpoint.clone());
     }
 
-    /// Endpoints for which something changed since this was last asked, those of them for which something waits.
-    pub(super) fn changed(&self, refill: HashSet<EndpointKey>) -> Vec<EndpointKey> {
+    /// Removes the endpoints for which something has changed, and returns those of them for which something waits.
+    pub(super) fn drain_changed(&self, refill: HashSet<EndpointKey>) -> Vec<EndpointKey> {
         let mut state = self.state.lock();
         let mut changed = std::mem::take(&mut state.changed);
         changed.extend(refill);
@@ -200,7 +201,7 @@ impl Waiting {
     }
 
     /// The fetcher could not fetch for this endpoint now, and does it again later.
-    pub(super) fn again(&self, endpoint: EndpointKey) {
+    pub(super) fn retry_later(&self, endpoint: EndpointKey) {
         self.state.lock().changed.insert(endpoint);
     }
 
@@ -212,8 +213,8 @@ impl Waiting {
         }
     }
 
-    /// Adds the batches that are due at `now` to those that wait, and returns when the next will be due.
-    pub(super) fn next_due(&self, now: DateTime) -> Option<DateTime> {
+    /// It is `now`: the batches that are due wait. Returns when the next will be due.
+    pub(super) fn advance(&self, now: DateTime) -> Option<DateTime> {
         let mut state = self.state.lock();
         state.checked = Some(now);
         while let Some((due, endpoint)) = state.dues.pop_first() {
@@ -242,23 +243,23 @@ impl Waiting {
         let Some(waiting) = state.endpoints.get_mut(endpoint) else {
             return Vec::new();
         };
-        let partly_read = waiting.partly_read.take();
+        let partial_class = waiting.partial_class.take();
         match &memory.partial {
             // Its rest waits for what goes before it, and for its first part.
             Some(partial)
                 if partial.class == Class::Background
                     && (memory.background > 0 || waiting.has_other_than_background(now)) =>
             {
-                waiting.partly_read = Some(partial.class);
+                waiting.partial_class = Some(partial.class);
             }
             Some(partial) => {
-                waiting.partly_read = Some(partial.class);
-                return vec![waiting.go_on(&partial.batch, partial.next, slots)];
+                waiting.partial_class = Some(partial.class);
+                return vec![waiting.rest_of(&partial.batch, partial.next, slots)];
             }
             None => {
-                waiting.live.begun = None;
+                waiting.live.partial = None;
                 // What was in memory of it is recorded or dropped: its rest waits before all that is known.
-                if let Some(class) = partly_read {
+                if let Some(class) = partial_class {
                     let queue = waiting.queue_of(class);
                     queue.known.clear();
                     queue.more = true;
@@ -296,13 +297,13 @@ impl Waiting {
     }
 
     /// Only the first deliveries of a batch of that class were read.
-    pub(super) fn partly_read(&self, endpoint: &EndpointKey, class: Class) {
+    pub(super) fn note_partial(&self, endpoint: &EndpointKey, class: Class) {
         let mut state = self.state.lock();
-        state.endpoints.entry(endpoint.clone()).or_default().partly_read = Some(class);
+        state.endpoints.entry(endpoint.clone()).or_default().partial_class = Some(class);
     }
 
     /// Batches of that queue may still wait: not all that was asked for was read or kept.
-    pub(super) fn has_more(&self, endpoint: &EndpointKey, class: Class) {
+    pub(super) fn note_more(&self, endpoint: &EndpointKey, class: Class) {
         let mut state = self.state.lock();
         let part = state.endpoints.entry(endpoint.clone()).or_default().queue_of(class);
         part.known.clear();
@@ -312,10 +313,10 @@ impl Waiting {
 
 impl Endpoint {
     /// The rest of a batch of which only the first `skip` deliveries are in memory.
-    fn go_on(&self, id: &Arc<str>, skip: u32, slots: usize) -> Want {
-        match &self.live.begun {
-            Some(begun) if begun.id == *id => Want::Appended {
-                document: Arc::clone(&begun.document.batch),
+    fn rest_of(&self, id: &Arc<str>, skip: u32, slots: usize) -> Want {
+        match &self.live.partial {
+            Some(partial) if partial.id == *id => Want::Appended {
+                document: Arc::clone(&partial.batch.raw),
                 from: skip,
                 limit: slots,
             },
@@ -373,7 +374,7 @@ impl Endpoint {
     }
 
     fn is_empty(&mut self) -> bool {
-        self.partly_read.is_none() && self.parts().all(|part| part.is_empty())
+        self.partial_class.is_none() && self.parts().all(|part| part.is_empty())
     }
 }
 

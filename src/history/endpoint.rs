@@ -152,7 +152,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Of what is pending, of dead letters, and of what ended otherwise since.
+    /// The last failures: of what is pending, of dead letters, and of what ended otherwise since.
     async fn failures(&self, dead: Option<&Listing>) -> Result<Vec<Failure>> {
         let pending = self.listed(&["pending"], true, None).await?;
         let ended = self.listed(&["delivered", "cancelled", "dead"], true, None).await?;

@@ -131,7 +131,7 @@ fn fault_on_the_way(
     })
 }
 
-/// The state without holds, by its configuration first; `noted` and `episode` are its documents in `webhook_state`.
+/// The state without holds, by its configuration first; `noted` is its state document, `episode` its episode document.
 pub(super) fn state_of(
     directory: &Directory,
     key: &EndpointKey,

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::documents::StoredDelivery;
 use super::endpoint_states::{EndpointState, waits_for_proxy};
 use crate::config::{Config, Delivery};
-use crate::model::{EndpointKey, uncounted};
-use crate::outbox::{later, retry_deadline};
+use crate::model::{EndpointKey, later, uncounted};
+use crate::outbox::retry_deadline;
 use crate::sender::RetryPolicy;
 use crate::status::rfc3339_if_known;
 

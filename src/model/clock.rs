@@ -72,6 +72,26 @@ impl Clock {
     }
 }
 
+/// `by` after `instant`.
+pub fn later(instant: DateTime, by: Duration) -> DateTime {
+    DateTime::from_millis(instant.timestamp_millis().saturating_add(millis(by)))
+}
+
+/// `by` before `instant`.
+pub fn earlier(instant: DateTime, by: Duration) -> DateTime {
+    DateTime::from_millis(instant.timestamp_millis().saturating_sub(millis(by)))
+}
+
+/// How long it is until then: zero for the past.
+pub fn time_until(instant: DateTime, now: DateTime) -> Duration {
+    let millis = instant.timestamp_millis().saturating_sub(now.timestamp_millis());
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// The offset that agrees with the database's clock having shown the millisecond `database` between `sent` and `received`, and is
 /// nearest to the one `before`: a slow reply says little, and must not move the clock. All others in microseconds, `sent` and
 /// `received` since the machine started.
@@ -94,6 +114,33 @@ fn read_us(clock: ClockId) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_too_far_away_is_at_the_end_of_time() {
+        let at = DateTime::from_millis;
+        for (instant, by, after, before) in [
+            (1_000, 300, 1_300, 700),
+            (i64::MAX - 1, 1_000, i64::MAX, i64::MAX - 1_001),
+            (-2, u64::MAX, i64::MAX - 2, i64::MIN),
+        ] {
+            let by = Duration::from_millis(by);
+            let expected = (at(after), at(before));
+            assert_eq!(
+                (later(at(instant), by), earlier(at(instant), by)),
+                expected,
+                "{by:?} from {instant}"
+            );
+        }
+        for (instant, now, left) in [
+            (1_300, 1_000, 300),
+            (1_000, 1_000, 0),
+            (1_000, 1_300, 0),
+            (i64::MAX, -1, i64::MAX),
+        ] {
+            let expected = Duration::from_millis(left.unsigned_abs());
+            assert_eq!(time_until(at(instant), at(now)), expected, "{instant} at {now}");
+        }
+    }
 
     #[test]
     fn the_clock_moves_only_as_far_as_a_reply_proves() {

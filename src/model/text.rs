@@ -1,4 +1,6 @@
-//! Text from outside, and numbers of things.
+//! Text from outside, numbers of things, and durations.
+
+use std::time::Duration;
 
 /// Whether a character can neither break a line nor make the text around it read otherwise: it is no control character, no
 /// separator (U+2028, U+2029) and no bidirectional control (UAX #9, 2).
@@ -39,8 +41,25 @@ pub(crate) fn count(number: impl Into<u128>, noun: &str) -> String {
     let number = number.into();
     match noun.strip_suffix('y') {
         _ if number == 1 => format!("1 {noun}"),
-        Some(stem) => format!("{number} {stem}ies"),
-        None => format!("{number} {noun}s"),
+        Some(stem) if !stem.ends_with('a') => format!("{number} {stem}ies"),
+        _ => format!("{number} {noun}s"),
+    }
+}
+
+/// `7 days`, `1 day 6 hours`, for customers. Only what is shorter than a second is told in milliseconds.
+pub(crate) fn spelled(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [
+        (seconds / 86_400, "day"),
+        (seconds / 3_600 % 24, "hour"),
+        (seconds / 60 % 60, "minute"),
+        (seconds % 60, "second"),
+    ];
+    let parts = units.into_iter().filter(|(number, _)| *number > 0);
+    let parts: Vec<_> = parts.map(|(number, unit)| count(number, unit)).collect();
+    match parts.is_empty() {
+        true => count(duration.as_millis(), "millisecond"),
+        false => parts.join(" "),
     }
 }
 
@@ -83,8 +102,24 @@ mod tests {
             (2, "delivery", "2 deliveries"),
             (1, "dead letter", "1 dead letter"),
             (11, "dead letter", "11 dead letters"),
+            (2, "day", "2 days"),
         ] {
             assert_eq!(count(number, noun), text);
+        }
+    }
+
+    #[test]
+    fn a_duration_is_spelled_in_days_and_less() {
+        for (millis, text) in [
+            (7 * 86_400_000, "7 days"),
+            (31 * 86_400_000, "31 days"),
+            (30 * 3_600_000, "1 day 6 hours"),
+            (3_600_000, "1 hour"),
+            (90_061_999, "1 day 1 hour 1 minute 1 second"),
+            (250, "250 milliseconds"),
+            (0, "0 milliseconds"),
+        ] {
+            assert_eq!(spelled(Duration::from_millis(millis)), text);
         }
     }
 }

@@ -1,18 +1,17 @@
-//! Which certificates of endpoints the platform was told of: the document `certificates/KEY` of `webhook_state`. It stays as long as the
+//! Which certificates of endpoints the platform was told of: the document `certificates/KEY` of `webhook_state`, the told document. It stays as long as the
 //! endpoint does, so that a certificate is told of once, whichever instance comes upon it, and however often.
 
 use std::time::Duration;
 
 use bson::{DateTime, Document, RawDocumentBuf, doc, rawdoc};
 
-use crate::model::EndpointKey;
-use crate::outbox::later;
+use crate::model::{EndpointKey, later};
 use crate::platform::{End, Tls};
 
 /// A notice names at most this many certificates, those that end first; the others are for the next notice.
 const MOST_NAMED: usize = 20;
 
-/// An endpoint's document keeps this many, the latest: more than its `tls` can hold.
+/// A told document keeps this many, the latest: more than its `tls` can hold.
 const REMEMBERED: usize = 1_000;
 
 /// What the platform was told of one endpoint.
@@ -24,18 +23,18 @@ pub struct ToldCertificates {
     certificates: Vec<i64>,
 }
 
-/// The filter for the documents of all endpoints.
+/// The filter for the told documents of all endpoints.
 pub fn all_told_certificates() -> Document {
     doc! { "_id": { "$gte": "certificates/", "$lt": "certificates0" } }
 }
 
-/// The `_id` of an endpoint's document.
+/// The `_id` of an endpoint's told document.
 pub fn told_certificates_id(endpoint: &EndpointKey) -> String {
     format!("certificates/{endpoint}")
 }
 
 impl ToldCertificates {
-    /// Reads a document of an endpoint; `None` for another.
+    /// Reads a told document; `None` for another.
     pub fn read(document: &Document) -> Option<(EndpointKey, Self)> {
         let key = document.get_str("_id").ok()?.strip_prefix("certificates/")?;
         let certificates = document.get_array("certificates").ok();
@@ -63,7 +62,7 @@ impl ToldCertificates {
         at.map_or(now, |at| later(at, every))
     }
 
-    /// It is told of these at `now`. Returns how its document changes: written anew, whatever somebody has made of it.
+    /// It is told of these at `now`. Returns how the told document changes: written anew, whatever somebody has made of it.
     pub fn tell(&mut self, ends: &[&End], now: DateTime) -> RawDocumentBuf {
         self.at = Some(now);
         self.certificates.extend(ends.iter().map(|end| end.fingerprint));

@@ -7,18 +7,16 @@ use std::time::Duration;
 use bson::{DateTime, Document, doc};
 
 use super::episode::{Episode, FailedAttempt, Suspension};
-use crate::model::{EndpointKey, Period, read_periods};
-use crate::outbox::later;
+use crate::model::{EndpointKey, Period, earlier, later, read_periods};
 
-/// The filter for the documents of all episodes.
+/// The filter for all episode documents.
 pub fn all_episodes() -> Document {
     doc! { "_id": { "$gte": "episode/", "$lt": "episode0" } }
 }
 
-/// The filter for documents that say nothing but when an endpoint was suspended, longer ago than `kept`.
+/// The filter for episode documents that say nothing but when an endpoint was suspended, longer ago than `kept`.
 pub fn forgotten_episodes(now: DateTime, kept: Duration) -> Document {
-    let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
-    let since = DateTime::from_millis(now.timestamp_millis().saturating_sub(kept));
+    let since = earlier(now, kept);
     let mut filter = all_episodes();
     filter.extend(doc! { "episode": { "$exists": false }, "suspensions.until": { "$not": { "$gte": since } } });
     filter
@@ -29,7 +27,7 @@ pub fn episode_id(endpoint: &EndpointKey) -> String {
     format!("episode/{endpoint}")
 }
 
-/// What the document of an episode says.
+/// What an episode document says.
 #[derive(Clone, Debug)]
 pub struct Noted {
     /// Raised by every write of the episode; 0 while there is none.
@@ -42,7 +40,7 @@ pub struct Noted {
 /// An endpoint keeps this many of its earlier suspensions.
 pub const PAST_SUSPENSIONS: i32 = 100;
 
-/// What the document of an endpoint says of its dead letters.
+/// What the state document of an endpoint says of its dead letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Untold {
     /// How many the platform was not told of.
@@ -54,7 +52,7 @@ pub struct Untold {
 }
 
 impl Untold {
-    /// Reads a document of an endpoint.
+    /// Reads the state document of an endpoint.
     pub fn read(document: &Document) -> Self {
         Self {
             dead: number(document, "deadUntold"),
@@ -71,7 +69,7 @@ impl Untold {
 }
 
 impl Noted {
-    /// Reads a document of an episode; `None` for another.
+    /// Reads an episode document; `None` for another.
     pub fn read(document: &Document) -> Option<(EndpointKey, Self)> {
         let key = document.get_str("_id").ok()?.strip_prefix("episode/")?;
         let noted = document.get_document("episode").ok();
@@ -86,7 +84,7 @@ impl Noted {
     /// When the endpoint was suspended, up to `now`.
     pub fn suspensions(&self, now: DateTime) -> Vec<Period> {
         let episode = self.episode.as_ref();
-        let last = episode.and_then(|episode| Some((episode.suspended.as_ref()?.since, now)));
+        let last = episode.and_then(Episode::suspended_since).map(|since| (since, now));
         self.past.iter().copied().chain(last).collect()
     }
 
@@ -95,7 +93,7 @@ impl Noted {
         let episode = self.episode.as_ref()?;
         let suspension = episode.suspended.as_ref()?;
         let why = match suspension.is_gone {
-            true => "it answered 410 Gone".to_owned(),
+            true => "it responded with 410 Gone".to_owned(),
             false => format!(
                 "nothing but failures since {}, {} of them, the last: {}",
                 episode.since.try_to_rfc3339_string().unwrap_or_default(),
@@ -112,7 +110,7 @@ pub(super) fn write(episode: &Episode, version: i64) -> Document {
     let last = &episode.last;
     let mut document = doc! {
         "version": version, "since": episode.since, "failures": episode.failures, "inARow": episode.in_a_row,
-        "rowSince": episode.row_since, "told": episode.is_told, "delivered": episode.delivered,
+        "inARowSince": episode.in_a_row_since, "told": episode.is_told, "delivered": episode.delivered,
         "last": {
             "at": last.at, "status": last.status.map(i32::from), "error": &last.reason, "event": &last.event,
         },
@@ -140,7 +138,7 @@ fn read(document: &Document) -> Option<Episode> {
         since,
         failures: number(document, "failures"),
         in_a_row: number(document, "inARow"),
-        row_since: instant("rowSince").unwrap_or(since),
+        in_a_row_since: instant("inARowSince").unwrap_or(since),
         last: FailedAttempt {
             at: last
                 .and_then(|last| last.get_datetime("at").ok().copied())
@@ -209,7 +207,7 @@ mod tests {
             since: at(1),
             failures: 12,
             in_a_row: 0,
-            row_since: at(2),
+            in_a_row_since: at(2),
             last: FailedAttempt {
                 at: at(3),
                 status: Some(503),

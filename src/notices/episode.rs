@@ -1,4 +1,4 @@
-//! An episode: the time in which an endpoint fails, from the first of its failures until it has been well for a while. A pure function
+//! An episode: the time in which an endpoint fails, from the first of its failures until it has been well for a while. Pure functions
 //! of what happens to it and when.
 //!
 //! * It **fails** after [`FAILURES`] failures in a row, the first of them at least `failing_after` ago: the platform is told, once.
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bson::DateTime;
 
-use crate::outbox::later;
+use crate::model::later;
 
 /// This many failures in a row are more than bad luck.
 pub const FAILURES: i64 = 10;
@@ -42,7 +42,7 @@ pub struct Episode {
     /// Failures since the last success.
     pub in_a_row: i64,
     /// When the first of these failed.
-    pub row_since: DateTime,
+    pub in_a_row_since: DateTime,
     /// The last attempt that failed.
     pub last: FailedAttempt,
     /// Whether the platform was told of it.
@@ -75,7 +75,7 @@ pub struct Suspension {
     pub since: DateTime,
     /// Whether a 410 was the reason, and not a long time of failures.
     pub is_gone: bool,
-    /// What the endpoint's document was then: when it is another, the suspension ends.
+    /// What the endpoint's configuration was then: when it is another, the suspension ends.
     pub fingerprint: u64,
     /// When a delivery was last sent to it, to see whether it answers again.
     pub probed_at: Option<DateTime>,
@@ -113,7 +113,7 @@ impl Episode {
             since: last.at,
             failures: 0,
             in_a_row: 0,
-            row_since: last.at,
+            in_a_row_since: last.at,
             last,
             is_told: false,
             well_since: None,
@@ -127,18 +127,23 @@ impl Episode {
         self.is_told || self.suspended.is_some() || self.in_a_row >= FAILURES
     }
 
+    /// Since when the endpoint is suspended, if it is.
+    pub fn suspended_since(&self) -> Option<DateTime> {
+        Some(self.suspended.as_ref()?.since)
+    }
+
     /// When [`recovered`] may say that it has ended.
     pub fn ends_at(&self, rules: &Rules) -> Option<DateTime> {
         let well_since = self.well_since.filter(|_| self.in_a_row == 0)?;
         Some(later(well_since, rules.failing_after))
     }
 
-    fn begin_row(&mut self, at: DateTime) {
-        (self.in_a_row, self.row_since) = (0, at);
+    fn reset_in_a_row(&mut self, at: DateTime) {
+        (self.in_a_row, self.in_a_row_since) = (0, at);
     }
 }
 
-/// An attempt failed; `is_gone`: by a 410. `fingerprint` is that of the endpoint's document.
+/// An attempt failed; `is_gone`: by a 410. `fingerprint` is that of the endpoint's configuration.
 pub fn failed(
     episode: Option<Episode>,
     attempt: FailedAttempt,
@@ -149,10 +154,10 @@ pub fn failed(
     let at = attempt.at;
     let mut episode = episode.unwrap_or_else(|| Episode::new(attempt.clone()));
     if episode.in_a_row == 0 {
-        episode.row_since = at;
+        episode.in_a_row_since = at;
     }
     // Later than now: by another clock.
-    episode.row_since = episode.row_since.min(at);
+    episode.in_a_row_since = episode.in_a_row_since.min(at);
     episode.failures += 1;
     episode.in_a_row += 1;
     episode.last = attempt;
@@ -160,7 +165,7 @@ pub fn failed(
         (episode.well_since, episode.delivered) = (None, 0);
     }
     let mut told = Vec::new();
-    let lasts = |least| episode.in_a_row >= FAILURES && at >= later(episode.row_since, least);
+    let lasts = |least| episode.in_a_row >= FAILURES && at >= later(episode.in_a_row_since, least);
     let (is_failing, is_hopeless) = (lasts(rules.failing_after), lasts(rules.suspend_after));
     if is_failing && !episode.is_told {
         told.push(Told::Failing);
@@ -189,7 +194,7 @@ pub fn failed_by_us(episode: Episode, at: DateTime) -> Option<Episode> {
 
 /// For that long until `now` nothing could be sent to it, and the fault was ours: that time doesn't count.
 pub fn postponed(mut episode: Episode, by: Duration, now: DateTime) -> Episode {
-    episode.row_since = later(episode.row_since, by).min(now);
+    episode.in_a_row_since = later(episode.in_a_row_since, by).min(now);
     episode
 }
 
@@ -199,7 +204,7 @@ pub fn succeeded(mut episode: Episode, at: DateTime, rules: &Rules) -> (Option<E
         return (None, None);
     }
     episode.suspended = None;
-    episode.begin_row(at);
+    episode.reset_in_a_row(at);
     // Later than now: by another clock.
     episode.well_since = Some(episode.well_since.map_or(at, |since| since.min(at)));
     episode.delivered += 1;
@@ -214,7 +219,7 @@ pub fn recovered(episode: Episode, now: DateTime, rules: &Rules) -> (Option<Epis
     }
 }
 
-/// The endpoint's document has changed, or somebody released it: its failures in a row count from zero again.
+/// The endpoint's configuration has changed, or somebody released it: its failures in a row count from zero again.
 /// Whether the platform was told stays.
 pub fn restarted(mut episode: Episode, at: DateTime) -> Option<Episode> {
     episode.suspended = None;
@@ -222,7 +227,7 @@ pub fn restarted(mut episode: Episode, at: DateTime) -> Option<Episode> {
         // It has failed since: until another success it is not well.
         (episode.well_since, episode.delivered) = (None, 0);
     }
-    episode.begin_row(at);
+    episode.reset_in_a_row(at);
     episode.is_told.then_some(episode)
 }
 

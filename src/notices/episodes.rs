@@ -21,13 +21,12 @@ use super::episode::{
     CLOCKS_DIFFER, Episode, FailedAttempt, Rules, failed, failed_by_us, postponed, recovered, restarted, succeeded,
 };
 use crate::failpoint;
-use crate::model::{EndpointKey, Failure, Outcome, Period};
-use crate::outbox::{Delivery, later};
+use crate::model::{EndpointKey, Failure, Outcome, Period, later};
+use crate::outbox::Delivery;
 
 /// A suspended endpoint is probed this often.
 const PROBE_EVERY: Duration = Duration::from_secs(3600);
 
-/// The endpoints that fail.
 #[derive(Clone, Debug)]
 pub struct Episodes(Arc<Shared>);
 
@@ -93,7 +92,7 @@ impl Episodes {
     pub fn suspensions(&self, endpoint: &EndpointKey, now: DateTime) -> Vec<Period> {
         let known = self.0.known.lock();
         let episode = known.endpoints.get(endpoint).and_then(|one| one.episode.as_ref());
-        let last = episode.and_then(|episode| Some((episode.suspended.as_ref()?.since, now)));
+        let last = episode.and_then(Episode::suspended_since).map(|since| (since, now));
         let past = known.past.get(endpoint).into_iter().flatten().copied();
         past.chain(last).collect()
     }
@@ -152,7 +151,7 @@ impl Episodes {
         }
     }
 
-    /// An attempt has ended. `fingerprint` says what the endpoint's document was when it began.
+    /// An attempt has ended. `fingerprint` says what the endpoint's configuration was when it began.
     pub fn ended(&self, delivery: &Delivery, outcome: &Outcome, fingerprint: u64, now: DateTime) {
         let endpoint = &delivery.endpoint;
         if endpoint.is_own() {
@@ -219,8 +218,8 @@ impl Episodes {
         self.notify(&known);
     }
 
-    /// Ends the suspensions of endpoints whose document has changed, and forgets endpoints that are off. A fingerprint is `None` where
-    /// there is no document now. `all`: documents have changed; else only what has changed here is looked at.
+    /// Ends the suspensions of endpoints whose configuration has changed, and forgets endpoints that are off. A fingerprint is `None` where
+    /// none is configured now. `all`: configurations have changed; else only what has changed here is looked at.
     pub fn follow(
         &self,
         all: bool,
@@ -228,7 +227,7 @@ impl Episodes {
         fingerprint: impl Fn(&EndpointKey) -> Option<u64>,
         now: DateTime,
     ) {
-        for (endpoint, suspended) in self.watched(all) {
+        for (endpoint, suspended) in self.drain_unfollowed(all) {
             let is_off = is_off(&endpoint);
             let is_other = suspended
                 .zip(fingerprint(&endpoint))
@@ -243,8 +242,8 @@ impl Episodes {
         }
     }
 
-    /// Endpoints that fail, and what their documents were when they were suspended.
-    fn watched(&self, all: bool) -> Vec<(EndpointKey, Option<u64>)> {
+    /// Endpoints that fail, and the fingerprints of their configuration when they were suspended.
+    fn drain_unfollowed(&self, all: bool) -> Vec<(EndpointKey, Option<u64>)> {
         let mut known = self.0.known.lock();
         let changed = std::mem::take(&mut known.unfollowed);
         let watched: Vec<_> = match all {
@@ -274,9 +273,9 @@ impl Episodes {
         known.ends.next().into_iter().chain(known.probes.next()).min()
     }
 
-    /// The endpoints for which something may be fetched since this was last asked: a probe is due by `now`, or the suspension has
+    /// Removes and returns the endpoints for which something may be fetched since this was last asked: a probe is due by `now`, or the suspension has
     /// ended.
-    pub fn woken(&self, now: DateTime) -> Vec<EndpointKey> {
+    pub fn drain_woken(&self, now: DateTime) -> Vec<EndpointKey> {
         let mut known = self.0.known.lock();
         let due = known.probes.due(now);
         due.iter().for_each(|endpoint| known.probes.set(endpoint, None));
@@ -323,10 +322,10 @@ impl Episodes {
         known.saved(unsaved);
     }
 
-    /// Whether nearly no receiver can be connected to, where that has changed since this was last asked.
-    pub fn cut_off_changed(&self) -> Option<bool> {
+    /// Judges whether nearly no receiver can be connected to. Returns it where that has changed.
+    pub fn update_cut_off(&self) -> Option<bool> {
         let mut known = self.0.known.lock();
-        let is_cut_off = known.is_cut_off(Instant::now());
+        let is_cut_off = known.judge_cut_off(Instant::now());
         (std::mem::replace(&mut known.is_cut_off, is_cut_off) != is_cut_off).then_some(is_cut_off)
     }
 
@@ -335,7 +334,7 @@ impl Episodes {
         let now = Instant::now();
         known.reach.note(endpoint.organization(), is_connected, now);
         // Not computed at each success while all is well.
-        let is_cut_off = (known.is_cut_off || !is_connected) && known.is_cut_off(now);
+        let is_cut_off = (known.is_cut_off || !is_connected) && known.judge_cut_off(now);
         if is_cut_off != known.is_cut_off {
             self.0.changed.notify_one();
         }

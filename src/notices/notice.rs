@@ -6,8 +6,8 @@ use bson::{DateTime, RawBson};
 use serde::Serialize;
 
 use super::episode::{Episode, FailedAttempt, Suspension, Told};
-use crate::model::{EndpointKey, EventId, Message, MessageType, NoticeType};
-use crate::outbox::{Class, LastDeadLetter, NewDelivery, later};
+use crate::model::{EndpointKey, EventId, Message, MessageType, NoticeType, later, spelled};
+use crate::outbox::{Class, LastDeadLetter, NewDelivery};
 use crate::platform::End;
 
 /// What the configuration says of what happens next.
@@ -33,10 +33,10 @@ pub struct Dead {
 }
 
 /// What happens when a client's certificate has ended.
-const CLIENT_ENDS: &str = "A receiver that asks for a client's certificate refuses one that has ended: attempts fail from then on, and are retried. Replace clientCert and clientKey before that.";
+const CLIENT_ENDS: &str = "A receiver that requires a client certificate rejects one that has expired: from then on, attempts fail and are retried. Replace clientCert and clientKey before that.";
 
 /// What happens when a certificate of `ca` has ended.
-const AUTHORITY_ENDS: &str = "A receiver's own certificate in ca is refused once it has ended: attempts fail from then on, and are retried. An authority goes on being trusted; put the one that follows it beside it before the receiver's certificate changes.";
+const AUTHORITY_ENDS: &str = "If ca contains the receiver's own certificate, it is rejected once it has expired: from then on, attempts fail and are retried. A certificate authority stays trusted; add its successor to ca before the receiver's certificate is replaced.";
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -150,11 +150,11 @@ pub fn of_episode(
 }
 
 fn failing<'a>(data: Data<'a>, episode: &Episode, terms: &Terms) -> Data<'a> {
-    let suspended_at = text(later(episode.row_since, terms.suspend_after));
+    let suspended_at = text(later(episode.in_a_row_since, terms.suspend_after));
     Data {
         since: Some(text(episode.since)),
         next: format!(
-            "Deliveries are retried, and nothing is lost meanwhile. If it goes on failing, the endpoint is suspended at {suspended_at}."
+            "Deliveries are retried, and nothing is lost in the meantime. If the endpoint keeps failing, it will be suspended at {suspended_at}."
         ),
         ..data
     }
@@ -162,34 +162,28 @@ fn failing<'a>(data: Data<'a>, episode: &Episode, terms: &Terms) -> Data<'a> {
 
 fn suspended<'a>(data: Data<'a>, episode: &Episode, suspension: &Suspension, terms: &Terms) -> Data<'a> {
     let why = match suspension.is_gone {
-        true => "It answered 410 Gone.",
-        false => "Nothing but failures came from it.",
+        true => "The endpoint responded with 410 Gone.".to_owned(),
+        false => format!("Every attempt in the last {} failed.", spelled(terms.suspend_after)),
     };
     Data {
         since: Some(text(suspension.since)),
         failing_since: Some(text(episode.since)),
         next_attempt_at: Some(text(suspension.next_probe(terms.probe_every, suspension.since))),
         next: format!(
-            "{why} Its events are kept and wait. One of them is tried every {}; they go out once one is accepted or the endpoint's settings are changed.",
-            humantime::format_duration(terms.probe_every)
+            "{why} Its events are kept, and one of them is sent as a probe at intervals of {}. All of them are sent once a probe is accepted or the endpoint's settings are changed.",
+            spelled(terms.probe_every)
         ),
         ..data
     }
 }
 
 fn recovered<'a>(data: Data<'a>, episode: &Episode, dead: i64, terms: &Terms) -> Data<'a> {
-    let redrive_for = humantime::format_duration(terms.redrive_for);
     Data {
         since: episode.well_since.map(text),
         failing_since: Some(text(episode.since)),
         delivered: Some(episode.delivered),
         dead: Some(dead),
-        next: match dead {
-            0 => "Nothing was lost; what still waits goes out by itself.".into(),
-            _ => format!(
-                "What still waits goes out by itself, dead letters that are younger than {redrive_for} too; older ones are kept for a replay."
-            ),
-        },
+        next: next_of_recovered(dead, terms.redrive_for),
         ..data
     }
 }
@@ -233,19 +227,32 @@ pub fn of_certificates(key: &EndpointKey, name: &str, ends: &[&End], now: DateTi
     delivery(key, NoticeType::EndpointCertificateEnds, data, now, now)
 }
 
+fn next_of_recovered(dead: i64, redrive_for: Duration) -> String {
+    match dead {
+        0 => "Nothing was lost. Events that are still waiting are sent automatically.".into(),
+        _ if redrive_for.is_zero() => {
+            "Events that are still waiting are sent automatically. Dead letters are kept and can be replayed.".into()
+        }
+        _ => format!(
+            "Events that are still waiting are sent automatically, and so are dead letters that are less than {} old. Older ones are kept and can be replayed.",
+            spelled(redrive_for)
+        ),
+    }
+}
+
 fn next_of_dead_letters(dead: &Dead, redrive_for: Duration) -> String {
     let count = dead.count;
     let redriven = if redrive_for.is_zero() { 0 } else { count - dead.kept };
-    let time = humantime::format_duration(redrive_for);
+    let time = spelled(redrive_for);
     if redriven <= 0 {
-        "They are kept for a replay.".into()
+        "They are kept and can be replayed.".into()
     } else if redriven == count {
         format!(
-            "They go out by themselves once the endpoint answers, for {time} after their end, and are kept for a replay after that."
+            "They are sent again automatically once the endpoint works, for {time} after they became dead letters. After that they are kept and can be replayed."
         )
     } else {
         format!(
-            "They are kept for a replay. Those that can still succeed ({redriven} of {count}) go out by themselves once the endpoint answers, for {time} after their end."
+            "They are kept and can be replayed. Those that may still succeed ({redriven} of {count}) are sent again automatically once the endpoint works, for {time} after they became dead letters."
         )
     }
 }
@@ -287,8 +294,8 @@ mod tests {
     #[test]
     fn what_happens_next_is_said_of_all_dead_letters_and_not_of_the_last() {
         const DAYS: Duration = Duration::from_secs(7 * 24 * 3600);
-        const REDRIVEN: &str = "They go out by themselves once the endpoint answers, for 7days after their end, and are kept for a replay after that.";
-        const KEPT: &str = "They are kept for a replay.";
+        const REDRIVEN: &str = "They are sent again automatically once the endpoint works, for 7 days after they became dead letters. After that they are kept and can be replayed.";
+        const KEPT: &str = "They are kept and can be replayed.";
         for (count, kept, redrive_for, expected) in [
             (3, 0, DAYS, REDRIVEN),
             (3, 3, DAYS, KEPT),
@@ -297,7 +304,7 @@ mod tests {
                 5,
                 2,
                 DAYS,
-                "They are kept for a replay. Those that can still succeed (3 of 5) go out by themselves once the endpoint answers, for 7days after their end.",
+                "They are kept and can be replayed. Those that may still succeed (3 of 5) are sent again automatically once the endpoint works, for 7 days after they became dead letters.",
             ),
             (2, 1, Duration::ZERO, KEPT),
             // Counted by two instances, one of which did not say it.
@@ -309,6 +316,20 @@ mod tests {
                 ..Dead::default()
             };
             assert_eq!(next_of_dead_letters(&dead, redrive_for), expected, "{kept} of {count}");
+        }
+    }
+
+    #[test]
+    fn no_dead_letter_is_said_to_be_sent_where_none_is() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        for (dead, redrive_for, says) in [
+            (0, HOUR, "Nothing was lost."),
+            (0, Duration::ZERO, "Nothing was lost."),
+            (3, HOUR, "less than 1 hour old"),
+            (3, Duration::ZERO, "automatically. Dead letters are kept"),
+        ] {
+            let next = next_of_recovered(dead, redrive_for);
+            assert!(next.contains(says), "{dead}, {redrive_for:?}: {next}");
         }
     }
 }

@@ -58,7 +58,7 @@ impl Reach {
     /// Whether nearly none can be connected to: there were five or more organizations to which something was sent within the hour, and no
     /// connection can be made to nine of ten. An organization counts as reached for the time `recent` after each connection to one of
     /// its endpoints, whatever has failed since. Example: with 10 organizations it is true while at most one is reached.
-    pub fn is_cut_off(&mut self, recent: Duration, now: Instant) -> bool {
+    pub fn judge_cut_off(&mut self, recent: Duration, now: Instant) -> bool {
         if self.judged.is_some_and(|at| now.duration_since(at) < JUDGE_EVERY) {
             return self.is_cut_off;
         }
@@ -103,7 +103,7 @@ mod tests {
                 }
             }
             assert_eq!(
-                reach.is_cut_off(RECENT, now),
+                reach.judge_cut_off(RECENT, now),
                 expected,
                 "{failing} fail, {connecting} connect"
             );
@@ -117,12 +117,15 @@ mod tests {
             reach.note(&n.to_string(), true, now);
             reach.note(&n.to_string(), false, now + JUDGE_EVERY);
         }
-        assert!(!reach.is_cut_off(RECENT, now + JUDGE_EVERY));
-        assert!(reach.is_cut_off(RECENT, now + RECENT * 2));
+        assert!(!reach.judge_cut_off(RECENT, now + JUDGE_EVERY));
+        assert!(reach.judge_cut_off(RECENT, now + RECENT * 2));
         reach.note("0", true, now + RECENT * 2);
-        assert!(!reach.is_cut_off(RECENT, now + RECENT * 2 + JUDGE_EVERY), "one of five");
         assert!(
-            !reach.is_cut_off(RECENT, now + REMEMBERED + RECENT * 2),
+            !reach.judge_cut_off(RECENT, now + RECENT * 2 + JUDGE_EVERY),
+            "one of five"
+        );
+        assert!(
+            !reach.judge_cut_off(RECENT, now + REMEMBERED + RECENT * 2),
             "four are forgotten"
         );
     }

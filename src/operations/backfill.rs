@@ -11,7 +11,7 @@ use super::running::{Ended, Running, Unfinished};
 use crate::failpoint;
 use crate::model::{EndpointKey, EventType, id_part, key_part};
 use crate::outbox::{Appended, Class, NewDelivery};
-use crate::platform::{Endpoint, Event, Found, badge_user};
+use crate::platform::{Event, Found, badge_user};
 use crate::store::{Result, Writer};
 
 /// Certificates per page of the collection.
@@ -108,7 +108,7 @@ impl Running {
             let turn = self.executor.turns.acquire().await.map_err(|_| Unfinished::Abandoned)?;
             let step = self.persist(|| self.append(endpoint, ids, progress.clone())).await?;
             drop(turn);
-            self.go_on()?;
+            self.ensure_owned()?;
             let deliveries = step.progress.deliveries.abs_diff(progress.deliveries);
             *progress = step.progress;
             left = &left[step.certificates..];
@@ -122,7 +122,10 @@ impl Running {
     fn endpoint(&self, key: &EndpointKey) -> Option<Subscriber> {
         let directory = &self.executor.parts.directory;
         match directory.find(key) {
-            Found::Served(endpoint) => Some(Subscriber::of(&endpoint)),
+            Found::Served(endpoint) => Some(Subscriber {
+                key: endpoint.key.clone(),
+                event_types: endpoint.event_types.clone(),
+            }),
             Found::OutOfService { .. } => Some(Subscriber {
                 key: key.clone(),
                 event_types: EventType::ALL
@@ -166,7 +169,7 @@ impl Running {
         let selection = &self.request.selection;
         let is_of = document
             .get("_ownerId")
-            .is_ok_and(|owner| owner.is_some_and(|owner| id_part(owner) == key.organization()));
+            .is_ok_and(|id| id.is_some_and(|id| id_part(id) == key.organization()));
         let is_certificate = selection.certificate.as_ref().is_none_or(|certificate| {
             document
                 .get("_id")
@@ -193,7 +196,7 @@ impl Running {
         }
     }
 
-    /// Appends the events of these certificates, as they are now, behind the endpoint's live traffic.
+    /// Appends the events of these certificates, as they are now, after the endpoint's live traffic.
     async fn append(&self, endpoint: &Subscriber, ids: &[Bson], progress: Progress) -> Result<Step> {
         let parts = &self.executor.parts;
         // Read and encoded before anything is locked.
@@ -321,15 +324,6 @@ struct Step {
 struct Subscriber {
     key: EndpointKey,
     event_types: Vec<EventType>,
-}
-
-impl Subscriber {
-    fn of(endpoint: &Endpoint) -> Self {
-        Self {
-            key: endpoint.key.clone(),
-            event_types: endpoint.event_types.clone(),
-        }
-    }
 }
 
 fn id_of(document: &RawDocument) -> Option<Bson> {

@@ -22,7 +22,7 @@ use crate::platform::Directory;
 use crate::sender::Client;
 use crate::store::{Kind, OPERATIONS, Pauses, Result, Store, ensure_operations};
 
-/// How often is looked for operations that were inserted.
+/// How often new operations are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How often MongoDB is asked again to create the indexes that it refused to create.
@@ -50,7 +50,6 @@ pub struct Executor {
     pub(super) turns: Arc<Semaphore>,
 }
 
-/// What it needs.
 #[derive(Clone)]
 pub struct Parts {
     /// Holds our collections.
@@ -104,7 +103,7 @@ impl Indexes {
 /// What is being carried out.
 #[derive(Default)]
 struct Tasks {
-    running: JoinSet<Ended>,
+    running: JoinSet<TaskEnd>,
     /// By the `_id` as text with its type: who asked for it may cancel it.
     carried_out: HashMap<String, CarriedOut>,
     /// Ends all of them, where they are.
@@ -121,7 +120,7 @@ struct CarriedOut {
 }
 
 /// An operation that is not carried out here any more, and why its end could not be written down.
-struct Ended {
+struct TaskEnd {
     id: Bson,
     refused: Option<String>,
 }
@@ -164,7 +163,7 @@ impl Executor {
         if any.await?.is_none() {
             return Ok(());
         }
-        // Apart, so that a hold waits behind no number of others.
+        // Apart, so that a hold waits for no number of others.
         self.look_for_new(doc! { "$in": QUICK.as_slice() }, tasks).await?;
         self.look_for_new(doc! { "$nin": QUICK.as_slice() }, tasks).await
     }
@@ -272,7 +271,7 @@ impl Executor {
                     None
                 }
             };
-            Ended { id, refused }
+            TaskEnd { id, refused }
         });
         Ok(())
     }
@@ -360,8 +359,8 @@ impl Tasks {
         }
     }
 
-    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
-        let Ok(Ended { id, refused }) = ended else { return };
+    fn ended(&mut self, ended: Result<TaskEnd, tokio::task::JoinError>) {
+        let Ok(TaskEnd { id, refused }) = ended else { return };
         self.carried_out.remove(&id.to_string());
         if let Some(error) = refused {
             let operation = id_text(&id);

@@ -349,7 +349,7 @@ pub async fn hold_everything(store: &Store, now: DateTime) -> Result<()> {
 /// The filter for the holds that a release of that target ends at `now`: its own, and those of what belongs to it. When another ended
 /// stays as it is.
 pub(super) fn released_by(target: &Target, now: DateTime) -> Document {
-    // Whatever stands there that is no instant.
+    // Whatever is there that is no instant.
     let lasts = doc! { "until": { "$not": { "$lte": now } } };
     doc! { "$and": [meant_by(target), lasts] }
 }

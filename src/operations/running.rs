@@ -183,6 +183,7 @@ impl Running {
         })?;
         match reply.matched {
             0 => {
+                // `persist` sees that, and abandons the operation whatever the error is.
                 self.term.cancel();
                 Err(Error::refused("another instance carries the operation out"))
             }
@@ -200,12 +201,12 @@ impl Running {
     {
         let mut backoff = Backoff::default();
         loop {
-            self.go_on()?;
+            self.ensure_owned()?;
             let error = match operation().await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            self.go_on()?;
+            self.ensure_owned()?;
             match error.kind() {
                 store::Kind::Refused | store::Kind::Denied | store::Kind::TooLarge => {
                     return Err(Unfinished::Failed(error.to_string()));
@@ -235,7 +236,7 @@ impl Running {
     }
 
     /// An error once this instance no longer carries it out.
-    pub(super) fn go_on(&self) -> Result<(), Unfinished> {
+    pub(super) fn ensure_owned(&self) -> Result<(), Unfinished> {
         if self.term.is_cancelled() {
             Err(Unfinished::Abandoned)
         } else {
@@ -256,7 +257,7 @@ impl Running {
             () = self.cancel.cancelled() => {}
             () = self.term.cancelled() => {}
         }
-        self.go_on()
+        self.ensure_owned()
     }
 
     async fn test(&self) -> Ended {
@@ -304,9 +305,12 @@ impl Running {
     }
 }
 
-/// Ends holds, and suspensions: the endpoints are judged anew.
+/// Ends holds, and suspensions: the endpoints are judged anew, as `restarted` in `notices/episode.rs` does with an episode in memory.
 fn release_rows(target: &Target, now: DateTime) -> Result<Vec<RawDocumentBuf>, Unfinished> {
-    let raw = |filter: Document| RawDocumentBuf::try_from(&filter).map_err(|_| Unfinished::Abandoned);
+    let raw = |filter: Document| {
+        let raw = RawDocumentBuf::try_from(&filter);
+        raw.map_err(|error| Unfinished::Failed(error.to_string()))
+    };
     let holds = update_row(
         raw(released_by(target, now))?,
         rawdoc! { "$set": { "until": now } },
@@ -318,7 +322,7 @@ fn release_rows(target: &Target, now: DateTime) -> Result<Vec<RawDocumentBuf>, U
     let set = rawdoc! {
         "suspensions": extended("suspensions", ended, PAST_SUSPENSIONS),
         "episode.version": increased("episode.version", 1, 1_i64),
-        "episode.inARow": 0_i64, "episode.rowSince": now, "episode.delivered": 0_i64,
+        "episode.inARow": 0_i64, "episode.inARowSince": now, "episode.delivered": 0_i64,
     };
     let mut restart = RawArrayBuf::new();
     restart.push(rawdoc! { "$set": set });

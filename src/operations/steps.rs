@@ -129,7 +129,7 @@ impl Running {
                 let _turn = self.executor.turns.acquire().await.map_err(|_| Unfinished::Abandoned)?;
                 self.persist(|| self.step_or_refusal(&ids)).await?
             };
-            self.go_on()?;
+            self.ensure_owned()?;
             match done {
                 Step::Done(deliveries) => self.rest(self.pause(deliveries, began.elapsed())).await?,
                 Step::Refused(_) if ids.len() > 1 => {

@@ -1,4 +1,4 @@
-//! Whose payloads are to be erased: a user or a certificate, as it is in the outbox.
+//! Whose payloads are erased: a user or a certificate, as it is in the outbox.
 
 use bson::{Bson, Document, RawBson, RawBsonRef, rawdoc};
 

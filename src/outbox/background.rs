@@ -1,4 +1,4 @@
-//! Moving what has waited to the class `background`: it goes out behind what happens now.
+//! Moving what has waited to the class `background`: it goes out after what happens now.
 
 use bson::{DateTime, doc, rawdoc};
 use mongodb::options::FindOptions;

@@ -69,7 +69,7 @@ impl std::ops::AddAssign for Erased {
 }
 
 impl Subject {
-    /// Whether a delivery, the variable `one`, is the subject's and not erased yet. Whatever stands in its place is no fault.
+    /// Whether a delivery, the variable `one`, is the subject's and not erased yet. Whatever is in its place is no fault.
     fn is_meant(&self) -> Document {
         let (field, conditions): (_, Vec<Document>) = match self {
             Self::User(texts) => {
@@ -109,7 +109,7 @@ fn prefixes(keys: &[String]) -> impl Iterator<Item = String> {
         .flat_map(|key| EventType::ALL.map(|event_type| format!("{event_type}_{key}_")))
 }
 
-/// Of a document: the deliveries that are the subject's.
+/// The deliveries of a document that are the subject's.
 struct Meant {
     places: Vec<u32>,
     /// Those of them that have no result.

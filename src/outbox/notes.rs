@@ -14,7 +14,7 @@ pub fn state_id(endpoint: &EndpointKey) -> String {
     format!("endpoint/{endpoint}")
 }
 
-/// The row that notes this many dead letters of which the platform is to be told. None of them goes out again by itself.
+/// The row that notes this many dead letters of which the platform must be told. None of them goes out again by itself.
 pub(super) fn dead_row(endpoint: &EndpointKey, dead: i64) -> RawDocumentBuf {
     let note = Note {
         dead,

@@ -27,11 +27,11 @@ pub struct Settlement {
     pub ms: u64,
     /// How long until there was a connection, in milliseconds, where that is known.
     pub connect_ms: Option<u64>,
-    /// What is to be written.
+    /// What must be written.
     pub next: Next,
     /// Until when its endpoint is paused, if its response asked for that.
     pub paused_until: Option<DateTime>,
-    /// Whether the platform is to be told that it is a dead letter.
+    /// Whether the platform must be told that it is a dead letter.
     pub is_death_told: bool,
 }
 

@@ -1,10 +1,8 @@
 //! What becomes of a delivery after an attempt: a pure function. The rules are those of docs/receivers.md.
 
-use std::time::Duration;
-
 use bson::DateTime;
 
-use crate::model::{Failure, Outcome, count};
+use crate::model::{Failure, Outcome, count, earlier, later};
 use crate::sender::RetryPolicy;
 
 /// The attempts of a delivery so far.
@@ -123,17 +121,6 @@ fn after_failure(past: &PastAttempts, failure: &Failure, now: DateTime, policy: 
 pub fn retry_deadline(first_attempt_at: DateTime, served_since: Option<DateTime>, policy: &RetryPolicy) -> DateTime {
     let start = served_since.map_or(first_attempt_at, |since| since.max(first_attempt_at));
     later(start, policy.period)
-}
-
-/// `by` after `instant`.
-pub fn later(instant: DateTime, by: Duration) -> DateTime {
-    let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-    DateTime::from_millis(instant.timestamp_millis().saturating_add(by))
-}
-
-fn earlier(instant: DateTime, by: Duration) -> DateTime {
-    let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-    DateTime::from_millis(instant.timestamp_millis().saturating_sub(by))
 }
 
 #[cfg(test)]

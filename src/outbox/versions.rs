@@ -6,7 +6,7 @@ use tracing::warn;
 use crate::model::EndpointKey;
 use crate::store::update_row;
 
-/// A row that changes a document if nobody else has since it was read, and raises its version. What stands in the place of a
+/// A row that changes a document if nobody else has since it was read, and raises its version. What is in the place of a
 /// version is compared as it is, and written anew.
 pub(super) fn compared_row(document: &RawDocument, mut set: RawDocumentBuf, unset: RawDocumentBuf) -> RawDocumentBuf {
     let mut update = rawdoc! { "$unset": unset };

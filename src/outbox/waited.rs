@@ -1,8 +1,8 @@
 //! Ending what has waited too long for an endpoint that is not served: `delivery.wait_for`.
 //!
 //! A delivery waits from when it was appended, from when it was last due, or from when its endpoint was no longer served, whichever is the
-//! latest. So what was replayed, or is to be retried, has all of the time before it. A probe of a suspended endpoint makes its delivery due
-//! at that instant, behind the others, and changes nothing of that: what it was probed with waits from its first attempt.
+//! latest. So what was replayed, or must be retried, has all of the time before it. A probe of a suspended endpoint makes its delivery due
+//! at that instant, after the others, and changes nothing of that: what it was probed with waits from its first attempt.
 
 use bson::{Bson, DateTime, Document, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, cstr, doc, rawdoc};
 use mongodb::Cursor;
@@ -27,7 +27,7 @@ pub enum Ended {
     Deliveries(u64),
     /// MongoDB refuses to change one of the documents: it is left alone.
     Refused(Error),
-    /// MongoDB refuses the note that the platform is to be told.
+    /// MongoDB refuses the note that the platform must be told.
     Untold(Error),
 }
 
@@ -51,7 +51,7 @@ pub struct Death<'a> {
     pub now: DateTime,
     /// Whether the statistics count it.
     pub is_counted: bool,
-    /// Whether the platform is to be told.
+    /// Whether the platform must be told.
     pub is_told: bool,
 }
 
@@ -222,7 +222,7 @@ async fn count_dead(
     Ok(())
 }
 
-/// Notes that the platform is to be told of them, if it is. Returns what MongoDB refuses.
+/// Notes that the platform must be told of them, if it is. Returns what MongoDB refuses.
 async fn note_dead(
     transaction: &mut Transaction,
     endpoint: &EndpointKey,

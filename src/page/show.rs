@@ -11,7 +11,7 @@ use crate::history::{Delivery, History, Line, instant};
 /// Deliveries that are shown, the oldest first.
 const DELIVERIES: usize = 50;
 
-/// Of each, the last attempts and replays.
+/// The last attempts and replays of each that are shown.
 const LINES: usize = 40;
 
 /// Notes that are shown, and as many documents that can't be read.

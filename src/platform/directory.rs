@@ -103,7 +103,7 @@ impl Directory {
         self.0.notices.read().is_some()
     }
 
-    /// Changes with what an endpoint's document says; `None` if no document has it now.
+    /// Changes with an endpoint's configuration; `None` if no document has it now.
     pub fn fingerprint(&self, key: &EndpointKey) -> Option<u64> {
         self.index().claims(key)?.fingerprint()
     }

@@ -13,15 +13,15 @@ use tracing::{error, warn};
 
 use super::Engine;
 use crate::failpoint;
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, time_until};
 use crate::notices::{ToldCertificates, all_told_certificates, of_certificates, told_certificates_id};
 use crate::platform::Tls;
 use crate::store::{Kind, Pauses, Result, STATE, Writer, upsert_row};
 
-/// How often it is looked for certificates that end, besides after changes of endpoints.
+/// How often certificates that end are looked for, besides after changes of endpoints.
 const LOOK: Duration = Duration::from_secs(3600);
 
-/// How long changes of endpoints are collected before it is looked for certificates.
+/// How long changes of endpoints are collected before certificates are looked for.
 const BURST: Duration = Duration::from_secs(1);
 
 /// The platform is told of an endpoint's certificates this often, at most.
@@ -44,15 +44,15 @@ pub(super) async fn tell_of_certificates(engine: Arc<Engine>, stop: Cancellation
     let (mut changes, mut lease) = (engine.directory.subscribe(), engine.cluster.lease());
     let mut reporter = engine.store.outage().reporter();
     let mut warned = HashMap::new();
-    let mut teller = Teller::new(engine);
+    let mut notifier = Notifier::new(engine);
     loop {
         changes.mark_unchanged();
         lease.mark_unchanged();
-        let now = teller.engine.clock.now();
-        let ending = teller.engine.directory.ending(now);
+        let now = notifier.engine.clock.now();
+        let ending = notifier.engine.directory.ending(now);
         warned = warn_of(&ending, &warned, now);
         let began = Instant::now();
-        let next = match teller.run_once(&ending, &stop).await {
+        let next = match notifier.run_once(&ending, &stop).await {
             Ok(next) => {
                 reporter.succeeded();
                 next
@@ -91,16 +91,16 @@ fn warn_of(ending: &Ending, warned: &HashMap<EndpointKey, Vec<i64>>, now: DateTi
 }
 
 /// Tells the platform.
-struct Teller {
+struct Notifier {
     engine: Arc<Engine>,
-    /// What it was told, by the endpoints' documents. `None`: they must be read.
+    /// What it was told, by the told documents. `None`: they must be read.
     told: Option<HashMap<EndpointKey, ToldCertificates>>,
     /// Endpoints of which MongoDB refuses something.
     refused: Pauses<EndpointKey>,
     every: Duration,
 }
 
-impl Teller {
+impl Notifier {
     fn new(engine: Arc<Engine>) -> Self {
         Self {
             engine,
@@ -110,7 +110,7 @@ impl Teller {
         }
     }
 
-    /// Tells of what the platform was not told of yet. Returns after which time it must be looked again.
+    /// Tells of what the platform was not told of yet. Returns how long until the next look.
     async fn run_once(&mut self, ending: &Ending, stop: &CancellationToken) -> Result<Duration> {
         let engine = Arc::clone(&self.engine);
         let lease = engine.cluster.lease();
@@ -145,7 +145,7 @@ impl Teller {
         Ok(told.try_collect().await?)
     }
 
-    /// Removes the documents of endpoints that are configured no more. Only tidies up.
+    /// Removes the told documents of endpoints that are configured no more. Only tidies up.
     async fn forget_deleted(&mut self) {
         let engine = &self.engine;
         let Some(told) = &mut self.told else { return };
@@ -182,9 +182,8 @@ impl Teller {
     fn next(&self, ending: &Ending, now: DateTime) -> Duration {
         let at = ending.iter().filter_map(|(key, tls)| self.may_tell_at(key, tls, now));
         let next = at.filter(|at| *at > now).min();
-        let millis = next.map(|next| u64::try_from(next.timestamp_millis() - now.timestamp_millis()).unwrap_or(0));
         let again = if self.refused.is_empty() { LOOK } else { AGAIN };
-        millis.map_or(again, |millis| Duration::from_millis(millis).min(again))
+        next.map_or(again, |next| time_until(next, now).min(again))
     }
 
     /// Tells of some endpoints, one by one where MongoDB refuses them together. Returns how many are refused.
@@ -197,7 +196,7 @@ impl Teller {
                 (Err(error), [(key, _)]) => {
                     refusals += 1;
                     let pause = self.refused.refused(key.clone(), began).as_secs();
-                    error!(endpoint = %key, %error, "MongoDB refuses to write down that an endpoint's certificates end or to tell the platform: tried again in {pause} s");
+                    error!(endpoint = %key, %error, "MongoDB refuses to write down that an endpoint's certificates end, and the notice of it: tried again in {pause} s");
                 }
                 (Err(_), several) => left.extend(several.chunks(1)),
             }

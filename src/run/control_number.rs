@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::Engine;
+use crate::model::time_until;
 use crate::store::Stopped;
 
 /// Follows the control number, and the ends of holds that end by themselves, until `stop`.
@@ -52,6 +53,5 @@ async fn sleep_until(end: Option<DateTime>, now: DateTime) {
     let Some(end) = end else {
         return std::future::pending().await;
     };
-    let millis = end.timestamp_millis() - now.timestamp_millis();
-    tokio::time::sleep(Duration::from_millis(u64::try_from(millis).unwrap_or(0)).min(LONGEST)).await;
+    tokio::time::sleep(time_until(end, now).min(LONGEST)).await;
 }

@@ -12,7 +12,7 @@ use crate::cluster::Cluster;
 use crate::dispatch::Deliver;
 use crate::failpoint;
 use crate::mail::Mailer;
-use crate::model::{Clock, Failure, Outcome, Reloadable};
+use crate::model::{Clock, Failure, Outcome, Reloadable, time_until};
 use crate::notices::{Begin, Episodes};
 use crate::operations::Holds;
 use crate::outbox::{Delivery, Outbox, UNFINISHED, retry_deadline};
@@ -150,9 +150,8 @@ impl Courier {
         let policy = self.policy.get();
         let first = delivery.first_attempt_at.unwrap_or(began);
         let deadline = retry_deadline(first, self.states.served_since(&delivery.endpoint), &policy);
-        let left = deadline.timestamp_millis() - self.clock.now().timestamp_millis();
-        let most = u64::try_from(left).ok().filter(|left| *left > 0);
-        wait.min(most.map_or(policy.period, Duration::from_millis))
+        let left = time_until(deadline, self.clock.now());
+        wait.min(if left.is_zero() { policy.period } else { left })
     }
 
     async fn send(&self, delivery: &Delivery, now: DateTime, trace: Option<HeaderValue>) -> Outcome {

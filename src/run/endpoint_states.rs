@@ -1,4 +1,4 @@
-//! What is remembered of endpoints that are not plainly well, in `webhook_state` as `endpoint/KEY`: that their deliveries wait,
+//! What is remembered of endpoints whose deliveries wait or had to, in their state documents (`endpoint/KEY` of `webhook_state`): that they wait,
 //! since when they are served again, and until when they are paused.
 //!
 //! The retry period of what waited begins anew when the endpoint is served again, whichever instance serves it then.
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::dispatch::EndpointState;
-use crate::model::{Clock, EndpointKey};
+use crate::model::{Clock, EndpointKey, earlier, time_until};
 use crate::outbox::state_id;
 use crate::platform::{Directory, Found};
 use crate::sender::Proxy;
@@ -47,7 +47,7 @@ struct Known {
     unsaved: BTreeSet<EndpointKey>,
 }
 
-/// The state of one endpoint. One that is plainly well has none.
+/// The state of one endpoint whose deliveries wait, or had to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Its deliveries wait.
@@ -68,7 +68,7 @@ impl EndpointStates {
         }
     }
 
-    /// Reads the documents of all endpoints that are not plainly well.
+    /// Reads all state documents.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
@@ -94,11 +94,10 @@ impl EndpointStates {
                 continue;
             };
             let endpoint = EndpointKey::from_stored(key);
-            if let Some(pause) = document
+            let pause = document
                 .get_datetime("slowedUntil")
-                .ok()
-                .and_then(|until| left(now, *until))
-            {
+                .map_or(Duration::ZERO, |until| time_until(*until, now));
+            if !pause.is_zero() {
                 paused.push((endpoint.clone(), pause));
             }
             let state = match document.get_datetime("servedSince") {
@@ -114,7 +113,8 @@ impl EndpointStates {
         paused
     }
 
-    /// Notes that deliveries of that endpoint wait, or, if they had to, that their retry period begins now. Returns whether it does.
+    /// Notes that deliveries of that endpoint wait, or that it is served again, if they had to: then their retry period begins anew. Returns
+    /// whether it is served again now.
     pub fn note(&self, endpoint: &EndpointKey, state: &EndpointState) -> bool {
         let waited = || self.shared.known.lock().states.get(endpoint) == Some(&State::Waiting);
         let is_released = *state == EndpointState::Served && waited();
@@ -267,20 +267,6 @@ impl Known {
             !is_foreign
         });
     }
-}
-
-fn earlier(instant: DateTime, by: Duration) -> DateTime {
-    let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-    DateTime::from_millis(instant.timestamp_millis().saturating_sub(by))
-}
-
-/// How long it is until then.
-fn left(now: DateTime, until: DateTime) -> Option<Duration> {
-    let millis = until.timestamp_millis().saturating_sub(now.timestamp_millis());
-    u64::try_from(millis)
-        .ok()
-        .filter(|millis| *millis > 0)
-        .map(Duration::from_millis)
 }
 
 #[cfg(test)]

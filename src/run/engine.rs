@@ -117,16 +117,13 @@ impl Engine {
         let wake_ups = WakeUps::default();
         directory.switch_email(settings.mailer.get().is_some());
         directory.set_notices(settings::notices(config));
+        let endpoint_states =
+            EndpointStates::new(store.clone(), clock.clone(), settings.proxy.clone(), directory.clone());
         let appended = Appended::new(&waiting, &wake_ups, &cluster);
         let instance_id = Arc::clone(cluster.instance_id());
         let outbox = Outbox::new(store.clone(), instance_id, Arc::new(appended), settings.tracer.clone());
         Arc::new(Self {
-            endpoint_states: EndpointStates::new(
-                store.clone(),
-                clock.clone(),
-                settings.proxy.clone(),
-                directory.clone(),
-            ),
+            endpoint_states,
             holds,
             episodes,
             died: EndpointSet::default(),

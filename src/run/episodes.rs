@@ -15,9 +15,8 @@ use tracing::{error, info};
 use super::Engine;
 use crate::dispatch::EndpointState;
 use crate::failpoint;
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, later, time_until};
 use crate::notices::{Dues, Terms};
-use crate::outbox::later;
 use crate::store::{Error, Kind, Pauses, Result};
 
 /// Rounds begin this far apart, however much changes.
@@ -48,12 +47,13 @@ pub(super) async fn keep(engine: Arc<Engine>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(next) => {}
             () = keeper.engine.episodes.changed().notified() => {}
+            // Only wakes up: `untold` removes those that are assigned to this instance.
             endpoint = keeper.engine.died.next() => keeper.engine.died.add(endpoint),
             _ = directory.changed() => {}
         }
-        let documents = Some(*directory.borrow_and_update());
-        keeper.follow_documents(followed != documents);
-        followed = documents;
+        let configured = Some(*directory.borrow_and_update());
+        keeper.follow_configuration(followed != configured);
+        followed = configured;
         let began = Instant::now();
         match keeper.run_once(began).await {
             Ok(()) => reporter.succeeded(),
@@ -86,16 +86,14 @@ impl Keeper {
         let engine = &self.engine;
         let now = engine.clock.now();
         let next = engine.episodes.tick(now).into_iter().chain(self.dead.next()).min();
-        let millis = next.map(|next| next.timestamp_millis() - now.timestamp_millis());
-        let millis = millis.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0)));
-        let is_idle = engine.episodes.is_empty() && millis.is_none();
+        let is_idle = engine.episodes.is_empty() && next.is_none();
         let longest = if is_idle { Duration::MAX } else { CHECK_EVERY };
-        millis.unwrap_or(longest).min(longest)
+        next.map_or(longest, |next| time_until(next, now).min(longest))
     }
 
-    /// Ends the suspensions of endpoints whose document has changed, of `all` or of those that have begun to fail since: documents change
-    /// while another instance has the endpoint, and while an attempt is on its way.
-    fn follow_documents(&self, all: bool) {
+    /// Ends the suspensions of endpoints whose configuration has changed, of `all` or of those that have begun to fail since: it may change
+    /// while the endpoint is assigned to another instance, and while an attempt is on its way.
+    fn follow_configuration(&self, all: bool) {
         let engine = &self.engine;
         let is_off = |endpoint: &EndpointKey| matches!(engine.endpoint_state(endpoint), EndpointState::Off(_));
         let fingerprint = |endpoint: &EndpointKey| engine.directory.fingerprint(endpoint);
@@ -104,7 +102,7 @@ impl Keeper {
 
     async fn run_once(&mut self, began: Instant) -> Result<()> {
         let (engine, now) = (Arc::clone(&self.engine), self.engine.clock.now());
-        match engine.episodes.cut_off_changed() {
+        match engine.episodes.update_cut_off() {
             Some(true) => error!(
                 "no connection can be made to nine of ten organizations: the fault is on this side; deliveries are retried, and failures to connect count for no endpoint until that is over"
             ),
@@ -112,11 +110,11 @@ impl Keeper {
             None => {}
         }
         engine.episodes.tick(now);
-        engine.waiting.may_wait_in_any_class(engine.episodes.woken(now));
+        engine.waiting.may_wait_in_any_class(engine.episodes.drain_woken(now));
         let unsaved = engine.episodes.unsaved(|endpoint| engine.cluster.is_assigned(endpoint));
         let episodes = self.write(What::Episodes, unsaved, began).await;
         // What others have written ends suspensions, too.
-        engine.waiting.may_wait_in_any_class(engine.episodes.woken(now));
+        engine.waiting.may_wait_in_any_class(engine.episodes.drain_woken(now));
         // They are in other documents: episodes that are refused are no reason to be silent about them.
         let untold = self.untold(now);
         let dead_letters = self.write(What::DeadLetters, untold, began).await;
@@ -127,7 +125,7 @@ impl Keeper {
     fn untold(&mut self, now: DateTime) -> Vec<EndpointKey> {
         let engine = &self.engine;
         let is_assigned = |endpoint: &EndpointKey| engine.cluster.is_assigned(endpoint);
-        for endpoint in engine.died.take_if(is_assigned) {
+        for endpoint in engine.died.drain_if(is_assigned) {
             self.dead.set_if_none(&endpoint, now);
         }
         self.dead.bring_forward(later(now, DEAD_EVERY), now);
@@ -160,7 +158,10 @@ impl Keeper {
                     self.accept(what, &part);
                     parts.extend((!left.is_empty()).then_some(left));
                 }
-                Err(error) if is_everybodys(&error) => return Err(error),
+                // MongoDB as a whole is concerned, whatever is written.
+                Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Denied | Kind::Authentication) => {
+                    return Err(error);
+                }
                 Err(_) if part.len() > 1 => {
                     let half = part.split_off(part.len() / 2);
                     parts.extend([half, part]);
@@ -192,10 +193,16 @@ impl Keeper {
     fn refuse(&mut self, what: What, endpoints: Vec<EndpointKey>, error: &Error, began: Instant) {
         for endpoint in endpoints {
             let pause = self.refused.refused((what, endpoint.clone()), began);
-            if what == What::DeadLetters {
-                self.dead.set(&endpoint, Some(later(self.engine.clock.now(), pause)));
+            let seconds = pause.as_secs();
+            match what {
+                What::Episodes => {
+                    error!(%endpoint, %error, "MongoDB refuses to write down that an endpoint fails, and the notice of it: this instance remembers it and tries again in {seconds} s");
+                }
+                What::DeadLetters => {
+                    self.dead.set(&endpoint, Some(later(self.engine.clock.now(), pause)));
+                    error!(%endpoint, %error, "MongoDB refuses to write down that the platform is told of an endpoint's dead letters: tried again in {seconds} s");
+                }
             }
-            error!(%endpoint, %error, "MongoDB refuses to write down that an endpoint fails or to tell the platform: this instance remembers it, tried again in {} s", pause.as_secs());
         }
     }
 
@@ -214,9 +221,4 @@ impl Keeper {
 enum What {
     Episodes,
     DeadLetters,
-}
-
-/// Whether the error concerns MongoDB as a whole, whatever is written.
-fn is_everybodys(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Unavailable | Kind::Denied | Kind::Authentication)
 }

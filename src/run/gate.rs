@@ -5,11 +5,11 @@ use bson::DateTime;
 use crate::cluster::{Cluster, ProxyFault};
 use crate::dispatch::{ConfiguredPace, Gate};
 use crate::mail::MOST_CONNECTIONS;
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, earlier};
 use crate::notices::Episodes;
 use crate::operations::Holds;
 use crate::platform::{Directory, Found};
-use crate::sender::{Proxy, Waits};
+use crate::sender::{OutageScope, Proxy};
 
 /// Which endpoints this instance may send to, and how fast their configuration allows it.
 pub(super) struct EndpointGate {
@@ -47,16 +47,15 @@ impl Gate for EndpointGate {
 
 /// Whether what goes to the endpoint waits for the proxy.
 pub(super) fn waits_for_proxy(proxy: &Proxy, directory: &Directory, endpoint: &EndpointKey) -> bool {
-    proxy.is_unavailable() && matches!(directory.find(endpoint), Found::Served(endpoint) if proxy.holds(&endpoint))
+    proxy.is_unavailable() && matches!(directory.find(endpoint), Found::Served(endpoint) if proxy.makes_wait(&endpoint))
 }
 
 /// What the heartbeat tells of the proxy.
 pub(super) fn proxy_fault(proxy: &Proxy, now: DateTime) -> Option<ProxyFault> {
     let outage = proxy.outage()?;
-    let lasts = i64::try_from(outage.lasts().as_millis()).unwrap_or(i64::MAX);
     Some(ProxyFault {
-        since: DateTime::from_millis(now.timestamp_millis().saturating_sub(lasts)),
-        is_for_all: *proxy.outages().borrow() == Waits::All,
+        since: earlier(now, outage.lasts()),
+        is_for_all: *proxy.outages().borrow() == OutageScope::Everything,
         reason: outage.reason,
     })
 }

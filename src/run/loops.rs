@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 use super::{Engine, Snapshot};
 use crate::cluster::{BEAT, CUT_SHORT, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::dispatch::EndpointState;
-use crate::sender::Waits;
+use crate::sender::OutageScope;
 use crate::service::Progress;
 use crate::service::systemd::Manager;
 use crate::source::{Extent, Report, ScanTrigger};
@@ -227,15 +227,17 @@ pub(super) async fn proxy_outages(engine: Arc<Engine>, stop: CancellationToken) 
     let mut outages = proxy.outages();
     let mut began: Option<Instant> = None;
     while let Some(Ok(())) = stop.run_until_cancelled(outages.changed()).await {
-        let waits = *outages.borrow_and_update();
-        if waits != Waits::Nobody {
+        let scope = *outages.borrow_and_update();
+        if scope != OutageScope::Nothing {
             began.get_or_insert_with(Instant::now);
         } else if let Some(began) = began.take() {
             let endpoint = |key: &_| engine.directory.endpoint(key);
             let had_to_wait = |key: &_| endpoint(key).is_some_and(|endpoint| proxy.made_wait(&endpoint));
-            engine.episodes.postpone(began.elapsed(), had_to_wait, engine.clock.now());
+            engine
+                .episodes
+                .postpone(began.elapsed(), had_to_wait, engine.clock.now());
         }
-        if waits != Waits::All {
+        if scope != OutageScope::Everything {
             engine.waiting.look_now();
         }
     }

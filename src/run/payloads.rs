@@ -10,9 +10,10 @@ use tracing::{info, warn};
 
 use super::Engine;
 use crate::failpoint;
+use crate::model::earlier;
 use crate::store::{Error, Kind, Result};
 
-/// How often is looked for payloads to drop.
+/// How often payloads to drop are looked for.
 const LOOK: Duration = Duration::from_secs(30);
 
 /// Documents per transaction: others get their turn in between.
@@ -42,8 +43,7 @@ pub(super) async fn drop_payloads(engine: Arc<Engine>, stop: CancellationToken) 
 
 /// Drops what is due.
 async fn look(engine: &Engine, kept: Duration, go_on: impl Fn() -> bool) -> Result<()> {
-    let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
-    let before = DateTime::from_millis(engine.clock.now().timestamp_millis().saturating_sub(kept));
+    let before = earlier(engine.clock.now(), kept);
     let from = engine.outbox.payloads_dropped_until().await?;
     if from.is_some_and(|from| from >= before) {
         return Ok(());

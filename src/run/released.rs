@@ -12,13 +12,13 @@ use crate::store::Kind;
 /// How long after a conflict the same documents are moved again.
 const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 
-/// Moves what has waited for endpoints that are served again to the class `background`, behind what happens now, until `stop`.
+/// Moves what has waited for endpoints that are served again to the class `background`, after what happens now, until `stop`.
 pub(super) async fn move_to_background(engine: Arc<Engine>, stop: CancellationToken) {
     while let Some(endpoint) = stop.run_until_cancelled(engine.released.next()).await {
         info!(
             organization = endpoint.organization(),
             endpoint = endpoint.endpoint(),
-            "an endpoint is served again: what has waited goes out behind what happens now, one request at first"
+            "an endpoint is served again: what has waited goes out after what happens now, one request at first"
         );
         while let Some(since) = engine
             .endpoint_states

@@ -17,7 +17,7 @@ impl Engine {
         let is_foreign = |endpoint: &EndpointKey| !self.cluster.is_assigned(endpoint);
         self.episodes.forget(is_foreign);
         self.endpoint_states.forget(is_foreign);
-        self.died.take_if(is_foreign);
+        self.died.drain_if(is_foreign);
     }
 
     /// Reads what `webhook_state` says of endpoints, of those that are assigned to this instance or of `all`.

@@ -62,7 +62,7 @@ impl Settings {
             schedule_changed: Arc::default(),
             retry: Reloadable::new(retry(config)),
             endpoints: Reloadable::new(endpoint_policy(config)),
-            client: Reloadable::new(Client::behind(policy(config), system_lookup(), proxy.clone())?),
+            client: Reloadable::new(Client::with_proxy(policy(config), system_lookup(), proxy.clone())?),
             proxy,
             mailer: Reloadable::new(Mailer::new(&config.email)?),
             redrive_for: Reloadable::new(config.delivery.redrive_for),
@@ -84,7 +84,7 @@ impl Settings {
         directory: &Directory,
         episodes: &Episodes,
     ) -> anyhow::Result<()> {
-        let client = Client::behind(policy(config), system_lookup(), self.proxy.clone())?;
+        let client = Client::with_proxy(policy(config), system_lookup(), self.proxy.clone())?;
         let mailer = Mailer::new(&config.email)?;
         let delivery = &config.delivery;
         self.proxy.replace(delivery.proxy.clone(), delivery.no_proxy.clone())?;

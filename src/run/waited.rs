@@ -17,7 +17,7 @@ use super::Engine;
 use super::upkeep::MOST_REFUSED;
 use crate::dispatch::EndpointState;
 use crate::failpoint;
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, earlier};
 use crate::outbox::{Death, Ended, Waited};
 use crate::store::{Error, Kind, Pauses, Result};
 
@@ -54,8 +54,7 @@ async fn run_once(
     refused: &mut Pauses<EndpointKey>,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let wait = i64::try_from(wait_for.as_millis()).unwrap_or(i64::MAX);
-    let since = DateTime::from_millis(engine.clock.now().timestamp_millis().saturating_sub(wait));
+    let since = earlier(engine.clock.now(), wait_for);
     for endpoint in waiting_since(engine, since).await? {
         let began = Instant::now();
         if stop.is_cancelled() || refused.has(&endpoint, began) {

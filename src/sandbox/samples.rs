@@ -9,7 +9,7 @@ use std::time::Duration;
 use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document};
 
-use crate::model::EventType;
+use crate::model::{EventType, earlier, later};
 use certificates::{Award, badge_user};
 
 pub use bulk::Bulk;
@@ -123,15 +123,6 @@ pub fn certificate(organization: Bson, event_type: EventType, now: DateTime) -> 
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 const YEAR: Duration = Duration::from_millis(365 * DAY_MS);
-
-fn later(instant: DateTime, by: Duration) -> DateTime {
-    instant.saturating_add_duration(by)
-}
-
-fn earlier(instant: DateTime, by: Duration) -> DateTime {
-    let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-    DateTime::from_millis(instant.timestamp_millis().saturating_sub(by))
-}
 
 /// An id as Mongo makes them: seconds of `at`, then what the seed gives.
 fn object_id(at: DateTime, random: &mut fastrand::Rng) -> ObjectId {

@@ -14,7 +14,7 @@ use crate::platform::{Auth, Endpoint, is_reserved};
 /// configured is not sent at all.
 ///
 /// # Errors
-/// [`Unsendable`] if a secret can't stand in a header, the key's header is one that the daemon itself sets, or there is no
+/// [`Unsendable`] if a header can't hold a secret, the key's header is one that the daemon itself sets, or there is no
 /// token.
 pub(super) fn authenticate(
     headers: &mut HeaderMap,

@@ -143,7 +143,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`] if no certificates are found or the policy's `source` is no header value.
     pub fn new(policy: Policy) -> Result<Self, ClientError> {
-        Self::behind(policy, system_lookup(), Proxy::none())
+        Self::with_proxy(policy, system_lookup(), Proxy::none())
     }
 
     /// A client that resolves names by `lookup`. Its results pass the same guard.
@@ -151,7 +151,7 @@ impl Client {
     /// # Errors
     /// As [`Client::new`].
     pub fn with_lookup(policy: Policy, lookup: Lookup) -> Result<Self, ClientError> {
-        Self::behind(policy, lookup, Proxy::none())
+        Self::with_proxy(policy, lookup, Proxy::none())
     }
 
     /// A client that reaches endpoints through `proxy`, where that is configured. What `lookup` finds passes the guard before the
@@ -159,7 +159,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::new`].
-    pub fn behind(policy: Policy, lookup: Lookup, proxy: Proxy) -> Result<Self, ClientError> {
+    pub fn with_proxy(policy: Policy, lookup: Lookup, proxy: Proxy) -> Result<Self, ClientError> {
         let source = HeaderValue::from_str(&policy.source)?;
         let policy = Arc::new(policy);
         let route = Route {
@@ -225,7 +225,7 @@ impl Client {
         };
         let outcome = attempt.without_response(none);
         if let Some(url) = asked
-            && let Some(reason) = self.route.proxy.is_at_fault(url, attempt.start).await
+            && let Some(reason) = self.route.proxy.diagnose(url, attempt.start).await
         {
             return Outcome::ProxyUnavailable { reason };
         }
@@ -335,7 +335,7 @@ impl<'a> Attempt<'a> {
                 };
             }
             NoResponse::ProxyUnavailable(reason) => return Outcome::ProxyUnavailable { reason },
-            NoResponse::NoToken(none) => match none.unavailable_proxy() {
+            NoResponse::NoToken(none) => match none.proxy_fault() {
                 Some(reason) => {
                     return Outcome::ProxyUnavailable {
                         reason: reason.to_owned(),

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use url::Url;
 
-use self::connect::{Transport, TunnelError};
+use self::connect::{Fault, TunnelError};
 use self::health::{Asked, Health};
 use self::server::Server;
 use super::lookup::system_lookup;
@@ -35,8 +35,8 @@ use crate::config::{NoProxy, ProxyServer};
 use crate::model::Reloadable;
 use crate::platform::Endpoint;
 
-pub(super) use self::connect::Transport as Connection;
-pub use self::health::{ProxyOutage, Waits};
+pub(super) use self::connect::Connection;
+pub use self::health::{OutageScope, ProxyOutage};
 pub use self::probe::ProxyCheck;
 
 /// The proxy, if there is one. Clones share it.
@@ -58,6 +58,16 @@ pub(super) enum NoTunnel {
     /// It is about the target.
     #[error("{0}")]
     Target(String),
+}
+
+impl NoTunnel {
+    /// Why nothing was attempted, if it is the proxy's fault.
+    pub(super) fn proxy_fault(&self) -> Option<&str> {
+        match self {
+            Self::Unavailable(reason) => Some(reason),
+            Self::Target(_) => None,
+        }
+    }
 }
 
 impl Proxy {
@@ -106,12 +116,12 @@ impl Proxy {
 
     /// Whether it is unavailable now.
     pub fn is_unavailable(&self) -> bool {
-        self.0.health.waits() != Waits::Nobody
+        self.0.health.scope() != OutageScope::Nothing
     }
 
     /// Whether what goes to that endpoint waits, because the proxy that leads to it, or to its token server, is unavailable.
-    pub fn holds(&self, endpoint: &Endpoint) -> bool {
-        let waits = |url: &Url| self.0.health.holds(&host_of(url)) && self.leads_to(url).is_some();
+    pub fn makes_wait(&self, endpoint: &Endpoint) -> bool {
+        let waits = |url: &Url| self.0.health.makes_wait(&host_of(url)) && self.leads_to(url).is_some();
         self.is_unavailable() && endpoint.urls().any(waits)
     }
 
@@ -131,8 +141,8 @@ impl Proxy {
         self.0.health.back_since().map(|since| since.elapsed())
     }
 
-    /// Sees when outages begin and end, and who waits meanwhile.
-    pub fn outages(&self) -> watch::Receiver<Waits> {
+    /// Tells when outages begin and end, and what waits meanwhile.
+    pub fn outages(&self) -> watch::Receiver<OutageScope> {
         self.0.health.watch()
     }
 
@@ -159,7 +169,7 @@ impl Proxy {
         host: &str,
         mut addresses: Vec<IpAddr>,
         port: u16,
-    ) -> Result<Transport, NoTunnel> {
+    ) -> Result<Connection, NoTunnel> {
         addresses.sort_by_key(IpAddr::is_ipv6);
         let host = format!("{host}:{port}");
         let mut first = None;
@@ -175,7 +185,7 @@ impl Proxy {
         ))
     }
 
-    async fn tunnel(&self, server: &Arc<Server>, host: &str, target: &str) -> Result<Transport, NoTunnel> {
+    async fn tunnel(&self, server: &Arc<Server>, host: &str, target: &str) -> Result<Connection, NoTunnel> {
         let health = &self.0.health;
         let asked = Asked {
             host,
@@ -190,18 +200,28 @@ impl Proxy {
             Ok(transport) => return Ok(transport),
             Err(TunnelError::Status(status)) => format!("the proxy answered {status} to CONNECT"),
             Err(TunnelError::SpokeFirst) => "the other side spoke before the request".to_owned(),
-            Err(TunnelError::Proxy(fault)) if fault.broke() && health.breaks_off_again(asked) => {
+            Err(TunnelError::Proxy(fault)) if fault.broke() && health.note_break_off(asked) => {
                 "the proxy breaks off CONNECT to this host, and answers for others".to_owned()
             }
             Err(TunnelError::Proxy(fault)) => {
-                return Err(NoTunnel::Unavailable(self.unavailable(server, &fault, asked)));
+                return Err(NoTunnel::Unavailable(self.report_fault(server, &fault, asked)));
             }
         };
         Err(NoTunnel::Target(reason))
     }
 
-    /// Whether it is the proxy's fault that a request to `url` got no response, which was begun then: the reason, if so.
-    pub(super) async fn is_at_fault(&self, url: &Url, begun: Instant) -> Option<String> {
+    /// Notes a fault of the proxy and has it asked until it works. Returns the reason.
+    fn report_fault(&self, server: &Arc<Server>, fault: &Fault, asked: Asked<'_>) -> String {
+        let current = self.0.server.get();
+        let is_current = current.as_ref().as_ref().is_some_and(|now| Arc::ptr_eq(now, server));
+        if is_current && self.0.health.failed(&server.name, fault, asked) {
+            tokio::spawn(self.clone().probe());
+        }
+        format!("the proxy {} {fault}", server.name)
+    }
+
+    /// Asks whether it is the proxy's fault that a request to `url` got no response, which was begun then. Returns the reason, if so.
+    pub(super) async fn diagnose(&self, url: &Url, begun: Instant) -> Option<String> {
         let server = self.leads_to(url)?;
         let health = &self.0.health;
         let (host, began) = (host_of(url), Instant::now());
@@ -212,7 +232,7 @@ impl Proxy {
         };
         // One request answers the question for all that wait.
         let _asking = health.asking().await;
-        if let Some(outage) = health.outage_met(asked) {
+        if let Some(outage) = health.meet_outage(asked) {
             return Some(outage.reason);
         }
         if health.back_since().is_some_and(|back| begun <= back) {
@@ -221,8 +241,8 @@ impl Proxy {
         if health.has_reacted_since(began) {
             return None;
         }
-        match probe::reacts(&server).await {
-            Err(fault) if !health.has_answered_another(asked) => Some(self.unavailable(&server, &fault, asked)),
+        match probe::responds_promptly(&server).await {
+            Err(fault) if !health.has_answered_another(asked) => Some(self.report_fault(&server, &fault, asked)),
             Err(_) => None,
             Ok(()) => {
                 health.reacted();

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ScanTrigger;
 use crate::config;
-use crate::model::{Clock, Reloadable};
+use crate::model::{Clock, Reloadable, time_until};
 use crate::store::{Result, Stopped, Store};
 
 /// How often the index is asked although nothing was heard: with a change stream, and without.
@@ -106,11 +106,10 @@ impl Lookahead {
         loop {
             let nearer = self.horizon.0.nearer.notified();
             let next = self.horizon.next();
-            let wait = next.map(|next| next.timestamp_millis() - self.clock.now().timestamp_millis());
-            if wait.is_some_and(|wait| wait <= 0) {
+            let wait = next.map_or(longest, |next| time_until(next, self.clock.now()));
+            if next.is_some() && wait.is_zero() {
                 return next;
             }
-            let wait = wait.map_or(longest, |wait| Duration::from_millis(u64::try_from(wait).unwrap_or(0)));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {
                     self.horizon.next()?;

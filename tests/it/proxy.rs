@@ -11,7 +11,7 @@ pub mod support;
 mod tls;
 
 use certhookd::model::Outcome;
-use certhookd::sender::{Proxy, Waits};
+use certhookd::sender::{OutageScope, Proxy};
 
 /// Why nothing was attempted.
 fn unavailable(outcome: Outcome) -> String {
@@ -24,7 +24,7 @@ fn unavailable(outcome: Outcome) -> String {
 /// Waits until the outage has ended.
 async fn back(proxy: &Proxy) {
     let mut outages = proxy.outages();
-    let ended = outages.wait_for(|waits| *waits == Waits::Nobody);
+    let ended = outages.wait_for(|scope| *scope == OutageScope::Nothing);
     tokio::time::timeout(crate::fixture::LIMIT, ended)
         .await
         .unwrap()

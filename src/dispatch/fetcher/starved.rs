@@ -29,11 +29,11 @@ impl Starved {
         line.add(endpoint);
     }
 
-    /// Those that may ask again, where there are slots for that many of either kind.
-    pub(super) fn take(&mut self, (unproven, answering): (usize, usize)) -> Vec<EndpointKey> {
-        let mut taken = self.unproven.take(unproven);
-        taken.extend(self.answering.take(answering));
-        taken
+    /// Removes and returns those that may ask again, where there are slots for that many of either kind.
+    pub(super) fn drain(&mut self, (unproven, answering): (usize, usize)) -> Vec<EndpointKey> {
+        let mut drained = self.unproven.drain(unproven);
+        drained.extend(self.answering.drain(answering));
+        drained
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -64,25 +64,25 @@ impl Line {
         endpoints.push_back(endpoint);
     }
 
-    fn take(&mut self, count: usize) -> Vec<EndpointKey> {
-        let mut taken = Vec::new();
-        while taken.len() < count
+    fn drain(&mut self, count: usize) -> Vec<EndpointKey> {
+        let mut drained = Vec::new();
+        while drained.len() < count
             && let Some(name) = self.turn.pop_front()
         {
             let Some(endpoints) = self.organizations.get_mut(&name) else {
                 continue;
             };
-            taken.extend(endpoints.pop_front());
+            drained.extend(endpoints.pop_front());
             if endpoints.is_empty() {
                 self.organizations.remove(&name);
             } else {
                 self.turn.push_back(name);
             }
         }
-        for endpoint in &taken {
+        for endpoint in &drained {
             self.members.remove(endpoint);
         }
-        taken
+        drained
     }
 }
 
@@ -96,12 +96,12 @@ mod tests {
         for key in ["a/1", "a/2", "a/3", "b/1", "a/1", "c/1", "b/2"] {
             starved.add(EndpointKey::from_stored(key), false);
         }
-        let mut take = |count| -> Vec<String> {
-            let taken = starved.take((count, 0));
-            taken.iter().map(ToString::to_string).collect()
+        let mut drain = |count| -> Vec<String> {
+            let drained = starved.drain((count, 0));
+            drained.iter().map(ToString::to_string).collect()
         };
-        assert_eq!(take(4), ["a/1", "b/1", "c/1", "a/2"]);
-        assert_eq!(take(10), ["b/2", "a/3"]);
+        assert_eq!(drain(4), ["a/1", "b/1", "c/1", "a/2"]);
+        assert_eq!(drain(10), ["b/2", "a/3"]);
         assert!(starved.is_empty());
     }
 }

@@ -16,7 +16,7 @@ use crate::model::EndpointKey;
 pub(super) struct EndpointQueue {
     pub(super) unsent: Unsent,
     pub(super) in_flight: usize,
-    /// What its document said when it was last read.
+    /// What its configuration said when it was last read.
     pub(super) configured: ConfiguredPace,
     /// Deliveries with a result that is not recorded yet.
     pub(super) unrecorded: usize,

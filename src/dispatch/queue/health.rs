@@ -12,7 +12,7 @@ use crate::outbox::Delivery;
 
 impl State {
     /// When the endpoint may get something again, if it is only probed or paused, or has very many excluded batches.
-    pub(super) fn opens_at(&self, endpoint: &EndpointKey) -> Option<Instant> {
+    pub(super) fn resumes_at(&self, endpoint: &EndpointKey) -> Option<Instant> {
         let excluded = self.endpoints.get(endpoint).map(|queue| &queue.excluded);
         let rests = excluded.filter(|excluded| excluded.len() >= MAX_EXCLUDED);
         let rests_until = rests.and_then(|excluded| excluded.values().min().copied());

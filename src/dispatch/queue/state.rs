@@ -82,7 +82,7 @@ impl State {
     pub(super) fn contenders(&self, asking: &[EndpointKey], now: Instant) -> usize {
         let contends = |endpoint: &&EndpointKey| {
             let is_counted = self.endpoints.get(endpoint).is_some_and(|queue| queue.contends);
-            let may_get_some = self.opens_at(endpoint).is_none_or(|at| at <= now);
+            let may_get_some = self.resumes_at(endpoint).is_none_or(|at| at <= now);
             !is_counted && may_get_some && self.breakers.answers(endpoint)
         };
         self.contending + asking.iter().filter(contends).count()
@@ -96,7 +96,7 @@ impl State {
         granted: &Granted,
         now: Instant,
     ) -> usize {
-        let may_get_some = self.opens_at(endpoint).is_none_or(|at| at <= now);
+        let may_get_some = self.resumes_at(endpoint).is_none_or(|at| at <= now);
         if self.closed || !may_get_some || !self.may_read(endpoint) {
             return 0;
         }
@@ -365,7 +365,7 @@ impl State {
         self.changes.freed || !self.changes.refill.is_empty() || !self.changes.dropped.is_empty()
     }
 
-    pub(super) fn take_changes(&mut self) -> Changes {
+    pub(super) fn drain_changes(&mut self) -> Changes {
         let now = Instant::now();
         for queue in self.endpoints.values_mut().filter(|queue| !queue.excluded.is_empty()) {
             queue.excluded.retain(|_, until| *until > now);

@@ -140,7 +140,7 @@ fn a_timeout_drops_what_is_unsent_and_leaves_one_slot() {
     let sent = send_all(&queue);
     queue.ended(&sent[0], &failed(true));
     assert_eq!(queue.fill().queued, 0);
-    assert!(queue.changes().dropped.contains(&key("a/1")));
+    assert!(queue.drain_changes().dropped.contains(&key("a/1")));
     assert_eq!(fetch(&queue, "a/1", "y", 5), 0, "four requests are open");
     for delivery in &sent[1..] {
         queue.ended(delivery, &failed(true));
@@ -348,7 +348,7 @@ fn an_endpoint_with_very_many_batches_whose_results_are_refused_rests() {
         assert!(queue.is_passed_over(&key("a/1"), &batch));
     }
     assert_eq!(queue.admit(&key("a/1"), 1, &Granted::default()), 0);
-    assert!(queue.opens_at(&key("a/1")).is_some(), "it asks again by then");
+    assert!(queue.resumes_at(&key("a/1")).is_some(), "it asks again by then");
     assert_eq!(queue.admit(&key("a/2"), 1, &Granted::default()), 1);
 }
 

@@ -11,7 +11,7 @@ use crate::dispatch::admission::half;
 use crate::model::EndpointKey;
 use crate::outbox::Delivery;
 
-/// An endpoint that waits for its time is looked at again after this long: its document may have changed.
+/// An endpoint that waits for its time is looked at again after this long: its configuration may have changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl State {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::outbox::{Class, Delivery};
 
-/// Live deliveries and retries in the order in which they were read, and behind them those of the class `background`, whenever they were read.
+/// Live deliveries and retries in the order in which they were read, and after them those of the class `background`, whenever they were read.
 #[derive(Debug, Default)]
 pub(super) struct Unsent {
     first: VecDeque<Delivery>,

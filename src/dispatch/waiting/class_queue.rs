@@ -14,7 +14,7 @@ use crate::outbox::{Class, Head, Want};
 const KNOWN: usize = 64;
 
 /// Bytes of batches that need not be read, at most.
-const DOCUMENT_BYTES: usize = 8 << 20;
+const CACHED_BYTES: usize = 8 << 20;
 
 /// Deliveries that a batch is expected to hold, for a read of batches that are not known.
 const EXPECTED: usize = 64;
@@ -26,45 +26,45 @@ pub(super) struct Known {
     pub(super) id: Arc<str>,
     /// How many of its deliveries have no recorded result.
     pub(super) open: usize,
-    pub(super) document: Option<Document>,
+    pub(super) cached: Option<CachedBatch>,
 }
 
 /// A batch that this instance has appended and keeps in memory, so that it need not be read.
 #[derive(Debug)]
-pub(super) struct Document {
-    pub(super) batch: Arc<RawDocumentBuf>,
-    bytes: DocumentBytes,
+pub(super) struct CachedBatch {
+    pub(super) raw: Arc<RawDocumentBuf>,
+    bytes: CachedBytes,
 }
 
-impl Drop for Document {
+impl Drop for CachedBatch {
     fn drop(&mut self) {
-        self.bytes.0.fetch_sub(self.batch.as_bytes().len(), Ordering::Relaxed);
+        self.bytes.0.fetch_sub(self.raw.as_bytes().len(), Ordering::Relaxed);
     }
 }
 
-/// The bytes of such batches.
+/// The bytes of cached batches.
 #[derive(Clone, Debug, Default)]
-pub(super) struct DocumentBytes(Arc<AtomicUsize>);
+pub(super) struct CachedBytes(Arc<AtomicUsize>);
 
-impl DocumentBytes {
+impl CachedBytes {
     /// Keeps a batch, unless all of them would be too large.
-    pub(super) fn keep(&self, batch: RawDocumentBuf) -> Option<Document> {
+    pub(super) fn keep(&self, batch: RawDocumentBuf) -> Option<CachedBatch> {
         let bytes = batch.as_bytes().len();
-        if self.0.fetch_add(bytes, Ordering::Relaxed) + bytes > DOCUMENT_BYTES {
+        if self.0.fetch_add(bytes, Ordering::Relaxed) + bytes > CACHED_BYTES {
             self.0.fetch_sub(bytes, Ordering::Relaxed);
             return None;
         }
-        Some(Document {
-            batch: Arc::new(batch),
+        Some(CachedBatch {
+            raw: Arc::new(batch),
             bytes: self.clone(),
         })
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Begun {
+pub(super) struct CachedPartial {
     pub(super) id: Arc<str>,
-    pub(super) document: Document,
+    pub(super) batch: CachedBatch,
 }
 
 /// What waits in one queue.
@@ -73,7 +73,7 @@ pub(super) struct ClassQueue {
     /// The first batches, in order, as far as they are known and not read.
     pub(super) known: VecDeque<Known>,
     /// An appended batch of which only the first deliveries were enqueued.
-    pub(super) begun: Option<Begun>,
+    pub(super) partial: Option<CachedPartial>,
     /// There may be others that are not known: they are asked for by range.
     pub(super) more: bool,
     /// Some were appended since they were last asked for: after a read that finds no more, there may be more all the same.
@@ -121,7 +121,7 @@ impl ClassQueue {
                 due: head.due,
                 id: head.id,
                 open: head.open,
-                document: None,
+                cached: None,
             });
             self.more = true;
         }
@@ -166,10 +166,10 @@ impl ClassQueue {
             return if self.more { vec![want] } else { Vec::new() };
         }
         // A live batch is read whole where half of it or more has slots.
-        let is_small = class == Class::Live && (alone || slots < EXPECTED / 2);
+        let reads_part = class == Class::Live && (alone || slots < EXPECTED / 2);
         let known: Vec<_> = self.known.drain(..fitting).collect();
         let want = |known: Known| {
-            let is_partial = is_small && known.open > slots;
+            let is_partial = reads_part && known.open > slots;
             self.want(known, is_partial.then_some(slots))
         };
         known.into_iter().map(want).collect()
@@ -190,14 +190,14 @@ impl ClassQueue {
     /// A known batch: from memory where it is there, and only its first deliveries where there is a `limit`.
     fn want(&mut self, known: Known, limit: Option<usize>) -> Want {
         let id = known.id;
-        match (known.document, limit) {
-            (Some(document), _) => {
-                let batch = Arc::clone(&document.batch);
+        match (known.cached, limit) {
+            (Some(batch), _) => {
+                let document = Arc::clone(&batch.raw);
                 if limit.is_some() {
-                    self.begun = Some(Begun { id, document });
+                    self.partial = Some(CachedPartial { id, batch });
                 }
                 Want::Appended {
-                    document: batch,
+                    document,
                     from: 0,
                     limit: limit.unwrap_or(usize::MAX),
                 }

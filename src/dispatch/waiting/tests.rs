@@ -156,7 +156,7 @@ fn neither_what_is_in_memory_nor_what_is_excluded_is_read_again() {
     waiting
         .queue
         .exclude(&endpoint, "a/1/y".into(), Duration::from_secs(60));
-    waiting.has_more(&endpoint, Class::Live);
+    waiting.note_more(&endpoint, Class::Live);
     let memory = waiting.queue.in_memory(&endpoint);
     let wants = waiting.choose(&endpoint, 64, false, &memory, NOW);
     assert!(
@@ -183,7 +183,7 @@ fn the_rest_of_a_background_batch_waits_for_what_goes_before_it() {
             }),
             ..InMemory::default()
         };
-        waiting.partly_read(&endpoint, class);
+        waiting.note_partial(&endpoint, class);
         appended(&waiting, "x", 10);
         let chosen = [(); 2].map(|()| choose_beside(&waiting, &memory, 64, false));
         assert_eq!(chosen.concat(), expected, "{class:?}");
@@ -193,7 +193,7 @@ fn the_rest_of_a_background_batch_waits_for_what_goes_before_it() {
 #[test]
 fn the_rest_of_a_batch_whose_beginning_is_recorded_is_read_before_what_was_appended_since() {
     let waiting = waiting();
-    waiting.partly_read(&EndpointKey::from_stored("a/1"), Class::Live);
+    waiting.note_partial(&EndpointKey::from_stored("a/1"), Class::Live);
     appended(&waiting, "x", 10);
     assert_eq!(choose_beside(&waiting, &InMemory::default(), 64, false), ["by range"]);
 }
@@ -212,7 +212,7 @@ fn the_rest_of_a_background_batch_waits_until_its_first_part_is_sent() {
             background,
             ..InMemory::default()
         };
-        waiting.partly_read(&EndpointKey::from_stored("a/1"), Class::Background);
+        waiting.note_partial(&EndpointKey::from_stored("a/1"), Class::Background);
         assert_eq!(choose_beside(&waiting, &memory, 64, false), expected, "{background}");
     }
 }
@@ -222,7 +222,7 @@ fn the_rest_of_a_batch_that_left_memory_is_read_with_its_queue() {
     for class in Class::ALL {
         let waiting = waiting();
         let endpoint = EndpointKey::from_stored("a/1");
-        waiting.partly_read(&endpoint, class);
+        waiting.note_partial(&endpoint, class);
         let wants = waiting.choose(&endpoint, 64, false, &InMemory::default(), NOW);
         assert!(
             matches!(&wants[..], [Want::Next { class: of, .. }] if *of == class),

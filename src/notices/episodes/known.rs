@@ -7,12 +7,11 @@ use bson::DateTime;
 use tokio::time::Instant;
 
 use super::unsaved::Unsaved;
-use crate::model::{EndpointKey, Period};
+use crate::model::{EndpointKey, Period, later};
 use crate::notices::document::Noted;
 use crate::notices::dues::Dues;
 use crate::notices::episode::{Episode, Rules, Told, succeeded};
 use crate::notices::reach::Reach;
-use crate::outbox::later;
 
 /// Changes of figures that decide nothing, such as the number of failures, are written this often.
 const SAVE_EVERY: Duration = Duration::from_secs(600);
@@ -31,7 +30,7 @@ pub(super) struct Known {
     pub(super) suspended: HashSet<EndpointKey>,
     /// Those whose suspension has ended since this was last asked.
     pub(super) resumed: HashSet<EndpointKey>,
-    /// Those that have changed since their documents were last looked at.
+    /// Those that have changed since the endpoints' configuration was last looked at.
     pub(super) unfollowed: HashSet<EndpointKey>,
     /// When episodes may end.
     pub(super) ends: Dues,
@@ -47,7 +46,7 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Tracked {
     pub(super) episode: Option<Episode>,
-    /// The version of its document when it was last read or written.
+    /// The version of the episode document when it was last read or written.
     pub(super) version: i64,
     /// Raised by every change here.
     pub(super) revision: u64,
@@ -155,8 +154,8 @@ impl Known {
         }
     }
 
-    /// Takes over what the endpoint's document says, and keeps what this instance knows beyond that: it is written by the next
-    /// [`Known::saved`]. Returns what was written by this instance, if that turns out now.
+    /// Takes over what the episode document says, and keeps what this instance knows beyond that: what the platform must still be told of
+    /// the same episode, and a later success. Returns what this instance has written, where it turns out now that it has.
     pub(super) fn take_over(&mut self, endpoint: &EndpointKey, noted: Option<Noted>) -> Option<Unsaved> {
         noted.iter().for_each(|noted| self.remember(endpoint, &noted.past));
         let before = self.endpoints.get(endpoint);
@@ -177,7 +176,7 @@ impl Known {
         before
             .succeeded_at
             .into_iter()
-            .for_each(|at| self.succeeded_at(endpoint, at, &rules));
+            .for_each(|at| self.apply_success(endpoint, at, &rules));
         None
     }
 
@@ -188,14 +187,14 @@ impl Known {
         }
     }
 
-    /// Whether the document says something that is not known here.
+    /// Whether the episode document says something that is not known here.
     pub(super) fn is_news(&self, endpoint: &EndpointKey, noted: &Noted) -> bool {
         let known = self.endpoints.get(endpoint);
         noted.version > 0 && known.is_none_or(|known| known.version < noted.version)
     }
 
-    /// A delivery was accepted then, which the document may not say.
-    pub(super) fn succeeded_at(&mut self, endpoint: &EndpointKey, at: DateTime, rules: &Rules) {
+    /// A delivery was accepted then, which the episode document may not say.
+    pub(super) fn apply_success(&mut self, endpoint: &EndpointKey, at: DateTime, rules: &Rules) {
         let is_later = |episode: &Episode| at > episode.last.at && Some(at) > episode.well_since;
         if self.episode(endpoint).is_some_and(is_later)
             && let Some(episode) = self.detach(endpoint)
@@ -205,12 +204,12 @@ impl Known {
         }
     }
 
-    /// This is in the document now.
+    /// This is in the episode document now.
     pub(super) fn saved(&mut self, unsaved: &Unsaved) {
         let Some(tracked) = self.endpoints.get_mut(&unsaved.endpoint) else {
             return;
         };
-        // Its document was read meanwhile.
+        // The episode document was read meanwhile.
         let Some(written) = tracked.written.take_if(|written| written.revision == unsaved.revision) else {
             return;
         };
@@ -226,7 +225,7 @@ impl Known {
         }
     }
 
-    /// What a document says of earlier suspensions, unless more is known.
+    /// What an episode document says of earlier suspensions, unless more is known.
     pub(super) fn remember(&mut self, endpoint: &EndpointKey, past: &[Period]) {
         let known = self.past.get(endpoint).and_then(|known| known.last());
         if !past.is_empty() && past.last() >= known {
@@ -234,13 +233,8 @@ impl Known {
         }
     }
 
-    pub(super) fn recent(&self) -> Duration {
-        RECENT.min(self.rules.failing_after / 2)
-    }
-
-    pub(super) fn is_cut_off(&mut self, now: Instant) -> bool {
-        let recent = self.recent();
-        self.reach.is_cut_off(recent, now)
+    pub(super) fn judge_cut_off(&mut self, now: Instant) -> bool {
+        self.reach.judge_cut_off(RECENT.min(self.rules.failing_after / 2), now)
     }
 }
 
@@ -275,7 +269,7 @@ impl Tracked {
         has_ended || !self.told.is_empty() || (is_there && (is_news || is_old))
     }
 
-    /// Whether there is something to remember, here or in its document.
+    /// Whether there is something to remember, here or in the episode document.
     pub(super) fn is_needed(&self) -> bool {
         self.episode.is_some() || self.version > 0 || !self.told.is_empty()
     }

@@ -7,10 +7,10 @@ use bson::{DateTime, Document};
 use super::{Episodes, Unsaved};
 use crate::model::EndpointKey;
 use crate::notices::document::Noted;
-use crate::notices::episode::restarted;
+use crate::notices::episode::{Episode, restarted};
 
 impl Episodes {
-    /// Takes over what the documents say of endpoints that were not this instance's so far, or of which another instance has written
+    /// Takes over what the episode documents say of endpoints that were not this instance's so far, or of which another instance has written
     /// since. `successes` are recorded ones: an instance may have died before it wrote down that they ended an episode.
     pub fn load(&self, documents: &[Document], successes: &HashMap<EndpointKey, DateTime>) {
         let mut known = self.0.known.lock();
@@ -20,12 +20,12 @@ impl Episodes {
             if known.is_news(&endpoint, &noted) {
                 let _ = known.take_over(&endpoint, Some(noted));
                 if let Some(at) = successes.get(&endpoint) {
-                    known.succeeded_at(&endpoint, *at, &rules);
+                    known.apply_success(&endpoint, *at, &rules);
                 }
             }
         }
         self.notify(&known);
-        // Nothing may have to be written, but to be followed: when they end, and what their documents say.
+        // Nothing may have to be written, but to be followed: when they end, and how the endpoints are configured.
         self.0.changed.notify_one();
     }
 
@@ -45,7 +45,7 @@ impl Episodes {
         self.notify(&known);
     }
 
-    /// Takes over what the document of one endpoint says; `None`: there is none. Returns what turns out to be written by this instance.
+    /// Takes over what the episode document of one endpoint says; `None`: there is none. Returns what turns out to be written by this instance.
     pub fn reload(&self, endpoint: &EndpointKey, noted: Option<Noted>) -> Option<Unsaved> {
         let mut known = self.0.known.lock();
         let written = known.take_over(endpoint, noted);
@@ -58,9 +58,7 @@ impl Episodes {
         let mut known = self.0.known.lock();
         let suspended: Vec<_> = known.suspended.iter().cloned().collect();
         for endpoint in suspended {
-            let since = known
-                .episode(&endpoint)
-                .and_then(|one| Some(one.suspended.as_ref()?.since));
+            let since = known.episode(&endpoint).and_then(Episode::suspended_since);
             let at = released_at(&endpoint).filter(|at| since.is_some_and(|since| since <= *at));
             if let Some(at) = at
                 && let Some(episode) = known.detach(&endpoint)

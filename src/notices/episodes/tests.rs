@@ -86,7 +86,11 @@ fn a_clock_that_was_wrong_keeps_no_suspended_endpoint_from_its_probes() {
         episodes.load(&[doc! { "_id": "episode/a/b", "episode": episode }], &HashMap::new());
         let what = format!("since {since}, probed {probed_at:?}");
         assert_eq!(episodes.tick(at(now)), Some(at(next)), "{what}");
-        assert_eq!(episodes.woken(at(next)), std::slice::from_ref(&endpoint), "{what}");
+        assert_eq!(
+            episodes.drain_woken(at(next)),
+            std::slice::from_ref(&endpoint),
+            "{what}"
+        );
         assert_eq!(episodes.begin(&endpoint, at(next)), Begin::Probe, "{what}");
         assert_eq!(episodes.begin(&endpoint, at(next + now - 1)), Begin::No, "{what}");
         assert_eq!(episodes.tick(at(next)), Some(at(next + now)), "{what}: an hour later");
@@ -232,11 +236,11 @@ fn endpoints_are_woken_once_when_a_probe_is_due_and_when_they_are_served_again()
     let at = DateTime::from_millis;
     let (before, due) = (at(3_599_999), at(3_600_000));
     assert_eq!(episodes.tick(before), Some(due));
-    assert_eq!(episodes.woken(before), []);
-    assert_eq!(episodes.woken(due), std::slice::from_ref(&endpoint));
-    assert_eq!(episodes.woken(due), [], "once");
+    assert_eq!(episodes.drain_woken(before), []);
+    assert_eq!(episodes.drain_woken(due), std::slice::from_ref(&endpoint));
+    assert_eq!(episodes.drain_woken(due), [], "once");
     episodes.succeeded(&endpoint, due);
-    assert_eq!(episodes.woken(due), [endpoint]);
+    assert_eq!(episodes.drain_woken(due), [endpoint]);
     assert_eq!(
         episodes.tick(due),
         Some(at(3_600_000 + 900_000)),

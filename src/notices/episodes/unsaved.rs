@@ -1,4 +1,4 @@
-//! What has changed of an episode, on its way into its document.
+//! What has changed of an episode, on its way into the episode document.
 
 use bson::{DateTime, Document};
 
@@ -12,7 +12,7 @@ pub struct Unsaved {
     pub endpoint: EndpointKey,
     /// Its episode. `None`: it has ended.
     pub episode: Option<Episode>,
-    /// The version that its document must have, for the write to be allowed.
+    /// The version that the episode document must have, for the write to be allowed.
     pub version: i64,
     /// What the platform must be told, with the episode as it was then.
     pub told: Vec<(Told, Episode)>,
@@ -20,11 +20,10 @@ pub struct Unsaved {
 }
 
 impl Unsaved {
-    /// When the suspension ended, at `now`, that its document says until then.
+    /// The suspension in the episode document that ends at `now`.
     pub fn ended_suspension(&self, noted: Option<&Noted>, now: DateTime) -> Option<Period> {
-        let since = |episode: &Episode| Some(episode.suspended.as_ref()?.since);
-        let before = noted.and_then(|noted| since(noted.episode.as_ref()?))?;
-        let after = self.episode.as_ref().and_then(since);
+        let before = noted?.episode.as_ref()?.suspended_since()?;
+        let after = self.episode.as_ref().and_then(Episode::suspended_since);
         (after != Some(before)).then_some((before, now))
     }
 

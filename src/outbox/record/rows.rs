@@ -168,7 +168,7 @@ fn apart(id: &str, settlement: &Settlement, instance_id: &str, now: DateTime) ->
     if delivery.message.is_replay {
         fresh.append(cstr!("replay"), true);
     }
-    // Whatever stands there in the place of a version or a history.
+    // Whatever is there in the place of a version or a history.
     let version = rawdoc! { "$cond": [{ "$eq": [{ "$type": "$version" }, "int"] }, { "$add": ["$version", 1] }, 1] };
     let before = rawdoc! { "$cond": [{ "$isArray": "$history" }, "$history", []] };
     let history = rawdoc! { "$slice": [{ "$concatArrays": [before, { "$literal": history }] }, -HISTORY] };

@@ -1,4 +1,4 @@
-//! A document of which something is to be sent again.
+//! A document of which something is sent again.
 
 use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 
@@ -25,7 +25,7 @@ pub(super) struct Ended {
     /// When the last attempt was made that `history` holds.
     last_in_history: Option<DateTime>,
     deliveries: Vec<Delivery>,
-    /// The places of the deliveries that are to be sent again.
+    /// The places of the deliveries that are sent again.
     pub(super) chosen: Vec<usize>,
     /// How many are selected, but erased.
     pub(super) erased: u64,
@@ -142,7 +142,7 @@ impl Ended {
         if self.has_replays {
             pushed.insert("replays", push(self.replay(self.state, now)));
         } else {
-            // Whatever stands there.
+            // Whatever is there.
             set.insert("replays", [self.replay(self.state, now)]);
         }
         if let Some(attempt) = self.unrecorded() {

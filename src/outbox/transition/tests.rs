@@ -1,5 +1,7 @@
 //! The rules for attempts in docs/receivers.md, one by one.
 
+use std::time::Duration;
+
 use super::*;
 const NOW: i64 = 1_000_000_000;
 

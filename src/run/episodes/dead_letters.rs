@@ -12,8 +12,8 @@ use crate::outbox::state_id;
 use crate::store::{Result, Writer};
 
 impl Keeper {
-    /// Tells the platform of the dead letters of these endpoints, but for those of which it was told of others within
-    /// [`super::DEAD_EVERY`]: of them later. Returns the endpoints that did not fit into the transaction.
+    /// Tells the platform of the dead letters of these endpoints, each endpoint's at most once in
+    /// [`super::DEAD_EVERY`]: the others are told of later. Returns the endpoints that did not fit into the transaction.
     ///
     /// # Errors
     /// Nothing was written, or it is not known whether that was.
@@ -59,7 +59,7 @@ impl Keeper {
     }
 }
 
-/// What the documents of endpoints say, by their `_id`s.
+/// What the state documents of endpoints say, by their `_id`s.
 fn untold(documents: &[Document]) -> HashMap<String, Untold> {
     let id = |document: &Document| document.get_str("_id").ok().map(str::to_owned);
     let untold = documents.iter();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use bson::{Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
+use bson::{RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use tracing::{info, warn};
 
 use super::Keeper;
@@ -105,7 +105,10 @@ impl Keeper {
 fn update(unsaved: &Unsaved, ended: Option<Period>) -> Result<RawArrayBuf> {
     let mut update = RawArrayBuf::new();
     update.push(match unsaved.document() {
-        Some(episode) => rawdoc! { "$set": { "episode": { "$literal": raw(&episode)? } } },
+        Some(episode) => {
+            let episode = RawDocumentBuf::try_from(&episode).map_err(mongodb::error::Error::custom)?;
+            rawdoc! { "$set": { "episode": { "$literal": episode } } }
+        }
         None => rawdoc! { "$unset": "episode" },
     });
     if let Some((at, until)) = ended {
@@ -113,10 +116,6 @@ fn update(unsaved: &Unsaved, ended: Option<Period>) -> Result<RawArrayBuf> {
         update.push(rawdoc! { "$set": { "suspensions": past } });
     }
     Ok(update)
-}
-
-fn raw(document: &Document) -> Result<RawDocumentBuf> {
-    Ok(RawDocumentBuf::try_from(document).map_err(mongodb::error::Error::custom)?)
 }
 
 fn log(endpoint: &EndpointKey, told: &Told, episode: &Episode) {

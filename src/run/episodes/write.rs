@@ -10,7 +10,7 @@ use crate::store::{Result, STATE, Transaction, upsert_row};
 
 /// What is written of one endpoint.
 pub(super) struct Change {
-    /// The row that changes its document.
+    /// The row that changes its episode document, or its state document.
     row: RawDocumentBuf,
     notices: Vec<NewDelivery>,
 }
@@ -59,7 +59,8 @@ pub(super) async fn read(engine: &Engine, transaction: &mut Transaction, ids: Ve
 /// Nothing was written, or it is not known whether that was.
 pub(super) async fn commit(engine: &Engine, mut transaction: Transaction, changes: Vec<Change>) -> Result<()> {
     let (are_told, now) = (engine.directory.tells_of_endpoints(), engine.clock.now());
-    let (rows, mut notices) = rows_and_notices(changes);
+    let (rows, notices): (Vec<_>, Vec<_>) = changes.into_iter().map(|one| (one.row, one.notices)).unzip();
+    let mut notices: Vec<_> = notices.into_iter().flatten().collect();
     transaction.update(STATE, rows.iter()).await?;
     failpoint::reach("episodes-noted");
     if !are_told {
@@ -74,9 +75,4 @@ pub(super) async fn commit(engine: &Engine, mut transaction: Transaction, change
     failpoint::reach("episode-committed");
     engine.outbox.announce(appended);
     Ok(())
-}
-
-fn rows_and_notices(changes: Vec<Change>) -> (Vec<RawDocumentBuf>, Vec<NewDelivery>) {
-    let (rows, notices): (Vec<_>, Vec<_>) = changes.into_iter().map(|one| (one.row, one.notices)).unzip();
-    (rows, notices.into_iter().flatten().collect())
 }

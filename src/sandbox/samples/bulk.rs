@@ -6,7 +6,8 @@ use bson::{DateTime, Document, doc};
 use mongodb::Collection;
 
 use super::certificates::{Award, badge_user};
-use super::{YEAR, earlier, object_id};
+use super::{YEAR, object_id};
+use crate::model::earlier;
 
 /// Documents in one insert: about 4 MB, well below what a message may hold.
 const BATCH: usize = 10_000;

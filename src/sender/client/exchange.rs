@@ -140,7 +140,7 @@ fn received(sent: Sent, began: Instant) -> Result<(Response<response::Body>, Dur
 
 fn broken(error: &legacy::Error, connect: Option<Duration>) -> NoResponse {
     let tunnel = reason::find::<NoTunnel>(error);
-    if let Some(reason) = tunnel.and_then(NoTunnel::unavailable) {
+    if let Some(reason) = tunnel.and_then(NoTunnel::proxy_fault) {
         return NoResponse::ProxyUnavailable(reason.to_owned());
     }
     match history_of(error).and_then(|history| history.tls_fault()) {

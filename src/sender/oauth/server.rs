@@ -55,7 +55,7 @@ impl TokenServer {
 
     /// A new token, and where the server took the credentials.
     ///
-    /// A server that refuses the client when its credentials stand in the `first` place is asked once more with them in the
+    /// A server that refuses the client when its credentials are in the `first` place is asked once more with them in the
     /// other: there is no other way to tell which one it reads.
     ///
     /// # Errors
@@ -143,7 +143,7 @@ fn encoded(text: &str) -> String {
 }
 
 fn broken(error: &legacy::Error) -> NoToken {
-    match reason::find::<NoTunnel>(error).and_then(NoTunnel::unavailable) {
+    match reason::find::<NoTunnel>(error).and_then(NoTunnel::proxy_fault) {
         Some(reason) => NoToken::ProxyUnavailable(reason.to_owned()),
         None if reason::is_in_transit(error) => NoToken::BrokenInTransit(reason::of(error)),
         None => NoToken::Broken(reason::of(error)),

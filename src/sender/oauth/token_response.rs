@@ -32,7 +32,7 @@ const ERRORS: [&str; 10] = [
 const ELSEWHERE: [u16; 6] = [200, 400, 401, 403, 422, 500];
 /// The names of Bearer that servers use, in lower case. None at all means Bearer as well.
 const BEARER: [&str; 5] = ["", "bearer", "bearertoken", "bearer_token", "bearer token"];
-/// What some servers put before their JSON, although it must not stand there (RFC 8259, 8.1).
+/// What some servers put before their JSON, although it must not be there (RFC 8259, 8.1).
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A token as it was given.
@@ -74,14 +74,14 @@ impl NoToken {
     }
 
     /// Why the proxy is unavailable, if that is the reason.
-    pub(in crate::sender) fn unavailable_proxy(&self) -> Option<&str> {
+    pub(in crate::sender) fn proxy_fault(&self) -> Option<&str> {
         match self {
             Self::ProxyUnavailable(reason) => Some(reason),
             _ => None,
         }
     }
 
-    /// Whether the server may not have found the client's credentials where they stand. Servers answer that with many statuses,
+    /// Whether the server may not have found the client's credentials where they are. Servers answer that with many statuses,
     /// and with any error.
     pub(super) fn is_about_client(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if ELSEWHERE.contains(status))

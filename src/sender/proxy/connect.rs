@@ -15,13 +15,13 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::health::Waits;
+use super::health::OutageScope;
 use super::server::Server;
 use crate::sender::connector::MAX_HEAD;
 use crate::sender::reason;
 
 /// A connection to an endpoint, or to the proxy.
-pub(in crate::sender) type Transport = MaybeHttpsStream<TokioIo<TcpStream>>;
+pub(in crate::sender) type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 /// How long a connection to the proxy itself may take.
 const REACH: Duration = Duration::from_secs(5);
@@ -46,11 +46,11 @@ impl Fault {
         matches!(self, Self::Broke(_))
     }
 
-    /// Who waits until it is mended. What one target might have caused makes only those wait who have met it.
-    pub(super) fn waits(&self) -> Waits {
+    /// What waits until it is mended. What one target might have caused makes only those wait who have met it.
+    pub(super) fn scope(&self) -> OutageScope {
         match self {
-            Self::Unreachable(_) | Self::Login { .. } => Waits::All,
-            Self::Broke(_) | Self::Silent => Waits::Some,
+            Self::Unreachable(_) | Self::Login { .. } => OutageScope::Everything,
+            Self::Broke(_) | Self::Silent => OutageScope::AffectedHosts,
         }
     }
 }
@@ -77,7 +77,8 @@ pub(super) enum TunnelError {
 }
 
 /// A connection to `target`, `ADDRESS:PORT`, through the proxy.
-pub(super) async fn tunnel(server: &Server, target: &str) -> Result<Transport, TunnelError> {
+pub(super) async fn tunnel(server: &Server, target: &str) -> Result<Connection, TunnelError> {
+    // An address and a port always are one: see `SocketAddr`.
     let uri = target.parse::<Uri>().map_err(|_| TunnelError::SpokeFirst)?;
     let response = ask(server, Method::CONNECT, uri, target)
         .await
@@ -92,7 +93,7 @@ pub(super) async fn tunnel(server: &Server, target: &str) -> Result<Transport, T
             // hyper makes no tunnel after a 204.
             let upgraded = hyper::upgrade::on(response).await;
             let upgraded = upgraded.map_err(|_| TunnelError::Status(status.as_u16()))?;
-            let parts = upgraded.downcast::<Transport>().map_err(|_| TunnelError::SpokeFirst)?;
+            let parts = upgraded.downcast::<Connection>().map_err(|_| TunnelError::SpokeFirst)?;
             match parts.read_buf.is_empty() {
                 true => Ok(parts.io),
                 false => Err(TunnelError::SpokeFirst),
@@ -107,6 +108,7 @@ pub(super) async fn ask(server: &Server, method: Method, uri: Uri, host: &str) -
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
+    // An address and a port, or the proxy's name, which comes from a URL: what a header may hold.
     headers.insert(HOST, HeaderValue::try_from(host).map_err(|_| Fault::Silent)?);
     headers.insert(USER_AGENT, AGENT);
     if let Some(authorization) = &server.authorization {

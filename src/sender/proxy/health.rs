@@ -37,15 +37,15 @@ impl fmt::Display for ProxyOutage {
     }
 }
 
-/// Who waits for the proxy.
+/// What waits for the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waits {
+pub enum OutageScope {
     /// It works.
-    Nobody,
-    /// Those who have met its fault: it may be theirs.
-    Some,
-    /// All that goes through it.
-    All,
+    Nothing,
+    /// What goes to hosts that have met its fault: it may be theirs.
+    AffectedHosts,
+    /// Whatever goes through it.
+    Everything,
 }
 
 /// What was asked for, and on whose behalf.
@@ -60,7 +60,7 @@ pub(super) struct Asked<'a> {
 
 pub(super) struct Health {
     state: Mutex<State>,
-    waits: watch::Sender<Waits>,
+    scope: watch::Sender<OutageScope>,
     /// The proxy was replaced, or the outage ended without the probe.
     changed: Notify,
     asking: tokio::sync::Mutex<()>,
@@ -72,7 +72,7 @@ struct State {
     number: u64,
     ended: Option<Instant>,
     /// Hosts that met the fault in this outage, and what was asked for.
-    tried: HashMap<String, Option<String>>,
+    affected: HashMap<String, Option<String>>,
     /// Hosts for which it broke off, and when that was first known.
     broke: HashMap<String, Instant>,
     answered: Answered,
@@ -113,7 +113,7 @@ impl Default for Health {
     fn default() -> Self {
         Self {
             state: Mutex::default(),
-            waits: watch::Sender::new(Waits::Nobody),
+            scope: watch::Sender::new(OutageScope::Nothing),
             changed: Notify::new(),
             asking: tokio::sync::Mutex::default(),
         }
@@ -125,20 +125,20 @@ impl Health {
         self.state.lock().outage.clone()
     }
 
-    pub(super) fn waits(&self) -> Waits {
-        *self.waits.borrow()
+    pub(super) fn scope(&self) -> OutageScope {
+        *self.scope.borrow()
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<Waits> {
-        self.waits.subscribe()
+    pub(super) fn watch(&self) -> watch::Receiver<OutageScope> {
+        self.scope.subscribe()
     }
 
     /// Whether what goes to that host waits.
-    pub(super) fn holds(&self, host: &str) -> bool {
-        match self.waits() {
-            Waits::Nobody => false,
-            Waits::Some => self.state.lock().tried.contains_key(host),
-            Waits::All => true,
+    pub(super) fn makes_wait(&self, host: &str) -> bool {
+        match self.scope() {
+            OutageScope::Nothing => false,
+            OutageScope::AffectedHosts => self.state.lock().affected.contains_key(host),
+            OutageScope::Everything => true,
         }
     }
 
@@ -149,7 +149,7 @@ impl Health {
     /// The number of the present outage, and what may be asked for to find out whether it still does.
     pub(super) fn outage_and_targets(&self) -> Option<(u64, Vec<String>)> {
         let state = self.state.lock();
-        let targets = state.tried.values().flatten().cloned().collect();
+        let targets = state.affected.values().flatten().cloned().collect();
         Some((state.outage.as_ref()?.number, targets))
     }
 
@@ -188,16 +188,17 @@ impl Health {
         self.state.lock().reacted.is_some_and(|reacted| reacted >= then)
     }
 
-    /// The present outage; what `asked` says is noted as having met it.
-    pub(super) fn outage_met(&self, asked: Asked<'_>) -> Option<ProxyOutage> {
+    /// Notes that what `asked` says has met the present outage, which is returned.
+    pub(super) fn meet_outage(&self, asked: Asked<'_>) -> Option<ProxyOutage> {
         let mut state = self.state.lock();
         let outage = state.outage.clone()?;
-        state.try_host(asked);
+        state.note_affected(asked);
         Some(outage)
     }
 
-    /// The proxy broke off. Whether it had done so before for that host, and has answered for others since: then it is not its fault.
-    pub(super) fn breaks_off_again(&self, asked: Asked<'_>) -> bool {
+    /// Notes that the proxy broke off. Returns whether it had done so before for that host, and has answered for others since: then it is
+    /// not its fault.
+    pub(super) fn note_break_off(&self, asked: Asked<'_>) -> bool {
         let mut state = self.state.lock();
         let first = state.broke.get(asked.host).copied();
         if first.is_none() && state.broke.len() < REMEMBERED {
@@ -213,7 +214,7 @@ impl Health {
         let mut state = self.state.lock();
         if state.outage.is_some() {
             debug!(proxy, reason, "another request met the proxy's fault");
-            state.try_host(asked);
+            state.note_affected(asked);
             return false;
         }
         // What began before the end of an outage says nothing of now.
@@ -230,9 +231,9 @@ impl Health {
             since: Instant::now(),
             number: state.number,
         });
-        state.tried.clear();
-        state.try_host(asked);
-        self.waits.send_replace(fault.waits());
+        state.affected.clear();
+        state.note_affected(asked);
+        self.scope.send_replace(fault.scope());
         true
     }
 
@@ -248,9 +249,9 @@ impl Health {
             // It was no host's fault.
             state.broke.clear();
         }
-        let waits = fault.waits();
-        self.waits
-            .send_if_modified(|now| std::mem::replace(now, waits) != waits);
+        let scope = fault.scope();
+        self.scope
+            .send_if_modified(|now| std::mem::replace(now, scope) != scope);
     }
 
     /// The outage of that number has ended; `proxy` is the one that works, if one is still configured.
@@ -272,17 +273,17 @@ impl Health {
                 "no proxy is configured any more: deliveries go on without one"
             ),
         }
-        self.waits.send_replace(Waits::Nobody);
+        self.scope.send_replace(OutageScope::Nothing);
         self.changed.notify_one();
     }
 }
 
 impl State {
-    fn try_host(&mut self, asked: Asked<'_>) {
+    fn note_affected(&mut self, asked: Asked<'_>) {
         let target = asked.target.map(str::to_owned);
-        if self.tried.len() < REMEMBERED || self.tried.contains_key(asked.host) {
-            let tried = self.tried.entry(asked.host.to_owned()).or_default();
-            *tried = target.or(tried.take());
+        if self.affected.len() < REMEMBERED || self.affected.contains_key(asked.host) {
+            let affected = self.affected.entry(asked.host.to_owned()).or_default();
+            *affected = target.or(affected.take());
         }
     }
 }

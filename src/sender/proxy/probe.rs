@@ -1,15 +1,13 @@
 //! Asking the proxy whether it works.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Uri};
 use tokio::time::{sleep, timeout};
 
+use super::Proxy;
 use super::connect::{self, Fault, TunnelError};
-use super::health::Asked;
 use super::server::Server;
-use super::{NoTunnel, Proxy};
 
 /// How soon a proxy that works responds by itself.
 const PROMPTLY: Duration = Duration::from_secs(1);
@@ -41,7 +39,7 @@ async fn responds(server: &Server, limit: Duration) -> Result<(), Fault> {
 }
 
 /// Whether the proxy responds [`PROMPTLY`]. One that closes, because it doesn't know such a request, counts as responding.
-pub(super) async fn reacts(server: &Server) -> Result<(), Fault> {
+pub(super) async fn responds_promptly(server: &Server) -> Result<(), Fault> {
     responds(server, PROMPTLY)
         .await
         .or_else(|fault| if fault.broke() { Ok(()) } else { Err(fault) })
@@ -50,29 +48,19 @@ pub(super) async fn reacts(server: &Server) -> Result<(), Fault> {
 /// Whether the proxy works, as far as that can be told: if a target is known, by CONNECT to it.
 async fn works(server: &Server, target: Option<&String>) -> Result<(), Fault> {
     let Some(target) = target else {
-        return reacts(server).await;
+        return responds_promptly(server).await;
     };
     match timeout(ANSWER, connect::tunnel(server, target)).await {
         Ok(Err(TunnelError::Proxy(fault))) => Err(fault),
         Ok(Ok(_) | Err(TunnelError::Status(_) | TunnelError::SpokeFirst)) => Ok(()),
         // The target may be dead.
-        Err(_) => reacts(server).await,
+        Err(_) => responds_promptly(server).await,
     }
 }
 
 impl Proxy {
-    /// Notes a fault of the proxy and has it asked until it works. Returns the reason.
-    pub(super) fn unavailable(&self, server: &Arc<Server>, fault: &Fault, asked: Asked<'_>) -> String {
-        let current = self.0.server.get();
-        let is_current = current.as_ref().as_ref().is_some_and(|now| Arc::ptr_eq(now, server));
-        if is_current && self.0.health.failed(&server.name, fault, asked) {
-            tokio::spawn(self.clone().probe());
-        }
-        format!("the proxy {} {fault}", server.name)
-    }
-
     /// Asks the proxy until it works, one connection at a time, for one target after the other.
-    async fn probe(self) {
+    pub(super) async fn probe(self) {
         let health = &self.0.health;
         let Some((number, _)) = health.outage_and_targets() else {
             return;
@@ -121,15 +109,5 @@ impl Proxy {
                 ProxyCheck::Refuses(format!("{name} responds, but not within 2 s to CONNECT {target}"))
             }),
         })
-    }
-}
-
-impl NoTunnel {
-    /// Why nothing was attempted, if it is the proxy's fault.
-    pub(in crate::sender) fn unavailable(&self) -> Option<&str> {
-        match self {
-            Self::Unavailable(reason) => Some(reason),
-            Self::Target(_) => None,
-        }
     }
 }

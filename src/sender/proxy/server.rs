@@ -15,7 +15,7 @@ use hyper_util::client::legacy::connect::dns::Name;
 use parking_lot::Mutex;
 use tower::ServiceExt;
 
-use super::connect::{Fault, Transport};
+use super::connect::{Connection, Fault};
 use crate::config::{NoProxy, ProxyServer};
 use crate::sender::resolve::Lookup;
 use crate::sender::{literal, reason, tls_config};
@@ -56,7 +56,7 @@ impl Server {
     }
 
     /// A connection to the proxy itself. Its name is looked up each time.
-    pub(super) async fn reach(&self) -> Result<Transport, Fault> {
+    pub(super) async fn reach(&self) -> Result<Connection, Fault> {
         let connecting = self.connector.clone().oneshot(self.uri.clone());
         connecting
             .await

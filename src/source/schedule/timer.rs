@@ -13,7 +13,7 @@ use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tokio_util::sync::CancellationToken;
 
 use super::Schedule;
-use crate::model::{Clock, Reloadable};
+use crate::model::{Clock, Reloadable, time_until};
 
 /// A job is set for this long before its instant: the scheduler looks every 500 ms, at whole seconds.
 const LEAD: Duration = Duration::from_secs(2);
@@ -105,8 +105,7 @@ impl Timer {
     }
 
     fn until(&self, next: DateTime) -> Duration {
-        let wait = next.timestamp_millis() - self.clock.now().timestamp_millis();
-        Duration::from_millis(u64::try_from(wait).unwrap_or(0))
+        time_until(next, self.clock.now())
     }
 
     /// Waits until the clock is no longer ahead of this machine's by `ahead_ms`, because one of them was set.

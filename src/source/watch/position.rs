@@ -6,7 +6,7 @@ use bson::{Bson, DateTime, Document, RawDocumentBuf, Timestamp, doc, rawdoc};
 use mongodb::change_stream::event::ResumeToken;
 use tracing::{info, warn};
 
-use crate::model::EventType;
+use crate::model::{EventType, earlier};
 use crate::source::stream::Start;
 use crate::store::{Error, LEASE, Result, STATE, Stopped, Store, Transaction, upsert_row};
 
@@ -95,7 +95,7 @@ impl Position {
         let (start, at) = now(store).await?;
         let known = found.and_then(|document| document.get_datetime("at").ok().copied());
         let is_lost = found.is_some() || has_watched;
-        let catch_up_from = is_lost.then(|| known.unwrap_or_else(|| ago(at, retention)));
+        let catch_up_from = is_lost.then(|| known.unwrap_or_else(|| earlier(at, retention)));
         Ok(Self {
             start,
             at,
@@ -298,11 +298,6 @@ async fn has_watched(store: &Store) -> Result<bool> {
     let outbox = store.outbox();
     let award = outbox.find_one(doc! { "deliveries.event": { "$regex": is_award } });
     Ok(award.projection(doc! { "_id": 1 }).await?.is_some())
-}
-
-fn ago(now: DateTime, duration: Duration) -> DateTime {
-    let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-    DateTime::from_millis(now.timestamp_millis().saturating_sub(millis))
 }
 
 /// The cluster's time.

@@ -9,7 +9,7 @@ use tracing::{debug, info};
 use super::position::{Move, Position, Unsaved};
 use super::{Watch, token_of};
 use crate::failpoint;
-use crate::model::EventType;
+use crate::model::{EventType, earlier};
 use crate::outbox::{Appended, NewDelivery, Rejected};
 use crate::platform::badge_user;
 use crate::source::rejections::rejected_of;
@@ -308,11 +308,8 @@ impl Watch {
     /// A replaced document says nothing of what changed. It counts as awarded again if its `creationDate` is younger than
     /// what the outbox remembers: an older one would go out as new.
     fn is_recent(&self, document: &RawDocument) -> bool {
-        let retention = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
-        let oldest = self.clock.now().timestamp_millis().saturating_sub(retention);
-        document
-            .get_datetime("creationDate")
-            .is_ok_and(|at| at.timestamp_millis() >= oldest)
+        let oldest = earlier(self.clock.now(), self.retention);
+        document.get_datetime("creationDate").is_ok_and(|at| at >= oldest)
     }
 }
 

@@ -50,7 +50,7 @@ async fn the_receiver_of_the_page_writes_to_the_customer() {
     assert_eq!(suspended.to, ["it@customer.test"]);
     assert!(suspended.headers()["Subject"].contains("HR system"), "{suspended:?}");
     assert!(
-        suspended.text.contains("It answered 410 Gone.") && suspended.text.contains("status 410"),
+        suspended.text.contains("The endpoint responded with 410 Gone.") && suspended.text.contains("status 410"),
         "{suspended:?}"
     );
     let ends = mails

@@ -15,7 +15,7 @@ use crate::layout::{batch, before, dead, expiry};
 fn suspended(key: &str, since: DateTime) -> bson::Document {
     let last = doc! { "at": since, "status": 410, "error": "status 410", "event": "e" };
     doc! { "_id": format!("episode/{key}"), "episode": {
-        "version": 1_i64, "since": since, "failures": 1_i64, "inARow": 1_i64, "rowSince": since, "told": true,
+        "version": 1_i64, "since": since, "failures": 1_i64, "inARow": 1_i64, "inARowSince": since, "told": true,
         "delivered": 0_i64, "last": last, "suspended": { "since": since, "gone": true, "fingerprint": 1_i64 },
     } }
 }
@@ -172,7 +172,7 @@ async fn what_a_suspended_endpoint_is_probed_with_waits_no_longer_than_the_rest(
     };
     let requests = fixture.wait_for(|requests| sum(requests) == 2).await;
     for notice in notices(&requests).values().filter(|one| one["type"] == "delivery.dead") {
-        assert_eq!(notice["data"]["next"], "They are kept for a replay.", "{notice}");
+        assert_eq!(notice["data"]["next"], "They are kept and can be replayed.", "{notice}");
     }
     let probed = requests.iter().filter(|one| one.path == "/a").count();
     assert!(probed >= 3, "{probed}");

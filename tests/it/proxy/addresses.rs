@@ -30,7 +30,7 @@ async fn a_request_goes_to_the_address_that_was_checked_and_names_its_host() {
         allow_networks: vec!["127.0.0.1/32".parse().unwrap()],
         ..policy()
     };
-    let client = Client::behind(only, lookup, proxy(&scripted.url(), "")).unwrap();
+    let client = Client::with_proxy(only, lookup, proxy(&scripted.url(), "")).unwrap();
     let port = receiver.port();
     let hook = endpoint(&format!("http://receiver.test:{port}/hook"));
     for _ in 0..3 {
@@ -66,7 +66,7 @@ async fn no_blocked_address_is_asked_of_the_proxy() {
         // And as what a name leads to.
         if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
             let lookup = found_at(&[("receiver.test", &address.to_string())]);
-            let client = Client::behind(strict(), lookup, proxy.clone()).unwrap();
+            let client = Client::with_proxy(strict(), lookup, proxy.clone()).unwrap();
             let failed = failure(
                 client
                     .attempt(&endpoint("http://receiver.test:9/"), &message(), now())
@@ -139,7 +139,7 @@ async fn who_is_listed_is_reached_directly() {
     let listed = [receiver.url(), format!("http://hr.example.test:{}/", receiver.port())];
     for url in listed {
         delivered(client.attempt(&endpoint(&url), &message(), now()).await);
-        assert!(!proxy.holds(&endpoint(&url)), "{url}");
+        assert!(!proxy.makes_wait(&endpoint(&url)), "{url}");
     }
-    assert!(proxy.holds(&endpoint("http://127.0.0.3:9/")));
+    assert!(proxy.makes_wait(&endpoint("http://127.0.0.3:9/")));
 }

@@ -62,10 +62,10 @@ async fn a_proxy_that_can_not_be_reached_is_said_to_be_and_asked_until_it_is() {
             format!("the proxy {} can't be reached: connection refused", scripted.address)
         );
     }
-    assert!(proxy.holds(&hook));
+    assert!(proxy.makes_wait(&hook));
     scripted.restart().await;
     back(&proxy).await;
-    assert!(!proxy.holds(&hook));
+    assert!(!proxy.makes_wait(&hook));
     delivered(client.attempt(&hook, &message(), now()).await);
 
     let no_tls = crate::sender::support::server(|mut stream, _| async move {
@@ -122,14 +122,14 @@ async fn a_silent_proxy_is_the_proxy_s_fault() {
     scripted.is_silent(true);
     let expected = format!("the proxy {} takes connections and does not respond", scripted.address);
     assert_eq!(unavailable(client.attempt(&other, &message(), now()).await), expected);
-    assert!(proxy.holds(&other));
+    assert!(proxy.makes_wait(&other));
     // Another may try once.
-    assert!(!proxy.holds(&hook));
+    assert!(!proxy.makes_wait(&hook));
     assert_eq!(
         unavailable(support::client(&proxy).attempt(&hook, &message(), now()).await),
         expected
     );
-    assert!(proxy.holds(&hook));
+    assert!(proxy.makes_wait(&hook));
     scripted.is_silent(false);
     back(&proxy).await;
     delivered(client.attempt(&hook, &message(), now()).await);
@@ -174,7 +174,7 @@ async fn a_target_at_which_the_proxy_always_breaks_off_holds_no_other_and_is_its
         scripted.does_for("127.0.0.3:9", Script::Closes);
         let (bad, good) = (endpoint("http://127.0.0.3:9/"), endpoint(&receiver.url()));
         unavailable(client.attempt(&bad, &message(), now()).await);
-        assert!(proxy.holds(&bad) && !proxy.holds(&good), "{of_others:?}");
+        assert!(proxy.makes_wait(&bad) && !proxy.makes_wait(&good), "{of_others:?}");
         delivered(client.attempt(&good, &message(), now()).await);
         assert!(proxy.outage().is_none());
         for _ in 0..3 {

@@ -260,5 +260,5 @@ pub fn client(proxy: &Proxy) -> Client {
 
 pub fn client_of(policy: Policy, proxy: &Proxy) -> Client {
     let lookup: Lookup = Arc::new(|_| std::future::ready(Ok(vec![IpAddr::from([127, 0, 0, 1])])).boxed());
-    Client::behind(policy, lookup, proxy.clone()).unwrap()
+    Client::with_proxy(policy, lookup, proxy.clone()).unwrap()
 }

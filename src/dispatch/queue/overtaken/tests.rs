@@ -92,7 +92,7 @@ async fn what_is_overtaken_gives_way_where_space_is_lacking() {
         let left = if gives_way { 0 } else { count as usize };
         assert_eq!(background(&queue, "a/1"), left, "{what}");
         assert_eq!(queue.fill().taken, left + others as usize, "{what}");
-        assert_eq!(queue.changes().dropped.contains(&key("a/1")), gives_way, "{what}");
+        assert_eq!(queue.drain_changes().dropped.contains(&key("a/1")), gives_way, "{what}");
         for endpoint in asking.iter().filter(|_| gives_way) {
             assert!(queue.admit(endpoint, 1, &Granted::default()) > 0, "{what}");
         }
