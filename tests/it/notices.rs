@@ -52,6 +52,15 @@ async fn daemon(fixture: &Fixture) -> Daemon {
     daemon
 }
 
+/// It probes no suspended endpoint within a test.
+async fn without_probes(fixture: &Fixture) -> Daemon {
+    let mut command = fixture.command(&["run"]);
+    command.env("FAILPOINTS", "episodes=return(0)");
+    let daemon = Daemon::spawn(command);
+    daemon.wait_for(|line| line["message"] == "ready").await;
+    daemon
+}
+
 fn always(fixture: &Fixture, path: &str, status: u16) {
     let response = Response::status(StatusCode::from_u16(status).unwrap());
     fixture.receiver.script(path, [response]);
@@ -201,11 +210,7 @@ async fn a_change_of_its_document_and_a_release_end_a_suspension() {
         let endpoint = fixture.endpoint("/a");
         let organization = fixture.organization(vec![endpoint.clone()]).await;
         always(&fixture, "/a", 410);
-        // No probe within this test.
-        let mut command = fixture.command(&["run"]);
-        command.env("FAILPOINTS", "episodes=return(0)");
-        let daemon = Daemon::spawn(command);
-        daemon.wait_for(|line| line["message"] == "ready").await;
+        let daemon = without_probes(&fixture).await;
         expire(&fixture, organization, 3).await;
         daemon.signal(nix::sys::signal::Signal::SIGUSR1);
         let key = id(&endpoint);

@@ -7,7 +7,7 @@ use certhookd::model::Clock;
 use certhookd::sandbox::Response;
 use http::StatusCode;
 
-use super::{accepted, always, daemon, expire, fixture, has, id, notices};
+use super::{accepted, always, daemon, expire, fixture, has, id, notices, without_probes};
 use crate::fixture::{Daemon, endpoint_key};
 use crate::layout::{batch, before, dead, expiry};
 
@@ -27,11 +27,7 @@ async fn how_the_settings_before_a_change_fail_does_not_suspend_those_after_it()
     let organization = fixture.organization(vec![endpoint.clone()]).await;
     let late = Response::status(StatusCode::GONE).after(Duration::from_millis(1500));
     fixture.receiver.script("/old", [late]);
-    let mut command = fixture.command(&["run"]);
-    // No probe within this test.
-    command.env("FAILPOINTS", "episodes=return(0)");
-    let daemon = Daemon::spawn(command);
-    daemon.wait_for(|line| line["message"] == "ready").await;
+    let daemon = without_probes(&fixture).await;
     expire(&fixture, organization, 1).await;
     daemon.signal(nix::sys::signal::Signal::SIGUSR1);
     fixture
@@ -61,11 +57,7 @@ async fn goes_out_although_unwritten(way: &str) {
     let endpoint = fixture.endpoint("/a");
     let organization = fixture.organization(vec![endpoint.clone()]).await;
     always(&fixture, "/a", 410);
-    let mut command = fixture.command(&["run"]);
-    // No probe within this test.
-    command.env("FAILPOINTS", "episodes=return(0)");
-    let daemon = Daemon::spawn(command);
-    daemon.wait_for(|line| line["message"] == "ready").await;
+    let daemon = without_probes(&fixture).await;
     let refused = doc! { "$nor": [{ "episode.suspended": { "$exists": true } }] };
     let modify = doc! { "collMod": "webhook_state", "validator": refused };
     fixture.database.run_command(modify).await.unwrap();
@@ -125,10 +117,7 @@ async fn a_change_while_another_instance_had_the_endpoint_ends_its_suspension() 
     let fixture = fixture("").await;
     let (endpoint, other) = (fixture.endpoint("/a"), fixture.endpoint("/b"));
     let organization = fixture.organization(vec![endpoint.clone(), other.clone()]).await;
-    let mut command = fixture.command(&["run"]);
-    command.env("FAILPOINTS", "episodes=return(0)");
-    let daemon = Daemon::spawn(command);
-    daemon.wait_for(|line| line["message"] == "ready").await;
+    let daemon = without_probes(&fixture).await;
     let key = endpoint_key(organization, &endpoint);
     let episode = suspended(&key, Clock::local());
     fixture.state().insert_one(episode).await.unwrap();

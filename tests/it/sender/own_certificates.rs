@@ -113,6 +113,21 @@ pub(crate) async fn reason(client: &Client, endpoint: &Endpoint) -> String {
     failure(client.attempt(endpoint, &message(), now()).await).reason
 }
 
+/// It fails because it shows no certificate. What the other side says before it closes may get lost.
+pub(crate) async fn assert_shows_none(client: &Client, endpoint: &Endpoint) {
+    let reason = reason(client, endpoint).await;
+    let is_said = reason == "tls: the receiver asks for a client's certificate";
+    assert!(is_said || reason.starts_with("connection "), "{reason}");
+}
+
+pub(crate) async fn assert_refused(client: &Client, endpoint: &Endpoint) {
+    let reason = reason(client, endpoint).await;
+    assert!(
+        reason.contains("the receiver refuses the client's certificate"),
+        "{reason}"
+    );
+}
+
 pub(crate) async fn succeeds(client: &Client, endpoint: &Endpoint) {
     assert_eq!(delivered(client.attempt(endpoint, &message(), now()).await), 200);
 }
@@ -214,16 +229,9 @@ async fn a_client_s_certificate_is_shown_for_its_endpoint_alone() {
                 if optional {
                     succeeds(&client, &nobody).await;
                 } else {
-                    // What the other side says before it closes may get lost.
-                    let refused = reason(&client, &nobody).await;
-                    let said = refused == "tls: the receiver asks for a client's certificate";
-                    assert!(said || refused.starts_with("connection "), "{refused}");
+                    assert_shows_none(&client, &nobody).await;
                 }
-                let refused = reason(&client, &stranger).await;
-                assert!(
-                    refused.contains("the receiver refuses the client's certificate"),
-                    "{refused}"
-                );
+                assert_refused(&client, &stranger).await;
             }
             let by_connection: HashMap<_, _> = seen.lock().iter().cloned().collect();
             let certificates: Vec<_> = by_connection.values().flatten().collect();
