@@ -137,11 +137,14 @@ impl EndpointStates {
     }
 
     fn proxy_back_since(&self, endpoint: &EndpointKey) -> Option<DateTime> {
-        let back_for = self.proxy.back_for()?;
-        match self.directory.find(endpoint) {
-            Found::Served(endpoint) if self.proxy.made_wait(&endpoint) => Some(earlier(self.clock.now(), back_for)),
-            _ => None,
+        if !self.proxy.had_outage() {
+            return None;
         }
+        let Found::Served(endpoint) = self.directory.find(endpoint) else {
+            return None;
+        };
+        let back_for = self.proxy.back_for(&endpoint)?;
+        Some(earlier(self.clock.now(), back_for))
     }
 
     /// Since when the endpoint itself is served again; `None` if its deliveries never had to wait for it.

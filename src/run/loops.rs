@@ -231,11 +231,11 @@ pub(super) async fn proxy_outages(engine: Arc<Engine>, stop: CancellationToken) 
         if scope != OutageScope::Nothing {
             began.get_or_insert_with(Instant::now);
         } else if let Some(began) = began.take() {
+            let lasted = began.elapsed();
             let endpoint = |key: &_| engine.directory.endpoint(key);
-            let had_to_wait = |key: &_| endpoint(key).is_some_and(|endpoint| proxy.made_wait(&endpoint));
-            engine
-                .episodes
-                .postpone(began.elapsed(), had_to_wait, engine.clock.now());
+            let back_for = |key: &_| proxy.back_for(endpoint(key)?.as_ref());
+            let had_to_wait = |key: &_| back_for(key).is_some_and(|back| back < lasted);
+            engine.episodes.postpone(lasted, had_to_wait, engine.clock.now());
         }
         if scope != OutageScope::Everything {
             engine.waiting.look_now();

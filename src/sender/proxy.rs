@@ -125,20 +125,18 @@ impl Proxy {
         self.is_unavailable() && endpoint.urls().any(waits)
     }
 
-    /// Whether that endpoint, or its token server, is reached through it.
-    fn serves(&self, endpoint: &Endpoint) -> bool {
-        endpoint.urls().any(|url| self.leads_to(url).is_some())
+    /// Whether an outage has ended: nobody had to wait before.
+    pub fn had_outage(&self) -> bool {
+        self.0.health.had_outage()
     }
 
-    /// Whether what goes to that endpoint had to wait in an outage that has ended. Where no proxy is configured any more, it is not known
-    /// who was reached through it, and everybody counts.
-    pub fn made_wait(&self, endpoint: &Endpoint) -> bool {
-        !self.is_configured() || self.serves(endpoint)
-    }
-
-    /// How long it has worked again, after an outage.
-    pub fn back_for(&self) -> Option<Duration> {
-        self.0.health.back_since().map(|since| since.elapsed())
+    /// How long what goes to that endpoint, or to its token server, may go out again after it had to wait for the proxy; `None` if it never
+    /// had to. Where no proxy is configured any more, it is not known who was reached through it, and everybody counts.
+    pub fn back_for(&self, endpoint: &Endpoint) -> Option<Duration> {
+        let had_to_wait = |url: &&Url| !self.is_configured() || self.leads_to(url).is_some();
+        let back = |url| self.0.health.back_since(&host_of(url));
+        let since = endpoint.urls().filter(had_to_wait).filter_map(back).max()?;
+        Some(since.elapsed())
     }
 
     /// Tells when outages begin and end, and what waits meanwhile.
@@ -235,7 +233,7 @@ impl Proxy {
         if let Some(outage) = health.meet_outage(asked) {
             return Some(outage.reason);
         }
-        if health.back_since().is_some_and(|back| begun <= back) {
+        if health.may_have_met_outage(&host, begun) {
             return Some(format!("the proxy {} did not work meanwhile", server.name));
         }
         if health.has_reacted_since(began) {

@@ -22,6 +22,10 @@ pub struct ProxyOutage {
     since: Instant,
     /// Tells outages apart.
     number: u64,
+    /// Whether at some time everything waited, and not only what goes to hosts that have met it.
+    held_all: bool,
+    /// Whether it did more than to break off, which may be due to the host that was asked for: then whatever was under way may have met it.
+    hit_all: bool,
 }
 
 impl ProxyOutage {
@@ -70,7 +74,7 @@ pub(super) struct Health {
 struct State {
     outage: Option<ProxyOutage>,
     number: u64,
-    ended: Option<Instant>,
+    ended: Ended,
     /// Hosts that met the fault in this outage, and what was asked for.
     affected: HashMap<String, Option<String>>,
     /// Hosts for which it broke off, and when that was first known.
@@ -78,6 +82,41 @@ struct State {
     answered: Answered,
     /// When it last reacted to what no endpoint has a part in.
     reacted: Option<Instant>,
+}
+
+/// When outages last ended.
+#[derive(Default)]
+struct Ended {
+    last: Option<Instant>,
+    /// The last in which everything waited.
+    held_all: Option<Instant>,
+    /// The last that whatever was under way may have met.
+    hit_all: Option<Instant>,
+    /// The last that each host has met, of those in which other hosts did not wait.
+    of_host: HashMap<String, Instant>,
+}
+
+impl Ended {
+    fn note(&mut self, outage: &ProxyOutage, affected: impl ExactSizeIterator<Item = String>, now: Instant) {
+        self.last = Some(now);
+        if outage.hit_all {
+            self.hit_all = Some(now);
+        }
+        if outage.held_all {
+            self.held_all = Some(now);
+            self.of_host.clear();
+            return;
+        }
+        if self.of_host.len() + affected.len() > REMEMBERED {
+            self.of_host.clear();
+        }
+        self.of_host.extend(affected.map(|host| (host, now)));
+    }
+
+    /// The last in which what goes to that host waited.
+    fn held(&self, host: &str) -> Option<Instant> {
+        self.held_all.max(self.of_host.get(host).copied())
+    }
 }
 
 /// When CONNECT was last answered.
@@ -142,8 +181,19 @@ impl Health {
         }
     }
 
-    pub(super) fn back_since(&self) -> Option<Instant> {
-        self.state.lock().ended
+    pub(super) fn had_outage(&self) -> bool {
+        self.state.lock().ended.last.is_some()
+    }
+
+    /// The end of the last outage in which what goes to that host waited.
+    pub(super) fn back_since(&self, host: &str) -> Option<Instant> {
+        self.state.lock().ended.held(host)
+    }
+
+    /// Whether what goes to that host and began then may have met an outage that has ended.
+    pub(super) fn may_have_met_outage(&self, host: &str, began: Instant) -> bool {
+        let ended = &self.state.lock().ended;
+        ended.held(host).max(ended.hit_all).is_some_and(|end| began <= end)
     }
 
     /// The number of the present outage, and what may be asked for to find out whether it still does.
@@ -218,7 +268,7 @@ impl Health {
             return false;
         }
         // What began before the end of an outage says nothing of now.
-        if state.ended.is_some_and(|ended| asked.began <= ended) {
+        if state.ended.last.is_some_and(|ended| asked.began <= ended) {
             return false;
         }
         warn!(
@@ -230,6 +280,8 @@ impl Health {
             reason,
             since: Instant::now(),
             number: state.number,
+            held_all: fault.scope() == OutageScope::Everything,
+            hit_all: !fault.broke(),
         });
         state.affected.clear();
         state.note_affected(asked);
@@ -244,6 +296,8 @@ impl Health {
             return;
         };
         outage.reason = format!("the proxy {proxy} {fault}");
+        outage.held_all |= fault.scope() == OutageScope::Everything;
+        outage.hit_all |= !fault.broke();
         debug!(proxy, reason = outage.reason, "the proxy is still unavailable");
         if !fault.broke() {
             // It was no host's fault.
@@ -263,9 +317,10 @@ impl Health {
     }
 
     fn end(&self, state: &mut State, proxy: Option<&str>) {
-        state.ended = Some(Instant::now());
-        let lasted = state.outage.take().map_or(Duration::ZERO, |outage| outage.lasts());
-        let outage_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
+        let Some(outage) = state.outage.take() else { return };
+        let affected = std::mem::take(&mut state.affected);
+        state.ended.note(&outage, affected.into_keys(), Instant::now());
+        let outage_ms = u64::try_from(outage.lasts().as_millis()).unwrap_or(u64::MAX);
         match proxy {
             Some(proxy) => info!(proxy, outage_ms, "the proxy {proxy} works again: deliveries go on"),
             None => info!(

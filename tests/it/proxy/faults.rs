@@ -135,6 +135,29 @@ async fn a_silent_proxy_is_the_proxy_s_fault() {
     delivered(client.attempt(&hook, &message(), now()).await);
 }
 
+/// By this the retry period of what had to wait begins anew: it must not for others, each time that the proxy fails for one host.
+#[tokio::test]
+async fn only_what_had_to_wait_for_the_proxy_is_back_after_an_outage() {
+    let (receiver, mut scripted) = (receiver().await, Scripted::start().await);
+    let proxy = proxy(&scripted.url(), "");
+    let client = client(&proxy);
+    let (hook, other) = (endpoint(&receiver.url()), endpoint("http://127.0.0.4:9/"));
+    assert!(proxy.back_for(&hook).is_none() && proxy.back_for(&other).is_none());
+    scripted.does_for("127.0.0.4:9", Script::Closes);
+    unavailable(client.attempt(&other, &message(), now()).await);
+    assert!(proxy.makes_wait(&other) && !proxy.makes_wait(&hook));
+    delivered(client.attempt(&hook, &message(), now()).await);
+    back(&proxy).await;
+    assert!(proxy.back_for(&hook).is_none() && proxy.back_for(&other).is_some());
+    scripted.kill().await;
+    unavailable(support::client(&proxy).attempt(&hook, &message(), now()).await);
+    assert!(proxy.makes_wait(&other) && proxy.makes_wait(&hook));
+    scripted.restart().await;
+    back(&proxy).await;
+    assert!(proxy.back_for(&hook).is_some());
+    assert!(proxy.back_for(&other) <= proxy.back_for(&hook));
+}
+
 /// A request whose tunnel hung with the proxy may time out when the proxy works again.
 #[tokio::test]
 async fn what_was_under_way_during_an_outage_is_not_charged_after_it() {
@@ -160,6 +183,28 @@ async fn what_was_under_way_during_an_outage_is_not_charged_after_it() {
     // What begins after it is.
     let failed = failure(client.attempt(&impatient("http://127.0.0.3:9/"), &message, now()).await);
     assert!(failed.timed_out);
+}
+
+/// It may break off for reasons of one host: that excuses no other.
+#[tokio::test]
+async fn what_was_under_way_while_the_proxy_broke_off_for_another_host_is_charged() {
+    let (receiver, scripted) = (receiver().await, Scripted::start().await);
+    let proxy = proxy(&scripted.url(), "");
+    let client = client(&proxy);
+    scripted.does_for("127.0.0.3:9", Script::Hangs);
+    scripted.does_for("127.0.0.4:9", Script::Closes);
+    let mut slow = endpoint("http://127.0.0.3:9/");
+    slow.timeout = Duration::from_secs(2);
+    let message = message();
+    let under_way = client.attempt(&slow, &message, now());
+    let outage = async {
+        scripted.asked_for(1).await;
+        unavailable(client.attempt(&endpoint("http://127.0.0.4:9/"), &message, now()).await);
+        delivered(client.attempt(&endpoint(&receiver.url()), &message, now()).await);
+        back(&proxy).await;
+    };
+    let (outcome, ()) = tokio::join!(under_way, outage);
+    assert!(failure(outcome).timed_out);
 }
 
 /// However the proxy takes what it does not know: who is answered shows that it works.
