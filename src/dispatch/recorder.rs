@@ -1,6 +1,7 @@
 //! Records results, many in one transaction: successes of a batch wait until all of its deliveries in memory have a result, at most half
 //! a second; failures, batches of one delivery and results of endpoints that are drained are recorded at once.
 
+mod contended_results;
 mod pending_results;
 mod uncounted_results;
 mod write_results;
@@ -14,15 +15,17 @@ use tokio::sync::mpsc;
 use super::endpoint_set::EndpointSet;
 use super::queue::DeliveryQueue;
 use super::waiting::Waiting;
-use super::worker::Attempted;
+use super::worker::{Attempted, sleep_until};
 use crate::failpoint;
 use crate::model::{Clock, Outcome, Reloadable, later};
 use crate::outbox::{Delivery, Next, Outbox, PastAttempts, Settlement, transition};
 use crate::sender::RetryPolicy;
 use crate::store::{Pauses, Stopped, Store};
 
+use contended_results::ContendedResults;
 use pending_results::PendingResults;
 use uncounted_results::UncountedResults;
+use write_results::ResultSet;
 
 /// Is called with every result, before it is recorded.
 pub trait Observer: Send + Sync + 'static {
@@ -61,6 +64,7 @@ pub struct Recorder<O> {
     parts: RecorderParts<O>,
     results: mpsc::UnboundedReceiver<Attempted>,
     pending: PendingResults,
+    contended: ContendedResults,
     /// When something was last recorded: what MongoDB refuses shortly after is refused for its own content.
     succeeded: Option<Instant>,
     /// Batches whose results MongoDB refuses.
@@ -76,6 +80,7 @@ impl<O: Observer> Recorder<O> {
             parts,
             results,
             pending: PendingResults::default(),
+            contended: ContendedResults::default(),
             succeeded: None,
             refused: Pauses::default(),
             uncounted: UncountedResults::default(),
@@ -95,25 +100,37 @@ impl<O: Observer> Recorder<O> {
             let capacity = self.parts.queue.capacity();
             let drained = &self.parts.drained;
             let ready = self.pending.remove_ready(!goes_on, capacity / 4, &**drained);
+            let mut sets = self.contended.remove_due();
             if !ready.is_empty() {
-                self.record(ready).await?;
-            } else if !goes_on {
+                sets.insert(0, ResultSet::new(ready));
+            }
+            if !sets.is_empty() {
+                self.record(sets).await?;
+            } else if !goes_on && !self.contended_is_due().await? {
                 self.uncounted.log_all();
                 return Ok(());
             }
         }
     }
 
+    /// Waits until contended results are tried again; `false` if there are none.
+    async fn contended_is_due(&self) -> Result<bool, Stopped> {
+        let Some(deadline) = self.contended.deadline() else {
+            return Ok(false);
+        };
+        tokio::select! {
+            () = self.parts.store.stopped() => Err(Stopped),
+            () = tokio::time::sleep_until(deadline) => Ok(true),
+        }
+    }
+
     /// Waits for results, or until those that wait must be recorded; `false` when none will come any more.
     async fn receive(&mut self, attempted: &mut Vec<Attempted>) -> bool {
-        let deadline = self.pending.deadline();
+        let deadlines = [self.pending.deadline(), self.contended.deadline()];
         let received = self.results.recv_many(attempted, 1024);
-        let goes_on = match deadline {
-            Some(deadline) => tokio::select! {
-                received = received => received > 0,
-                () = tokio::time::sleep_until(deadline) => true,
-            },
-            None => received.await > 0,
+        let goes_on = tokio::select! {
+            received = received => received > 0,
+            () = sleep_until(deadlines.into_iter().flatten().min()) => true,
         };
         while let Ok(more) = self.results.try_recv() {
             attempted.push(more);
@@ -155,12 +172,13 @@ impl<O: Observer> Recorder<O> {
         }
     }
 
-    /// Records these results, however long that takes; then they leave memory.
-    async fn record(&mut self, settlements: Vec<Settlement>) -> Result<(), Stopped> {
-        let drained = settlements
+    /// Records these results, however long that takes, but for those that meet conflicts; then they leave memory.
+    async fn record(&mut self, sets: Vec<ResultSet>) -> Result<(), Stopped> {
+        let drained = sets
             .iter()
-            .any(|settlement| (self.parts.drained)(&settlement.delivery.endpoint));
-        self.write(settlements).await?;
+            .flat_map(ResultSet::endpoints)
+            .any(|endpoint| (self.parts.drained)(endpoint));
+        self.write(sets).await?;
         failpoint::reach("recorded");
         if drained {
             self.parts.recorded.notify_one();

@@ -118,7 +118,8 @@ impl<D: Deliver> Workers<D> {
     }
 }
 
-async fn sleep_until(instant: Option<tokio::time::Instant>) {
+/// `None`: for ever.
+pub(super) async fn sleep_until(instant: Option<tokio::time::Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,

@@ -125,10 +125,14 @@ impl Outbox {
     }
 
     /// Whether a write to the outbox that should be harmless succeeds: a refusal of a single batch is then that batch's own.
-    pub async fn probe(&self) -> store::Result<()> {
+    /// What a crash leaves of it goes after the retention.
+    pub async fn probe(&self, now: DateTime) -> store::Result<()> {
         let id = format!("probe/{}", self.instance_id);
         let outbox = self.store.outbox();
-        let write = outbox.update_one(doc! { "_id": &id }, doc! { "$set": { "v": LAYOUT, "state": "probe" } });
+        let write = outbox.update_one(
+            doc! { "_id": &id },
+            doc! { "$set": { "v": LAYOUT, "state": "probe", "finishedAt": now } },
+        );
         write.upsert(true).await?;
         outbox.delete_one(doc! { "_id": &id }).await?;
         Ok(())

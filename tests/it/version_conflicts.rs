@@ -11,6 +11,7 @@ use futures_util::TryStreamExt;
 use http::StatusCode;
 
 use crate::fixture::{Daemon, Fixture, LIMIT, certificate, endpoint_key, expired_in_turn, heard, pending_batch};
+use crate::layout::after;
 
 /// A daemon with one batch of that many deliveries, which get these responses.
 async fn sending(deliveries: i64, responses: &[Response]) -> (Fixture, Daemon, Document) {
@@ -85,6 +86,67 @@ async fn off(fixture: &Fixture) {
     fixture
         .wait_for_count(&fixture.outbox(), doc! { "state": "cancelled" }, 1)
         .await;
+}
+
+/// As a transaction does whose instance died, until MongoDB ends it after a minute.
+#[tokio::test]
+async fn a_batch_that_somebody_keeps_locked_keeps_no_other_from_being_recorded() {
+    let fixture = Fixture::new().await;
+    let endpoints = ["/locked", "/a", "/b"].map(|path| fixture.endpoint(path));
+    let [organization, others] = [&endpoints[..1], &endpoints[1..]].map(<[Document]>::to_vec);
+    let (organization, others) = (
+        fixture.organization(organization).await,
+        fixture.organization(others).await,
+    );
+    let mut daemon = fixture.daemon().await;
+    let certificates = expired_in_turn(organization, 1);
+    let mut batch = pending_batch(&endpoint_key(organization, &endpoints[0]), &certificates);
+    // Once it is locked.
+    batch.insert("due", after(Clock::local(), Duration::from_secs(3)));
+    fixture.outbox().insert_one(&batch).await.unwrap();
+    let mut session = fixture.database.client().start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    let locked = doc! { "_id": batch.get_str("_id").unwrap() };
+    let touch = doc! { "$set": { "touched": true } };
+    let outbox = fixture.outbox();
+    outbox
+        .update_one(locked.clone(), touch)
+        .session(&mut session)
+        .await
+        .unwrap();
+    fixture.receiver.wait_for_total(1, LIMIT).await.unwrap();
+    let is_delivered = |key: String| doc! { "endpoint": key, "state": "delivered" };
+    for n in 1..=10 {
+        let awarded = certificate(others, None);
+        fixture.badge_users().insert_one(awarded).await.unwrap();
+        for endpoint in &endpoints[1..] {
+            fixture
+                .wait_for_deliveries(is_delivered(endpoint_key(others, endpoint)), n)
+                .await;
+        }
+    }
+    assert_eq!(
+        fixture
+            .outbox()
+            .count_documents(doc! { "_id": locked.get("_id").unwrap(), "state": "pending" })
+            .await
+            .unwrap(),
+        1
+    );
+    session.abort_transaction().await.unwrap();
+    fixture
+        .wait_for_deliveries(is_delivered(endpoint_key(organization, &endpoints[0])), 1)
+        .await;
+    assert!(daemon.stop().await.success());
+    assert_eq!(
+        fixture
+            .receiver
+            .requests()
+            .iter()
+            .filter(|one| one.path == "/locked")
+            .count(),
+        1
+    );
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! Writing results, and what to do when they can't be written: see the kinds of errors in `store`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
 use super::{Observer, Recorder};
+use crate::model::EndpointKey;
 use crate::outbox::{Head, Settlement, Unrecorded};
 use crate::store::{self, Backoff, Kind, Stopped};
 
@@ -16,7 +18,7 @@ const RECENT: Duration = Duration::from_secs(60);
 const CONFLICTS: usize = 2;
 
 /// Results that are written in one transaction.
-struct ResultSet {
+pub(super) struct ResultSet {
     settlements: Vec<Settlement>,
     counted: bool,
     conflicts: usize,
@@ -26,21 +28,17 @@ struct ResultSet {
 enum Left {
     Nothing,
     AtOnce(Vec<ResultSet>),
-    AfterPause(Vec<ResultSet>),
+    AfterPause(ResultSet),
     WhenAvailable(ResultSet, store::Error),
 }
 
 impl<O: Observer> Recorder<O> {
-    /// Writes results until they are written or refused. What is written with others does not wait for them for good.
-    pub(super) async fn write(&mut self, settlements: Vec<Settlement>) -> Result<(), Stopped> {
+    /// Writes results until they are written or refused, or kept as contended.
+    pub(super) async fn write(&mut self, sets: Vec<ResultSet>) -> Result<(), Stopped> {
         let mut backoff = Backoff::default();
         let mut reporter = self.parts.store.outage().reporter();
-        let mut sets = vec![ResultSet {
-            settlements,
-            counted: true,
-            conflicts: 0,
-        }];
-        while let Some(set) = sets.pop() {
+        let mut sets = VecDeque::from(sets);
+        while let Some(set) = sets.pop_front() {
             let began = Instant::now();
             match self.write_set(set).await? {
                 Left::Nothing => {
@@ -51,10 +49,10 @@ impl<O: Observer> Recorder<O> {
                     sets.extend(left);
                     continue;
                 }
-                Left::AfterPause(left) => sets.extend(left),
+                Left::AfterPause(set) => sets.push_back(set),
                 Left::WhenAvailable(set, error) => {
                     reporter.failed("record results", &error, began);
-                    sets.push(set);
+                    sets.push_front(set);
                 }
             }
             tokio::select! {
@@ -100,10 +98,14 @@ impl<O: Observer> Recorder<O> {
 
     async fn after_error(&mut self, mut set: ResultSet, error: store::Error) -> Left {
         match error.kind() {
-            Kind::Conflict if set.conflicts >= CONFLICTS => Left::AfterPause(by_endpoint(set)),
+            Kind::Conflict if !set.has_several_endpoints() => {
+                self.contended.add(set);
+                Left::Nothing
+            }
+            Kind::Conflict if set.conflicts >= CONFLICTS => Left::AtOnce(by_endpoint(set)),
             Kind::Conflict => {
                 set.conflicts += 1;
-                Left::AfterPause(vec![set])
+                Left::AfterPause(set)
             }
             Kind::TooLarge | Kind::Refused if set.has_several_batches() => Left::AtOnce(set.halves().into()),
             Kind::TooLarge | Kind::Refused if self.is_refusal_its_own().await => {
@@ -132,10 +134,10 @@ impl<O: Observer> Recorder<O> {
 
     /// The statistics are refused: for one endpoint they are left out, and the uncounted results are logged.
     fn without_statistics(&mut self, set: ResultSet, why: &store::Error) -> Vec<ResultSet> {
-        let endpoint = &set.settlements[0].delivery.endpoint;
-        if set.settlements.iter().any(|one| one.delivery.endpoint != *endpoint) {
+        if set.has_several_endpoints() {
             return by_endpoint(set);
         }
+        let endpoint = &set.settlements[0].delivery.endpoint;
         self.uncounted.add(endpoint, set.settlements.len(), why, Instant::now());
         vec![ResultSet { counted: false, ..set }]
     }
@@ -143,7 +145,7 @@ impl<O: Observer> Recorder<O> {
     /// Whether MongoDB writes other documents of the outbox: then what it refuses is refused for its own content.
     async fn is_refusal_its_own(&self) -> bool {
         let recent = self.succeeded.is_some_and(|at| at.elapsed() < RECENT);
-        recent || self.parts.outbox.probe().await.is_ok()
+        recent || self.parts.outbox.probe(self.parts.clock.now()).await.is_ok()
     }
 
     /// The results of one batch can't be recorded. The batch is sent again later.
@@ -191,6 +193,23 @@ fn is_own(error: &store::Error) -> bool {
 }
 
 impl ResultSet {
+    pub(super) fn new(settlements: Vec<Settlement>) -> Self {
+        Self {
+            settlements,
+            counted: true,
+            conflicts: 0,
+        }
+    }
+
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = &EndpointKey> {
+        self.settlements.iter().map(|one| &one.delivery.endpoint)
+    }
+
+    fn has_several_endpoints(&self) -> bool {
+        let first = &self.settlements[0].delivery.endpoint;
+        self.endpoints().any(|endpoint| endpoint != first)
+    }
+
     fn has_several_batches(&self) -> bool {
         let first = &self.settlements[0].delivery.batch.id;
         self.settlements.iter().any(|one| one.delivery.batch.id != *first)
