@@ -19,7 +19,7 @@ use futures_util::TryStreamExt;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::model::{Clock, EndpointKey, Reloadable};
+use crate::model::{Clock, EndpointKey, Reloadable, earlier};
 use crate::store::{Result, Store};
 
 use assignment::View;
@@ -28,6 +28,8 @@ use heartbeat::Beats;
 
 pub use fence::{CUT_SHORT, NO_NEW_REQUESTS};
 pub use proxy_fault::{ProxyFault, proxy_faults};
+use wakeup::{note_id, notes};
+
 pub use wakeup::WakeUps;
 
 /// An instance whose heartbeat is older counts as dead: its endpoints and its lease go to the others.
@@ -35,8 +37,7 @@ pub const ALIVE: Duration = Duration::from_secs(10);
 
 /// The filter for the heartbeats of the instances that are alive.
 pub fn living(now: DateTime) -> Document {
-    let dead = now.timestamp_millis() - i64::try_from(ALIVE.as_millis()).unwrap_or(0);
-    doc! { "_id": instances(), "seenAt": { "$gt": DateTime::from_millis(dead) } }
+    doc! { "_id": instances(), "seenAt": { "$gt": earlier(now, ALIVE) } }
 }
 
 /// Whether an instance is alive.
@@ -169,6 +170,12 @@ impl Cluster {
         !self.view.get().others.is_empty()
     }
 
+    /// The ids of the other instances that are alive.
+    fn others(&self) -> Vec<String> {
+        let view = self.view.get();
+        view.others.iter().map(|other| other.instance_id.clone()).collect()
+    }
+
     /// The number of this instance's lease for finding events, and the news when it gains or loses it.
     pub fn lease(&self) -> watch::Receiver<Option<i64>> {
         self.shared.lease.subscribe()
@@ -210,6 +217,9 @@ impl Cluster {
             state
                 .delete_one(doc! { "_id": ended.get("_id"), "pid": ended.get("pid") })
                 .await?;
+            if let Some(id) = ended.get_str("_id").ok().and_then(|id| id.strip_prefix("instance/")) {
+                state.delete_one(doc! { "_id": note_id(id) }).await?;
+            }
         }
         Ok(())
     }
@@ -226,16 +236,13 @@ impl Cluster {
     pub async fn leave(&self) -> Result<()> {
         self.give_up_lease().await?;
         let state = self.store.state();
-        state.delete_one(doc! { "_id": self.document_id() }).await?;
+        let own = [self.document_id(), note_id(self.instance_id())];
+        state.delete_many(doc! { "_id": { "$in": own } }).await?;
+        let long_ago = doc! { "$lt": earlier(self.clock.now(), REMEMBERED) };
         state
-            .delete_one(doc! { "_id": format!("wake/{}", self.instance_id()) })
+            .delete_many(doc! { "_id": instances(), "seenAt": &long_ago })
             .await?;
-        let long_ago = self.clock.now().timestamp_millis() - i64::try_from(REMEMBERED.as_millis()).unwrap_or(0);
-        let dead = doc! {
-            "_id": instances(),
-            "seenAt": { "$lt": DateTime::from_millis(long_ago) },
-        };
-        state.delete_many(dead).await?;
+        state.delete_many(doc! { "_id": notes(), "at": long_ago }).await?;
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use bson::{Bson, DateTime, Document};
 use sha2::{Digest, Sha256};
 
 use super::ALIVE;
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, time_until};
 
 /// A newcomer beside others counts from this age on: one that crashes at each start takes nothing.
 pub(super) const NEWCOMER: Duration = Duration::from_secs(6);
@@ -58,13 +58,12 @@ impl View {
 
     /// Whether it assigns every endpoint as `other` does.
     pub(super) fn assigns_as(&self, other: &Self) -> bool {
-        let claims = |view: &Self| -> Vec<_> {
-            let others = view.others.iter();
-            others
-                .map(|other| (other.instance_id.clone(), other.members.clone(), other.draining.clone()))
-                .collect()
-        };
-        self.members == other.members && self.next == other.next && claims(self) == claims(other)
+        self.members == other.members && self.next == other.next && self.claims().eq(other.claims())
+    }
+
+    fn claims(&self) -> impl Iterator<Item = (&String, &Vec<String>, &HashSet<EndpointKey>)> {
+        let others = self.others.iter();
+        others.map(|other| (&other.instance_id, &other.members, &other.draining))
     }
 
     /// Whether `instance_id` will keep that endpoint with its next heartbeat.
@@ -106,8 +105,7 @@ pub(super) fn members(instance_id: &str, age: Duration, leaving: bool, others: &
 pub(super) fn read(document: &Document, now: DateTime) -> Option<Heartbeat> {
     let since = |field| {
         let at = document.get_datetime(field).ok()?;
-        let millis = now.timestamp_millis() - at.timestamp_millis();
-        Some(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
+        Some(time_until(now, *at))
     };
     if since("seenAt")? >= ALIVE {
         return None;

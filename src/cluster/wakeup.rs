@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Cluster;
 use crate::model::EndpointKey;
-use crate::store::{Reporter, Result};
+use crate::store::{CONTROL, Reporter, Result};
 
 /// How often an instance beside others reads their notes.
 const WAKE_UP_EVERY: Duration = Duration::from_millis(200);
@@ -30,6 +30,16 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Endpoints in one note, at most: beyond that the look finds them.
 const NOTED: usize = 1_000;
+
+/// The `_id` of that instance's note.
+pub(super) fn note_id(instance_id: &str) -> String {
+    format!("wake/{instance_id}")
+}
+
+/// The range of the `_id`s of notes.
+pub(super) fn notes() -> Document {
+    doc! { "$gte": "wake/", "$lt": "wake0" }
+}
 
 /// This instance's notes for the others.
 #[derive(Clone, Default)]
@@ -64,7 +74,7 @@ impl WakeUps {
             }
             number += 1;
             let endpoints: Vec<&str> = endpoints.iter().map(EndpointKey::as_str).collect();
-            let id = format!("wake/{}", cluster.instance_id());
+            let id = note_id(cluster.instance_id());
             let note = doc! { "$set": { "n": number, "endpoints": endpoints, "at": cluster.now() } };
             let state = cluster.store.state();
             // If it fails, the look finds them.
@@ -115,18 +125,20 @@ async fn read_once(
     woken: &impl Fn(Vec<EndpointKey>),
     control: &impl Fn(i64),
 ) -> Result<()> {
-    let filter = doc! { "$or": [{ "_id": "control" }, { "_id": { "$gte": "wake/", "$lt": "wake0" } }] };
+    // Of those that are alive: who was killed has left its note.
+    let mut ids: Vec<String> = cluster.others().iter().map(|id| note_id(id)).collect();
+    seen.retain(|id, _| ids.contains(id));
+    ids.push(CONTROL.to_owned());
     let state = cluster.store.state();
-    let notes: Vec<Document> = state.find(filter).await?.try_collect().await?;
-    let own = format!("wake/{}", cluster.instance_id());
+    let notes: Vec<Document> = state.find(doc! { "_id": { "$in": ids } }).await?.try_collect().await?;
     for note in notes {
         let id = note.get_str("_id").unwrap_or_default();
-        if id == "control" {
+        if id == CONTROL {
             control(note.get_i64("number").unwrap_or(0));
             continue;
         }
         let number = note.get_i64("n").unwrap_or(0);
-        if id == own || seen.insert(id.to_owned(), number) == Some(number) {
+        if seen.insert(id.to_owned(), number) == Some(number) {
             continue;
         }
         let endpoints = note.get_array("endpoints").into_iter().flatten();

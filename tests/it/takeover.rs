@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
-use bson::{Document, doc};
+use bson::{DateTime, Document, doc};
+use certhookd::model::Clock;
 use certhookd::sandbox::{Options, ReplicaSet, Response};
 use futures_util::TryStreamExt;
 use mongodb::Collection;
@@ -76,6 +77,44 @@ impl Pair {
 async fn all(collection: &Collection<Document>) -> Vec<Document> {
     let all = collection.find(doc! {}).sort(doc! { "_id": 1 });
     all.await.unwrap().try_collect().await.unwrap()
+}
+
+/// Each instance that is killed leaves one.
+#[tokio::test]
+async fn notes_of_instances_that_are_gone_do_not_pile_up() {
+    let fixture = Fixture::new().await;
+    let note =
+        |id: &str, at: DateTime| doc! { "_id": format!("wake/{id}"), "n": 1_i64, "endpoints": ["o/e"], "at": at };
+    let now = Clock::local();
+    let long_ago = DateTime::from_millis(now.timestamp_millis() - 25 * 3600 * 1000);
+    let mut killed = fixture.daemon().await;
+    let instance = fixture
+        .state()
+        .find_one(doc! { "_id": { "$regex": "^instance/" } })
+        .await
+        .unwrap()
+        .unwrap();
+    let id = instance.get_str("_id").unwrap().strip_prefix("instance/").unwrap();
+    let notes = [note(id, now), note("unknown", now), note("old", long_ago)];
+    fixture.state().insert_many(notes).await.unwrap();
+    killed.signal(Signal::SIGKILL);
+    killed.ended().await;
+    let mut next = fixture.daemon().await;
+    let left = async || {
+        let all = fixture
+            .state()
+            .find(doc! { "_id": { "$regex": "^wake/" } })
+            .sort(doc! { "_id": 1 })
+            .await
+            .unwrap();
+        let all: Vec<Document> = all.try_collect().await.unwrap();
+        all.iter()
+            .map(|one| one.get_str("_id").unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(left().await, ["wake/old", "wake/unknown"]);
+    assert!(next.stop().await.success());
+    assert_eq!(left().await, ["wake/unknown"]);
 }
 
 #[tokio::test]
