@@ -115,6 +115,7 @@ impl Daemon {
             shutdown_grace: self.config.service.shutdown_grace,
             ..running.service
         };
+        self.config.operations = running.operations;
         self.config.telemetry = running.telemetry;
         self.engine.settings.config.set(self.config.clone());
     }

@@ -86,6 +86,34 @@ async fn sighup_applies_what_changed_and_names_what_needs_a_restart() {
     assert_eq!(named, ["mongodb.badge_users", "delivery.retention", "service.page"]);
 }
 
+/// What needs a restart is compared with what runs, not with what was read the last time.
+#[tokio::test]
+async fn each_sighup_names_what_still_needs_a_restart() {
+    let fixture = Fixture::new().await;
+    let daemon = fixture.daemon().await;
+    let keys = [
+        ("mongodb.badge_users", "\"others\""),
+        ("mongodb.database", "\"others\""),
+        ("completions.enabled", "false"),
+        ("delivery.retention", "\"60d\""),
+        ("service.metrics_listen", "\"127.0.0.1:0\""),
+        ("service.page", "false"),
+        ("service.start_held", "true"),
+        ("operations.retention", "\"60d\""),
+    ];
+    fixture.configure(&keys.map(|(key, value)| format!("{key} = {value}")).join("\n"));
+    let is_named = |line: &Value, key: &str| {
+        line["key"] == key && line["message"] == "this key has changed and takes effect after a restart"
+    };
+    for count in 1..=3 {
+        daemon.signal(Signal::SIGHUP);
+        daemon.wait_for_nth(is_reload, count).await;
+        for (key, _) in keys {
+            assert_eq!(daemon.count(|line| is_named(line, key)), count, "{key}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_bad_file_is_refused_on_sighup_with_every_fault_and_the_old_one_stays() {
     let fixture = Fixture::new()
