@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bson::DateTime;
 use http::HeaderValue;
+use scopeguard::ScopeGuard;
+use tokio::task::JoinHandle;
 use tracing::debug;
 
 use super::endpoint_states::EndpointStates;
@@ -49,13 +51,20 @@ impl Deliver for Courier {
         if begin == Begin::No {
             return Outcome::NotSent;
         }
+        let is_probe = begin == Begin::Probe;
+        // It may be cut short: this future is dropped then.
+        let cut_short = scopeguard::guard((), |()| {
+            if is_probe {
+                self.episodes.take_back_probe(&delivery.endpoint);
+            }
+        });
         // As it is sent to: a document that changes meanwhile is another.
         let fingerprint = self.directory.fingerprint(&delivery.endpoint);
         let mut outcome = match self.begin_large(delivery).await {
             Some(outcome) => outcome,
             None => self.send_traced(delivery).await,
         };
-        let is_probe = begin == Begin::Probe;
+        ScopeGuard::into_inner(cut_short);
         if is_probe && is_unsent(&outcome) {
             self.episodes.take_back_probe(&delivery.endpoint);
         }
@@ -83,12 +92,15 @@ impl Courier {
         let (message, now) = (&delivery.message, self.clock.now());
         let span = self.tracer.attempt(message, &delivery.endpoint, delivery.attempt, now);
         let trace = span.as_ref().and_then(Attempt::traceparent);
+        let cut_short = scopeguard::guard((), |()| drop(self.take_back(delivery)));
         let mut outcome = self.send(delivery, now, trace).await;
         if let Outcome::TransientFailure(failure) = &mut outcome {
             failure.retry_after = failure.retry_after.map(|wait| self.bounded(wait, delivery, now));
         }
+        ScopeGuard::into_inner(cut_short);
         if is_unsent(&outcome) {
-            self.take_back(delivery).await;
+            // It has said what it could.
+            let _ = self.take_back(delivery).await;
         }
         if let Some(span) = span {
             span.end(&outcome);
@@ -132,17 +144,18 @@ impl Courier {
         }
     }
 
-    /// Takes back what was noted when the attempt began: nothing was attempted.
-    async fn take_back(&self, delivery: &Delivery) {
-        if !delivery.is_large() {
-            return;
-        }
+    /// Takes back what was noted when the attempt began: nothing was attempted, or it was cut short. In a task of its own, as in
+    /// `begin_large`.
+    fn take_back(&self, delivery: &Delivery) -> JoinHandle<()> {
         let (outbox, noted) = (self.outbox.clone(), delivery.clone());
-        // In a task of its own, as in `begin_large`.
-        let note = tokio::spawn(async move { outbox.take_back_begun(&noted).await });
-        if let Ok(Err(error)) = note.await {
-            debug!(delivery = %delivery.batch.id, %error, "MongoDB refuses to take back the note that an attempt began");
-        }
+        tokio::spawn(async move {
+            if !noted.is_large() {
+                return;
+            }
+            if let Err(error) = outbox.take_back_begun(&noted).await {
+                debug!(delivery = %noted.batch.id, %error, "an attempt that was not made counts as begun");
+            }
+        })
     }
 
     /// A `Retry-After` is obeyed until the end of the delivery's retry period at most, or for one retry period if that has ended.

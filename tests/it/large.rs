@@ -67,6 +67,20 @@ async fn a_result_erases_the_note_that_an_attempt_has_begun() {
     assert!(!delivered.contains_key("begun"));
 }
 
+/// Nothing says that the payload ends the process.
+#[tokio::test]
+async fn an_attempt_that_a_shutdown_cuts_short_counts_as_not_begun() {
+    let fixture = large().await.with("service.shutdown_grace = \"0s\"");
+    fixture.receiver.script("/large", [Response::silence()]);
+    let mut daemon = fixture.daemon().await;
+    fixture.receiver.wait_for_total(1, LIMIT).await.unwrap();
+    let begun = doc! { "state": "pending", "begun": 1 };
+    assert_eq!(fixture.outbox().count_documents(begun).await.unwrap(), 1);
+    assert!(daemon.stop().await.success());
+    let pending = only(&fixture, "pending").await;
+    assert_eq!(pending.get_i32("begun").unwrap_or(0), 0);
+}
+
 /// An organization with that many endpoints that hang.
 async fn hung(fixture: &Fixture, endpoints: usize) -> ObjectId {
     fixture.receiver.script("/hung", [Response::silence()]);
