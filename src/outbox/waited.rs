@@ -181,8 +181,9 @@ impl Outbox {
         found: &[RawDocumentBuf],
         death: Death<'_>,
     ) -> Result<std::result::Result<(u64, i64), Error>> {
-        let rows: Vec<_> = found.iter().flat_map(|batch| rows(batch, endpoint, death)).collect();
-        let deliveries = rows.len().saturating_sub(found.len());
+        let rows: Vec<_> = found.iter().filter_map(|batch| rows(batch, endpoint, death)).collect();
+        let deliveries: usize = rows.iter().map(|rows| rows.len() - 1).sum();
+        let rows: Vec<_> = rows.into_iter().flatten().collect();
         match transaction.update(OUTBOX, rows.iter()).await {
             Ok(_) => Ok(Ok((deliveries as u64, i64::try_from(deliveries).unwrap_or(i64::MAX)))),
             Err(error) if matches!(error.kind(), Kind::Refused | Kind::TooLarge) && !found.is_empty() => {
@@ -250,11 +251,9 @@ fn dead(death: Death<'_>) -> RawDocumentBuf {
     rawdoc! { "state": "dead", "reason": death.reason, "finishedAt": death.now, "redrivable": false }
 }
 
-/// The row that settles a batch, and one for each delivery that leaves it.
-fn rows(batch: &RawDocument, endpoint: &EndpointKey, death: Death<'_>) -> Vec<RawDocumentBuf> {
-    let (Ok(results), Ok(deliveries)) = (batch.get_array("results"), batch.get_array("deliveries")) else {
-        return Vec::new();
-    };
+/// The row that settles a batch, and one for each delivery that leaves it; `None` if one of them can't be read: the batch waits on.
+fn rows(batch: &RawDocument, endpoint: &EndpointKey, death: Death<'_>) -> Option<Vec<RawDocumentBuf>> {
+    let (results, deliveries) = (batch.get_array("results").ok()?, batch.get_array("deliveries").ok()?);
     let is_settled = settled(results);
     let mut rows = vec![RawDocumentBuf::new()];
     let mut all = RawArrayBuf::new();
@@ -265,12 +264,11 @@ fn rows(batch: &RawDocument, endpoint: &EndpointKey, death: Death<'_>) -> Vec<Ra
             continue;
         }
         all.push(rawdoc! { "at": death.now, "moved": true });
-        let delivery = delivery.ok().and_then(|delivery| delivery.as_document());
-        rows.extend(delivery.and_then(|delivery| apart(batch, delivery, endpoint, death)));
+        rows.push(apart(batch, delivery.ok()?.as_document()?, endpoint, death)?);
     }
     let set = rawdoc! { "state": "delivered", "finishedAt": death.now, "open": 0, "results": all };
     rows[0] = compared_row(batch, set, rawdoc! {});
-    rows
+    Some(rows)
 }
 
 /// A document of its own for a delivery. Where an older copy is there, its attempts are kept.

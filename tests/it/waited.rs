@@ -1,9 +1,9 @@
-//! `delivery.wait_for`: what waits for an endpoint that is held or out of service is a dead letter after that time, and not before.
+//! `delivery.wait_for`: what waits for an endpoint that is held, suspended or out of service is a dead letter after that time, and not before.
 
 use std::time::Duration;
 
 use bson::oid::ObjectId;
-use bson::{DateTime, Document, doc};
+use bson::{Bson, DateTime, Document, doc};
 use certhookd::model::Clock;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -210,6 +210,27 @@ async fn a_document_that_mongodb_refuses_to_change_waits_on_and_the_others_do_no
             |line: &Value| line["level"] == "ERROR" && line["message"].as_str().unwrap().contains("is left alone for");
         assert_eq!(daemon.count(is_refusal), 1, "{refused}");
     }
+}
+
+#[tokio::test]
+async fn a_batch_of_which_a_delivery_can_not_be_read_waits_on_and_the_others_do_not() {
+    let fixture = Fixture::new().await.with(&waits(1));
+    let held = fixture.endpoint("/held");
+    let organization = fixture.organization(vec![held.clone()]).await;
+    let held = endpoint_key(organization, &held);
+    layout::indexes(&fixture).await;
+    let mut waiting: Vec<_> = [1, 11, 21].map(|from| old(batch(&held, &events(from, 3)))).into();
+    for (document, odd) in waiting.iter_mut().zip([Bson::from("text"), doc! { "event": 7 }.into()]) {
+        document.get_array_mut("deliveries").unwrap()[1] = odd;
+    }
+    fixture.outbox().insert_many(waiting).await.unwrap();
+    hold(&fixture, "all").await;
+    let daemon = fixture.daemon().await;
+    assert_eq!(daemon.wait_for(is_end).await["deliveries"], 3);
+    let untouched = doc! { "state": "pending", "open": 3, "results": [] };
+    assert_eq!(fixture.outbox().count_documents(untouched).await.unwrap(), 2);
+    let dead = doc! { "state": "dead", "endpoint": held };
+    assert_eq!(fixture.outbox().count_documents(dead).await.unwrap(), 3);
 }
 
 #[tokio::test]
