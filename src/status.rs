@@ -61,17 +61,26 @@ pub struct Status {
     pub stream: Option<Stream>,
 }
 
-/// Reads it from MongoDB; which endpoints there are is taken from `directory`.
+/// Reads it from MongoDB; which endpoints there are is taken from `directory`. `redrive_for` is the setting of that name.
 ///
 /// # Errors
 /// MongoDB refused or is unavailable.
-pub async fn gather(store: &Store, directory: &Directory) -> Result<Status> {
+pub async fn gather(store: &Store, directory: &Directory, redrive_for: Duration) -> Result<Status> {
     let at = store.database_time().await?;
     let holds = Holds::default();
     holds.load(store).await?;
     let firsts = queues::firsts(store).await?;
     let waiting = queues::waiting(store).await?;
-    let dead_letters = heads::dead(store, directory).await?;
+    let dead_letters = heads::dead(
+        store,
+        directory,
+        &heads::Redrive {
+            redrive_for,
+            holds: &holds,
+            now: at,
+        },
+    )
+    .await?;
     let outbox = Backlog {
         pending: waiting.values().sum(),
         dead: dead_letters.iter().map(|head| head.count).sum(),

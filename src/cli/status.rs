@@ -73,7 +73,7 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
 
 async fn ask(store: &Store, config: &Config, args: &Args) -> anyhow::Result<Status> {
     let directory = super::directory(store, config).await?;
-    let mut status = gather(store, &directory).await?;
+    let mut status = gather(store, &directory, config.delivery.redrive_for).await?;
     let of_organization = |wanted: &String| status.endpoints.iter().any(|one| one.organization == *wanted);
     if let Some(organization) = args.organization.as_ref().filter(|wanted| !of_organization(wanted)) {
         anyhow::bail!(target::unknown_organization(&directory, organization));

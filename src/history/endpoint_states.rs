@@ -34,7 +34,11 @@ pub(super) enum EndpointState {
     /// What waits for it is cancelled.
     Off(String),
     /// What waits for it goes on waiting, since then.
-    OutOfService { reason: String, since: Option<DateTime> },
+    OutOfService {
+        reason: String,
+        since: Option<DateTime>,
+        held: Vec<Period>,
+    },
     /// The same because of a hold, until then.
     Held {
         how: String,
@@ -79,7 +83,10 @@ pub(super) async fn load_states(
             let suspensions = noted.map(|(_, noted)| noted.suspensions(now));
             [holds.periods(key, now), suspensions.unwrap_or_default()].concat()
         };
-        if let EndpointState::Served { held, .. } | EndpointState::Suspended { held, .. } = &mut state {
+        if let EndpointState::Served { held, .. }
+        | EndpointState::Suspended { held, .. }
+        | EndpointState::OutOfService { held, .. } = &mut state
+        {
             *held = waited();
         }
         if let EndpointState::Served { proxy, .. } = &mut state {
@@ -164,6 +171,7 @@ pub(super) fn state_of(
         (Found::OutOfService { reason }, _) => EndpointState::OutOfService {
             reason: printable(reason.as_bytes(), LONGEST_REASON),
             since: instant("waitingSince"),
+            held: Vec::new(),
         },
     }
 }

@@ -75,7 +75,7 @@ impl Next {
 fn pending(stored: &StoredDelivery, endpoint: &EndpointState, delivery: &Delivery, now: DateTime) -> Next {
     let (paused_until, since, proxy) = match endpoint {
         EndpointState::Off(reason) => return Next::new("cancel", format!("is about to be cancelled: {reason}")),
-        EndpointState::OutOfService { reason, since } => {
+        EndpointState::OutOfService { reason, since, .. } => {
             let since = since.map_or_else(String::new, |since| format!(" since {}", instant(since)));
             let text = format!("waits because its endpoint is out of service{since}: {reason}");
             return Next::wait(text + "; goes out by itself after that", None);
@@ -150,8 +150,9 @@ fn dead(stored: &StoredDelivery, endpoint: &EndpointState, delivery: &Delivery, 
     let periods = match endpoint {
         EndpointState::Held { held, .. }
         | EndpointState::Served { held, .. }
-        | EndpointState::Suspended { held, .. } => held.clone(),
-        EndpointState::Off(_) | EndpointState::OutOfService { .. } => Vec::new(),
+        | EndpointState::Suspended { held, .. }
+        | EndpointState::OutOfService { held, .. } => held.clone(),
+        EndpointState::Off(_) => Vec::new(),
     };
     let until = |since| later(later(since, delivery.redrive_for), uncounted(since, now, &periods));
     let until = stored.dead_since.map(until);

@@ -140,7 +140,7 @@ impl Working {
         let oldest = backlog.oldest.map_or(0.0, |age| age.as_secs_f64());
         encoder.gauge(
             "oldest_pending_seconds",
-            "How long a delivery that is due has been waiting for an endpoint that is served, of all instances",
+            "How long a delivery that is due has been waiting for an endpoint that is served and neither held nor suspended, of all instances",
             Some(oldest),
         )
     }

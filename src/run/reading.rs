@@ -8,6 +8,7 @@ use bson::DateTime;
 use super::Engine;
 use super::asking::Asking;
 use crate::metrics::Working;
+use crate::model::time_until;
 use crate::page::Own;
 use crate::service::Watchdog;
 use crate::status::{Backlog, Cached, Status, backlog, gather};
@@ -37,7 +38,8 @@ impl Watched {
         let asked = Arc::clone(engine);
         let read_status = move || {
             let engine = Arc::clone(&asked);
-            Box::pin(async move { gather(&engine.store, &engine.directory).await }) as _
+            Box::pin(async move { gather(&engine.store, &engine.directory, *engine.settings.redrive_for.get()).await })
+                as _
         };
         Self {
             engine: Arc::clone(engine),
@@ -94,6 +96,5 @@ fn scan_due(watched: &Watched) -> Option<DateTime> {
 
 fn stream_age(engine: &Engine) -> Option<Duration> {
     let moved = (*engine.stream_moved_at.get())?;
-    let millis = engine.clock.now().timestamp_millis() - moved.timestamp_millis();
-    Some(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
+    Some(time_until(engine.clock.now(), moved))
 }

@@ -1,14 +1,17 @@
 //! The next delivery of each endpoint, and its latest dead letter, each with how many there are.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use bson::{DateTime, RawDocument, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 
-use super::queues::First;
+use super::queues::{First, IDS};
 use super::{hint, instant, number, rfc3339, text};
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, counted_back, earlier};
+use crate::notices::{Noted, episode_id};
+use crate::operations::Holds;
 use crate::platform::Directory;
 use crate::store::{Result, Store};
 
@@ -42,12 +45,20 @@ pub struct Head {
     pub error: String,
 }
 
-/// The latest dead letter of each endpoint, the latest of all first: a distinct scan, which reads no other document.
-pub(super) async fn dead(store: &Store, directory: &Directory) -> Result<Vec<Head>> {
+/// By what a dead letter is too old to go out again by itself.
+pub(super) struct Redrive<'a> {
+    pub(super) redrive_for: Duration,
+    pub(super) holds: &'a Holds,
+    pub(super) now: DateTime,
+}
+
+/// The latest dead letter of each endpoint, the latest of all first: a distinct scan, which reads no other document of the outbox.
+pub(super) async fn dead(store: &Store, directory: &Directory, redrive: &Redrive<'_>) -> Result<Vec<Head>> {
     let first = |field: &str| doc! { "$first": format!("${field}") };
     let group = doc! {
         "_id": "$endpoint", "at": first("finishedAt"), "types": first("deliveries.type"), "attempts": first("attempts"),
         "reason": first("reason"), "lastError": first("lastError"), "redrivable": first("redrivable"),
+        "since": first("deadSince"),
     };
     let pipeline = [
         doc! { "$sort": { "endpoint": -1, "finishedAt": -1 } },
@@ -55,9 +66,14 @@ pub(super) async fn dead(store: &Store, directory: &Directory) -> Result<Vec<Hea
     ];
     let mut cursor = store.outbox().aggregate(pipeline).hint(hint("dead")).await?;
     let counts = dead_letters(store).await?;
-    let mut heads = Vec::new();
+    let (mut heads, mut aged) = (Vec::new(), Vec::new());
     while let Some(row) = cursor.try_next().await? {
         let key = EndpointKey::from_stored(&text(&row, "_id"));
+        let is_redrivable = row.get_bool("redrivable").unwrap_or(false);
+        let since = instant(&row, "since").filter(|_| is_redrivable);
+        if let Some(since) = since.filter(|since| *since <= earlier(redrive.now, redrive.redrive_for)) {
+            aged.push((heads.len(), key.clone(), since));
+        }
         let Some(at) = instant(&row, "at") else { continue };
         let event = row.get_array("types").ok().and_then(|types| types.first()?.as_str());
         heads.push(Head {
@@ -68,13 +84,40 @@ pub(super) async fn dead(store: &Store, directory: &Directory) -> Result<Vec<Hea
             event: event.unwrap_or_default().to_owned(),
             attempts: number(&row, "attempts"),
             at,
-            redrivable: Some(row.get_bool("redrivable").unwrap_or(false)),
+            redrivable: Some(since.is_some()),
             reason: text(&row, "reason"),
             error: text(&row, "lastError"),
         });
     }
+    for (place, is_young) in young(store, aged, redrive).await? {
+        heads[place].redrivable = Some(is_young);
+    }
     heads.sort_by_key(|head| std::cmp::Reverse(head.at));
     Ok(heads)
+}
+
+/// Whether dead letters go out again by themselves although they died longer than `redrive_for` ago: while their endpoints were held or
+/// suspended they grew no older.
+async fn young(
+    store: &Store,
+    aged: Vec<(usize, EndpointKey, DateTime)>,
+    redrive: &Redrive<'_>,
+) -> Result<Vec<(usize, bool)>> {
+    let mut young = Vec::new();
+    for aged in aged.chunks(IDS) {
+        let ids: Vec<_> = aged.iter().map(|(_, key, _)| episode_id(key)).collect();
+        let mut cursor = store.state().find(doc! { "_id": { "$in": ids } }).await?;
+        let mut suspensions = HashMap::new();
+        while let Some(document) = cursor.try_next().await? {
+            suspensions.extend(Noted::read(&document).map(|(key, noted)| (key, noted.suspensions(redrive.now))));
+        }
+        young.extend(aged.iter().map(|(place, key, since)| {
+            let mut waited = redrive.holds.periods(key, redrive.now);
+            waited.extend(suspensions.remove(key).unwrap_or_default());
+            (*place, *since > counted_back(redrive.now, redrive.redrive_for, &waited))
+        }));
+    }
+    Ok(young)
 }
 
 /// How many dead letters each endpoint has, by the keys of the index alone.

@@ -9,11 +9,12 @@ use futures_util::TryStreamExt;
 
 use super::{find, hint, instant, number, suspended, text};
 use crate::model::EndpointKey;
+use crate::operations::Holds;
 use crate::platform::{Directory, Found};
 use crate::store::{Result, Store};
 
 /// Ids in one command.
-const IDS: usize = 1_000;
+pub(super) const IDS: usize = 1_000;
 
 /// The first batch of a queue.
 #[derive(Clone, Debug)]
@@ -65,7 +66,10 @@ pub(super) async fn oldest(
     now: DateTime,
 ) -> Result<Option<Duration>> {
     let suspended = suspended(store).await?;
-    let is_sent = |endpoint: &EndpointKey| is_served(directory, endpoint) && !suspended.contains_key(endpoint);
+    let holds = Holds::default();
+    holds.load(store).await?;
+    let waits = |endpoint: &EndpointKey| suspended.contains_key(endpoint) || holds.is_held(endpoint, now);
+    let is_sent = |endpoint: &EndpointKey| is_served(directory, endpoint) && !waits(endpoint);
     let is_late = |first: &&First| first.due <= now && is_sent(&first.endpoint);
     let mut due: Vec<_> = firsts.iter().filter(is_late).collect();
     due.sort_unstable_by_key(|first| first.due);

@@ -21,7 +21,8 @@ const OTHER: &str = "674700000000000000000003/674700000000000000000011";
 const THIRD: &str = "674700000000000000000004/674700000000000000000012";
 
 async fn status(store: &Store) -> Status {
-    gather(store, &directory(store).await).await.unwrap()
+    let week = Duration::from_secs(7 * 24 * 3600);
+    gather(store, &directory(store).await, week).await.unwrap()
 }
 
 /// A batch of three of which one delivery is left, and that was due and appended this long ago.
@@ -176,14 +177,24 @@ async fn deliveries_are_counted_not_documents_and_of_each_endpoint_the_next_and_
 async fn what_waits_longest_is_what_was_due_and_there_first() {
     let fixture = Fixture::new().await;
     let store = store(&fixture).await;
-    let known = configure(&fixture, &store, &[ENDPOINT, OTHER, THIRD]).await;
+    let [held, suspended] = [14, 15].map(|n| format!("6747000000000000000000{n}/6747000000000000000000{n}"));
+    let known = configure(&fixture, &store, &[ENDPOINT, OTHER, THIRD, &held, &suspended]).await;
     assert_eq!(backlog(&store, &known).await.unwrap(), Backlog::default());
-    // Found a moment ago, due since 2025; waiting for two minutes; due in an hour; waiting for an endpoint that is not served.
+    let episode = doc! { "version": 1_i64, "since": Clock::local(), "failures": 1_i64, "suspended": { "since": Clock::local(), "gone": true } };
+    let states = [
+        doc! { "_id": format!("hold/endpoint/{held}"), "at": Clock::local(), "until": null },
+        doc! { "_id": format!("episode/{suspended}"), "episode": episode },
+    ];
+    fixture.state().insert_many(states).await.unwrap();
+    // Found a moment ago, due since 2025; waiting for two minutes; due in an hour; waiting for an endpoint that is not served, is held, is
+    // suspended.
     let documents = [
         batch(ENDPOINT, &[expiry(1)]),
         partly_settled(OTHER, 120),
         retry(THIRD, &expiry(6), 2),
         partly_settled("674700000000000000000005/674700000000000000000013", 600),
+        partly_settled(&held, 600),
+        partly_settled(&suspended, 600),
     ];
     outbox(&fixture).insert_many(documents).await.unwrap();
     let oldest = backlog(&store, &known).await.unwrap().oldest.unwrap().as_secs();

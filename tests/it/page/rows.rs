@@ -1,6 +1,9 @@
 //! What the rows of the page say of endpoints and dead letters, on screens of any width.
 
+use std::time::Duration;
+
 use bson::doc;
+use certhookd::model::Clock;
 
 use super::html::{Piece, parse};
 use super::operations::hold;
@@ -68,11 +71,28 @@ async fn a_failing_endpoint_says_so_and_why() {
 #[tokio::test]
 async fn dead_letters_say_whether_they_go_out_again_by_themselves() {
     let fixture = Fixture::new().await.with(&format!("{LISTEN}\nscan.on_start = false"));
-    let endpoints = ["/refused", "/exhausted"].map(|path| fixture.endpoint(path));
+    let paths = ["/refused", "/exhausted", "/aged", "/held-since", "/suspended-since"];
+    let endpoints = paths.map(|path| fixture.endpoint(path));
     let organization = fixture.organization(endpoints.to_vec()).await;
-    let [refused, exhausted] = endpoints.each_ref().map(|endpoint| key(organization, endpoint));
+    let [refused, exhausted, aged, held, suspended] = endpoints.each_ref().map(|endpoint| key(organization, endpoint));
     layout::indexes(&fixture).await;
-    let letters = [ended(&refused), layout::dead(&exhausted, &expiry(2))];
+    let day = Duration::from_secs(24 * 3600);
+    let ago = |days: u32| layout::before(Clock::local(), days * day);
+    let long_dead = |key: &str, event| {
+        let mut letter = layout::dead(key, &expiry(event));
+        letter.extend(doc! { "deadSince": ago(9), "finishedAt": ago(9) });
+        letter
+    };
+    let young = [ended(&refused), layout::dead(&exhausted, &expiry(2))];
+    let letters = young
+        .into_iter()
+        .chain([long_dead(&aged, 3), long_dead(&held, 4), long_dead(&suspended, 5)]);
+    let past = doc! { "at": ago(8), "until": ago(4) };
+    let states = [
+        doc! { "_id": format!("hold/endpoint/{held}"), "at": ago(8), "until": ago(4) },
+        doc! { "_id": format!("episode/{suspended}"), "suspensions": [&past] },
+    ];
+    fixture.state().insert_many(states).await.unwrap();
     layout::outbox(&fixture).insert_many(letters).await.unwrap();
     let daemon = fixture.daemon().await;
     let page = get(address(&daemon).await, "/").await.body;
@@ -80,6 +100,9 @@ async fn dead_letters_say_whether_they_go_out_again_by_themselves() {
     let table = [
         ("refused", "goes out again only with replay"),
         ("exhausted", "goes out again when its endpoint succeeds"),
+        ("aged", "goes out again only with replay"),
+        ("held-since", "goes out again when its endpoint succeeds"),
+        ("suspended-since", "goes out again when its endpoint succeeds"),
     ];
     for (name, expected) in table {
         let row = letters.split("<tr>").find(|row| row.contains(name)).unwrap();
