@@ -1,4 +1,4 @@
-//! Asking the daemon for something: `replay`, `hold`, `release`, `backfill` and `cancel` insert an operation and follow it.
+//! Asking the daemon for something: `replay`, `hold`, `release`, `backfill`, `cancel` and `erase` insert an operation and follow it.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
 //! `certhookd backfill`: an endpoint gets to know what its organization has.
 
+use anyhow::bail;
 use bson::{DateTime, doc};
 use tokio_util::sync::CancellationToken;
 
@@ -7,6 +8,7 @@ use super::ask::{OperationArgs, ask, instant, resolve};
 use crate::config::Config;
 use crate::model::count;
 use crate::operations::Kind;
+use crate::service::one_line;
 use crate::store::Store;
 
 /// What to send, and to whom.
@@ -44,6 +46,9 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
     if let Some(result) = done? {
         let number = |name| result.get_i64(name).map(i64::unsigned_abs);
         let (deliveries, known, skipped) = (number("deliveries")?, number("known")?, number("skipped")?);
+        if let Some(id) = args.certificate.filter(|_| deliveries + known + skipped == 0) {
+            bail!("no certificate {} of the endpoint's organization", one_line(&id));
+        }
         let verb = if args.dry_run {
             "would be sent"
         } else if deliveries == 1 {

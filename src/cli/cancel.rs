@@ -4,6 +4,7 @@ use bson::doc;
 use tokio_util::sync::CancellationToken;
 
 use super::ask::{DeliveryChoice, OperationArgs, ask, resolve};
+use super::replay::check_id;
 use crate::config::Config;
 use crate::model::count;
 use crate::operations::Kind;
@@ -31,14 +32,12 @@ pub(super) async fn run(config: &Config, mut args: Args) -> anyhow::Result<()> {
         let organization = args.choice.organization.as_deref();
         args.choice.endpoint = resolve(&store, config, args.choice.endpoint.take(), organization).await?;
         let selection = args.choice.selection(&args.state)?;
-        ask(
-            &store,
-            Kind::Cancel,
-            selection,
-            doc! { "dryRun": dry_run },
-            &args.common,
-        )
-        .await
+        let options = doc! { "dryRun": dry_run };
+        if let Some(id) = &args.choice.id {
+            // Nobody need be asked for it.
+            check_id(&store, id, &args.state, "cancelled").await?;
+        }
+        ask(&store, Kind::Cancel, selection, options, &args.common).await
     };
     let done = done.await;
     store.close().await;

@@ -87,7 +87,7 @@ async fn ended(
     [erased, without_payload]: [u64; 2],
 ) -> anyhow::Result<()> {
     if let Some(id) = args.choice.id.as_deref().filter(|_| number == 0) {
-        bail!(why_none(store, id, &args.state).await?);
+        bail!(why_none(store, id, &args.state, "sent again").await?);
     }
     say!("{} {what}", count(number, "delivery"));
     if erased > 0 {
@@ -107,8 +107,19 @@ async fn preview(store: &Store, selection: &Document) -> anyhow::Result<Preview>
     Ok(selection.preview(store, now, SHOWN).await?)
 }
 
-/// Why nothing is sent again of what the id names.
-async fn why_none(store: &Store, id: &str, states: &[String]) -> anyhow::Result<String> {
+/// Whether the id names something in one of these states: only such can be `done`.
+///
+/// # Errors
+/// It does not: why, or the nearest. MongoDB refused or is unavailable.
+pub(super) async fn check_id(store: &Store, id: &str, states: &[String], done: &str) -> anyhow::Result<()> {
+    match outbox::look_up(store, id).await? {
+        LookedUp::States(found) if found.iter().any(|state| states.contains(state)) => Ok(()),
+        _ => bail!(why_none(store, id, states, done).await?),
+    }
+}
+
+/// Why nothing is `done` with what the id names.
+async fn why_none(store: &Store, id: &str, states: &[String], done: &str) -> anyhow::Result<String> {
     let shown = one_line(id);
     Ok(match outbox::look_up(store, id).await? {
         LookedUp::States(found) => format!(
@@ -116,9 +127,9 @@ async fn why_none(store: &Store, id: &str, states: &[String]) -> anyhow::Result<
             states.join(" or "),
             found.join(" and ")
         ),
-        LookedUp::Erased => format!("{shown} can't be sent again: it was erased"),
+        LookedUp::Erased => format!("{shown} can't be {done}: it was erased"),
         LookedUp::WithoutPayload => {
-            format!("{shown} can't be sent again: its payload was dropped, as delivery.payload_retention says")
+            format!("{shown} can't be {done}: its payload was dropped, as delivery.payload_retention says")
         }
         LookedUp::Nearest(Some(nearest)) => format!("the outbox holds no {shown}; the nearest: {nearest}"),
         LookedUp::Nearest(None) => format!("the outbox holds no {shown}"),

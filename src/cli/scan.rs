@@ -49,10 +49,8 @@ pub(super) async fn run(config: &Config, dry_run: bool) -> anyhow::Result<ExitCo
 
 async fn count(engine: &Engine) -> anyhow::Result<ExitCode> {
     engine.refresh().load().await?;
-    let counts = engine
-        .scan(CancellationToken::new())
-        .dry_run(crate::model::Clock::local())
-        .await?;
+    let now = engine.store.database_time().await?;
+    let counts = engine.scan(CancellationToken::new()).dry_run(now).await?;
     let row = |(organization, count): (String, WouldSend)| {
         vec![
             organization,

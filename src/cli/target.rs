@@ -9,7 +9,7 @@ use crate::history::is_in_outbox;
 use crate::model::EndpointKey;
 use crate::platform::{Directory, Endpoint, Found, label, nearest};
 use crate::service::one_line;
-use crate::store::Store;
+use crate::store::{self, Store};
 
 /// An error names no more candidates than this.
 const CANDIDATES: usize = 5;
@@ -129,8 +129,8 @@ async fn unknown_of(
 async fn is_held(store: &Store, name: &str) -> anyhow::Result<bool> {
     let ids = ["organization", "endpoint"].map(|kind| format!("hold/{kind}/{name}"));
     let state = store.state();
-    let held = state.find_one(doc! { "_id": { "$in": ids.as_slice() } });
-    Ok(held.await?.is_some())
+    let held = state.find_one(doc! { "_id": { "$in": ids.as_slice() } }).await;
+    Ok(held.map_err(store::Error::from)?.is_some())
 }
 
 /// What is said of a name that no organization has.

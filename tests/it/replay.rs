@@ -257,7 +257,7 @@ async fn a_name_that_nothing_has_is_exit_1_with_the_nearest_for_replay_and_for_e
     let (event, pending, other) = (expiry(1), expiry(3), expiry(2));
     let (no_event, no_endpoint, no_organization) = (misspelt(&event), misspelt(&endpoint_id), misspelt(&organization));
     let whole = format!("{organization}/{no_endpoint}");
-    let cases: [(&[&str], &str, &str); 10] = [
+    let cases: [(&[&str], &str, &str); 17] = [
         (&["replay", "--id", &no_event], "the outbox holds no", &event),
         (
             &["replay", "--id", "nosuch"],
@@ -287,6 +287,33 @@ async fn a_name_that_nothing_has_is_exit_1_with_the_nearest_for_replay_and_for_e
             "no endpoint is named",
             &endpoint_id,
         ),
+        (&["cancel", "--id", &no_event], "the outbox holds no", &event),
+        (&["cancel", "--id", &other], "nothing of", "it is delivered"),
+        (
+            &["cancel", "--endpoint", &no_endpoint],
+            "no endpoint is named",
+            &endpoint_id,
+        ),
+        (
+            &["deliveries", "--endpoint", &no_endpoint],
+            "no endpoint is named",
+            &endpoint_id,
+        ),
+        (
+            &["hold", "--endpoint", &no_endpoint, "--reason", "test"],
+            "no endpoint is named",
+            &endpoint_id,
+        ),
+        (
+            &["release", "--organization", &no_organization],
+            "no organization is named",
+            &organization,
+        ),
+        (
+            &["backfill", "--endpoint", &no_endpoint],
+            "no endpoint is named",
+            &endpoint_id,
+        ),
         (
             &["events", "--organization", &no_organization],
             "no organization is named",
@@ -308,4 +335,10 @@ async fn a_name_that_nothing_has_is_exit_1_with_the_nearest_for_replay_and_for_e
     assert_eq!(nothing, "0 deliveries are pending again");
     let deleted = replay(&fixture, &["--endpoint", ENDPOINT, "--organization", ORGANIZATION]).await;
     assert_eq!(deleted, "1 delivery is pending again");
+    let _daemon = fixture.daemon().await;
+    let outcome = fixture
+        .outcome(&["backfill", "--endpoint", &endpoint_id, "--certificate", "nosuch"])
+        .await;
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""), "{outcome:?}");
+    assert!(outcome.errors()[0].contains("no certificate nosuch of"), "{outcome:?}");
 }
