@@ -63,6 +63,10 @@ reloads() {
   check "refuses a bad reload" refused systemctl reload $unit
   configure '[mongodb]' "uri = \"$uri\""
   check "refuses a reload with a connection string in two places" refused systemctl reload $unit
+  configure '[queue]' 'capacity = 512'
+  chmod 600 /etc/certhookd/config.toml
+  check "refuses a reload with a file that the daemon can't read" refused systemctl reload $unit
+  chmod 644 /etc/certhookd/config.toml
   check "keeps running" running
   check "as the same process" is MainPID "$before"
   configure
