@@ -114,17 +114,15 @@ impl Fetcher {
 
     /// Fetches until `stop`. `progress` is called after every round.
     pub async fn run(mut self, stop: CancellationToken, progress: impl Fn()) {
-        let queue = self.queue.clone();
         while !stop.is_cancelled() {
-            // Registered before looking: a notification meanwhile is not missed.
-            let wanted = queue.fetch_wanted().notified();
             let Ok(next) = self.run_once(self.clock.now()).await else {
                 return;
             };
             progress();
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = wanted => {}
+                // What was asked for since the last time is remembered.
+                () = self.queue.fetch_wanted().notified() => {}
                 () = tokio::time::sleep_until(next) => {}
             }
         }
@@ -170,15 +168,8 @@ impl Fetcher {
         looked.heads.retain(|head| {
             let state = self.check_state(&head.endpoint);
             has_others |= state == EndpointState::NotAssigned;
-            is_vain &= matches!(
-                state,
-                EndpointState::OutOfService
-                    | EndpointState::Held
-                    | EndpointState::ProxyUnavailable
-                    | EndpointState::NotAssigned
-                    // Told of when a probe is due: see `Waiting::may_wait_in_any_class`.
-                    | EndpointState::Suspended { .. }
-            );
+            // When a probe of a suspended one is due, it is told of: see `Waiting::may_wait_in_any_class`.
+            is_vain &= !matches!(state, EndpointState::Served | EndpointState::Off(_));
             state.is_fetched()
         });
         let longest = match has_others {

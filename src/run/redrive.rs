@@ -15,7 +15,7 @@ use super::Engine;
 use super::upkeep::MOST_REFUSED;
 use crate::dispatch::EndpointState;
 use crate::failpoint;
-use crate::model::{EndpointKey, counted_back};
+use crate::model::{EndpointKey, counted_back, later};
 use crate::outbox::{DocumentState, Head, Redriven};
 use crate::store::{Error, Kind, Pauses, Result};
 
@@ -201,14 +201,9 @@ fn allowed(last: Option<&LastRedrive>, document: Option<&DocumentState>, now: Da
     match document {
         Some(document) if document.state == "delivered" => Some(PER_LOOK),
         Some(document) if document.state == "pending" => None,
-        Some(DocumentState { ended: Some(ended), .. }) => is_past(*ended, ONE_EVERY, now).then_some(1),
+        Some(DocumentState { ended: Some(ended), .. }) => (later(*ended, ONE_EVERY) <= now).then_some(1),
         _ => (last.at.elapsed() >= ONE_EVERY).then_some(1),
     }
-}
-
-fn is_past(instant: DateTime, by: Duration, now: DateTime) -> bool {
-    let elapsed = now.timestamp_millis().saturating_sub(instant.timestamp_millis());
-    u128::try_from(elapsed).is_ok_and(|elapsed| elapsed >= by.as_millis())
 }
 
 #[cfg(test)]

@@ -70,9 +70,8 @@ impl Keeper {
         }
         if !ended.is_empty() {
             // An empty document that stays does no harm.
-            let is_empty = doc! { "episode": { "$exists": false }, "suspensions": { "$exists": false } };
-            let mut empty = doc! { "_id": { "$in": ended } };
-            empty.extend(is_empty);
+            let is_none = doc! { "$exists": false };
+            let empty = doc! { "_id": { "$in": ended }, "episode": &is_none, "suspensions": is_none };
             let _ = engine.store.state().delete_many(empty).await;
         }
     }
