@@ -5,6 +5,7 @@ mod starved;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Bson, DateTime};
@@ -332,7 +333,13 @@ impl Fetcher {
             // A batch that is read in parts is recorded in parts: it is better read whole, if half of it has slots.
             let size = batch.deliveries.len();
             let limit = if left * 2 >= size { size } else { left };
-            left = left.saturating_sub(self.queue.enqueue(batch, limit));
+            let id = Arc::clone(&batch.batch.id);
+            let count = self.queue.enqueue(batch, limit);
+            // It was refused, as while endpoints move: it waits before all that is known.
+            if count == 0 && !self.queue.in_memory(endpoint).batches.contains(&id) {
+                self.waiting.note_more(endpoint, class);
+            }
+            left = left.saturating_sub(count);
         }
         if let Some(partial) = self.queue.in_memory(endpoint).partial {
             self.waiting.note_partial(endpoint, partial.class);

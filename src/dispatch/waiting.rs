@@ -117,7 +117,12 @@ impl Waiting {
     pub fn may_wait(&self, endpoints: impl Iterator<Item = EndpointKey>) {
         let mut state = self.state.lock();
         for endpoint in endpoints {
-            state.endpoints.entry(endpoint.clone()).or_default().live.more = true;
+            state
+                .endpoints
+                .entry(endpoint.clone())
+                .or_default()
+                .live
+                .may_have_more();
             state.changed.insert(endpoint);
         }
         drop(state);
@@ -132,7 +137,7 @@ impl Waiting {
         let mut state = self.state.lock();
         for endpoint in endpoints {
             let waiting = state.endpoints.entry(endpoint.clone()).or_default();
-            waiting.parts().for_each(|part| part.more = true);
+            waiting.parts().for_each(ClassQueue::may_have_more);
             state.changed.insert(endpoint);
         }
         drop(state);

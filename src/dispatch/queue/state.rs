@@ -162,20 +162,22 @@ impl State {
         let id = Arc::clone(&fetched.batch.id);
         let queue = self.endpoints.entry(endpoint.clone()).or_default();
         let first = fetched.deliveries.first().map_or(0, |delivery| delivery.index);
-        let continued = queue
-            .partial
-            .take_if(|partial| partial.batch == id && first >= partial.next);
+        let continues = |partial: &Partial| partial.batch == id && first >= partial.next;
+        let is_rest = queue.partial.as_ref().is_some_and(continues);
+        let limit = limit.min(self.limits.capacity.saturating_sub(self.taken));
         let known = self.batches.get(&id).cloned();
         if self.closed
             || self.refuses_read
             || queue.excluded.contains_key(&id)
-            || (known.is_some() && continued.is_none())
+            || (known.is_some() && !is_rest)
+            || limit == 0
         {
             self.forget_idle(&endpoint);
             return 0;
         }
+        // Only now: of what is refused, the rest is still to be read.
+        queue.partial.take_if(|_| is_rest);
         let mut rest = fetched.rest;
-        let limit = limit.min(self.limits.capacity.saturating_sub(self.taken));
         if fetched.deliveries.len() > limit {
             rest = fetched.deliveries.get(limit).map(|delivery| delivery.index);
             fetched.deliveries.truncate(limit);

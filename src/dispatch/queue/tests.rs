@@ -326,6 +326,24 @@ fn a_batch_whose_results_are_refused_is_left_out_for_a_while() {
     assert_eq!(queue.enqueue(fetched("a/1", "y", 1), 5), 1);
 }
 
+/// While its beginning is in memory, it is found by that alone.
+#[test]
+fn the_rest_of_a_batch_that_is_refused_is_still_known_to_be_there() {
+    let no_capacity = |queue: &DeliveryQueue| assert_eq!(queue.enqueue(fetched("b/1", "y", 12), 12), 12);
+    for (way, refuse) in [("moved", DeliveryQueue::refuse_reads as fn(&_)), ("full", no_capacity)] {
+        let queue = queue(Limits { capacity: 20, ..LIMITS });
+        prove(&queue, "a/1");
+        assert_eq!(fetch(&queue, "a/1", "x", 20), 8);
+        queue.begin_read();
+        refuse(&queue);
+        let mut rest = fetched("a/1", "x", 20);
+        rest.deliveries.drain(..8);
+        assert_eq!(queue.enqueue(rest, 4), 0, "{way}");
+        let partial = queue.in_memory(&key("a/1")).partial;
+        assert_eq!(partial, Some(Partial::new(&"a/1/x".into(), 8, Class::Live)), "{way}");
+    }
+}
+
 #[test]
 fn what_was_being_read_when_endpoints_moved_is_not_enqueued() {
     for moved in [DeliveryQueue::refuse_reads, DeliveryQueue::drop_all_unsent] {

@@ -101,6 +101,12 @@ impl ClassQueue {
         self.known.insert(index, batch);
     }
 
+    /// There may be others that are not known, also after a read that is under way and finds no more.
+    pub(super) fn may_have_more(&mut self) {
+        self.more = true;
+        self.added = true;
+    }
+
     /// A look has ended, which may have found a first batch.
     pub(super) fn looked(&mut self) {
         self.later = None;

@@ -72,6 +72,41 @@ fn what_was_just_appended_is_not_read_again_unless_somebody_may_have_changed_it(
 }
 
 #[test]
+fn what_comes_while_a_read_by_range_finds_no_more_is_asked_for_again() {
+    type Comes = fn(&Waiting);
+    fn key() -> EndpointKey {
+        EndpointKey::from_stored("a/1")
+    }
+    let ways: [(&str, Comes); 4] = [
+        ("another instance's note", |waiting| {
+            waiting.may_wait([key()].into_iter())
+        }),
+        ("of any class", |waiting| waiting.may_wait_in_any_class(vec![key()])),
+        ("appended", |waiting| appended(waiting, "x", 10)),
+        ("appended, confirmed late", |waiting| {
+            appended_since(waiting, Instant::now() - Duration::from_secs(1), "x", 10);
+        }),
+    ];
+    for (way, comes) in ways {
+        let waiting = waiting();
+        // There was a read before.
+        waiting.exhausted(&key(), Class::Live);
+        waiting.note_more(&key(), Class::Live);
+        assert_eq!(choose(&waiting), ["by range"], "{way}");
+        comes(&waiting);
+        waiting.exhausted(&key(), Class::Live);
+        assert!(choose(&waiting).contains(&"by range"), "{way}");
+        // Background deliveries are asked for once the others have ended.
+        for _ in 0..2 {
+            Class::ALL.iter().for_each(|class| waiting.exhausted(&key(), *class));
+            choose(&waiting);
+        }
+        Class::ALL.iter().for_each(|class| waiting.exhausted(&key(), *class));
+        assert!(!choose(&waiting).contains(&"by range"), "{way}");
+    }
+}
+
+#[test]
 fn what_a_read_may_have_found_before_the_commit_was_confirmed_is_read_again() {
     let waiting = waiting();
     let began = Instant::now();
