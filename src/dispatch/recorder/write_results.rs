@@ -75,7 +75,7 @@ impl<O: Observer> Recorder<O> {
                 Err(Unrecorded::Statistics(error)) if is_own(&error) => {
                     Left::AtOnce(self.without_statistics(set, &error))
                 }
-                Err(Unrecorded::Notes(error)) if is_own(&error) => Left::AtOnce(vec![without_notes(set, &error)]),
+                Err(Unrecorded::Notes(error)) if is_own(&error) => Left::AtOnce(without_notes(set, &error)),
                 Err(Unrecorded::Results(error) | Unrecorded::Statistics(error) | Unrecorded::Notes(error)) => {
                     self.after_error(set, error).await
                 }
@@ -168,7 +168,10 @@ impl<O: Observer> Recorder<O> {
 }
 
 /// What results say of their endpoints is refused: this instance keeps the pauses, others and its next start don't know of them.
-fn without_notes(mut set: ResultSet, why: &store::Error) -> ResultSet {
+fn without_notes(mut set: ResultSet, why: &store::Error) -> Vec<ResultSet> {
+    if set.has_several_endpoints() {
+        return by_endpoint(set);
+    }
     for settlement in &mut set.settlements {
         let endpoint = &settlement.delivery.endpoint;
         if std::mem::take(&mut settlement.is_death_told) {
@@ -184,7 +187,7 @@ fn without_notes(mut set: ResultSet, why: &store::Error) -> ResultSet {
             );
         }
     }
-    set
+    vec![set]
 }
 
 /// Whether the error concerns these documents alone, and not MongoDB as a whole.

@@ -128,6 +128,35 @@ async fn others_are_written(way: &str) {
 }
 
 #[tokio::test]
+async fn a_dead_letter_whose_note_is_refused_is_kept_and_the_platform_is_told_of_the_others() {
+    let fixture = fixture("notices.failing_after = \"15m\"").await;
+    let (organization, endpoints) = endpoints(&fixture, "/gone", 3).await;
+    always(&fixture, "/gone", 410);
+    let daemon = daemon(&fixture).await;
+    let (odd, key) = (id(&endpoints[1]), endpoint_key(organization, &endpoints[1]));
+    let refused = doc! { "_id": format!("endpoint/{key}"), "deadUntold": { "$exists": true } };
+    let modify = doc! { "collMod": "webhook_state", "validator": { "$nor": [refused] } };
+    fixture.database.run_command(modify).await.unwrap();
+    expire(&fixture, organization, 1).await;
+    daemon.signal(Signal::SIGUSR1);
+    let is_refusal = |line: &serde_json::Value| {
+        let message = line["message"].as_str().unwrap_or_default();
+        line["endpoint"] == odd && message.contains("refuses to note a dead letter")
+    };
+    assert_eq!(daemon.wait_for(is_refusal).await["level"], "WARN");
+    fixture
+        .wait_for_deliveries(doc! { "state": "dead", "endpoint": &key }, 1)
+        .await;
+    let is_told = |requests: &[_]| {
+        [0, 2]
+            .iter()
+            .all(|one| has(requests, &id(&endpoints[*one]), "delivery.dead"))
+    };
+    let requests = fixture.wait_for(is_told).await;
+    assert!(!has(&requests, &odd, "delivery.dead"));
+}
+
+#[tokio::test]
 async fn where_mongodb_writes_no_episode_the_platform_is_told_of_dead_letters() {
     // As many as end a round, and more.
     futures_util::future::join_all([3, 20, 50].map(dead_letters_are_told_of)).await;
