@@ -58,10 +58,10 @@ impl View {
 
     /// Whether it assigns every endpoint as `other` does.
     pub(super) fn assigns_as(&self, other: &Self) -> bool {
-        self.members == other.members && self.next == other.next && self.claims().eq(other.claims())
+        self.members == other.members && self.next == other.next && self.wants().eq(other.wants())
     }
 
-    fn claims(&self) -> impl Iterator<Item = (&String, &Vec<String>, &HashSet<EndpointKey>)> {
+    fn wants(&self) -> impl Iterator<Item = (&String, &Vec<String>, &HashSet<EndpointKey>)> {
         let others = self.others.iter();
         others.map(|other| (&other.instance_id, &other.members, &other.draining))
     }

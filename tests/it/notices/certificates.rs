@@ -71,6 +71,40 @@ fn notice(requests: &[Received], endpoint: &Document) -> Value {
 }
 
 #[tokio::test]
+async fn what_mongodb_does_not_write_of_one_endpoint_keeps_no_other_from_being_told_of() {
+    for way in ["its note", "its notice"] {
+        let fixture = fixture("").await;
+        let endpoints = ["a", "b", "c"].map(|name| with_tls(&fixture, name, identity(3)));
+        let organization = fixture.organization(Vec::new()).await;
+        let daemon = &daemons(&fixture, 1, SOON_AGAIN).await[0];
+        let odd = endpoint_key(organization, &endpoints[1]);
+        let (collection, refused) = match way {
+            "its note" => ("webhook_state", doc! { "_id": format!("certificates/{odd}") }),
+            _ => (
+                "webhook_outbox",
+                doc! { "deliveries.event": { "$regex": format!("certificate.*{}", id(&endpoints[1])) } },
+            ),
+        };
+        let modify = doc! { "collMod": collection, "validator": { "$nor": [refused] } };
+        fixture.database.run_command(modify).await.unwrap();
+        for endpoint in &endpoints {
+            push(&fixture, organization, endpoint).await;
+        }
+        daemon
+            .wait_for(|line| {
+                let message = line["message"].as_str().unwrap_or_default();
+                line["level"] == "ERROR"
+                    && line["endpoint"] == odd
+                    && message.contains("that an endpoint's certificates end")
+            })
+            .await;
+        let requests = wait_for_another(&fixture, organization).await;
+        let told = endpoints.each_ref().map(|endpoint| told(&requests, endpoint));
+        assert_eq!(told, [1, 0, 1], "{way}");
+    }
+}
+
+#[tokio::test]
 async fn a_certificate_that_ends_is_told_of_once_by_two_instances_restarts_reloads_and_reads() {
     let fixture = fixture("").await;
     let mut soon = identity(10);
