@@ -12,7 +12,7 @@ use super::told;
 use crate::fixture::{Daemon, Fixture, certificate};
 use crate::layout::after;
 
-/// So many that none of two instances is assigned all.
+/// This many, so that none of two instances is assigned all.
 const ENDPOINTS: usize = 20;
 
 const AWARDS: usize = 30;
