@@ -12,6 +12,7 @@ use certhookd::sandbox::{Options, Proxy, ReplicaSet, Response, shared};
 use certhookd::status::{Backlog, backlog};
 use http::StatusCode;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::fixture::{Daemon, Fixture, Outcome, certificate, expired, is_scan};
 use crate::layout::{batch, before, configure, dead, delivered, expiry, outbox, store};
@@ -55,11 +56,12 @@ async fn busy(fixture: &Fixture) -> Daemon {
         .insert_one(certificate(organization, None))
         .await
         .unwrap();
-    // The first to /gone is a dead letter, and what comes after it waits; the others are waited for by what the log says.
-    fixture
-        .wait_for_count(&outbox(fixture), doc! { "state": "dead" }, 1)
-        .await;
-    daemon.wait_for_nth(|line| line["message"] == "delivered", 4).await;
+    // The first to /gone is a dead letter, and what comes after it waits.
+    fixture.wait_for_deliveries(doc! { "state": "dead" }, 1).await;
+    // Of the failures nothing is written but when they go out again; the log tells of each delivery's first.
+    let failed = |line: &Value| line["reason"] == "status 503" && line["event_type"] == "certificate_expired";
+    daemon.wait_for_nth(failed, 3).await;
+    fixture.wait_for_deliveries(doc! { "state": "delivered" }, 4).await;
     daemon
 }
 
