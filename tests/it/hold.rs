@@ -19,9 +19,7 @@ use crate::fixture::{
 use crate::layout;
 
 async fn told(fixture: &Fixture, arguments: &[&str]) -> String {
-    let outcome = fixture.outcome(arguments).await;
-    assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    outcome.stdout.trim_end().to_owned()
+    fixture.outcome(arguments).await.result()
 }
 
 async fn award(fixture: &Fixture, organization: ObjectId) -> Document {

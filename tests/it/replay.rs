@@ -12,9 +12,7 @@ const OTHER: &str = "674700000000000000000004/674700000000000000000011";
 
 async fn replay(fixture: &Fixture, arguments: &[&str]) -> String {
     let _daemon = fixture.daemon().await;
-    let outcome = fixture.outcome(&[&["replay"], arguments].concat()).await;
-    assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    outcome.stdout.trim_end().to_owned()
+    fixture.outcome(&[&["replay"], arguments].concat()).await.result()
 }
 
 async fn fixture(documents: &[Document]) -> Fixture {
