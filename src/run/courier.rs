@@ -185,7 +185,8 @@ impl Courier {
 
     async fn remind(&self, delivery: &Delivery, now: DateTime) -> Outcome {
         match &*self.mailer.get() {
-            Some(mailer) => mailer.attempt(&self.store, &delivery.message, now).await,
+            // Boxed: it is large, and as a part of each attempt it would be moved with each webhook.
+            Some(mailer) => Box::pin(mailer.attempt(&self.store, &delivery.message, now)).await,
             None => Outcome::NotSent,
         }
     }

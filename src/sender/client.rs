@@ -224,8 +224,9 @@ impl Client {
             _ => None,
         };
         let outcome = attempt.without_response(none);
+        // Boxed, as it is rare and large.
         if let Some(url) = asked
-            && let Some(reason) = self.route.proxy.diagnose(url, attempt.start).await
+            && let Some(reason) = Box::pin(self.route.proxy.diagnose(url, attempt.start)).await
         {
             return Outcome::ProxyUnavailable { reason };
         }

@@ -1,6 +1,7 @@
 //! A connection that remembers whether it has answered before and how its last response began, and is counted while it is open.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -173,8 +174,8 @@ impl<T: Read + Unpin> Read for Remembering<T> {
             let read = Pin::new(&mut self.transport).poll_read(cx, buf);
             return read.map_err(|error| self.history.note_fault(error));
         }
-        let mut bytes = [0; CHUNK];
-        let mut read = ReadBuf::new(&mut bytes[..wanted]);
+        let mut bytes = [MaybeUninit::uninit(); CHUNK];
+        let mut read = ReadBuf::uninit(&mut bytes[..wanted]);
         let done = ready!(Pin::new(&mut self.transport).poll_read(cx, read.unfilled()));
         done.map_err(|error| self.history.note_fault(error))?;
         self.history.reads(read.filled());
