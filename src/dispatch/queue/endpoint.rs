@@ -50,8 +50,9 @@ impl EndpointQueue {
         self.active() - self.unsent.background()
     }
 
+    /// Whether it may be forgotten. While it is in a turn it may not: if it came back, it would have two.
     pub(super) fn is_idle(&self) -> bool {
-        self.active() + self.unrecorded == 0 && self.excluded.is_empty()
+        self.active() + self.unrecorded == 0 && self.excluded.is_empty() && !self.in_turn
     }
 }
 
@@ -68,4 +69,11 @@ pub(super) struct Organization {
     /// Slots of deliveries that are queued or in flight, of endpoints that are not known to answer; `taken` counts them too.
     pub(super) unproven: usize,
     pub(super) bytes: Bytes,
+}
+
+impl Organization {
+    /// As [`EndpointQueue::is_idle`].
+    pub(super) fn is_idle(&self) -> bool {
+        self.taken == 0 && self.turn.is_empty() && !self.in_turn
+    }
 }

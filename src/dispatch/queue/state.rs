@@ -184,6 +184,7 @@ impl State {
         }
         let count = fetched.deliveries.len();
         if count == 0 {
+            self.forget_idle(&endpoint);
             return 0;
         }
         if let Some(rest) = rest {
@@ -369,9 +370,18 @@ impl State {
 
     pub(super) fn drain_changes(&mut self) -> Changes {
         let now = Instant::now();
-        for queue in self.endpoints.values_mut().filter(|queue| !queue.excluded.is_empty()) {
+        let mut idle = Vec::new();
+        for (endpoint, queue) in self
+            .endpoints
+            .iter_mut()
+            .filter(|(_, queue)| !queue.excluded.is_empty())
+        {
             queue.excluded.retain(|_, until| *until > now);
+            if queue.is_idle() {
+                idle.push(endpoint.clone());
+            }
         }
+        idle.iter().for_each(|endpoint| self.forget_idle(endpoint));
         std::mem::take(&mut self.changes)
     }
 
@@ -379,20 +389,6 @@ impl State {
         let wants = |queue: &EndpointQueue| queue.active_before_background() <= queue.low;
         if self.endpoints.get(endpoint).is_some_and(wants) {
             self.changes.refill.insert(endpoint.clone());
-        }
-    }
-
-    fn forget_idle(&mut self, endpoint: &EndpointKey) {
-        if self.endpoints.get(endpoint).is_some_and(EndpointQueue::is_idle) {
-            self.endpoints.remove(endpoint);
-        }
-        let name = endpoint.organization();
-        if self
-            .organizations
-            .get(name)
-            .is_some_and(|organization| organization.taken == 0)
-        {
-            self.organizations.remove(name);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Gate;
+use super::endpoint::{EndpointQueue, Organization};
 use super::state::State;
 use crate::dispatch::admission::half;
 use crate::model::EndpointKey;
@@ -32,6 +33,7 @@ impl State {
             }
             let next = self.next_of(&name, gate, now);
             self.organization_joins_turn(&name);
+            self.forget_idle_organization(&name);
             if next.is_some() {
                 return next;
             }
@@ -48,6 +50,10 @@ impl State {
                 continue;
             };
             queue.in_turn = false;
+            if queue.unsent.is_empty() {
+                self.forget_idle(&endpoint);
+                continue;
+            }
             queue.configured = configured;
             let in_flight = queue.in_flight;
             // It comes back when one of its requests ends.
@@ -118,6 +124,7 @@ impl State {
                 queue.in_turn = false;
             }
             self.join_turn(&endpoint);
+            self.forget_idle(&endpoint);
         }
     }
 
@@ -159,4 +166,20 @@ impl State {
             self.turn.push_back(name.to_owned());
         }
     }
+
+    pub(super) fn forget_idle(&mut self, endpoint: &EndpointKey) {
+        if self.endpoints.get(endpoint).is_some_and(EndpointQueue::is_idle) {
+            self.endpoints.remove(endpoint);
+        }
+        self.forget_idle_organization(endpoint.organization());
+    }
+
+    pub(super) fn forget_idle_organization(&mut self, name: &str) {
+        if self.organizations.get(name).is_some_and(Organization::is_idle) {
+            self.organizations.remove(name);
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;
