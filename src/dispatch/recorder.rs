@@ -80,7 +80,7 @@ impl<O: Observer> Recorder<O> {
             parts,
             results,
             pending: PendingResults::default(),
-            contended: ContendedResults::default(),
+            contended: ContendedResults::new(),
             succeeded: None,
             refused: Pauses::default(),
             uncounted: UncountedResults::default(),
@@ -179,6 +179,7 @@ impl<O: Observer> Recorder<O> {
             .flat_map(ResultSet::endpoints)
             .any(|endpoint| (self.parts.drained)(endpoint));
         self.write(sets).await?;
+        self.contended.end_episodes();
         failpoint::reach("recorded");
         if drained {
             self.parts.recorded.notify_one();

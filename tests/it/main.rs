@@ -50,6 +50,7 @@ mod health;
 mod history;
 mod hold;
 mod isolation;
+mod locked;
 mod metrics;
 mod mtls;
 mod notices;

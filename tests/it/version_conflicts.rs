@@ -12,6 +12,7 @@ use http::StatusCode;
 
 use crate::fixture::{Daemon, Fixture, LIMIT, certificate, endpoint_key, expired_in_turn, heard, pending_batch};
 use crate::layout::after;
+use crate::locked::lock;
 
 /// A daemon with one batch of that many deliveries, which get these responses.
 async fn sending(deliveries: i64, responses: &[Response]) -> (Fixture, Daemon, Document) {
@@ -104,16 +105,7 @@ async fn a_batch_that_somebody_keeps_locked_keeps_no_other_from_being_recorded()
     // Once it is locked.
     batch.insert("due", after(Clock::local(), Duration::from_secs(3)));
     fixture.outbox().insert_one(&batch).await.unwrap();
-    let mut session = fixture.database.client().start_session().await.unwrap();
-    session.start_transaction().await.unwrap();
-    let locked = doc! { "_id": batch.get_str("_id").unwrap() };
-    let touch = doc! { "$set": { "touched": true } };
-    let outbox = fixture.outbox();
-    outbox
-        .update_one(locked.clone(), touch)
-        .session(&mut session)
-        .await
-        .unwrap();
+    let mut session = lock(&fixture, batch.get_str("_id").unwrap()).await;
     fixture.receiver.wait_for_total(1, LIMIT).await.unwrap();
     let is_delivered = |key: String| doc! { "endpoint": key, "state": "delivered" };
     for n in 1..=10 {
@@ -128,7 +120,7 @@ async fn a_batch_that_somebody_keeps_locked_keeps_no_other_from_being_recorded()
     assert_eq!(
         fixture
             .outbox()
-            .count_documents(doc! { "_id": locked.get("_id").unwrap(), "state": "pending" })
+            .count_documents(doc! { "_id": batch.get_str("_id").unwrap(), "state": "pending" })
             .await
             .unwrap(),
         1
@@ -147,6 +139,8 @@ async fn a_batch_that_somebody_keeps_locked_keeps_no_other_from_being_recorded()
             .count(),
         1
     );
+    let is_told = |line: &serde_json::Value| line["message"].to_string().contains("from being recorded");
+    assert_eq!(daemon.count(is_told), 0, "it was soon over");
 }
 
 #[tokio::test]

@@ -99,7 +99,7 @@ impl<O: Observer> Recorder<O> {
     async fn after_error(&mut self, mut set: ResultSet, error: store::Error) -> Left {
         match error.kind() {
             Kind::Conflict if !set.has_several_endpoints() => {
-                self.contended.add(set);
+                self.contended.add(set, &error);
                 Left::Nothing
             }
             Kind::Conflict if set.conflicts >= CONFLICTS => Left::AtOnce(by_endpoint(set)),
@@ -206,6 +206,15 @@ impl ResultSet {
 
     pub(super) fn endpoints(&self) -> impl Iterator<Item = &EndpointKey> {
         self.settlements.iter().map(|one| &one.delivery.endpoint)
+    }
+
+    /// The batch of the first.
+    pub(super) fn batch(&self) -> &str {
+        &self.settlements[0].delivery.batch.id
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.settlements.len()
     }
 
     fn has_several_endpoints(&self) -> bool {
