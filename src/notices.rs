@@ -13,7 +13,7 @@ mod notice;
 mod reach;
 
 pub use certificates::{ToldCertificates, all_told_certificates, told_certificates_id};
-pub use document::{Noted, PAST_SUSPENSIONS, Untold, all_episodes, episode_id, forgotten_episodes};
+pub use document::{Noted, PAST_SUSPENSIONS, Untold, all_episodes, episode_id, forgotten_episodes, unprobed};
 pub use dues::Dues;
 pub use episode::{Episode, Rules, Told};
 pub use episodes::{Begin, Episodes, Unsaved};

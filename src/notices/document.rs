@@ -27,6 +27,13 @@ pub fn episode_id(endpoint: &EndpointKey) -> String {
     format!("episode/{endpoint}")
 }
 
+/// The filter for an episode document that notes a probe of that instant, and the update that takes it back.
+pub fn unprobed(endpoint: &EndpointKey, probed_at: DateTime) -> (Document, Document) {
+    let is_noted = doc! { "_id": episode_id(endpoint), "episode.suspended.probedAt": probed_at };
+    let take_back = doc! { "$unset": { "episode.suspended.probedAt": 1 }, "$inc": { "episode.version": 1_i64 } };
+    (is_noted, take_back)
+}
+
 /// What an episode document says.
 #[derive(Clone, Debug)]
 pub struct Noted {

@@ -14,13 +14,13 @@ use crate::cluster::Cluster;
 use crate::dispatch::Deliver;
 use crate::failpoint;
 use crate::mail::Mailer;
-use crate::model::{Clock, Failure, Outcome, Reloadable, time_until};
-use crate::notices::{Begin, Episodes};
+use crate::model::{Clock, EndpointKey, Failure, Outcome, Reloadable, time_until};
+use crate::notices::{Begin, Episodes, unprobed};
 use crate::operations::Holds;
 use crate::outbox::{Delivery, Outbox, UNFINISHED, retry_deadline};
 use crate::platform::{Directory, Found};
 use crate::sender::{Client, Proxy, RetryPolicy};
-use crate::store::{Kind, Store};
+use crate::store::{Error, Kind, Store};
 use crate::trace::{Attempt, Tracer};
 
 #[derive(Clone)]
@@ -47,7 +47,8 @@ impl Deliver for Courier {
         if let Some(reason) = self.waits_for_proxy(delivery) {
             return Outcome::ProxyUnavailable { reason };
         }
-        let begin = self.episodes.begin(&delivery.endpoint, self.clock.now());
+        let began = self.clock.now();
+        let begin = self.episodes.begin(&delivery.endpoint, began);
         if begin == Begin::No {
             return Outcome::NotSent;
         }
@@ -55,7 +56,7 @@ impl Deliver for Courier {
         // It may be cut short: this future is dropped then.
         let cut_short = scopeguard::guard((), |()| {
             if is_probe {
-                self.episodes.take_back_probe(&delivery.endpoint);
+                self.take_back_probe(&delivery.endpoint, began);
             }
         });
         // As it is sent to: a document that changes meanwhile is another.
@@ -66,7 +67,7 @@ impl Deliver for Courier {
         };
         ScopeGuard::into_inner(cut_short);
         if is_probe && is_unsent(&outcome) {
-            self.episodes.take_back_probe(&delivery.endpoint);
+            self.take_back_probe(&delivery.endpoint, began);
         }
         let mut is_of_now = true;
         if let Some(failure) = outcome.failure_mut() {
@@ -156,6 +157,19 @@ impl Courier {
                 debug!(delivery = %noted.batch.id, %error, "an attempt that was not made counts as begun");
             }
         })
+    }
+
+    /// The next attempt is the probe, whoever makes it. What writes episodes down has ended when a stop cuts a probe short: so this is
+    /// written here, in a task of its own, as above.
+    fn take_back_probe(&self, endpoint: &EndpointKey, began: DateTime) {
+        self.episodes.take_back_probe(endpoint);
+        let (store, endpoint) = (self.store.clone(), endpoint.clone());
+        tokio::spawn(async move {
+            let (is_noted, take_back) = unprobed(&endpoint, began);
+            if let Err(error) = store.state().update_one(is_noted, take_back).await {
+                debug!(%endpoint, error = %Error::from(error), "a probe that was not made counts as made");
+            }
+        });
     }
 
     /// A `Retry-After` is obeyed until the end of the delivery's retry period at most, or for one retry period if that has ended.

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod clock;
+mod cut_short;
 mod instances;
 mod many;
 mod ours;
