@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use bson::doc;
 use bson::oid::ObjectId;
+use certhookd::sandbox::{Options, ReplicaSet};
 use tokio::process::Command;
 
 use crate::fixture::{Fixture, Outcome, endpoint_key};
@@ -259,4 +260,38 @@ async fn status_shows_what_is_chosen() {
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
     let nearest = format!("no organization is named {misspelt}; the nearest: {name}");
     assert!(unknown.errors()[0].contains(&nearest), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn what_can_not_be_read_of_holds_is_one_line_and_no_dump_of_the_driver() {
+    let set = ReplicaSet::start(Options::default()).await.unwrap();
+    let fixture = Fixture::on(set.uri(), set.client().await.unwrap());
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let unknown = format!("{organization}/{}", ObjectId::new());
+    for (command, code, name) in [
+        ("hold", 13, "Unauthorized"),
+        ("release", 2, "BadValue"),
+        ("cancel", 50, "MaxTimeMSExpired"),
+        ("deliveries", 13, "Unauthorized"),
+    ] {
+        let state = format!("{}.webhook_state", fixture.database.name());
+        let data = doc! { "failCommands": ["find"], "errorCode": code, "namespace": state, "appName": "certhookd" };
+        let fail = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
+        let admin = fixture.database.client().database("admin");
+        admin.run_command(fail).await.unwrap();
+        let outcome = fixture.outcome(&[command, "--endpoint", &unknown]).await;
+        assert_eq!(outcome.code, Some(1), "{command}: {outcome:?}");
+        let errors = outcome.errors();
+        assert!(errors.len() == 1 && errors[0].contains(name), "{command}: {errors:?}");
+        let is_dump = |line: &str| {
+            ["Error {", "kind:", "labels:", "\n"]
+                .iter()
+                .any(|mark| line.contains(mark))
+        };
+        assert!(!is_dump(errors[0]), "{command}: {errors:?}");
+        assert!(
+            outcome.log.iter().all(serde_json::Value::is_object),
+            "{command}: {outcome:?}"
+        );
+    }
 }

@@ -7,8 +7,9 @@ use certhookd::sandbox::Received;
 use futures_util::TryStreamExt;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tokio::process::Command;
 
-use crate::fixture::{Fixture, certificate, expired, is_scan};
+use crate::fixture::{Fixture, Outcome, certificate, expired, is_scan};
 
 const HOUR: i64 = 3_600_000;
 
@@ -302,4 +303,39 @@ async fn an_index_that_the_operator_made_by_hand_is_used_under_its_name() {
     daemon.wait_for(is_scan).await;
     assert_eq!(daemon.count(is_index_announced), 0);
     assert_eq!(fixture.badge_users().list_index_names().await.unwrap().len(), 2);
+}
+
+/// Has the command see a clock that is wrong by that many hours.
+fn skew(command: &mut Command, hours: i64) {
+    let architectures = std::fs::read_dir("/usr/lib").unwrap().flatten();
+    let mut libraries = architectures.map(|entry| entry.path().join("faketime/libfaketime.so.1"));
+    let library = libraries.find(|library| library.is_file());
+    command
+        .env(
+            "LD_PRELOAD",
+            library.expect("libfaketime is not installed: apt-get install libfaketime"),
+        )
+        .env("FAKETIME", format!("{:+}s", hours * 3_600))
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("FAKETIME_DISABLE_SHM", "1");
+}
+
+#[tokio::test]
+async fn a_dry_run_goes_by_mongodbs_clock_and_not_by_the_machines() {
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let hours = [-2, -1, 1, 2].map(|hours| certificate(organization, Some(hours_ago(hours))));
+    fixture.badge_users().insert_many(hours).await.unwrap();
+    for hours in [0, 24, -24, 24 * 3650] {
+        let mut command = fixture.command(&["scan", "--dry-run"]);
+        skew(&mut command, hours);
+        let outcome = Outcome::of(command).await;
+        assert_eq!(outcome.code, Some(0), "{hours}: {outcome:?}");
+        let counted = outcome
+            .stdout
+            .lines()
+            .find(|line| line.contains(&organization.to_hex()));
+        let counted: Vec<_> = counted.into_iter().flat_map(str::split_whitespace).skip(1).collect();
+        assert_eq!(counted, ["2", "2"], "{hours}: {outcome:?}");
+    }
 }
