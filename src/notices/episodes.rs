@@ -317,7 +317,7 @@ impl Episodes {
     pub fn saved(&self, unsaved: &Unsaved, suspended: Option<Period>) {
         let mut known = self.0.known.lock();
         if let Some(period) = suspended {
-            known.past.entry(unsaved.endpoint.clone()).or_default().push(period);
+            known.remember_one(&unsaved.endpoint, period);
         }
         known.saved(unsaved);
     }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::unsaved::Unsaved;
 use crate::model::{EndpointKey, Period, later};
-use crate::notices::document::Noted;
+use crate::notices::document::{Noted, PAST_SUSPENSIONS};
 use crate::notices::dues::Dues;
 use crate::notices::episode::{Episode, Rules, Told, succeeded};
 use crate::notices::reach::Reach;
@@ -231,6 +231,14 @@ impl Known {
         if !past.is_empty() && past.last() >= known {
             self.past.insert(endpoint.clone(), past.to_vec());
         }
+    }
+
+    /// As many are kept as in the episode document.
+    pub(super) fn remember_one(&mut self, endpoint: &EndpointKey, suspended: Period) {
+        let past = self.past.entry(endpoint.clone()).or_default();
+        past.push(suspended);
+        let kept = usize::try_from(PAST_SUSPENSIONS).unwrap_or(usize::MAX);
+        past.drain(..past.len().saturating_sub(kept));
     }
 
     pub(super) fn judge_cut_off(&mut self, now: Instant) -> bool {

@@ -247,3 +247,17 @@ fn endpoints_are_woken_once_when_a_probe_is_due_and_when_they_are_served_again()
         "the end of the episode"
     );
 }
+
+#[test]
+fn an_endpoint_keeps_its_last_hundred_suspensions() {
+    let at = DateTime::from_millis;
+    let (episodes, endpoint) = suspended();
+    episodes.succeeded(&endpoint, at(1));
+    let written = to_be_written(&episodes, &endpoint);
+    for n in 1..=250 {
+        episodes.saved(&written, Some((at(n), at(n + 1))));
+        let kept = episodes.suspensions(&endpoint, at(1_000));
+        let first = 1.max(n - 99);
+        assert_eq!(kept, (first..=n).map(|n| (at(n), at(n + 1))).collect::<Vec<_>>());
+    }
+}

@@ -68,6 +68,12 @@ async fn goes_out_although_unwritten(way: &str) {
         message.contains("refuses to write down that an endpoint fails")
     };
     daemon.wait_for(is_refused).await;
+    // As many releases as are kept.
+    let long_ago = before(Clock::local(), Duration::from_secs(3600));
+    let others = (0..100).map(|n| doc! { "target": format!("hold/endpoint/a/{n}"), "at": long_ago });
+    let (state, control) = (fixture.state(), doc! { "_id": "control" });
+    let releases = doc! { "$set": { "releases": others.collect::<Vec<_>>() } };
+    state.update_one(control.clone(), releases).upsert(true).await.unwrap();
     always(&fixture, "/a", 200);
     expire(&fixture, organization, 3).await;
     daemon.signal(nix::sys::signal::Signal::SIGUSR1);
@@ -82,13 +88,27 @@ async fn goes_out_although_unwritten(way: &str) {
     };
     assert_eq!(released.code, Some(0), "{released:?}");
     fixture.wait_for(|requests| accepted(requests, "/a") == 4).await;
+    let control = state.find_one(control).await.unwrap().unwrap();
+    let releases = control.get_array("releases").unwrap();
+    let last = releases.last().unwrap().as_document().unwrap();
+    assert_eq!(releases.len(), 100, "{way}");
+    assert!(*last.get_datetime("at").unwrap() > long_ago, "{way}: {last}");
 }
 
 #[tokio::test]
 async fn a_suspension_ends_whatever_is_in_the_place_of_those_before_it() {
     let fixture = fixture("").await;
-    let odd: [Bson; 4] = ["none".into(), 5.into(), Bson::Null, doc! { "a": 1 }.into()];
-    let endpoints = [0, 1, 2, 3].map(|_| fixture.endpoint("/a"));
+    let began = Clock::local();
+    let period = doc! { "at": before(began, Duration::from_secs(60)), "until": before(began, Duration::from_secs(30)) };
+    let as_many_as_are_kept = vec![Bson::from(period); 100];
+    let odd: [Bson; 5] = [
+        "none".into(),
+        5.into(),
+        Bson::Null,
+        doc! { "a": 1 }.into(),
+        as_many_as_are_kept.into(),
+    ];
+    let endpoints = odd.each_ref().map(|_| fixture.endpoint("/a"));
     let organization = fixture.organization(endpoints.to_vec()).await;
     always(&fixture, "/a", 410);
     let daemon = daemon(&fixture).await;
@@ -103,7 +123,7 @@ async fn a_suspension_ends_whatever_is_in_the_place_of_those_before_it() {
         state.update_one(of_endpoint, change).await.unwrap();
     }
     always(&fixture, "/a", 200);
-    let ended = doc! { "suspensions.until": { "$type": "date" } };
+    let ended = doc! { "suspensions.until": { "$gte": began }, "suspensions.100": { "$exists": false } };
     fixture.wait_for_count(&state, ended, of_all).await;
     let have_recovered = |requests: &[_]| {
         let has_recovered = |endpoint| has(requests, &id(endpoint), "endpoint.recovered");
