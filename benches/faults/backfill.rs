@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use bson::oid::ObjectId;
-use bson::{Bson, Document, doc};
+use bson::{Bson, Document, RawDocumentBuf, doc};
 use certhookd::sandbox::ReplicaSet;
+use mongodb::Collection;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,9 @@ const KILL_EVERY: Duration = Duration::from_secs(20);
 const CHANGE_EVERY: Duration = Duration::from_millis(10);
 
 const LIMIT: Duration = Duration::from_secs(3600);
+
+/// Changes each of which follows the last within this time are one burst.
+const BURST: Duration = Duration::from_millis(100);
 
 /// What is wrong is printed, at most this many.
 const SHOWN: usize = 10;
@@ -46,8 +50,10 @@ pub async fn run(set: &ReplicaSet, count: usize, instances: usize) -> Result<boo
     let (kills, took) = (kills?, began.elapsed());
     // The stream comes to it after all that happened before.
     let last = busy.award().await?;
-    wait_until(|| async { Ok(outbox.find_one(doc! { "deliveries.event": &last }).await?.is_some()) }).await?;
-    wait_until(|| async { Ok(outbox.count_documents(doc! { "state": "pending" }).await? == 0) }).await?;
+    let has_last = async || Ok(outbox.find_one(doc! { "deliveries.event": &last }).await?.is_some());
+    wait_until(&outbox, has_last).await?;
+    let is_at_rest = async || Ok(outbox.count_documents(doc! { "state": "pending" }).await? == 0);
+    wait_until(&outbox, is_at_rest).await?;
     fixture.close().await?;
     let received = fixture.receiver.requests();
     let mut wrong = busy.missing(&received);
@@ -91,32 +97,41 @@ async fn configure(fixture: &Fixture<'_>) -> Result<(ObjectId, ObjectId)> {
 async fn kill_until_done(fixture: &Fixture<'_>, id: &Bson, stop: &CancellationToken) -> Result<usize> {
     let _stop = stop.clone().drop_guard();
     let operations = fixture.database.collection::<Document>("webhook_operations");
-    let (mut killed, mut last) = (0, Instant::now());
-    loop {
-        let operation = operations
-            .find_one(doc! { "_id": id })
-            .await?
-            .context("the operation is lost")?;
+    let has_ended = async || {
+        let found = operations.find_one(doc! { "_id": id }).await?;
+        let operation = found.context("the operation is lost")?;
         match operation.get_str("state") {
-            Ok("done") => return Ok(killed),
-            Ok("running") | Err(_) => {}
+            Ok("done") => Ok(true),
+            Ok("running") | Err(_) => Ok(false),
             Ok(state) => anyhow::bail!("the backfill ended as {state}: {operation}"),
         }
-        if last.elapsed() >= KILL_EVERY {
-            let daemon = &fixture.daemons[killed % fixture.daemons.len()];
-            daemon.kill().await?;
-            daemon.start(None).await?;
-            (killed, last) = (killed + 1, Instant::now());
+    };
+    let ended = wait_until(&operations, has_ended);
+    tokio::pin!(ended);
+    for killed in 0.. {
+        tokio::select! {
+            ended = &mut ended => return ended.map(|()| killed),
+            () = sleep(KILL_EVERY) => {}
         }
-        sleep(Duration::from_millis(200)).await;
+        let daemon = &fixture.daemons[killed % fixture.daemons.len()];
+        daemon.kill().await?;
+        daemon.start(None).await?;
     }
+    Ok(usize::MAX)
 }
 
-async fn wait_until<F: Future<Output = Result<bool>>>(is_so: impl Fn() -> F) -> Result<()> {
-    let began = Instant::now();
-    while !is_so().await? {
-        ensure!(began.elapsed() < LIMIT, "not at rest after {LIMIT:?}");
-        sleep(Duration::from_millis(500)).await;
-    }
-    Ok(())
+/// Looks whether it is so, and looks again after each burst of changes of the collection.
+async fn wait_until(collection: &Collection<Document>, is_so: impl AsyncFn() -> Result<bool>) -> Result<()> {
+    let waited = async {
+        // Opened before looking, so that no change falls in between.
+        let ids = collection.watch().pipeline([doc! { "$project": { "_id": 1 } }]);
+        let mut changes = ids.max_await_time(BURST).await?.with_type::<RawDocumentBuf>();
+        while !is_so().await? {
+            while changes.next_if_any().await?.is_none() {}
+            while changes.next_if_any().await?.is_some() {}
+        }
+        Ok(())
+    };
+    let waited = tokio::time::timeout(LIMIT, waited).await;
+    waited.with_context(|| format!("it is not so after {LIMIT:?}"))?
 }
