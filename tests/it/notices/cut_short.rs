@@ -56,6 +56,6 @@ async fn is_probed_again((signal, is_beside): (Signal, bool)) {
     };
     let delivered = doc! { "state": "delivered", "endpoint": &key };
     fixture.wait_for_deliveries(delivered, 2).await;
-    assert_eq!(fixture.state().count_documents(suspended).await.unwrap(), 0, "{signal}");
+    fixture.wait_for_count(&fixture.state(), suspended, 0).await;
     drop(next);
 }
