@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Cluster;
 use crate::model::EndpointKey;
-use crate::store::{CONTROL, Reporter, Result};
+use crate::store::{CONTROL, Result};
 
 /// How often an instance beside others reads their notes.
 const WAKE_UP_EVERY: Duration = Duration::from_millis(200);
@@ -99,7 +99,7 @@ impl WakeUps {
         progress: impl Fn(),
     ) {
         let mut seen = HashMap::new();
-        let mut reporter: Reporter = cluster.store.outage().reporter();
+        let mut reporter = cluster.store.outage().reporter();
         while stop
             .run_until_cancelled(tokio::time::sleep(WAKE_UP_EVERY))
             .await
@@ -111,10 +111,8 @@ impl WakeUps {
                 continue;
             }
             let began = std::time::Instant::now();
-            match read_once(&cluster, &mut seen, &woken, &control).await {
-                Ok(()) => reporter.succeeded(),
-                Err(error) => reporter.failed("read other instances' notes", &error, began),
-            }
+            let done = read_once(&cluster, &mut seen, &woken, &control).await;
+            reporter.ended("read other instances' notes", began, &done);
         }
     }
 }

@@ -148,10 +148,8 @@ impl Executor {
             }
             let began = Instant::now();
             indexes.ensure(&self.parts).await;
-            match self.look(&mut tasks).await {
-                Ok(()) => reporter.succeeded(),
-                Err(error) => reporter.failed("look for operations", &error, began),
-            }
+            let done = self.look(&mut tasks).await;
+            reporter.ended("look for operations", began, &done);
         }
         tasks.abandon().await;
     }

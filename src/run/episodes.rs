@@ -55,10 +55,8 @@ pub(super) async fn keep(engine: Arc<Engine>, stop: CancellationToken) {
         keeper.follow_configuration(followed != configured);
         followed = configured;
         let began = Instant::now();
-        match keeper.run_once(began).await {
-            Ok(()) => reporter.succeeded(),
-            Err(error) => reporter.failed("write down which endpoints fail", &error, began),
-        }
+        let done = keeper.run_once(began).await;
+        reporter.ended("write down which endpoints fail", began, &done);
     }
 }
 

@@ -34,10 +34,8 @@ pub(super) async fn drop_payloads(engine: Arc<Engine>, stop: CancellationToken) 
         };
         let began = Instant::now();
         let go_on = || !stop.is_cancelled() && lease.borrow().is_some();
-        match look(&engine, kept, go_on).await {
-            Ok(()) => reporter.succeeded(),
-            Err(error) => reporter.failed("drop payloads", &error, began),
-        }
+        let done = look(&engine, kept, go_on).await;
+        reporter.ended("drop payloads", began, &done);
     }
 }
 

@@ -64,10 +64,8 @@ pub(super) async fn redrive(engine: Arc<Engine>, stop: CancellationToken) {
     let mut pause = look_every;
     while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
         let began = Instant::now();
-        match redrives.run_once(&engine, began).await {
-            Ok(()) => reporter.succeeded(),
-            Err(error) => reporter.failed("send dead letters again", &error, began),
-        }
+        let done = redrives.run_once(&engine, began).await;
+        reporter.ended("send dead letters again", began, &done);
         pause = next_look(look_every, redrives.looked, redrives.has_sent);
     }
 }

@@ -41,10 +41,8 @@ pub(super) async fn end_waiting(engine: Arc<Engine>, stop: CancellationToken) {
             return;
         }
         let began = Instant::now();
-        match run_once(&engine, wait_for, &mut refused, &stop).await {
-            Ok(()) => reporter.succeeded(),
-            Err(error) => reporter.failed("end what has waited too long", &error, began),
-        }
+        let done = run_once(&engine, wait_for, &mut refused, &stop).await;
+        reporter.ended("end what has waited too long", began, &done);
     }
 }
 

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tracing::{debug, error, info, warn};
 
 use super::connection::Connection;
-use super::{Error, Kind, progress};
+use super::{Error, Kind, Result, progress};
 
 /// The name under which a refused login is remembered: it concerns every operation, and is logged once.
 const LOGIN: &str = "log this daemon in";
@@ -97,6 +97,14 @@ impl Reporter {
         self.reached();
         self.conflicts = None;
         self.accepted();
+    }
+
+    /// An operation that began then has ended.
+    pub fn ended<T>(&mut self, what: &str, began: Instant, result: &Result<T>) {
+        match result {
+            Ok(_) => self.succeeded(),
+            Err(error) => self.failed(what, error, began),
+        }
     }
 
     fn unavailable(&mut self, what: &str, error: &Error, began: Instant) {
