@@ -30,7 +30,6 @@ mod web;
 pub use courier::Courier;
 pub use daemon::{Options, run};
 pub use engine::Engine;
-pub use report::Snapshot;
 pub use running::Running;
 pub use settings::{Settings, endpoint_policy};
 pub use start::{Misconfigured, connect, is_refusal, is_replica_set, reach, refuse_first_layout};

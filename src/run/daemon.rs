@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use super::{Engine, Running, Snapshot};
+use super::{Engine, Running, report};
 use crate::config::{Config, Faults, Service, restart_needed};
 use crate::service::signals::{Signal, Signals};
 use crate::source::ScanTrigger;
@@ -73,8 +73,7 @@ impl Daemon {
 
     fn report(&mut self) {
         let engine = Arc::clone(&self.engine);
-        self.reports
-            .spawn(async move { Snapshot::of(&engine).log(&engine).await });
+        self.reports.spawn(async move { report::log(&engine).await });
         while self.reports.try_join_next().is_some() {}
     }
 

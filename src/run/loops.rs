@@ -7,7 +7,7 @@ use bson::{DateTime, doc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Engine, Snapshot};
+use super::{Engine, report};
 use crate::cluster::{BEAT, CUT_SHORT, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::dispatch::EndpointState;
 use crate::sender::OutageScope;
@@ -166,10 +166,7 @@ pub(super) async fn heartbeat(engine: Arc<Engine>, progress: Arc<Progress>, end:
         let began = Instant::now();
         let beaten = engine.beat().await;
         progress.report();
-        match beaten {
-            Ok(()) => reporter.succeeded(),
-            Err(error) => reporter.failed("take the heartbeat", &error, began),
-        }
+        reporter.ended("take the heartbeat", began, &beaten);
     }
 }
 
@@ -262,9 +259,8 @@ pub(super) async fn status(engine: Arc<Engine>, manager: Manager, stop: Cancella
         engine
             .history
             .add(engine.clock.now(), counts.delivered(), counts.failed());
-        let snapshot = Snapshot::of(&engine);
         let prefix = if stop.is_cancelled() { "stopping: " } else { "" };
-        manager.status(&format!("{prefix}{}", snapshot.status()));
+        manager.status(&format!("{prefix}{}", report::status(&engine)));
         if end
             .run_until_cancelled(tokio::time::sleep(STATUS_EVERY))
             .await
