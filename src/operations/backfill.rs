@@ -247,7 +247,7 @@ impl Running {
         };
         let mut session = store.read_session().await?;
         session
-            .find(&store.badge_users(), doc! { "_id": { "$in": ids } }, options, add)
+            .find(store.badge_users().name(), doc! { "_id": { "$in": ids } }, options, add)
             .await?;
         Ok(found)
     }

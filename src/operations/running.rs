@@ -146,9 +146,8 @@ impl Running {
         let mut transaction = store.begin(Writer::Operations).await?;
         rows.push(raise_row());
         transaction.update(STATE, rows.iter()).await?;
-        let state = store.database().collection(STATE);
         let control = transaction
-            .find(&state, doc! { "_id": CONTROL }, FindOptions::default(), |_| true)
+            .find(STATE, doc! { "_id": CONTROL }, FindOptions::default())
             .await?;
         let number = control
             .first()

@@ -170,9 +170,7 @@ impl Outbox {
         options.projection = Some(doc! { "_id": 0, "endpoint": 1, "deliveries.event": 1 });
         options.hint = Some(hint("events"));
         let filter = doc! { "deliveries.event": { "$in": events } };
-        let found = transaction
-            .find(&self.store.outbox(), filter, options, |_| true)
-            .await?;
+        let found = transaction.find(OUTBOX, filter, options).await?;
         Ok(found.iter().flat_map(pairs).collect())
     }
 }

@@ -6,7 +6,7 @@ use mongodb::options::FindOptions;
 use super::document::hint;
 use super::{Class, Outbox};
 use crate::model::EndpointKey;
-use crate::store::{Result, Writer};
+use crate::store::{OUTBOX, Result, Writer};
 
 /// Documents per transaction: others get their turn in between.
 const STEP: i64 = 100;
@@ -29,8 +29,7 @@ impl Outbox {
                 "state": "pending", "queue": class.queue(endpoint), "due": { "$lt": since }, "createdAt": { "$lt": since },
                 "_id": { "$nin": self.left_alone(endpoint) },
             };
-            let outbox = self.store.outbox();
-            let found = transaction.find(&outbox, filter, options, |_| true).await?;
+            let found = transaction.find(OUTBOX, filter, options).await?;
             if found.is_empty() {
                 transaction.abort().await;
                 continue;

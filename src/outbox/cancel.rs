@@ -8,7 +8,7 @@ use super::versions::tell_of_versions;
 use super::{Class, Outbox};
 use crate::model::EndpointKey;
 use crate::statistics::Additions;
-use crate::store::{Error, Result, STATISTICS, Writer};
+use crate::store::{Error, OUTBOX, Result, STATISTICS, Writer};
 
 /// Documents per transaction: others get their turn in between.
 const STEP: i64 = 100;
@@ -44,9 +44,7 @@ impl Outbox {
         options.limit = Some(STEP);
         let except = self.left_alone(endpoint);
         let filter = doc! { "state": "pending", "queue": { "$in": &queues[..] }, "_id": { "$nin": except } };
-        let found = transaction
-            .find(&self.store.outbox(), filter, options, |_| true)
-            .await?;
+        let found = transaction.find(OUTBOX, filter, options).await?;
         if found.is_empty() {
             transaction.abort().await;
             return Ok(Cancelled::All);

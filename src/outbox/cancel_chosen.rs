@@ -100,12 +100,9 @@ impl Outbox {
         now: DateTime,
         is_counted: bool,
     ) -> Result<u64> {
-        let mut options = FindOptions::default();
-        options.projection = Some(fields());
+        let options = FindOptions::builder().projection(fields()).build();
         let filter = doc! { "_id": { "$in": ids }, "state": { "$in": ["pending", "dead"] } };
-        let found = transaction
-            .find(&self.store.outbox(), filter, options, |_| true)
-            .await?;
+        let found = transaction.find(OUTBOX, filter, options).await?;
         let (mut rows, mut count, mut statistics) = (Vec::new(), 0, Additions::default());
         for document in &found {
             let Some(chosen) = Chosen::read(document, selection) else {

@@ -228,7 +228,7 @@ impl Outbox {
         options.hint = Some(hint("_id_"));
         options.batch_size = Some(READ);
         let (mut traces, mut seen, began) = (Traces::default(), 0, Instant::now());
-        let (mut session, outbox) = (self.store.read_session().await?, self.store.outbox());
+        let mut session = self.store.read_session().await?;
         let take = |document: RawDocumentBuf| {
             seen += 1;
             traces.last = document
@@ -241,7 +241,7 @@ impl Outbox {
             }
             seen % i64::from(READ) != 0 || began.elapsed() < PAGE_TIME
         };
-        let is_whole = session.aggregate(&outbox, pipeline, options, take).await?;
+        let is_whole = session.aggregate(OUTBOX, pipeline, options, take).await?;
         traces.is_end = is_whole && seen < PAGE;
         Ok(traces)
     }
@@ -262,14 +262,13 @@ impl Outbox {
             let mut pipeline = vec![doc! { "$match": filter }];
             pipeline.extend(limit.then(|| doc! { "$limit": FOUND }));
             pipeline.extend(subject.stages());
-            let mut options = AggregateOptions::default();
-            options.hint = Some(hint("events"));
-            let (mut session, outbox) = (self.store.read_session().await?, self.store.outbox());
+            let options = AggregateOptions::builder().hint(hint("events")).build();
+            let mut session = self.store.read_session().await?;
             let take = |document| {
                 found.push(document);
                 true
             };
-            session.aggregate(&outbox, pipeline, options, take).await?;
+            session.aggregate(OUTBOX, pipeline, options, take).await?;
         }
         Ok(found)
     }
@@ -288,10 +287,7 @@ impl Outbox {
     ) -> Result<Erased> {
         let mut pipeline = vec![doc! { "$match": { "_id": { "$in": ids } } }];
         pipeline.extend(subject.stages());
-        let outbox = self.store.outbox();
-        let found = transaction
-            .aggregate(&outbox, pipeline, AggregateOptions::default())
-            .await?;
+        let found = transaction.aggregate(OUTBOX, pipeline).await?;
         let (mut rows, mut erased, mut statistics) = (Vec::new(), Erased::default(), Additions::default());
         for document in &found {
             let Some(meant) = Meant::read(document) else {

@@ -99,11 +99,9 @@ impl Outbox {
             doc! { "$group": { "_id": "$queue", "due": { "$first": "$due" }, "id": { "$first": "$_id" }, "open": { "$first": "$open" } } },
         ];
         let mut looked = Looked::default();
-        let mut options = AggregateOptions::default();
-        options.hint = Some(hint("pending"));
+        let options = AggregateOptions::builder().hint(hint("pending")).build();
         let mut session = self.store.read_session().await?;
-        let outbox = self.store.outbox();
-        let look = session.aggregate(&outbox, pipeline, options, |row| {
+        let look = session.aggregate(OUTBOX, pipeline, options, |row| {
             looked.add(&row);
             true
         });
@@ -136,9 +134,8 @@ impl Outbox {
                 break;
             }
             let mut session = self.store.read_session().await?;
-            let outbox = self.store.outbox();
             let options = AggregateOptions::default();
-            goes_on = session.aggregate(&outbox, pipeline, options, &mut take).await?;
+            goes_on = session.aggregate(OUTBOX, pipeline, options, &mut take).await?;
         }
         read.cut = !goes_on;
         Ok(read)
@@ -155,11 +152,9 @@ impl Outbox {
             return Ok(true);
         }
         let filter = doc! { "_id": { "$in": known }, "state": "pending" };
-        let mut options = FindOptions::default();
-        options.hint = Some(hint("_id_"));
+        let options = FindOptions::builder().hint(hint("_id_")).build();
         let mut session = self.store.read_session().await?;
-        let outbox = self.store.outbox();
-        session.find(&outbox, filter, options, take).await
+        session.find(OUTBOX, filter, options, take).await
     }
 }
 

@@ -60,15 +60,14 @@ impl Outbox {
     /// Nothing was dropped: MongoDB refused or is unavailable, or somebody else wrote to one of the documents.
     pub async fn drop_payloads(&self, ids: &[Bson], before: DateTime) -> Result<usize> {
         let mut transaction = self.store.begin(Writer::Upkeep).await?;
-        let mut options = FindOptions::default();
-        options.projection = Some(doc! { "version": 1, "state": 1 });
+        let options = FindOptions::builder()
+            .projection(doc! { "version": 1, "state": 1 })
+            .build();
         let filter = doc! {
             "_id": { "$in": ids }, "finishedAt": { "$lt": before }, "deliveries.0": { "$exists": true },
             "payloadDropped": { "$ne": true },
         };
-        let found = transaction
-            .find(&self.store.outbox(), filter, options, |_| true)
-            .await?;
+        let found = transaction.find(OUTBOX, filter, options).await?;
         if found.is_empty() {
             transaction.abort().await;
             return Ok(0);

@@ -10,7 +10,7 @@ use super::document::{hint, id_of};
 use super::versions::tell_of_versions;
 use super::{Class, Head, Outbox};
 use crate::model::EndpointKey;
-use crate::store::{Error, Result, Writer};
+use crate::store::{Error, OUTBOX, Result, Writer};
 
 /// What became of dead letters.
 #[derive(Debug)]
@@ -75,9 +75,7 @@ impl Outbox {
         options.sort = Some(doc! { "finishedAt": 1 });
         options.hint = Some(hint("dead"));
         options.limit = Some(limit);
-        let oldest = transaction
-            .find(&self.store.outbox(), filter, options, |_| true)
-            .await?;
+        let oldest = transaction.find(OUTBOX, filter, options).await?;
         if oldest.is_empty() {
             transaction.abort().await;
             return Ok(Redriven::Again(Vec::new()));

@@ -86,12 +86,9 @@ impl Outbox {
         before: DateTime,
         now: DateTime,
     ) -> Result<u64> {
-        let mut options = FindOptions::default();
-        options.projection = Some(fields());
+        let options = FindOptions::builder().projection(fields()).build();
         let filter = doc! { "_id": { "$in": ids }, "finishedAt": { "$lt": before } };
-        let found = transaction
-            .find(&self.store.outbox(), filter, options, |_| true)
-            .await?;
+        let found = transaction.find(OUTBOX, filter, options).await?;
         let ended: Vec<_> = found.iter().filter_map(|found| Ended::read(found, selection)).collect();
         let (mut rows, mut reopened) = (Vec::new(), 0);
         for ended in &ended {
@@ -126,19 +123,13 @@ impl Outbox {
                 continue;
             }
             let filter = doc! { "_id": &one.id };
-            let outbox = self.store.outbox();
-            let whole = transaction
-                .find(&outbox, filter, FindOptions::default(), |_| true)
-                .await?;
+            let whole = transaction.find(OUTBOX, filter, FindOptions::default()).await?;
             copies.extend(whole.first().map(|whole| one.copies(whole, now)).unwrap_or_default());
         }
         let ids: Vec<_> = copies.iter().filter_map(|copy| id_of(copy)).collect();
-        let mut options = FindOptions::default();
-        options.projection = Some(doc! { "_id": 1 });
+        let options = FindOptions::builder().projection(doc! { "_id": 1 }).build();
         let filter = doc! { "_id": { "$in": ids } };
-        let there = transaction
-            .find(&self.store.outbox(), filter, options, |_| true)
-            .await?;
+        let there = transaction.find(OUTBOX, filter, options).await?;
         let there: HashSet<_> = there.iter().filter_map(|document| id_of(document)).collect();
         copies.retain(|copy| id_of(copy).is_some_and(|id| !there.contains(&id)));
         Ok(copies)

@@ -141,7 +141,7 @@ impl Outbox {
         };
         let mut options = FindOptions::default();
         options.projection = (!is_batch).then(|| doc! { "version": 1, "redriven": 1 });
-        transaction.find(&self.store.outbox(), filter, options, |_| true).await
+        transaction.find(OUTBOX, filter, options).await
     }
 
     /// In place. Returns how many, and how many of them had not been dead letters before; or what MongoDB refuses.

@@ -52,21 +52,13 @@ pub(super) async fn tell_of_certificates(engine: Arc<Engine>, stop: Cancellation
         let ending = notifier.engine.directory.ending(now);
         warned = warn_of(&ending, &warned, now);
         let began = Instant::now();
-        let next = match notifier.run_once(&ending, &stop).await {
-            Ok(next) => {
-                reporter.succeeded();
-                next
-            }
-            Err(error) => {
-                reporter.failed("tell the platform of certificates that end", &error, began);
-                Duration::ZERO
-            }
-        };
+        let next = notifier.run_once(&ending, &stop).await;
+        reporter.ended("tell the platform of certificates that end", began, &next);
         tokio::select! {
             () = stop.cancelled() => return,
             _ = changes.changed() => {}
             _ = lease.changed() => {}
-            () = tokio::time::sleep(next) => {}
+            () = tokio::time::sleep(next.unwrap_or_default()) => {}
         }
         // A burst of changes is one.
         if stop.run_until_cancelled(tokio::time::sleep(BURST)).await.is_none() {
@@ -209,11 +201,8 @@ impl Notifier {
         let engine = Arc::clone(&self.engine);
         let mut transaction = engine.store.begin(Writer::Upkeep).await?;
         let ids: Vec<_> = endpoints.iter().map(|(key, _)| told_certificates_id(key)).collect();
-        let state = engine.store.database().collection(STATE);
         let filter = doc! { "_id": { "$in": ids } };
-        let found = transaction
-            .find(&state, filter, FindOptions::default(), |_| true)
-            .await?;
+        let found = transaction.find(STATE, filter, FindOptions::default()).await?;
         let found = found.iter().filter_map(|found| Document::try_from(found).ok());
         let mut told: HashMap<_, _> = found.filter_map(|found| ToldCertificates::read(&found)).collect();
         let now = engine.clock.now();

@@ -27,16 +27,10 @@ pub struct WriteReply {
 }
 
 /// What MongoDB replied to a write command.
-#[derive(Debug, Default)]
-pub(crate) struct CommandReply {
-    /// See [`WriteReply`].
-    pub(crate) matched: usize,
-    /// See [`WriteReply`].
-    pub(crate) changed: usize,
-    /// See [`WriteReply`].
-    pub(crate) inserted: usize,
-    /// Rows that were refused, by their index in the command.
-    pub(crate) errors: Vec<RowError>,
+pub(super) struct CommandReply {
+    pub(super) written: WriteReply,
+    /// Rows that were refused, by their index among all.
+    pub(super) refused: Vec<RowError>,
 }
 
 /// A command with some of the rows, and the index of its first row among all.
@@ -125,11 +119,11 @@ fn commands<'a>(
     })
 }
 
-/// Reads MongoDB's reply to a write command.
+/// Reads MongoDB's reply to a write command whose first row has that index among all.
 ///
 /// # Errors
 /// A majority did not confirm the write.
-pub(super) fn parse(reply: &Document) -> Result<CommandReply> {
+pub(super) fn parse(reply: &Document, first: usize) -> Result<CommandReply> {
     if let Ok(concern) = reply.get_document("writeConcernError") {
         let text = concern.get_str("errmsg").unwrap_or("for no given reason");
         let code = concern.get_i32("code").ok();
@@ -139,16 +133,18 @@ pub(super) fn parse(reply: &Document) -> Result<CommandReply> {
     let rows = reply.get_array("writeErrors").into_iter().flatten();
     let error = |row: &Document| {
         Some(RowError {
-            index: number(row, "index")?,
+            index: first + number(row, "index")?,
             code: row.get_i32("code").ok()?,
         })
     };
     let inserted = reply.get_array("upserted").map_or(0, Vec::len);
     Ok(CommandReply {
-        matched: number(reply, "n").unwrap_or(0),
-        changed: number(reply, "nModified").unwrap_or(0) + inserted,
-        inserted,
-        errors: rows.filter_map(Bson::as_document).filter_map(error).collect(),
+        written: WriteReply {
+            matched: number(reply, "n").unwrap_or(0),
+            changed: number(reply, "nModified").unwrap_or(0) + inserted,
+            inserted,
+        },
+        refused: rows.filter_map(Bson::as_document).filter_map(error).collect(),
     })
 }
 

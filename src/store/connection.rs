@@ -155,15 +155,10 @@ impl Connection {
 
     /// A transaction of that session was committed.
     pub(super) fn confirmed(&self, session: &ClientSession) {
-        self.confirm(session.operation_time(), session.cluster_time().cloned());
-    }
-
-    /// A majority has confirmed a write of that time.
-    pub(super) fn confirm(&self, operation_time: Option<Timestamp>, cluster_time: Option<ClusterTime>) {
         let mut confirmed = self.confirmed.lock();
-        confirmed.operation_time = confirmed.operation_time.max(operation_time);
-        if confirmed.cluster_time < cluster_time {
-            confirmed.cluster_time = cluster_time;
+        confirmed.operation_time = confirmed.operation_time.max(session.operation_time());
+        if confirmed.cluster_time.as_ref() < session.cluster_time() {
+            confirmed.cluster_time = session.cluster_time().cloned();
         }
     }
 

@@ -36,13 +36,13 @@ impl ReadSession {
     /// MongoDB is unavailable, or refuses.
     pub async fn find(
         &mut self,
-        collection: &Collection<RawDocumentBuf>,
+        collection: &str,
         filter: Document,
         mut options: FindOptions,
         mut visit: impl FnMut(RawDocumentBuf) -> bool,
     ) -> Result<bool> {
         options.read_concern = Some(ReadConcern::majority());
-        let collection = self.scope(collection.name());
+        let collection = self.scope(collection);
         let find = collection.find(filter).with_options(options);
         let mut cursor = find.session(&mut self.session).await?;
         while let Some(document) = cursor.next(&mut self.session).await {
@@ -59,13 +59,13 @@ impl ReadSession {
     /// MongoDB is unavailable, or refuses.
     pub async fn aggregate(
         &mut self,
-        collection: &Collection<RawDocumentBuf>,
+        collection: &str,
         pipeline: Vec<Document>,
         mut options: AggregateOptions,
         mut visit: impl FnMut(RawDocumentBuf) -> bool,
     ) -> Result<bool> {
         options.read_concern = Some(ReadConcern::majority());
-        let collection = self.scope(collection.name());
+        let collection = self.scope(collection);
         let aggregate = collection.aggregate(pipeline).with_options(options);
         let cursor = aggregate.session(&mut self.session).await?;
         let mut cursor = cursor.with_type::<RawDocumentBuf>();

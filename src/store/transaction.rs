@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use bson::{Document, RawDocumentBuf, doc};
-use mongodb::options::{AggregateOptions, FindOptions, ReadConcern};
+use mongodb::options::{FindOptions, ReadConcern};
 use mongodb::{ClientSession, Collection, Database};
 use tokio::sync::OwnedMutexGuard;
 
-use super::command::{self, Command, CommandReply, WriteReply};
+use super::command::{self, Command, WriteReply};
 use super::connection::WriterSession;
-use super::{Backoff, Error, Kind, Result, RowError, Store, durable};
+use super::{Backoff, Error, Kind, Result, Store, durable};
 
 /// What writes in transactions. Each has a session of its own, so that they don't wait for one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,18 +72,31 @@ impl Store {
 }
 
 impl Transaction {
-    /// Reads what matches, until `keep` says no: that document and what comes after it are left out.
+    /// Reads what matches.
     ///
     /// # Errors
     /// MongoDB did not do it.
     pub async fn find(
         &mut self,
-        collection: &Collection<RawDocumentBuf>,
+        collection: &str,
+        filter: Document,
+        options: FindOptions,
+    ) -> Result<Vec<RawDocumentBuf>> {
+        self.find_while(collection, filter, options, |_| true).await
+    }
+
+    /// Reads what matches, until `keep` says no: that document and what comes after it are left out.
+    ///
+    /// # Errors
+    /// MongoDB did not do it.
+    pub async fn find_while(
+        &mut self,
+        collection: &str,
         filter: Document,
         options: FindOptions,
         mut keep: impl FnMut(&RawDocumentBuf) -> bool,
     ) -> Result<Vec<RawDocumentBuf>> {
-        let (collection, session) = self.scope(collection.name());
+        let (collection, session) = self.scope(collection);
         let find = collection.find(filter).with_options(options);
         let mut found = Vec::new();
         let mut cursor = find.session(&mut *session).await.map_err(spoiled)?;
@@ -101,16 +114,10 @@ impl Transaction {
     ///
     /// # Errors
     /// MongoDB did not do it.
-    pub async fn aggregate(
-        &mut self,
-        collection: &Collection<RawDocumentBuf>,
-        pipeline: Vec<Document>,
-        options: AggregateOptions,
-    ) -> Result<Vec<RawDocumentBuf>> {
-        let (collection, session) = self.scope(collection.name());
-        let aggregate = collection.aggregate(pipeline).with_options(options);
-        let cursor = aggregate.session(&mut *session).await.map_err(spoiled)?;
-        let mut cursor = cursor.with_type::<RawDocumentBuf>();
+    pub async fn aggregate(&mut self, collection: &str, pipeline: Vec<Document>) -> Result<Vec<RawDocumentBuf>> {
+        let (collection, session) = self.scope(collection);
+        let aggregate = collection.aggregate(pipeline).session(&mut *session);
+        let mut cursor = aggregate.await.map_err(spoiled)?.with_type::<RawDocumentBuf>();
         let mut found = Vec::new();
         while let Some(document) = cursor.next(&mut *session).await {
             found.push(document.map_err(spoiled)?);
@@ -189,18 +196,14 @@ impl Transaction {
         let _ = self.writer.session.abort_transaction().await;
     }
 
-    async fn write(&mut self, command: Command) -> Result<CommandReply> {
+    async fn write(&mut self, command: Command) -> Result<WriteReply> {
         let database = self.database();
         let run = database.run_raw_command(command.body);
         let reply = run.session(&mut self.writer.session).await.map_err(spoiled)?;
-        let reply = command::parse(&reply)?;
-        match reply.errors.first() {
-            Some(row) => Err(Error::of_row(RowError {
-                index: command.first + row.index,
-                code: row.code,
-            })
-            .in_transaction()),
-            None => Ok(reply),
+        let reply = command::parse(&reply, command.first)?;
+        match reply.refused.first() {
+            Some(row) => Err(Error::of_row(*row).in_transaction()),
+            None => Ok(reply.written),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use bson::{RawDocumentBuf, cstr, rawdoc};
 
-use super::{Error, Result, RowError, Store, command};
+use super::{Error, Result, Store, command};
 
 impl Store {
     /// Runs the rows of an update, each by itself. Returns the errors of those that MongoDB did not write: [`Error::row`] says which.
@@ -15,15 +15,9 @@ impl Store {
             command
                 .body
                 .append(cstr!("writeConcern"), rawdoc! { "w": "majority", "j": true });
-            let reply = command::parse(&self.database().run_raw_command(command.body).await?)?;
-            let index = |row: &RowError| command.first + row.index;
-            let errors = reply.errors.iter();
-            refused.extend(errors.map(|row| {
-                Error::of_row(RowError {
-                    index: index(row),
-                    ..*row
-                })
-            }));
+            let reply = self.database().run_raw_command(command.body).await?;
+            let reply = command::parse(&reply, command.first)?;
+            refused.extend(reply.refused.into_iter().map(Error::of_row));
         }
         Ok(refused)
     }

@@ -22,7 +22,7 @@ impl Keeper {
         let mut last = engine.outbox.last_dead_letters(endpoints).await?;
         let mut transaction = engine.store.begin(Writer::Upkeep).await?;
         let ids = endpoints.iter().map(state_id).collect();
-        let untold = untold(&read(&engine, &mut transaction, ids).await?);
+        let untold = untold(&read(&mut transaction, ids).await?);
         let (now, terms) = (engine.clock.now(), self.terms());
         let (mut told, mut changes) = (Vec::new(), Vec::new());
         for endpoint in endpoints {

@@ -23,7 +23,7 @@ impl Keeper {
         let dead = self.count_dead_letters(&unsaved).await?;
         let mut transaction = engine.store.begin(Writer::Upkeep).await?;
         let ids = unsaved.iter().map(|one| episode_id(&one.endpoint)).collect();
-        let found = read(engine, &mut transaction, ids).await?;
+        let found = read(&mut transaction, ids).await?;
         let mut noted: HashMap<_, _> = found.iter().filter_map(Noted::read).collect();
         let (now, terms) = (engine.clock.now(), self.terms());
         let (mut written, mut changes) = (Vec::new(), Vec::new());

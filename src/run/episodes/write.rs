@@ -41,11 +41,9 @@ pub(super) fn fitting(changes: &[Change]) -> usize {
 }
 
 /// The documents with these ids, as the transaction sees them.
-pub(super) async fn read(engine: &Engine, transaction: &mut Transaction, ids: Vec<String>) -> Result<Vec<Document>> {
-    let state = engine.store.database().collection(STATE);
+pub(super) async fn read(transaction: &mut Transaction, ids: Vec<String>) -> Result<Vec<Document>> {
     let filter = doc! { "_id": { "$in": ids } };
-    let found = transaction.find(&state, filter, FindOptions::default(), |_| true);
-    let found = found.await?;
+    let found = transaction.find(STATE, filter, FindOptions::default()).await?;
     // One that can't be read as a whole is as one that is not there.
     Ok(found
         .iter()

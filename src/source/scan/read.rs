@@ -137,7 +137,7 @@ impl Query {
         options.batch_size = u32::try_from(most).ok();
         let (mut count, mut bytes) = (0, 0);
         let found = transaction
-            .find(&store.badge_users(), self.remaining(), options, |document| {
+            .find_while(store.badge_users().name(), self.remaining(), options, |document| {
                 if count >= most || bytes >= PAGE_BYTES {
                     return false;
                 }

@@ -74,18 +74,14 @@ async fn a_transaction_reads_its_snapshot_until_it_has_enough_and_counts_what_it
     let (store, rows) = (&fixture.store, fixture.of_store("rows"));
     rows.insert_many((0..10).map(row)).await.unwrap();
     let mut transaction = store.begin(Writer::Source).await.unwrap();
-    let mut options = FindOptions::default();
-    options.sort = Some(doc! { "_id": 1 });
+    let options = FindOptions::builder().sort(doc! { "_id": 1 }).build();
     let few = |document: &RawDocumentBuf| document.get_i32("_id").unwrap() < 4;
-    let found = transaction.find(&rows, doc! {}, options, few).await.unwrap();
+    let found = transaction.find_while("rows", doc! {}, options, few).await.unwrap();
     assert_eq!(found, (0..4).map(row).collect::<Vec<_>>());
 
     insert(store, Writer::Recorder, 10).await.unwrap();
     let group = vec![doc! { "$group": { "_id": null, "rows": { "$sum": 1 } } }];
-    let summed = transaction
-        .aggregate(&rows, group, AggregateOptions::default())
-        .await
-        .unwrap();
+    let summed = transaction.aggregate("rows", group).await.unwrap();
     assert_eq!(
         summed[0].get_i32("rows").ok(),
         Some(10),
@@ -231,7 +227,7 @@ async fn a_read_session_reads_nothing_older_than_the_last_confirmed_write() {
     let mut session = store.read_session().await.unwrap();
     let mut summed = Vec::new();
     let group = vec![doc! { "$group": { "_id": null, "rows": { "$sum": 1 } } }];
-    let read = session.aggregate(&rows, group, AggregateOptions::default(), |row| {
+    let read = session.aggregate("rows", group, AggregateOptions::default(), |row| {
         summed.push(row);
         true
     });
