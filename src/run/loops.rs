@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bson::{DateTime, doc};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{Engine, report};
 use crate::cluster::{BEAT, CUT_SHORT, Deliveries, NO_NEW_REQUESTS, WakeUps};
@@ -13,7 +13,7 @@ use crate::dispatch::EndpointState;
 use crate::sender::OutageScope;
 use crate::service::Progress;
 use crate::service::systemd::Manager;
-use crate::source::{Extent, Report, ScanTrigger};
+use crate::source::{Extent, Report, ScanTrigger, Timer};
 use crate::store::Stopped;
 
 /// How often the line in `systemctl status` is brought up to date.
@@ -24,6 +24,24 @@ const STANDBY: Duration = Duration::from_secs(10);
 
 /// How often certificates are marked again that MongoDB refused to mark.
 const MARK_AGAIN_EVERY: Duration = Duration::from_secs(3600);
+
+/// Asks for scans as the schedule says, while this instance holds the lease.
+pub(super) async fn schedule(engine: Arc<Engine>, trigger: ScanTrigger, stop: CancellationToken) {
+    let lease = engine.cluster.lease();
+    let tick = move || {
+        if lease.borrow().is_some() {
+            trigger.ask();
+        }
+    };
+    let timer = Timer {
+        schedule: engine.settings.schedule.clone(),
+        changed: Arc::clone(&engine.settings.schedule_changed),
+        clock: engine.clock.clone(),
+    };
+    if let Err(error) = timer.run(tick, stop).await {
+        error!(%error, "the scan's schedule can't run");
+    }
+}
 
 /// Scans whenever that is triggered.
 pub(super) async fn scans(engine: Arc<Engine>, trigger: ScanTrigger, stop: CancellationToken) -> Result<(), Stopped> {

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{Engine, loops};
+use super::{Engine, certificates, control_number, episodes, loops, payloads, redrive, released, upkeep, waited};
 use crate::config::Config;
 use crate::failpoint;
 use crate::model::EndpointKey;
 use crate::service::systemd::Manager;
 use crate::service::{Progress, Watchdog};
-use crate::source::{ScanTrigger, Timer};
+use crate::source::ScanTrigger;
 use crate::store::{Stopped, with_progress};
 
 /// The longest that a loop may make no progress. A failed operation counts as progress, outage or not.
@@ -130,6 +130,29 @@ impl Tasks {
         join(&mut self.keepers).await;
     }
 
+    /// What stops first, by a token of its own.
+    fn spawn_source<F>(&mut self, name: &'static str, task: impl FnOnce(Arc<Engine>, CancellationToken) -> F)
+    where
+        F: Future<Output: Ended> + Send + 'static,
+    {
+        let task = task(Arc::clone(&self.engine), self.stop.clone());
+        self.sources.spawn(named(name, task));
+    }
+
+    /// The same for a loop that reports progress, so that the watchdog sees it stall.
+    fn spawn_watched<F>(
+        &mut self,
+        name: &'static str,
+        task: impl FnOnce(Arc<Engine>, Arc<Progress>, CancellationToken) -> F,
+    ) where
+        F: Future<Output: Ended> + Send + 'static,
+    {
+        let progress = self.progress(name);
+        self.spawn_source(name, |engine, stop| {
+            alive(Arc::clone(&progress), task(engine, progress, stop))
+        });
+    }
+
     fn progress(&self, name: &'static str) -> Arc<Progress> {
         Arc::new(self.watchdog.register(name, failpoint::limit("allowance", ALLOWANCE)))
     }
@@ -169,124 +192,89 @@ impl Tasks {
         let (workers, recorder) = self.engine.senders();
         let workers = workers.run(self.drain.clone(), self.give_up.clone().cancelled_owned());
         self.senders.spawn(named("senders", workers));
-        self.senders.spawn(fallible("recorder", recorder.run()));
+        self.senders.spawn(named("recorder", recorder.run()));
     }
 
+    /// The fetcher, and what is done with what it finds.
     fn spawn_fetcher(&mut self) {
-        let progress = self.progress("fetcher");
         let (fetcher, off) = self.engine.fetcher();
-        let reported = Arc::clone(&progress);
-        let fetcher = fetcher.run(self.stop.clone(), move || reported.report());
-        self.sources.spawn(named("fetcher", alive(progress, fetcher)));
-        let cancel = super::upkeep::cancel(Arc::clone(&self.engine), off, self.stop.clone());
-        self.sources.spawn(fallible("cancellations", cancel));
-        let indexes = super::upkeep::keep_indexes(Arc::clone(&self.engine), self.stop.clone());
-        self.sources.spawn(fallible("indexes", indexes));
-        let control = super::control_number::follow(Arc::clone(&self.engine), self.stop.clone());
-        self.sources.spawn(fallible("control", control));
-        let outages = loops::proxy_outages(Arc::clone(&self.engine), self.stop.clone());
-        self.sources.spawn(named("proxy outages", outages));
-        let payloads = super::payloads::drop_payloads(Arc::clone(&self.engine), self.stop.clone());
-        self.sources.spawn(named("payloads", payloads));
-        let released = super::released::move_to_background(Arc::clone(&self.engine), self.stop.clone());
-        self.sources.spawn(named("released endpoints", released));
-        let cluster = self.engine.cluster.clone();
-        let is_mine = move |endpoint: &EndpointKey| cluster.may_begin(endpoint);
-        let states = self.engine.endpoint_states.clone().run(is_mine, self.stop.clone());
-        self.sources.spawn(fallible("endpoint states", states));
-        let episodes = super::episodes::keep(Arc::clone(&self.engine), self.stop.clone());
-        self.sources.spawn(named("episodes", episodes));
+        self.spawn_watched("fetcher", |_, progress, stop| {
+            fetcher.run(stop, move || progress.report())
+        });
+        self.spawn_source("cancellations", |engine, stop| upkeep::cancel(engine, off, stop));
+        self.spawn_source("indexes", upkeep::keep_indexes);
+        self.spawn_source("control", control_number::follow);
+        self.spawn_source("proxy outages", loops::proxy_outages);
+        self.spawn_source("payloads", payloads::drop_payloads);
+        self.spawn_source("released endpoints", released::move_to_background);
+        self.spawn_source("endpoint states", |engine, stop| {
+            let cluster = engine.cluster.clone();
+            let is_mine = move |endpoint: &EndpointKey| cluster.may_begin(endpoint);
+            engine.endpoint_states.clone().run(is_mine, stop)
+        });
+        self.spawn_source("episodes", episodes::keep);
     }
 
     fn spawn_streams(&mut self, config: &Config) {
-        let progress = self.progress("endpoints");
-        let reported = Arc::clone(&progress);
-        let refresh = self.engine.refresh().run(self.stop.clone(), move || reported.report());
-        self.sources.spawn(fallible("endpoints", alive(progress, refresh)));
+        self.spawn_watched("endpoints", |engine, progress, stop| {
+            engine.refresh().run(stop, move || progress.report())
+        });
         if config.completions.enabled {
-            let progress = self.progress("change stream");
-            let watch = loops::watch(Arc::clone(&self.engine), Arc::clone(&progress), self.stop.clone());
-            self.sources.spawn(fallible("change stream", alive(progress, watch)));
+            self.spawn_watched("change stream", loops::watch);
         }
-        let progress = self.progress("wake-ups");
-        let wake_ups = loops::wake_ups(Arc::clone(&self.engine), Arc::clone(&progress), self.stop.clone());
-        self.sources.spawn(named("wake-ups", alive(progress, wake_ups)));
-        let changed = loops::changed_endpoints(Arc::clone(&self.engine), self.stop.clone());
-        self.sources.spawn(named("changed endpoints", changed));
-        let notes = self.engine.wake_ups.clone();
-        let notes = notes.write(self.engine.cluster.clone(), self.stop.clone());
-        self.sources.spawn(named("notes", notes));
+        self.spawn_watched("wake-ups", loops::wake_ups);
+        self.spawn_source("changed endpoints", loops::changed_endpoints);
+        self.spawn_source("notes", |engine, stop| {
+            engine.wake_ups.clone().write(engine.cluster.clone(), stop)
+        });
     }
 
     fn spawn_scans(&mut self, config: &Config, trigger: &ScanTrigger) {
-        let (engine, settings) = (Arc::clone(&self.engine), self.engine.settings.clone());
-        let (lease, ticked) = (engine.cluster.lease(), trigger.clone());
-        let tick = move || {
-            if lease.borrow().is_some() {
-                ticked.ask();
-            }
-        };
-        let timer = Timer {
-            schedule: settings.schedule.clone(),
-            changed: Arc::clone(&settings.schedule_changed),
-            clock: engine.clock.clone(),
-        };
-        let schedule = timer.run(tick, self.stop.clone());
-        self.sources.spawn(named("schedule", async move {
-            if let Err(error) = schedule.await {
-                error!(%error, "the scan's schedule can't run");
-            }
-        }));
-        if settings.scan.get().on_start && engine.cluster.lease().borrow().is_some() {
+        let ticked = trigger.clone();
+        self.spawn_source("schedule", |engine, stop| loops::schedule(engine, ticked, stop));
+        let is_holder = self.engine.cluster.lease().borrow().is_some();
+        if self.engine.settings.scan.get().on_start && is_holder {
             trigger.ask();
         }
-        let lookahead = engine.lookahead(config.completions.enabled);
-        let lookahead = lookahead.run(trigger.clone(), self.stop.clone());
-        self.sources.spawn(fallible("next expiry", lookahead));
-        let scans = loops::scans(Arc::clone(&engine), trigger.clone(), self.stop.clone());
-        self.sources.spawn(fallible("scan", scans));
+        let streaming = config.completions.enabled;
+        self.spawn_source("next expiry", |engine, stop| {
+            engine.lookahead(streaming).run(trigger.clone(), stop)
+        });
+        self.spawn_source("scan", |engine, stop| loops::scans(engine, trigger.clone(), stop));
     }
 
     fn spawn_upkeep(&mut self, trigger: &ScanTrigger) {
-        let certificates = super::certificates::tell_of_certificates(Arc::clone(&self.engine), self.stop.clone());
-        self.sources.spawn(named("certificates", certificates));
-        let redrive = super::redrive::redrive(Arc::clone(&self.engine), self.stop.clone());
-        self.sources.spawn(named("redrive", redrive));
-        let waited = super::waited::end_waiting(Arc::clone(&self.engine), self.stop.clone());
-        self.sources.spawn(named("end of waiting", waited));
-        let progress = self.progress("operations");
-        let reported = Arc::clone(&progress);
-        let operations = self.engine.executor().run(self.stop.clone(), move || reported.report());
-        self.sources.spawn(named("operations", alive(progress, operations)));
-        let lease = loops::lease(Arc::clone(&self.engine), trigger.clone(), self.stop.clone());
-        self.sources.spawn(named("lease", lease));
+        self.spawn_source("certificates", certificates::tell_of_certificates);
+        self.spawn_source("redrive", redrive::redrive);
+        self.spawn_source("end of waiting", waited::end_waiting);
+        self.spawn_watched("operations", |engine, progress, stop| {
+            engine.executor().run(stop, move || progress.report())
+        });
+        self.spawn_source("lease", |engine, stop| loops::lease(engine, trigger.clone(), stop));
     }
 }
+
+/// How a task ends that was asked to: any error but [`Stopped`] would go unseen.
+trait Ended {}
+
+impl Ended for () {}
+
+impl Ended for Result<(), Stopped> {}
 
 /// A loop each of whose failed operations counts as progress.
 async fn alive<F: Future>(progress: Arc<Progress>, work: F) -> F::Output {
     with_progress(move || progress.report(), work).await
 }
 
-async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+async fn named(name: &'static str, task: impl Future<Output: Ended>) -> &'static str {
     task.await;
-    name
-}
-
-/// A task that says [`Stopped`] was asked to end.
-async fn fallible(name: &'static str, task: impl Future<Output = Result<(), Stopped>>) -> &'static str {
-    let _ = task.await;
     name
 }
 
 async fn join(group: &mut Group) {
     while let Some(ended) = group.join_next().await {
         if let Err(panic) = ended {
-            report(&panic);
+            error!(%panic, "a task broke while the daemon stopped");
         }
     }
-}
-
-fn report(panic: &JoinError) {
-    error!(%panic, "a task broke while the daemon stopped");
 }
