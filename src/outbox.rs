@@ -60,7 +60,7 @@ pub use fetch::{Head, Looked, Read, Want};
 pub use follow::{Change, Follower, Wanted};
 pub use large::UNFINISHED;
 pub use look_up::{LookedUp, look_up};
-pub use notes::state_id;
+pub use notes::{all_states, endpoint_of_state, state_id};
 pub use record::{Settlement, Unrecorded};
 pub use redrive::{DocumentState, Redriven};
 pub use reject::{Rejected, Unmarkable};

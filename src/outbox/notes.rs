@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use bson::{DateTime, RawArrayBuf, RawDocumentBuf, cstr, rawdoc};
+use bson::{DateTime, Document, RawArrayBuf, RawDocumentBuf, cstr, doc, rawdoc};
 
 use super::{Next, Settlement};
 use crate::model::EndpointKey;
@@ -12,6 +12,17 @@ use crate::store::{increased, upsert_row};
 /// The `_id` of an endpoint's state.
 pub fn state_id(endpoint: &EndpointKey) -> String {
     format!("endpoint/{endpoint}")
+}
+
+/// The filter for the states of all endpoints.
+pub fn all_states() -> Document {
+    doc! { "_id": { "$gte": "endpoint/", "$lt": "endpoint0" } }
+}
+
+/// The endpoint whose state that is.
+pub fn endpoint_of_state(document: &Document) -> Option<EndpointKey> {
+    let id = document.get_str("_id").ok()?;
+    id.strip_prefix("endpoint/").map(EndpointKey::from_stored)
 }
 
 /// The row that notes this many dead letters of which the platform must be told. None of them goes out again by itself.

@@ -16,7 +16,7 @@ use tracing::error;
 
 use crate::dispatch::EndpointState;
 use crate::model::{Clock, EndpointKey, earlier, time_until};
-use crate::outbox::state_id;
+use crate::outbox::{all_states, endpoint_of_state, state_id};
 use crate::platform::{Directory, Found};
 use crate::sender::Proxy;
 use crate::store::{Error, LEASE, Pauses, Result, STATE, Stopped, Store, upsert_row};
@@ -74,15 +74,14 @@ impl EndpointStates {
     /// MongoDB refused or is unavailable.
     pub async fn read(&self) -> Result<Vec<Document>> {
         let now = self.clock.now();
-        let filter = doc! { "_id": { "$gte": "endpoint/", "$lt": "endpoint0" } };
-        let mut over = filter.clone();
+        let mut over = all_states();
         over.extend(doc! {
             "slowedUntil": { "$lt": now }, "waitingSince": { "$exists": false }, "servedSince": { "$exists": false },
             "deadUntold": { "$exists": false },
         });
         // Only tidies up.
         let _ = self.store.state().delete_many(over).await;
-        Ok(self.store.state().find(filter).await?.try_collect().await?)
+        Ok(self.store.state().find(all_states()).await?.try_collect().await?)
     }
 
     /// Takes over what they say. Returns which endpoints are paused, and for how long.
@@ -90,10 +89,9 @@ impl EndpointStates {
         let now = self.clock.now();
         let (mut known, mut paused) = (self.shared.known.lock(), Vec::new());
         for document in documents {
-            let Some(key) = document.get_str("_id").ok().and_then(|id| id.strip_prefix("endpoint/")) else {
+            let Some(endpoint) = endpoint_of_state(document) else {
                 continue;
             };
-            let endpoint = EndpointKey::from_stored(key);
             let pause = document
                 .get_datetime("slowedUntil")
                 .map_or(Duration::ZERO, |until| time_until(*until, now));

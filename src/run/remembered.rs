@@ -9,6 +9,7 @@ use super::Engine;
 use super::last_successes::last_successes;
 use crate::model::EndpointKey;
 use crate::notices::{Noted, Untold, all_episodes, forgotten_episodes};
+use crate::outbox::endpoint_of_state;
 
 impl Engine {
     /// Forgets what is remembered of endpoints that are another instance's now. Only the heartbeat may do that: what it has read of
@@ -41,8 +42,7 @@ impl Engine {
         self.episodes.load(&news, &successes);
         self.episodes.released(|endpoint| self.holds.released_at(endpoint));
         for document in documents.iter().filter(|document| Untold::read(document).dead > 0) {
-            let key = document.get_str("_id").ok().and_then(|id| id.strip_prefix("endpoint/"));
-            let endpoint = key.map(EndpointKey::from_stored).filter(is_read);
+            let endpoint = endpoint_of_state(document).filter(is_read);
             endpoint.into_iter().for_each(|endpoint| self.died.add(endpoint));
         }
         Ok(())

@@ -18,7 +18,7 @@ use super::upkeep::MOST_REFUSED;
 use crate::dispatch::EndpointState;
 use crate::failpoint;
 use crate::model::{EndpointKey, earlier};
-use crate::outbox::{Death, Ended, Waited};
+use crate::outbox::{Death, Ended, Waited, all_states, endpoint_of_state};
 use crate::store::{Error, Kind, Pauses, Result};
 
 /// Documents per transaction.
@@ -35,7 +35,7 @@ pub(super) async fn end_waiting(engine: Arc<Engine>, stop: CancellationToken) {
     let mut refused = Pauses::default();
     let mut reporter = engine.store.outage().reporter();
     loop {
-        let wait_for = *engine.settings.wait_for.get();
+        let wait_for = engine.settings.config.get().delivery.wait_for;
         let pause = (wait_for / 100).clamp(SHORTEST_LOOK, LOOK);
         if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
@@ -92,19 +92,12 @@ async fn run_once(
 
 /// The endpoints that have not been served since then or longer, as `webhook_state` notes it: never before they stopped being served.
 async fn waiting_since(engine: &Engine, since: DateTime) -> Result<Vec<EndpointKey>> {
-    let filter = doc! { "_id": { "$gte": "endpoint/", "$lt": "endpoint0" }, "waitingSince": { "$lte": since } };
+    let mut filter = all_states();
+    filter.insert("waitingSince", doc! { "$lte": since });
     let state = engine.store.state();
-    let found: Vec<Document> = state
-        .find(filter)
-        .projection(doc! { "_id": 1 })
-        .await?
-        .try_collect()
-        .await?;
-    let key = |document: &Document| {
-        let key = document.get_str("_id").ok()?.strip_prefix("endpoint/")?;
-        Some(EndpointKey::from_stored(key))
-    };
-    Ok(found.iter().filter_map(key).collect())
+    let found = state.find(filter).projection(doc! { "_id": 1 }).await?;
+    let found: Vec<Document> = found.try_collect().await?;
+    Ok(found.iter().filter_map(endpoint_of_state).collect())
 }
 
 /// What an endpoint of this instance is, for which deliveries wait.
