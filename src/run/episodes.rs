@@ -205,10 +205,10 @@ impl Keeper {
     }
 
     fn terms(&self) -> Terms {
-        let settings = &self.engine.settings;
+        let config = self.engine.settings.config.get();
         Terms {
-            suspend_after: settings.config.get().delivery.suspend_after,
-            redrive_for: *settings.redrive_for.get(),
+            suspend_after: config.delivery.suspend_after,
+            redrive_for: config.delivery.redrive_for,
             probe_every: self.engine.episodes.probe_every(),
         }
     }

@@ -28,7 +28,7 @@ pub(super) async fn drop_payloads(engine: Arc<Engine>, stop: CancellationToken) 
     let mut reporter = engine.store.outage().reporter();
     let look_every = failpoint::limit("payload-look", LOOK);
     while stop.run_until_cancelled(tokio::time::sleep(look_every)).await.is_some() {
-        let kept = *engine.settings.payload_retention.get();
+        let kept = engine.settings.config.get().delivery.payload_retention;
         let (Some(kept), true) = (kept, lease.borrow().is_some()) else {
             continue;
         };

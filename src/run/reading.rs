@@ -38,8 +38,10 @@ impl Watched {
         let asked = Arc::clone(engine);
         let read_status = move || {
             let engine = Arc::clone(&asked);
-            Box::pin(async move { gather(&engine.store, &engine.directory, *engine.settings.redrive_for.get()).await })
-                as _
+            Box::pin(async move {
+                let redrive_for = engine.settings.config.get().delivery.redrive_for;
+                gather(&engine.store, &engine.directory, redrive_for).await
+            }) as _
         };
         Self {
             engine: Arc::clone(engine),

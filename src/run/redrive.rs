@@ -162,7 +162,7 @@ impl Redrives {
 fn young_since(engine: &Engine, endpoint: &EndpointKey, now: DateTime) -> DateTime {
     let mut waited = engine.holds.periods(endpoint, now);
     waited.extend(engine.episodes.suspensions(endpoint, now));
-    counted_back(now, *engine.settings.redrive_for.get(), &waited)
+    counted_back(now, engine.settings.config.get().delivery.redrive_for, &waited)
 }
 
 /// Sends the oldest again, but for documents that MongoDB refuses to change, unless these are many.

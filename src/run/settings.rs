@@ -36,13 +36,7 @@ pub struct Settings {
     pub proxy: Proxy,
     /// What sends e-mails, if anything does.
     pub mailer: Reloadable<Option<Mailer>>,
-    /// How long after their death dead letters are tried again.
-    pub redrive_for: Reloadable<Duration>,
-    /// How long deliveries wait for an endpoint that is not served.
-    pub wait_for: Reloadable<Duration>,
-    /// How long payloads of what has ended are kept, if not as long as all else.
-    pub payload_retention: Reloadable<Option<Duration>>,
-    /// All of it, as it is in effect: for what only tells of it.
+    /// All of it, as it is in effect. A reload sets it last.
     pub config: Reloadable<Config>,
     /// What makes traces; stays as it is.
     pub tracer: Tracer,
@@ -65,9 +59,6 @@ impl Settings {
             client: Reloadable::new(Client::with_proxy(policy(config), system_lookup(), proxy.clone())?),
             proxy,
             mailer: Reloadable::new(Mailer::new(&config.email)?),
-            redrive_for: Reloadable::new(config.delivery.redrive_for),
-            wait_for: Reloadable::new(config.delivery.wait_for),
-            payload_retention: Reloadable::new(config.delivery.payload_retention),
             config: Reloadable::new(config.clone()),
             tracer: Tracer::new(config.telemetry.otlp_endpoint.as_ref())?,
         })
@@ -98,9 +89,6 @@ impl Settings {
         self.schedule_changed.notify_one();
         self.retry.set(retry(config));
         self.endpoints.set(endpoint_policy(config));
-        self.redrive_for.set(config.delivery.redrive_for);
-        self.wait_for.set(config.delivery.wait_for);
-        self.payload_retention.set(config.delivery.payload_retention);
         queue.resize(limits(config));
         Ok(())
     }
