@@ -333,7 +333,7 @@ impl DeliveryQueue {
     }
 
     /// Drops all unsent deliveries, and what is being read: the outbox may have changed.
-    pub fn drop_unsent(&self) {
+    pub fn drop_all_unsent(&self) {
         let mut state = self.0.state.lock();
         state.refuses_read = true;
         state.drop_all_unsent();
@@ -348,13 +348,6 @@ impl DeliveryQueue {
     /// requests in flight or results that are not recorded: this instance is draining them.
     pub fn drain(&self, assigned: impl Fn(&EndpointKey) -> bool) -> Vec<EndpointKey> {
         self.0.state.lock().drain(assigned)
-    }
-
-    /// Drops all unsent deliveries, and what is being read: by now their endpoints may be another instance's.
-    pub fn drop_all_unsent(&self) {
-        let mut state = self.0.state.lock();
-        state.refuses_read = true;
-        state.drain(|_| false);
     }
 
     /// What is being read now must not be enqueued: its endpoint may have been another instance's since the read began.

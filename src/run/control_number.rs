@@ -39,7 +39,7 @@ pub(super) async fn follow(engine: Arc<Engine>, stop: CancellationToken) -> Resu
         // What is in memory may be held, cancelled or erased by now: it is read again. The documents come first, so that a read that
         // begins in between takes none of them.
         engine.waiting.forget_documents();
-        engine.queue.drop_unsent();
+        engine.queue.drop_all_unsent();
         engine.waiting.look_now();
         engine.cluster.acknowledge(number);
         let holds = engine.holds.lasting(engine.clock.now()).len();

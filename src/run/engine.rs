@@ -75,16 +75,6 @@ struct Appended {
     cluster: Cluster,
 }
 
-impl Appended {
-    fn new(waiting: &Waiting, wake_ups: &WakeUps, cluster: &Cluster) -> Self {
-        Self {
-            waiting: waiting.clone(),
-            wake_ups: wake_ups.clone(),
-            cluster: cluster.clone(),
-        }
-    }
-}
-
 impl Listener for Appended {
     fn appended(&self, batches: Vec<(Head, RawDocumentBuf)>, began: Instant) {
         let (mine, others): (Vec<_>, Vec<_>) = batches
@@ -119,7 +109,11 @@ impl Engine {
         directory.set_notices(settings::notices(config));
         let endpoint_states =
             EndpointStates::new(store.clone(), clock.clone(), settings.proxy.clone(), directory.clone());
-        let appended = Appended::new(&waiting, &wake_ups, &cluster);
+        let appended = Appended {
+            waiting: waiting.clone(),
+            wake_ups: wake_ups.clone(),
+            cluster: cluster.clone(),
+        };
         let instance_id = Arc::clone(cluster.instance_id());
         let outbox = Outbox::new(store.clone(), instance_id, Arc::new(appended), settings.tracer.clone());
         Arc::new(Self {
@@ -354,7 +348,8 @@ impl Deliveries for Engine {
         // By now their endpoints may be another instance's.
         self.waiting.forget_documents();
         self.endpoint_states.forget(|_| true);
-        self.queue.drop_all_unsent();
+        self.queue.refuse_reads();
+        self.queue.drain(|_| false);
         if age >= CUT_SHORT {
             self.abort.abort();
         }

@@ -226,7 +226,7 @@ fn of_two_batches_that_are_partly_sent_when_the_rest_is_dropped_each_is_read_aga
     fetch(&queue, "a/1", "new", 10);
     end_all(&queue, &old);
     let new = send_all(&queue);
-    queue.drop_unsent();
+    queue.drop_all_unsent();
     queue.begin_read();
     let memory = queue.in_memory(&key("a/1"));
     assert_eq!(memory.partial, Some(Partial::new(&"a/1/new".into(), 5, Class::Live)));
