@@ -23,23 +23,12 @@ impl Delivery {
 }
 
 impl Outbox {
-    /// Notes that an attempt of a large delivery begins; `false` if somebody else wrote to its document since it was read.
+    /// Counts an attempt of a large delivery that begins, or takes one back by `-1` that was not made. `false` if somebody else wrote to its
+    /// document since it was read.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn note_begun(&self, delivery: &Delivery) -> Result<bool> {
-        self.add_to_begun(delivery, 1).await
-    }
-
-    /// Takes that note back: nothing was attempted.
-    ///
-    /// # Errors
-    /// MongoDB refused or is unavailable.
-    pub async fn take_back_begun(&self, delivery: &Delivery) -> Result<bool> {
-        self.add_to_begun(delivery, -1).await
-    }
-
-    async fn add_to_begun(&self, delivery: &Delivery, attempts: i32) -> Result<bool> {
+    pub async fn add_to_begun(&self, delivery: &Delivery, attempts: i32) -> Result<bool> {
         let batch = &delivery.batch;
         let version = batch.version.load(Ordering::Relaxed);
         let filter = doc! { "_id": &*batch.id, "version": version };

@@ -130,7 +130,7 @@ impl Courier {
         }
         // In a task of its own: the attempt may be cut short, and a future of the driver must not be dropped.
         let (outbox, noted) = (self.outbox.clone(), delivery.clone());
-        let note = tokio::spawn(async move { outbox.note_begun(&noted).await });
+        let note = tokio::spawn(async move { outbox.add_to_begun(&noted, 1).await });
         match note.await {
             Ok(Ok(true)) => {
                 failpoint::reach("large-begun");
@@ -153,7 +153,7 @@ impl Courier {
             if !noted.is_large() {
                 return;
             }
-            if let Err(error) = outbox.take_back_begun(&noted).await {
+            if let Err(error) = outbox.add_to_begun(&noted, -1).await {
                 debug!(delivery = %noted.batch.id, %error, "an attempt that was not made counts as begun");
             }
         })
