@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
+use bson::raw::CString;
 use bson::{DateTime, RawArray, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, cstr, rawdoc};
 use bytes::Bytes;
 
@@ -376,24 +377,14 @@ pub(super) fn hint(index: &str) -> mongodb::options::Hint {
     mongodb::options::Hint::Name(index.into())
 }
 
-/// The fields that a fetch reads of a batch, beside `deliveries`.
-pub(super) const FETCHED_FIELDS: [&str; 11] = [
-    "version",
-    "queue",
-    "due",
-    "open",
-    "results",
-    "attempts",
-    "firstAttemptAt",
-    "redriven",
-    "begun",
-    "replay",
-    "state",
-];
+/// The name of a field, of which this daemon has made each part.
+pub(super) fn field(name: String) -> CString {
+    CString::try_from(name).unwrap_or_else(|_| cstr!("unnamed").into())
+}
 
 /// A name for an element of `results`.
-pub(super) fn result_field(index: u32) -> bson::raw::CString {
-    bson::raw::CString::try_from(format!("results.{index}")).unwrap_or_else(|_| cstr!("results").into())
+pub(super) fn result_field(index: u32) -> CString {
+    field(format!("results.{index}"))
 }
 
 #[cfg(test)]

@@ -3,12 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use bson::raw::CString;
 use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, cstr, doc, rawdoc};
 use mongodb::options::AggregateOptions;
 
 use super::Outbox;
-use super::document::{hint, result_field};
+use super::document::{field, hint, result_field};
 use super::versions::compared_row;
 use crate::model::{EndpointKey, EventType};
 use crate::statistics::Additions;
@@ -180,11 +179,11 @@ impl Meant {
     fn row(&self, found: &RawDocument, now: DateTime) -> RawDocumentBuf {
         let (mut set, mut unset) = (RawDocumentBuf::new(), RawDocumentBuf::new());
         for place in &self.places {
-            set.append(name(format!("deliveries.{place}.erased")), true);
-            unset.append(name(format!("deliveries.{place}.payload")), 1);
+            set.append(field(format!("deliveries.{place}.erased")), true);
+            unset.append(field(format!("deliveries.{place}.payload")), 1);
         }
         for attempt in 0..self.attempts {
-            unset.append(name(format!("history.{attempt}.response")), 1);
+            unset.append(field(format!("history.{attempt}.response")), 1);
         }
         if self.state == State::Ended || self.open.is_empty() {
             return compared_row(found, set, unset);
@@ -305,11 +304,6 @@ impl Outbox {
         }
         Ok(erased)
     }
-}
-
-/// The name of a field: digits and letters.
-fn name(text: String) -> CString {
-    CString::try_from(text).unwrap_or_else(|_| cstr!("erased").into())
 }
 
 fn count(number: usize) -> i64 {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::options::{AggregateOptions, FindOptions};
 
-use super::document::{BATCH_DELIVERIES, FETCHED_FIELDS, decode, hint, id_of};
+use super::document::{BATCH_DELIVERIES, decode, hint, id_of};
 use super::{Class, Fetched, Outbox, Unreadable};
 use crate::model::EndpointKey;
 use crate::store::{OUTBOX, Result};
@@ -28,6 +28,19 @@ pub struct Head {
     pub id: Arc<str>,
     /// How many of its deliveries have no recorded result.
     pub open: usize,
+}
+
+impl Head {
+    /// A delivery that is a document of its own and is sent again.
+    pub(super) fn retry(endpoint: &EndpointKey, id: Arc<str>, due: DateTime) -> Self {
+        Self {
+            endpoint: endpoint.clone(),
+            class: Class::Retry,
+            due,
+            id,
+            open: 1,
+        }
+    }
 }
 
 /// What to read.
@@ -261,22 +274,13 @@ fn pipeline(want: &Want, now: DateTime) -> Option<Vec<Document>> {
 /// The fields of a batch, with at most `limit` of its deliveries from `skip` on.
 fn slice_fields(limit: usize) -> Document {
     let limit = i32::try_from(limit).unwrap_or(i32::MAX);
-    let mut fields: Document = FETCHED_FIELDS
-        .iter()
-        .map(|field| ((*field).to_owned(), Bson::Int32(1)))
-        .collect();
-    fields.insert("skip", 1);
-    fields.insert(
-        "size",
-        array_or_empty("$deliveries", |array| doc! { "$size": array }.into()),
-    );
-    fields.insert(
-        "deliveries",
-        doc! { "$cond": [
-            { "$isArray": "$deliveries" }, { "$slice": ["$deliveries", "$skip", limit] }, "$deliveries",
-        ] },
-    );
-    fields
+    let deliveries = doc! { "$slice": ["$deliveries", "$skip", limit] };
+    doc! {
+        "version": 1, "queue": 1, "due": 1, "open": 1, "results": 1, "attempts": 1, "firstAttemptAt": 1, "redriven": 1,
+        "begun": 1, "replay": 1, "skip": 1,
+        "size": array_or_empty("$deliveries", |array| doc! { "$size": array }.into()),
+        "deliveries": { "$cond": [{ "$isArray": "$deliveries" }, deliveries, "$deliveries"] },
+    }
 }
 
 /// The first place of a batch that is not settled.

@@ -20,21 +20,6 @@ pub use change::Change;
 /// How long the server waits for a change before it says that there is none: this long a stop may take.
 const WAIT: Duration = Duration::from_millis(500);
 
-/// The fields of a document that are needed to show its deliveries.
-const FIELDS: [&str; 11] = [
-    "state",
-    "type",
-    "attempts",
-    "lastAttemptAt",
-    "lastStatus",
-    "lastError",
-    "reason",
-    "redriven",
-    "results",
-    "deliveries.event",
-    "deliveries.type",
-];
-
 /// What an update may change that says nothing about deliveries and may be long.
 const LONG: [&str; 2] = [
     "updateDescription.updatedFields.deliveries",
@@ -163,8 +148,13 @@ fn pipeline(wanted: &Wanted) -> [Document; 3] {
             false => doc! { "$expr": { "$eq": [second, { "$literal": endpoint }] } },
         }
     }));
-    let mut shown = doc! { "operationType": 1, "documentKey": 1, "wallTime": 1, "updateDescription.updatedFields": 1 };
-    shown.extend(FIELDS.map(|field| (format!("fullDocument.{field}"), 1.into())));
+    let document = doc! {
+        "state": 1, "type": 1, "attempts": 1, "lastAttemptAt": 1, "lastStatus": 1, "lastError": 1, "reason": 1, "redriven": 1,
+        "results": 1, "deliveries": { "event": 1, "type": 1 },
+    };
+    let shown = doc! {
+        "operationType": 1, "documentKey": 1, "wallTime": 1, "updateDescription.updatedFields": 1, "fullDocument": document,
+    };
     [
         doc! { "$match": { "$and": all } },
         doc! { "$project": shown },

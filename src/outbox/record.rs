@@ -11,7 +11,7 @@ use futures_util::TryStreamExt;
 
 use super::document::{Batch, LAYOUT};
 use super::settled::{open, settled};
-use super::{Class, Delivery, Head, Next, Outbox, notes};
+use super::{Delivery, Head, Next, Outbox, notes};
 use crate::failpoint;
 use crate::statistics::Additions;
 use crate::store::{self, OUTBOX, STATE, STATISTICS, Writer};
@@ -96,11 +96,11 @@ impl Outbox {
 
     /// Reads the batches of these results again, because somebody else wrote to one of them, and keeps the results that still
     /// count: those of deliveries that are open, but for failures of attempts that are recorded already, and successes of
-    /// deliveries that were cancelled while in flight.
+    /// deliveries that were cancelled while in flight. Returns these, and those that no longer count.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn reconcile(&self, settlements: Vec<Settlement>) -> store::Result<Vec<Settlement>> {
+    pub async fn reconcile(&self, settlements: Vec<Settlement>) -> store::Result<(Vec<Settlement>, Vec<Settlement>)> {
         let ids: Vec<Bson> = by_batch(&settlements)
             .keys()
             .map(|id| Bson::String((*id).to_owned()))
@@ -114,14 +114,11 @@ impl Outbox {
             .iter()
             .filter_map(|document| Some((document.get_str("_id").ok()?, document)))
             .collect();
-        Ok(settlements
-            .into_iter()
-            .filter(|settlement| {
-                let batch = &settlement.delivery.batch;
-                now.get(&*batch.id)
-                    .is_some_and(|document| still_counts(document, batch, settlement))
-            })
-            .collect())
+        Ok(settlements.into_iter().partition(|settlement| {
+            let batch = &settlement.delivery.batch;
+            now.get(&*batch.id)
+                .is_some_and(|document| still_counts(document, batch, settlement))
+        }))
     }
 
     /// Whether a write to the outbox that should be harmless succeeds: a refusal of a single batch is then that batch's own.
@@ -160,17 +157,15 @@ fn still_counts(document: &RawDocumentBuf, batch: &Arc<Batch>, settlement: &Sett
     };
     batch.version.store(version, Ordering::Relaxed);
     // Those of deliveries that are still in flight, too: their results come later.
-    if let Ok(results) = document.get_array("results") {
-        let settled = settled(results);
-        batch.open.store(open(&settled, batch.size), Ordering::Relaxed);
+    let settled = document.get_array("results").ok().map(settled);
+    if let Some(settled) = &settled {
+        batch.open.store(open(settled, batch.size), Ordering::Relaxed);
         let indexes = (0_u32..).zip(settled);
         batch.set_settled(indexes.filter_map(|(index, settled)| settled.then_some(index)));
     }
     batch.cancelled.store(state == "cancelled", Ordering::Relaxed);
     let index = settlement.delivery.index as usize;
-    let is_settled = document
-        .get_array("results")
-        .is_ok_and(|results| settled(results).get(index).copied().unwrap_or(false));
+    let is_settled = settled.is_some_and(|settled| settled.get(index).copied().unwrap_or(false));
     let delivered = matches!(settlement.next, Next::Delivered { .. });
     // Somebody else has recorded this attempt, or a later one.
     let is_late = u32::try_from(number("attempts")).is_ok_and(|attempts| attempts >= settlement.delivery.attempt);
@@ -194,17 +189,6 @@ fn count_recorded(batch: &Batch, results: usize) {
     let results = u32::try_from(results).unwrap_or(u32::MAX);
     let open = batch.open.load(Ordering::Relaxed);
     batch.open.fetch_sub(results.min(open), Ordering::Relaxed);
-}
-
-/// A retry that will be due.
-fn retry(delivery: &Delivery, id: Arc<str>, due: DateTime) -> Head {
-    Head {
-        endpoint: delivery.endpoint.clone(),
-        class: Class::Retry,
-        due,
-        id,
-        open: 1,
-    }
 }
 
 /// Adds a result to its endpoint's figures.

@@ -89,15 +89,9 @@ impl Outbox {
         }
         transaction.commit().await?;
         tell_of_versions(endpoint, &oldest);
-        let head = |id: String| Head {
-            endpoint: endpoint.clone(),
-            class: Class::Retry,
-            due: now,
-            id: id.into(),
-            open: 1,
-        };
         let ids = oldest.iter().filter_map(|document| id_of(document));
-        Ok(Redriven::Again(ids.map(head).collect()))
+        let heads = ids.map(|id| Head::retry(endpoint, id.into(), now));
+        Ok(Redriven::Again(heads.collect()))
     }
 
     /// The state of each of these documents that is there, by `_id`.

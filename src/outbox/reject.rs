@@ -45,9 +45,6 @@ impl Outbox {
         rejected: &[Rejected],
         now: DateTime,
     ) -> Result<()> {
-        if rejected.is_empty() {
-            return Ok(());
-        }
         let rows: Result<Vec<_>> = rejected.iter().map(|one| insert_if_absent(&note(one, now))).collect();
         transaction.update(OUTBOX, rows?.iter()).await?;
         Ok(())
@@ -63,9 +60,6 @@ impl Outbox {
         unmarkable: &[Unmarkable],
         now: DateTime,
     ) -> Result<()> {
-        if unmarkable.is_empty() {
-            return Ok(());
-        }
         let rows: Result<Vec<_>> = unmarkable
             .iter()
             .map(|one| insert_if_absent(&unmarkable_note(one, now)))

@@ -216,27 +216,12 @@ fn between(keys: Range<String>) -> Document {
 }
 
 /// What is read of each document: no payload.
-pub(super) const FIELDS: [&str; 16] = [
-    "version",
-    "state",
-    "endpoint",
-    "finishedAt",
-    "attempts",
-    "reason",
-    "lastError",
-    "open",
-    "results",
-    "history.at",
-    "replays.at",
-    "deliveries.event",
-    "deliveries.type",
-    "deliveries.occurredAt",
-    "deliveries.erased",
-    "payloadDropped",
-];
-
 pub(super) fn fields() -> Document {
-    FIELDS.iter().map(|field| ((*field).to_owned(), 1.into())).collect()
+    doc! {
+        "version": 1, "state": 1, "endpoint": 1, "finishedAt": 1, "attempts": 1, "reason": 1, "lastError": 1, "results": 1,
+        "history.at": 1, "replays.at": 1, "payloadDropped": 1,
+        "deliveries.event": 1, "deliveries.type": 1, "deliveries.occurredAt": 1, "deliveries.erased": 1,
+    }
 }
 
 /// Finds the documents that may hold something selected, one query after the other.

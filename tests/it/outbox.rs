@@ -54,7 +54,7 @@ async fn changes_nothing(fixture: &Fixture, slow: &Outbox, late: &[Delivery], ne
     let settlements: Vec<_> = late.iter().map(|one| settlement(one, next.clone())).collect();
     let refused = slow.record(&settlements, true, Clock::local()).await;
     assert!(matches!(refused, Err(Unrecorded::Outdated)), "{refused:?}");
-    let kept = slow.reconcile(settlements).await.unwrap();
+    let (kept, _) = slow.reconcile(settlements).await.unwrap();
     assert!(kept.is_empty(), "{next:?}: {kept:?}");
     assert_eq!(documents(fixture).await, before);
 }
@@ -103,7 +103,7 @@ async fn what_was_delivered_after_all_counts_although_it_has_failed_or_was_cance
         let late = vec![settlement(&late[0], DELIVERED)];
         let refused = slow.record(&late, true, Clock::local()).await;
         assert!(matches!(refused, Err(Unrecorded::Outdated)), "{refused:?}");
-        let kept = slow.reconcile(late).await.unwrap();
+        let (kept, _) = slow.reconcile(late).await.unwrap();
         record(&slow, &kept).await;
         let delivered = doc! { "endpoint": endpoint.as_str(), "state": "delivered", "open": 0 };
         assert_eq!(fixture.outbox().count_documents(delivered).await.unwrap(), 1);

@@ -120,13 +120,7 @@ impl<O: Observer> Recorder<O> {
     async fn reconcile(&self, mut set: ResultSet) -> Result<Option<ResultSet>, Stopped> {
         let settlements = std::mem::take(&mut set.settlements);
         let reread = || self.parts.outbox.reconcile(settlements.clone());
-        let kept = self.parts.store.persist("read batches again", reread).await?;
-        let is_kept = |one: &Settlement| {
-            kept.iter().any(|other| {
-                other.delivery.batch.id == one.delivery.batch.id && other.delivery.index == one.delivery.index
-            })
-        };
-        let dropped: Vec<_> = settlements.iter().filter(|one| !is_kept(one)).cloned().collect();
+        let (kept, dropped) = self.parts.store.persist("read batches again", reread).await?;
         self.done(&dropped);
         set.settlements = kept;
         Ok((!set.settlements.is_empty()).then_some(set))

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bson::raw::CStr;
 use bson::{DateTime, RawArrayBuf, RawBson, RawDocumentBuf, cstr, rawdoc};
 
-use super::{Settlement, count, retry};
+use super::{Settlement, count};
 use crate::model::Failure;
 use crate::outbox::document::{Batch, HISTORY, LAYOUT, encode_delivery, result_field, single_id};
 use crate::outbox::{Class, Head, Next};
@@ -77,7 +77,8 @@ impl Rows {
 
     fn note_retry(&mut self, settlement: &Settlement, id: &Arc<str>) {
         if let Next::Retry { due, .. } = settlement.next {
-            self.retries.push(retry(&settlement.delivery, Arc::clone(id), due));
+            self.retries
+                .push(Head::retry(&settlement.delivery.endpoint, Arc::clone(id), due));
         }
     }
 }
