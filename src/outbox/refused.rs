@@ -9,7 +9,7 @@ use tracing::error;
 use super::Outbox;
 use super::versions::{compared_row, raw};
 use crate::model::EndpointKey;
-use crate::store::{Error, Kind, OUTBOX, Result, Transaction};
+use crate::store::{Error, OUTBOX, Result, Transaction};
 
 impl Outbox {
     /// The documents of that endpoint that are left alone now.
@@ -47,8 +47,8 @@ impl Outbox {
 
     /// Whether that error is a single document's own, of those that were to be changed: then it is left alone from now on.
     fn leave_alone(&self, endpoint: &EndpointKey, changed: &[RawDocumentBuf], error: &Error) -> bool {
-        let own = matches!(error.kind(), Kind::Refused | Kind::TooLarge);
-        let document = error.row().filter(|_| own).and_then(|row| changed.get(row.index));
+        let row = error.row().filter(|_| error.kind().is_of_content());
+        let document = row.and_then(|row| changed.get(row.index));
         let id = document.and_then(|document| Bson::try_from(raw(document, "_id")).ok());
         let Some(id) = id else { return false };
         self.refuse(endpoint, id, error);

@@ -16,7 +16,7 @@ use crate::failpoint;
 use crate::model::{EndpointKey, time_until};
 use crate::notices::{ToldCertificates, all_told_certificates, of_certificates, told_certificates_id};
 use crate::platform::Tls;
-use crate::store::{Kind, Pauses, Result, STATE, Writer, upsert_row};
+use crate::store::{Pauses, Result, STATE, Writer, upsert_row};
 
 /// How often certificates that end are looked for, besides after changes of endpoints.
 const LOOK: Duration = Duration::from_secs(3600);
@@ -184,7 +184,7 @@ impl Notifier {
         while let Some(endpoints) = left.pop().filter(|_| refusals < MOST_REFUSED) {
             match (self.append(endpoints).await, endpoints) {
                 (Ok(()), _) => endpoints.iter().for_each(|(key, _)| self.refused.accepted(key)),
-                (Err(error), _) if !matches!(error.kind(), Kind::Refused | Kind::TooLarge) => return Err(error),
+                (Err(error), _) if !error.kind().is_of_content() => return Err(error),
                 (Err(error), [(key, _)]) => {
                     refusals += 1;
                     let pause = self.refused.refused(key.clone(), began).as_secs();

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::Engine;
 use crate::failpoint;
 use crate::model::earlier;
-use crate::store::{Error, Kind, Result};
+use crate::store::{Kind, Result};
 
 /// How often payloads to drop are looked for.
 const LOOK: Duration = Duration::from_secs(30);
@@ -103,11 +103,11 @@ async fn step(engine: &Engine, ids: Vec<Bson>, before: DateTime, go_on: impl Fn(
                 left.push(ids);
                 tokio::time::sleep(AGAIN).await;
             }
-            Err(error) if is_own(&error) && ids.len() > 1 => {
+            Err(error) if error.kind().is_of_content() && ids.len() > 1 => {
                 let half = ids.split_off(ids.len() / 2);
                 left.extend([half, ids]);
             }
-            Err(error) if is_own(&error) => {
+            Err(error) if error.kind().is_of_content() => {
                 let document = ids[0].to_string();
                 warn!(document, %error, "MongoDB refuses to drop the payloads of this document: they are kept as long as it, the others go on");
             }
@@ -115,9 +115,4 @@ async fn step(engine: &Engine, ids: Vec<Bson>, before: DateTime, go_on: impl Fn(
         }
     }
     Ok(dropped)
-}
-
-/// Whether the error may be a single document's own.
-fn is_own(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Refused | Kind::TooLarge)
 }

@@ -147,6 +147,11 @@ pub(super) const DUPLICATE_KEY: i32 = 11000;
 pub(super) const ATLAS_ERROR: i32 = 8000;
 
 impl Kind {
+    /// Whether it concerns what was written, and not MongoDB as a whole.
+    pub fn is_of_content(self) -> bool {
+        matches!(self, Self::Refused | Self::TooLarge)
+    }
+
     /// What that code asks for; `None` for a code that is treated as all others are.
     pub(super) fn of_code(code: i32) -> Option<Self> {
         CODES.iter().find(|known| known.0 == code).map(|known| known.2)
