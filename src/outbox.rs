@@ -14,6 +14,7 @@
 //! No instance claims a delivery: an endpoint is assigned to one instance, and only that one fetches (see `cluster`). Every write
 //! compares the document's `version` and raises it.
 
+mod apart;
 mod append;
 mod background;
 mod cancel;

@@ -8,12 +8,13 @@ use bson::{Bson, DateTime, Document, RawArrayBuf, RawBson, RawDocument, RawDocum
 use mongodb::Cursor;
 use mongodb::options::FindOptions;
 
-use super::document::{LAYOUT, hint};
+use super::apart::Apart;
+use super::document::{hint, single_id};
 use super::notes::dead_row;
 use super::settled::settled;
 use super::versions::{compared_row, raw, tell_of_versions};
 use super::{Class, Outbox};
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, EventId};
 use crate::statistics::Additions;
 use crate::store::{Error, Kind, OUTBOX, Result, STATE, STATISTICS, Transaction, Writer};
 
@@ -186,7 +187,7 @@ impl Outbox {
         let rows: Vec<_> = rows.into_iter().flatten().collect();
         match transaction.update(OUTBOX, rows.iter()).await {
             Ok(_) => Ok(Ok((deliveries as u64, i64::try_from(deliveries).unwrap_or(i64::MAX)))),
-            Err(error) if matches!(error.kind(), Kind::Refused | Kind::TooLarge) && !found.is_empty() => {
+            Err(error) if error.kind().is_of_content() && !found.is_empty() => {
                 let id = Bson::try_from(raw(&found[0], "_id")).unwrap_or(Bson::Null);
                 self.refuse(endpoint, id, &error);
                 Ok(Err(error))
@@ -271,34 +272,24 @@ fn rows(batch: &RawDocument, endpoint: &EndpointKey, death: Death<'_>) -> Option
     Some(rows)
 }
 
-/// A document of its own for a delivery. Where an older copy is there, its attempts are kept.
+/// A document of its own for a delivery.
 fn apart(
     batch: &RawDocument,
     delivery: &RawDocument,
     endpoint: &EndpointKey,
     death: Death<'_>,
 ) -> Option<RawDocumentBuf> {
-    let id = format!("{endpoint}/{}", delivery.get_str("event").ok()?);
-    let mut fresh = dead(death);
-    fresh.append(cstr!("deadSince"), death.now);
-    fresh.append(cstr!("v"), LAYOUT);
-    fresh.append(cstr!("endpoint"), endpoint.as_str());
-    fresh.append(cstr!("queue"), Class::Retry.queue(endpoint));
-    fresh.append(cstr!("due"), death.now);
-    fresh.append(cstr!("open"), 1);
-    fresh.append(
-        cstr!("deliveries"),
-        [RawBson::from(delivery.to_owned())]
-            .into_iter()
-            .collect::<RawArrayBuf>(),
-    );
-    fresh.append(cstr!("results"), RawArrayBuf::new());
-    if batch.get_bool("replay").unwrap_or(false) {
-        fresh.append(cstr!("replay"), true);
-    }
-    let version = rawdoc! { "$cond": [{ "$eq": [{ "$type": "$version" }, "int"] }, { "$add": ["$version", 1] }, 1] };
-    let created = rawdoc! { "$ifNull": ["$createdAt", raw(batch, "createdAt")] };
-    let kept = rawdoc! { "version": version, "createdAt": created };
-    let replace = rawdoc! { "$replaceWith": { "$mergeObjects": ["$$ROOT", { "$literal": fresh }, kept] } };
-    Some(rawdoc! { "q": { "_id": id }, "u": [replace, { "$unset": "redriven" }], "upsert": true })
+    let event = EventId::from_stored(delivery.get_str("event").ok()?);
+    let mut set = dead(death);
+    set.append(cstr!("deadSince"), death.now);
+    let apart = Apart {
+        endpoint,
+        entry: delivery.to_owned(),
+        is_replay: batch.get_bool("replay").unwrap_or(false),
+        created_at: raw(batch, "createdAt"),
+        set,
+        unset: ["redriven"].into_iter().collect(),
+        history: None,
+    };
+    Some(apart.row(&single_id(&event, endpoint), death.now))
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bson::raw::CStr;
-use bson::{DateTime, RawArrayBuf, RawBson, RawDocumentBuf, cstr, rawdoc};
+use bson::{DateTime, RawArrayBuf, RawDocumentBuf, cstr, rawdoc};
 
 use super::{Settlement, count};
 use crate::model::Failure;
-use crate::outbox::document::{Batch, HISTORY, LAYOUT, encode_delivery, result_field, single_id};
+use crate::outbox::apart::Apart;
+use crate::outbox::document::{Batch, HISTORY, encode_delivery, result_field, single_id};
 use crate::outbox::{Class, Head, Next};
 use crate::statistics::Additions;
 use crate::store::update_row;
@@ -149,52 +150,24 @@ fn single(settlement: &Settlement, instance_id: &str, now: DateTime) -> RawDocum
     update
 }
 
-/// A document of its own for a delivery that leaves its batch. Where an older copy is there, its attempts are kept.
+/// A document of its own for a delivery that leaves its batch.
 fn apart(id: &str, settlement: &Settlement, instance_id: &str, now: DateTime) -> RawDocumentBuf {
     let delivery = &settlement.delivery;
     let (mut set, unset) = fields(settlement, now);
     if matches!(settlement.next, Next::Dead { .. }) {
         set.append(cstr!("deadSince"), now);
     }
-    let mut history = RawArrayBuf::new();
-    if keeps_history(settlement) {
-        history.push(attempt(settlement, instance_id));
-    }
-    let entry = encode_delivery(&delivery.message, &delivery.certificate, delivery.occurred_at);
-    let fresh = rawdoc! {
-        "v": LAYOUT, "endpoint": delivery.endpoint.as_str(), "queue": Class::Retry.queue(&delivery.endpoint), "due": now,
-        "open": 1, "deliveries": [entry], "results": RawArrayBuf::new(),
+    let attempt = keeps_history(settlement).then(|| attempt(settlement, instance_id));
+    let apart = Apart {
+        endpoint: &delivery.endpoint,
+        entry: encode_delivery(&delivery.message, &delivery.certificate, delivery.occurred_at),
+        is_replay: delivery.message.is_replay,
+        created_at: now.into(),
+        set,
+        unset: unset.iter().flatten().map(|(name, _)| name.as_str()).collect(),
+        history: Some(attempt.into_iter().collect()),
     };
-    let mut fresh = merged(&fresh, &set);
-    if delivery.message.is_replay {
-        fresh.append(cstr!("replay"), true);
-    }
-    // Whatever is there in the place of a version or a history.
-    let version = rawdoc! { "$cond": [{ "$eq": [{ "$type": "$version" }, "int"] }, { "$add": ["$version", 1] }, 1] };
-    let before = rawdoc! { "$cond": [{ "$isArray": "$history" }, "$history", []] };
-    let history = rawdoc! { "$slice": [{ "$concatArrays": [before, { "$literal": history }] }, -HISTORY] };
-    let kept = rawdoc! { "version": version, "createdAt": { "$ifNull": ["$createdAt", now] }, "history": history };
-    let replace = rawdoc! { "$replaceWith": { "$mergeObjects": ["$$ROOT", { "$literal": fresh }, kept] } };
-    let mut update = RawArrayBuf::new();
-    update.push(replace);
-    if !unset.is_empty() {
-        let names: RawArrayBuf = unset.iter().flatten().map(|(name, _)| name.as_str()).collect();
-        update.push(rawdoc! { "$unset": names });
-    }
-    rawdoc! { "q": { "_id": id }, "u": update, "upsert": true }
-}
-
-/// `document` with the fields of `set`.
-fn merged(document: &RawDocumentBuf, set: &RawDocumentBuf) -> RawDocumentBuf {
-    let mut merged = RawDocumentBuf::new();
-    let has = |name: &str| set.get(name).is_ok_and(|value| value.is_some());
-    for field in document.iter().flatten().filter(|(name, _)| !has(name.as_str())) {
-        merged.append(field.0, RawBson::from(field.1));
-    }
-    for field in set.iter().flatten() {
-        merged.append(field.0, RawBson::from(field.1));
-    }
-    merged
+    apart.row(id, now)
 }
 
 /// Fields that only a document has that has ended.
