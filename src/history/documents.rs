@@ -348,7 +348,7 @@ fn note(document: &Document) -> Note {
 }
 
 fn prefixes(keys: &[String]) -> Vec<String> {
-    let prefix = |key: &String| EventType::ALL.map(|known| format!("{known}_{key}_"));
+    let prefix = |key: &String| EventType::ALL.map(|known| known.id_prefix(key));
     keys.iter().flat_map(prefix).collect()
 }
 

@@ -102,6 +102,16 @@ impl EventType {
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.as_str() == name)
     }
+
+    /// How the ids of that certificate's events of this type begin.
+    pub fn id_prefix(self, certificate: &str) -> String {
+        format!("{self}_{certificate}_")
+    }
+
+    /// Whether a name begins as the id of an event does: with its type.
+    pub fn begins(name: &str) -> bool {
+        Self::ALL.iter().any(|known| name.starts_with(known.as_str()))
+    }
 }
 
 impl fmt::Display for EventType {

@@ -93,16 +93,7 @@ impl Outbox {
             appended.events = new.iter().map(event).collect();
         }
         for batch in batches(new) {
-            let id = self.batch_id(&batch);
-            let (document, due) = encode_batch(&id, &batch, now);
-            let head = Head {
-                endpoint: batch[0].endpoint.clone(),
-                class: batch[0].class,
-                due,
-                id,
-                open: batch.len(),
-            };
-            appended.batches.push((head, document));
+            appended.batches.push(self.document(&batch, now));
         }
         let documents: Vec<&RawDocumentBuf> = appended.batches.iter().map(|(_, document)| document).collect();
         let inserted = transaction.insert(OUTBOX, documents.into_iter()).await;
@@ -140,6 +131,20 @@ impl Outbox {
         if !appended.batches.is_empty() {
             self.listener.appended(appended.batches, began);
         }
+    }
+
+    /// The document of a batch.
+    fn document(&self, batch: &[NewDelivery], now: DateTime) -> (Head, RawDocumentBuf) {
+        let id = self.batch_id(batch);
+        let (document, due) = encode_batch(&id, batch, now);
+        let head = Head {
+            endpoint: batch[0].endpoint.clone(),
+            class: batch[0].class,
+            due,
+            id,
+            open: batch.len(),
+        };
+        (head, document)
     }
 
     /// The `_id` begins with the endpoint. One delivery alone is known by its event, so that it can become its own retry in place;

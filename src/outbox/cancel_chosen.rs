@@ -6,6 +6,7 @@ use mongodb::options::FindOptions;
 use super::Outbox;
 use super::document::result_field;
 use super::selection::{Candidate, Search, Selection, fields};
+use super::settled::has_result;
 use super::versions::compared_row;
 use crate::model::EndpointKey;
 use crate::statistics::Additions;
@@ -27,13 +28,9 @@ impl Chosen {
     fn read(found: &RawDocument, selection: &Selection) -> Option<Self> {
         let state = found.get_str("state").ok()?;
         let results = found.get_array("results").ok();
-        let is_settled = |index: usize| {
-            let result = results.and_then(|results| results.get(index).ok().flatten());
-            result.is_some_and(|result| result.as_null().is_none())
-        };
         let (mut indexes, mut open) = (Vec::new(), 0);
         for (index, delivery) in found.get_array("deliveries").ok()?.into_iter().enumerate() {
-            if is_settled(index) {
+            if has_result(results, index) {
                 continue;
             }
             open += 1;

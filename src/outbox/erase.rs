@@ -8,6 +8,8 @@ use mongodb::options::AggregateOptions;
 
 use super::Outbox;
 use super::document::{field, hint, result_field};
+use super::selection::ids_from;
+use super::settled::has_result;
 use super::versions::compared_row;
 use crate::model::{EndpointKey, EventType};
 use crate::statistics::Additions;
@@ -105,7 +107,7 @@ impl Subject {
 /// How the ids of these certificates' events begin.
 fn prefixes(keys: &[String]) -> impl Iterator<Item = String> {
     keys.iter()
-        .flat_map(|key| EventType::ALL.map(|event_type| format!("{event_type}_{key}_")))
+        .flat_map(|key| EventType::ALL.map(|event_type| event_type.id_prefix(key)))
 }
 
 /// The deliveries of a document that are the subject's.
@@ -136,10 +138,9 @@ impl Meant {
             return None;
         }
         let results = found.get_array("results").ok();
-        let result = |place: u32| results.and_then(|results| results.get(place as usize).ok().flatten());
-        let is_open = |place: &u32| result(*place).is_none_or(|result| result.as_null().is_some());
+        let is_open = |place: &u32| !has_result(results, *place as usize);
         let has_moved = |place: &&u32| {
-            let result = result(**place).and_then(|result| result.as_document());
+            let result = results.and_then(|results| results.get_document(**place as usize).ok());
             result.is_some_and(|result| result.get_bool("moved").unwrap_or(false))
         };
         let state = match found.get_str("state") {
@@ -255,8 +256,7 @@ impl Outbox {
         };
         let mut found = Vec::new();
         for prefix in prefixes(keys) {
-            // A digit or a minus sign follows; `:` comes after the digits.
-            let events = doc! { "event": { "$gte": &prefix, "$lt": format!("{prefix}:") }, "erased": { "$ne": true } };
+            let events = doc! { "event": ids_from(&prefix), "erased": { "$ne": true } };
             let filter = doc! { "deliveries": { "$elemMatch": events }, "_id": { "$nin": except, "$type": "string" } };
             let mut pipeline = vec![doc! { "$match": filter }];
             pipeline.extend(limit.then(|| doc! { "$limit": FOUND }));

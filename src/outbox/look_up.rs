@@ -27,7 +27,7 @@ pub enum LookedUp {
 /// # Errors
 /// MongoDB refused or is unavailable.
 pub async fn look_up(store: &Store, id: &str) -> Result<LookedUp> {
-    let is_event = EventType::ALL.iter().any(|known| id.starts_with(known.as_str()));
+    let is_event = EventType::begins(id);
     let (event, endpoint) = id
         .split_once('/')
         .map_or((id, None), |(event, endpoint)| (event, Some(endpoint)));

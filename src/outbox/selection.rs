@@ -75,15 +75,14 @@ impl Selection {
     /// The event that the id names, alone or with an endpoint: it begins with its type.
     fn event(&self) -> Option<&str> {
         let id = self.id.as_deref()?;
-        let is_event = EventType::ALL.iter().any(|known| id.starts_with(known.as_str()));
-        is_event.then(|| id.split_once('/').map_or(id, |(event, _)| event))
+        EventType::begins(id).then(|| id.split_once('/').map_or(id, |(event, _)| event))
     }
 
     fn is_of_certificate(&self, event: &str) -> bool {
         let Some(certificate) = &self.certificate else {
             return true;
         };
-        let of_type = |event_type: &EventType| event.strip_prefix(&prefix(*event_type, certificate)).is_some();
+        let of_type = |event_type: &EventType| event.starts_with(&event_type.id_prefix(certificate));
         EventType::ALL.iter().any(of_type)
     }
 
@@ -180,9 +179,7 @@ impl Selection {
 
     /// Documents that hold an event of that type of the certificate.
     fn of_certificate(&self, event_type: EventType, certificate: &str, before: DateTime) -> Query {
-        let prefix = prefix(event_type, certificate);
-        // A digit or a minus sign follows; `:` comes after the digits.
-        let events = doc! { "$elemMatch": { "event": { "$gte": &prefix, "$lt": format!("{prefix}:") } } };
+        let events = doc! { "$elemMatch": { "event": ids_from(&event_type.id_prefix(certificate)) } };
         let mut all = vec![doc! { "deliveries": events }, self.states(before)];
         all.extend(self.keys("").map(|keys| doc! { "endpoint": between(keys) }));
         Query {
@@ -206,9 +203,9 @@ impl Selection {
     }
 }
 
-/// How the ids of a certificate's events of that type begin.
-fn prefix(event_type: EventType, certificate: &str) -> String {
-    format!("{event_type}_{certificate}_")
+/// The ids of events that begin so. A digit or a minus sign follows; `:` comes after the digits.
+pub(super) fn ids_from(prefix: &str) -> Document {
+    doc! { "$gte": prefix, "$lt": format!("{prefix}:") }
 }
 
 fn between(keys: Range<String>) -> Document {

@@ -4,6 +4,8 @@
 
 use bson::{DateTime, RawBsonRef, RawDocument};
 
+use crate::outbox::settled::has_result;
+
 /// A delivery has come into a state, or stays pending after an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -209,8 +211,7 @@ impl<'a> Seen<'a> {
 
     fn is_open(&self, place: usize) -> bool {
         let results = self.full.and_then(|full| full.get_array("results").ok());
-        let result = results.and_then(|results| results.get(place).ok().flatten());
-        result.is_none_or(|result| result.as_null().is_some())
+        !has_result(results, place)
     }
 
     /// What was updated, and else what it is now.
