@@ -99,11 +99,8 @@ impl Cluster {
         let leaving = self.shared.leaving.load(Ordering::Acquire);
         let next = assignment::members(self.instance_id(), own.age, leaving, &others);
         let changed = next != members;
-        let mut alive: Vec<String> = others
-            .iter()
-            .filter(|other| !other.leaving)
-            .map(|other| other.instance_id.clone())
-            .collect();
+        let staying = others.iter().filter(|other| !other.leaving);
+        let mut alive: Vec<String> = staying.map(|other| other.instance_id.clone()).collect();
         let view = View { members, next, others };
         if lapsed || !self.view.get().assigns_as(&view) {
             deliveries.gaining().await?;
@@ -113,15 +110,14 @@ impl Cluster {
         for dead in &dead {
             self.end_sessions(dead).await;
         }
+        alive.push(self.instance_id().to_string());
         let lease = if leaving {
             None
         } else {
-            alive.push(self.instance_id().to_string());
             self.take_lease(held, &alive).await?
         };
-        self.shared
-            .lease
-            .send_if_modified(|held| std::mem::replace(held, lease) != lease);
+        let news = |held: &mut Option<i64>| std::mem::replace(held, lease) != lease;
+        self.shared.lease.send_if_modified(news);
         Ok(changed)
     }
 

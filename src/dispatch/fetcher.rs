@@ -297,24 +297,29 @@ impl Fetcher {
             }
         }
         for (endpoint, slots) in plan.granted {
-            match found.remove(&endpoint) {
-                Some(batches) => {
-                    let count = self.enqueue(&endpoint, batches, slots);
-                    if count == 0 {
-                        self.starved.add(endpoint.clone(), self.queue.answers(&endpoint));
-                    } else if count * 2 < slots {
-                        self.waiting.ask_for_more(&endpoint);
-                    }
-                }
-                None if cut => {
-                    self.waiting.note_dropped(&endpoint);
-                    self.starved.add(endpoint.clone(), self.queue.answers(&endpoint));
-                }
-                // Other classes may have something.
-                None => self.waiting.ask_for_more(&endpoint),
-            }
+            let batches = found.remove(&endpoint);
+            self.use_slots(endpoint, slots, batches, cut);
         }
         Ok(())
+    }
+
+    /// Enqueues what was read for an endpoint that got these slots. There may be more of it if the read was `cut`.
+    fn use_slots(&mut self, endpoint: EndpointKey, slots: usize, batches: Option<Vec<Fetched>>, cut: bool) {
+        let count = match batches {
+            Some(batches) => self.enqueue(&endpoint, batches, slots),
+            // Other classes may have something.
+            None if !cut => return self.waiting.ask_for_more(&endpoint),
+            None => {
+                self.waiting.note_dropped(&endpoint);
+                0
+            }
+        };
+        if count == 0 {
+            let answers = self.queue.answers(&endpoint);
+            self.starved.add(endpoint, answers);
+        } else if count * 2 < slots {
+            self.waiting.ask_for_more(&endpoint);
+        }
     }
 
     fn enqueue(&self, endpoint: &EndpointKey, mut batches: Vec<Fetched>, slots: usize) -> usize {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::state::State;
 use super::{MAX_EXCLUDED, STUCK};
 use crate::dispatch::pace::FailedResponse;
-use crate::model::{Concerns, EndpointKey, Outcome};
+use crate::model::{Concerns, EndpointKey, Failure, Outcome};
 use crate::outbox::Delivery;
 
 impl State {
@@ -47,26 +47,29 @@ impl State {
                 }
                 None
             }
-            Outcome::TransientFailure(failure) => {
-                let response = failure.status.map(|status| FailedResponse {
-                    status,
-                    retry_after: failure.retry_after,
-                    is_retry: delivery.attempt > 1,
-                });
-                let pause = response.and_then(|response| self.paces.failed(endpoint, configured, response, now));
-                let stopped_answering = self.breakers.failed(endpoint, failure.timed_out, now);
-                // What can't be sent for a while gives its slots to others.
-                if stopped_answering || pause.is_some_and(|pause| pause > STUCK) {
-                    self.drop_unsent(endpoint);
-                }
-                pause
-            }
+            Outcome::TransientFailure(failure) => self.failed(delivery, failure, configured, now),
             // Says nothing of the endpoint.
             Outcome::PermanentFailure(_)
             | Outcome::Cancelled { .. }
             | Outcome::NotSent
             | Outcome::ProxyUnavailable { .. } => None,
         }
+    }
+
+    fn failed(&mut self, delivery: &Delivery, failure: &Failure, configured: usize, now: Instant) -> Option<Duration> {
+        let endpoint = &delivery.endpoint;
+        let response = failure.status.map(|status| FailedResponse {
+            status,
+            retry_after: failure.retry_after,
+            is_retry: delivery.attempt > 1,
+        });
+        let pause = response.and_then(|response| self.paces.failed(endpoint, configured, response, now));
+        let stopped_answering = self.breakers.failed(endpoint, failure.timed_out, now);
+        // What can't be sent for a while gives its slots to others.
+        if stopped_answering || pause.is_some_and(|pause| pause > STUCK) {
+            self.drop_unsent(endpoint);
+        }
+        pause
     }
 
     fn answered(&mut self, endpoint: &EndpointKey) {
