@@ -62,13 +62,13 @@ async fn what_has_nothing_in_memory_is_forgotten() {
         }),
         ("what was dropped in its turn", |queue| {
             fetch_of(queue, Class::Live, "a/1", "x", 1);
-            queue.drop_unsent();
+            queue.drop_all_unsent();
         }),
         ("what was dropped while it waited", |queue| {
             fetch_of(queue, Class::Live, "a/1", "x", 1);
             queue.pause(&key("a/1"), WAIT);
             assert!(queue.next().is_none());
-            queue.drop_unsent();
+            queue.drop_all_unsent();
         }),
     ];
     for (what, way) in ways {
