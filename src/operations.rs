@@ -8,6 +8,7 @@
 
 mod acknowledged;
 mod backfill;
+mod begin;
 mod client;
 mod document;
 mod erase;

@@ -84,15 +84,19 @@ async fn deliver(engine: &Arc<Engine>, config: &Config, give_up: CancellationTok
     tasks.shut_down(config.service.shutdown_grace).await;
     let counts = &engine.tally.counts;
     say!(
-        "found {}, {}: {} delivered, {} dead, {} cancelled, {} known before; {} rejected",
+        "found {}, {}: {} delivered, {} dead, {} cancelled, {} known before; {} rejected, {} left out",
         crate::model::count(report.found as u64, "certificate"),
         crate::model::count(report.deliveries as u64, "delivery"),
         counts.delivered(),
         counts.dead(),
         counts.cancelled(),
         report.known,
-        report.rejected
+        report.rejected,
+        report.left_out
     );
+    if report.left_out > 0 {
+        say!("what was left out is locked by a transaction that is still open: scan again once that has ended");
+    }
     Ok(if counts.dead() == 0 {
         ExitCode::SUCCESS
     } else {

@@ -105,9 +105,7 @@ impl Running {
         while !left.is_empty() && !self.cancel.is_cancelled() {
             let ids = &left[..left.len().min(self.backfill_step_size())];
             let began = Instant::now();
-            let turn = self.executor.turns.acquire().await.map_err(|_| Unfinished::Abandoned)?;
             let step = self.persist(|| self.append(endpoint, ids, progress.clone())).await?;
-            drop(turn);
             self.ensure_owned()?;
             let deliveries = step.progress.deliveries.abs_diff(progress.deliveries);
             *progress = step.progress;
@@ -198,6 +196,7 @@ impl Running {
 
     /// Appends the events of these certificates, as they are now, after the endpoint's live traffic.
     async fn append(&self, endpoint: &Subscriber, ids: &[Bson], progress: Progress) -> Result<Step> {
+        let _turn = self.turn().await;
         let parts = &self.executor.parts;
         // Read and encoded before anything is locked.
         let found = self.read_certificates(ids).await?;

@@ -10,7 +10,7 @@ use futures_util::{FutureExt, TryStreamExt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use super::document::{QUICK, Refusal, Request, id_text};
 use super::running::{Finished, Running};
@@ -195,7 +195,11 @@ impl Executor {
             let id = document.get("_id").cloned().unwrap_or(Bson::Null);
             match self.begin(id.clone(), document, tasks).await {
                 Ok(()) => tasks.refused.accepted(&id),
-                Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Conflict) => return Err(error),
+                Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+                // Somebody keeps it locked: it is found again at the next look.
+                Err(error) if error.kind() == Kind::Conflict => {
+                    debug!(operation = id_text(&id), %error, "an operation is begun later");
+                }
                 Err(error) => {
                     let operation = id_text(&id);
                     let pause = tasks.refused.refused(id, Instant::now()).as_secs();
@@ -272,51 +276,6 @@ impl Executor {
             TaskEnd { id, refused }
         });
         Ok(())
-    }
-
-    async fn refuse(&self, id: &Bson, why: &str) -> Result<()> {
-        info!(operation = id_text(id), why, "an operation is refused");
-        let now = self.parts.clock.now();
-        let set = doc! { "state": "refused", "error": why, "finishedAt": now, "instance": self.instance_id() };
-        let filter = doc! { "_id": id, "state": { "$nin": FINAL.as_slice() } };
-        let operations = self.parts.store.operations();
-        operations.update_one(filter, doc! { "$set": set }).await?;
-        Ok(())
-    }
-
-    async fn refuse_too_large(&self, id: &Bson, too_large: TooLarge) -> Result<()> {
-        let TooLarge { why, mut kept } = too_large;
-        warn!(
-            operation = id_text(id),
-            why, "an operation is refused, and loses what is large"
-        );
-        let now = self.parts.clock.now();
-        kept.extend(doc! { "state": "refused", "error": why, "finishedAt": now, "instance": self.instance_id() });
-        let filter = doc! { "_id": id, "state": { "$nin": FINAL.as_slice() } };
-        self.parts.store.operations().replace_one(filter, kept).await?;
-        Ok(())
-    }
-
-    /// Notes that this instance carries it out. Returns the document as it is then; `None` if it has ended meanwhile.
-    async fn take_over(&self, id: &Bson, document: &Document) -> Result<Option<Document>> {
-        let mut set = doc! { "state": "running", "instance": self.instance_id() };
-        // Whoever sets `state` by hand has it carried out from the beginning.
-        let is_new = document.get_str("state").ok() != Some("running")
-            || document.get_datetime("startedAt").is_err()
-            || document.contains_key("finishedAt");
-        let mut unset = doc! { "error": 1, "finishedAt": 1 };
-        if is_new {
-            let now = self.parts.clock.now();
-            set.extend(doc! { "startedAt": now, "progress": { "done": 0_i64 } });
-            unset.extend(doc! { "result": 1, "control": 1 });
-            if document.get("at").is_none() {
-                set.insert("at", now);
-            }
-        }
-        let filter = doc! { "_id": id, "state": { "$eq": document.get("state") } };
-        let operations = self.parts.store.operations();
-        let update = operations.find_one_and_update(filter, doc! { "$set": set, "$unset": unset });
-        Ok(update.return_document(mongodb::options::ReturnDocument::After).await?)
     }
 
     pub(super) fn instance_id(&self) -> &str {

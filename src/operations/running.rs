@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bson::{Bson, DateTime, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use mongodb::options::FindOptions;
+use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -216,6 +217,12 @@ impl Running {
                 return Err(Unfinished::Abandoned);
             }
         }
+    }
+
+    /// The turn to make a step. Not kept while a step waits to be tried again: what it meets may be locked for long.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // Fails only if the semaphore was closed, and nobody closes it.
+        self.executor.turns.acquire().await.ok()
     }
 
     /// Changes the operation's document, if `filter` still matches it.

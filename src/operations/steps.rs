@@ -125,10 +125,7 @@ impl Running {
                 break;
             }
             let began = Instant::now();
-            let done = {
-                let _turn = self.executor.turns.acquire().await.map_err(|_| Unfinished::Abandoned)?;
-                self.persist(|| self.step_or_refusal(&ids)).await?
-            };
+            let done = self.persist(|| self.step_or_refusal(&ids)).await?;
             self.ensure_owned()?;
             match done {
                 Step::Done(deliveries) => self.rest(self.pause(deliveries, began.elapsed())).await?,
@@ -154,6 +151,7 @@ impl Running {
 
     /// Statistics that MongoDB refuses are left out.
     async fn step_or_refusal(&self, ids: &[String]) -> Result<Step> {
+        let _turn = self.turn().await;
         let is_counted = self.is_counted.load(Ordering::Relaxed);
         let mut done = self.try_step(ids, is_counted).await;
         if self.is_refused.load(Ordering::Relaxed) {

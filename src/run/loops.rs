@@ -51,7 +51,14 @@ pub(super) async fn scans(engine: Arc<Engine>, trigger: ScanTrigger, stop: Cance
         .persist("read which certificates can't be marked", || scan.load_unmarkable())
         .await?;
     let mut marked_again = Instant::now();
-    while let Some(extent) = stop.run_until_cancelled(trigger.triggered()).await {
+    let lease = engine.cluster.lease();
+    let wanted = || async {
+        tokio::select! {
+            extent = trigger.triggered() => extent,
+            () = scan.locked_due(), if lease.borrow().is_some() => Extent::All,
+        }
+    };
+    while let Some(extent) = stop.run_until_cancelled(wanted()).await {
         let report = scan.run_once(extent, engine.clock.now()).await?;
         let ended = engine.clock.now();
         engine.last_scan.set(Some((ended, report)));

@@ -1,5 +1,6 @@
 //! One scan: page by page, what has expired is written to the outbox and marked, and goes out.
 
+mod locked;
 mod page;
 mod read;
 mod trigger;
@@ -22,6 +23,7 @@ pub use read::expired;
 
 use super::Rejections;
 use super::transaction_size::TransactionSize;
+use locked::LockedSet;
 use read::Query;
 use unmarkable::{UnmarkableSet, Unstorable};
 
@@ -42,6 +44,7 @@ pub struct Scan {
     pub(crate) transaction_size: TransactionSize,
     pub(crate) unmarkable: UnmarkableSet,
     pub(crate) unstorable: Unstorable,
+    pub(crate) locked: LockedSet,
 }
 
 /// What a scan would send for one organization.
@@ -64,6 +67,8 @@ pub struct Report {
     pub deliveries: usize,
     /// Deliveries that were there already.
     pub known: usize,
+    /// Certificates that somebody keeps locked: a scan that comes soon finds them.
+    pub left_out: usize,
     pub took: Duration,
 }
 
@@ -88,6 +93,7 @@ impl Scan {
             transaction_size: TransactionSize::default(),
             unmarkable: UnmarkableSet::default(),
             unstorable: Unstorable::default(),
+            locked: LockedSet::default(),
         }
     }
 
@@ -117,8 +123,20 @@ impl Scan {
         if self.stop.is_cancelled() {
             return Err(Stopped);
         }
+        if !matches!(extent, Extent::Since(_)) {
+            self.locked.scanned(began.into());
+        }
         report.took = began.elapsed();
+        report.left_out = self.locked.len();
         Ok(report)
+    }
+
+    /// Waits until it is time for a scan of what was left out, because somebody kept it locked; for ever if nothing was.
+    pub async fn locked_due(&self) {
+        match self.locked.due() {
+            Some(due) => tokio::time::sleep_until(due).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Counts what a scan at `now` would send, by organization. Writes nothing.

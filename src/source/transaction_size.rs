@@ -21,6 +21,8 @@ const LONG: Duration = Duration::from_secs(10);
 /// After this many successes in a row twice as much is written.
 const CONFIDENT: u32 = 8;
 
+const MAX_HALVINGS: u32 = 16;
+
 /// How much goes into a transaction at the moment. Example: after two halvings a quarter, so 250 of 1,000 certificates and 1 MB of
 /// payloads; after eight commits half.
 #[derive(Clone, Debug, Default)]
@@ -35,12 +37,12 @@ struct State {
 impl TransactionSize {
     /// How many of `most` items go into a transaction.
     pub(crate) fn share_of(&self, most: usize) -> usize {
-        (most >> self.0.lock().halvings.min(16)).max(1)
+        (most >> self.0.lock().halvings.min(MAX_HALVINGS)).max(1)
     }
 
     /// Bytes of payload that go into a transaction.
     pub(crate) fn budget(&self) -> usize {
-        (BUDGET >> self.0.lock().halvings.min(16)).max(LEAST_BUDGET)
+        (BUDGET >> self.0.lock().halvings.min(MAX_HALVINGS)).max(LEAST_BUDGET)
     }
 }
 
@@ -91,14 +93,17 @@ impl<'a> Repetition<'a> {
         }
     }
 
-    /// Half as much goes into the next transaction.
+    /// Half as much goes into the next transaction, at once.
+    pub(crate) fn halve(&mut self) {
+        let mut size = self.size.0.lock();
+        size.successes = 0;
+        size.halvings = (size.halvings + 1).min(MAX_HALVINGS);
+    }
+
+    /// The same, after a pause where that may help.
     pub(crate) async fn smaller(&mut self, error: &Error) -> Result<(), Stopped> {
-        let at_least = {
-            let mut size = self.size.0.lock();
-            size.successes = 0;
-            size.halvings = (size.halvings + 1).min(16);
-            size.halvings == 16
-        };
+        self.halve();
+        let at_least = self.size.0.lock().halvings == MAX_HALVINGS;
         if self.began.elapsed() > LONG && !self.warned {
             self.warned = true;
             warn!(error = %error, "it takes long to {}: repeated with less at a time", self.what);

@@ -31,7 +31,7 @@ struct Numbered {
 }
 
 /// As many as there are [`Writer`]s.
-const WRITERS: usize = 6;
+const WRITERS: usize = 7;
 
 /// The session of a [`Writer`].
 pub(super) struct WriterSession {
@@ -77,6 +77,7 @@ impl Connection {
     pub(super) async fn new(options: ClientOptions, database: &str) -> Result<Self> {
         let client = client(&options)?;
         let sessions = [
+            client.start_session().await?,
             client.start_session().await?,
             client.start_session().await?,
             client.start_session().await?,

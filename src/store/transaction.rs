@@ -24,8 +24,10 @@ pub enum Writer {
     Recorder,
     /// Cancellations, redrive.
     Upkeep,
-    /// Operations.
+    /// The steps of operations.
     Operations,
+    /// What begins and refuses operations: it waits for no step.
+    Executor,
 }
 
 /// A transaction: it sees one snapshot, and fails if anybody changes what it changes. After an error nothing of it can be
@@ -51,6 +53,34 @@ impl Store {
             store: self.clone(),
             writer,
         })
+    }
+
+    /// Changes one document, or all that match where `multi`, in a transaction of its own: where somebody keeps one locked this fails
+    /// at once, and a write outside of a transaction would wait until that ends. Returns how many matched.
+    ///
+    /// # Errors
+    /// Somebody keeps one locked ([`Kind::Conflict`]); MongoDB refuses it, or is unavailable.
+    pub async fn update_at_once(
+        &self,
+        writer: Writer,
+        collection: &str,
+        filter: Document,
+        update: Document,
+        multi: bool,
+    ) -> Result<usize> {
+        let row = doc! { "q": filter, "u": update, "multi": multi };
+        let row = RawDocumentBuf::try_from(&row).map_err(mongodb::error::Error::custom)?;
+        let mut transaction = self.begin(writer).await?;
+        match transaction.update(collection, [row].iter()).await {
+            Ok(reply) => {
+                transaction.commit().await?;
+                Ok(reply.matched)
+            }
+            Err(error) => {
+                transaction.abort().await;
+                Err(error)
+            }
+        }
     }
 
     /// The sessions of this store's transactions, for the instances that find this one dead.

@@ -3,22 +3,24 @@
 
 use std::time::Duration;
 
-use bson::{Document, doc};
+use bson::{Bson, Document, doc};
 use certhookd::model::Clock;
 use certhookd::sandbox::Response;
-use mongodb::ClientSession;
+use mongodb::{ClientSession, Collection};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::fixture::{Daemon, Fixture, endpoint_key, expired_in_turn, pending_batch};
 use crate::layout::{after, batch, expiry, id};
 
-/// A transaction that stays open and has changed that document of the outbox.
-pub async fn lock(fixture: &Fixture, id: &str) -> ClientSession {
-    let mut session = fixture.database.client().start_session().await.unwrap();
+/// A transaction that stays open and has changed that document.
+pub async fn lock(collection: &Collection<Document>, id: impl Into<Bson>) -> ClientSession {
+    let mut session = collection.client().start_session().await.unwrap();
     session.start_transaction().await.unwrap();
     let touch = doc! { "$set": { "touched": true } };
-    let outbox = fixture.outbox();
-    let update = outbox.update_one(doc! { "_id": id }, touch).session(&mut session);
+    let update = collection
+        .update_one(doc! { "_id": id.into() }, touch)
+        .session(&mut session);
     assert_eq!(update.await.unwrap().modified_count, 1);
     session
 }
@@ -49,8 +51,8 @@ async fn results_that_somebody_keeps_locked_for_long_are_logged_once_and_that_it
         batches.push(batch);
     }
     let mut locks = [
-        lock(&fixture, id(&batches[0])).await,
-        lock(&fixture, id(&batches[1])).await,
+        lock(&fixture.outbox(), id(&batches[0])).await,
+        lock(&fixture.outbox(), id(&batches[1])).await,
     ];
     for (endpoint, batch) in endpoints.iter().zip(&batches).take(2) {
         let line = daemon.wait_for(|line| is_locked(line, "WARN", endpoint)).await;
@@ -98,7 +100,7 @@ async fn an_endpoint_whose_deliveries_are_locked_keeps_no_other_from_being_moved
     let daemon = fixture.daemon().await;
     let waits = doc! { "_id": { "$regex": "^endpoint/" }, "waitingSince": { "$exists": true } };
     fixture.wait_for_count(&fixture.state(), waits, 3).await;
-    let mut locked = lock(&fixture, id(&last[0])).await;
+    let mut locked = lock(&fixture.outbox(), id(&last[0])).await;
     let released = fixture.outcome(&["release", "--all"]).await;
     assert_eq!(released.code, Some(0), "{released:?}");
     let is_moved = |n: usize| doc! { "_id": id(&last[n]), "queue": format!("{}/background", keys[n]) };
@@ -109,4 +111,68 @@ async fn an_endpoint_whose_deliveries_are_locked_keeps_no_other_from_being_moved
     locked.abort_transaction().await.unwrap();
     fixture.wait_for_count(&fixture.outbox(), is_moved(0), 1).await;
     drop(daemon);
+}
+
+fn is_kept_unmarked(line: &Value, level: &str) -> bool {
+    let message = line["message"].as_str().unwrap_or_default();
+    line["level"] == level && message.contains("kept this certificate from being marked")
+}
+
+/// As a transaction of the platform's does, or that of an instance which died while it marked them.
+#[tokio::test]
+async fn expired_certificates_that_somebody_keeps_locked_stop_no_other() {
+    // The first of a page, some in the middle, a page full of them, and the only one.
+    for (certificates, locked) in [(40, 0..1), (40, 10..13), (40, 5..25), (1, 0..1)] {
+        let fixture = Fixture::new()
+            .await
+            .with("scan.batch_size = 10\ncompletions.enabled = false");
+        let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+        // An index can't be created while a document is locked.
+        assert!(fixture.daemon().await.stop().await.success());
+        let expired = expired_in_turn(organization, certificates);
+        fixture.badge_users().insert_many(&expired).await.unwrap();
+        let mut locks = Vec::new();
+        for one in &expired[locked.clone()] {
+            locks.push(lock(&fixture.badge_users(), one.get_object_id("_id").unwrap()).await);
+        }
+        let mut command = fixture.command(&["run"]);
+        command.env("FAILPOINTS", "locked-log=return(3)");
+        let mut daemon = Daemon::spawn(command);
+        let free = expired.len() - locks.len();
+        fixture.wait_for(|requests| requests.len() == free).await;
+        daemon
+            .wait_for_nth(|line| is_kept_unmarked(line, "WARN"), locks.len())
+            .await;
+        // What expires meanwhile goes out as well.
+        let another = expired_in_turn(organization, 1);
+        fixture.badge_users().insert_many(&another).await.unwrap();
+        daemon.signal(Signal::SIGUSR1);
+        fixture.wait_for(|requests| requests.len() == free + 1).await;
+        let warned = locks.len();
+        for mut lock in locks {
+            lock.abort_transaction().await.unwrap();
+        }
+        // Nobody asks for a scan.
+        fixture.wait_for(|requests| requests.len() == expired.len() + 1).await;
+        assert!(daemon.stop().await.success());
+        assert_eq!(daemon.count(|line| is_kept_unmarked(line, "WARN")), warned);
+        assert_eq!(fixture.receiver.total(), expired.len() + 1, "nothing twice");
+    }
+}
+
+#[tokio::test]
+async fn a_scan_by_hand_says_what_it_left_out() {
+    let fixture = Fixture::new().await;
+    let organization = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    assert!(fixture.daemon().await.stop().await.success());
+    let expired = expired_in_turn(organization, 3);
+    fixture.badge_users().insert_many(&expired).await.unwrap();
+    let locked = lock(&fixture.badge_users(), expired[1].get_object_id("_id").unwrap()).await;
+    let outcome = fixture.outcome(&["scan"]).await;
+    let result = outcome.result();
+    assert!(
+        result.contains("found 2 certificates, 2 deliveries: 2 delivered") && result.contains("1 left out"),
+        "{result}"
+    );
+    drop(locked);
 }

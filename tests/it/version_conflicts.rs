@@ -105,7 +105,7 @@ async fn a_batch_that_somebody_keeps_locked_keeps_no_other_from_being_recorded()
     // Once it is locked.
     batch.insert("due", after(Clock::local(), Duration::from_secs(3)));
     fixture.outbox().insert_one(&batch).await.unwrap();
-    let mut session = lock(&fixture, batch.get_str("_id").unwrap()).await;
+    let mut session = lock(&fixture.outbox(), batch.get_str("_id").unwrap()).await;
     fixture.receiver.wait_for_total(1, LIMIT).await.unwrap();
     let is_delivered = |key: String| doc! { "endpoint": key, "state": "delivered" };
     for n in 1..=10 {

@@ -102,6 +102,11 @@ impl Scan {
                     self.finish(written, report);
                     return Ok(true);
                 }
+                // Somebody else has changed one of them: which, is found by halves.
+                Err(Failed::Mark(error, page)) if error.kind() == Kind::Conflict => match &*page.documents {
+                    [locked] => self.locked.leave_out(locked, &error),
+                    _ => repetition.halve(),
+                },
                 Err(Failed::Mark(error, page)) if error.kind() == Kind::Refused => {
                     self.suspect_unmarkable(&page, &error, &mut repetition).await?;
                 }
@@ -230,7 +235,8 @@ impl Scan {
         size: usize,
         budget: usize,
     ) -> store::Result<Option<Page>> {
-        let is_left_out = |document: &RawDocumentBuf| self.unmarkable.contains(document);
+        let is_left_out =
+            |document: &RawDocumentBuf| self.unmarkable.contains(document) || self.locked.contains(document);
         let documents = query.read(transaction, &self.store, size, is_left_out).await?;
         Ok((!documents.is_empty()).then(|| self.page_of(documents, budget)))
     }

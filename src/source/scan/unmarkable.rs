@@ -16,7 +16,7 @@ use super::page::field;
 use crate::model::EventId;
 use crate::outbox::Unmarkable;
 use crate::platform::badge_user;
-use crate::store::{Error, Result, Store};
+use crate::store::{Error, Result, Store, Writer};
 
 /// Certificates that are asked for in one command.
 const STEP: usize = 1_000;
@@ -131,8 +131,12 @@ impl Scan {
             let filter =
                 doc! { "_id": { "$in": valid }, "expires": { "$lte": now }, "expiryReminderSent": { "$ne": true } };
             let mark = doc! { "$set": { "expiryReminderSent": true, "updatedAt": now } };
-            // What is refused all the same stays noted.
-            let _ = self.store.badge_users().update_many(filter, mark).await;
+            // What is refused all the same, or locked, stays noted.
+            let badge_users = self.store.badge_users();
+            let _ = self
+                .store
+                .update_at_once(Writer::Scan, badge_users.name(), filter, mark, true)
+                .await;
             let settled = self.no_longer_unmarkable(noted, &ids).await?;
             if !settled.is_empty() {
                 info!(

@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::held;
 use crate::fixture::{Fixture, endpoint_key, expired_in_turn, pending_batch};
+use crate::locked::lock;
 
 /// As [`held`], but each delivery in a batch of its own.
 async fn held_one_by_one(fixture: &Fixture, waiting: i64) -> String {
@@ -319,4 +320,38 @@ async fn one_of_nearly_16_mb_is_refused_loses_what_is_large_and_is_not_looked_at
         (daemon.count(of_level("WARN")), daemon.count(of_level("ERROR"))),
         (3, 0)
     );
+}
+
+/// By a transaction that stays open, as of a back office that hangs.
+#[tokio::test]
+async fn one_that_somebody_keeps_locked_stops_no_other() {
+    let fixture = Fixture::new().await;
+    held(&fixture, 1).await;
+    // An index can't be created while a document is locked.
+    let mut first = fixture.daemon().await;
+    fixture.operate(doc! { "kind": "nothing" }).await;
+    assert!(first.stop().await.success());
+    let mut locked = Vec::new();
+    for operation in [
+        doc! { "kind": "nothing" },
+        doc! { "kind": "hold", "selection": { "all": true } },
+        doc! { "kind": "cancel", "selection": { "all": true } },
+        doc! { "kind": "replay", "selection": { "all": true }, "filler": "x".repeat(1 << 20) },
+    ] {
+        let id = ask(&fixture, operation).await;
+        locked.push((lock(&fixture.operations(), id.clone()).await, id));
+    }
+    let _daemon = fixture.daemon().await;
+    for operation in [
+        doc! { "kind": "nothing" },
+        doc! { "kind": "release", "selection": { "all": true } },
+        doc! { "kind": "replay", "selection": { "all": true } },
+    ] {
+        fixture.operate(operation).await;
+    }
+    for (session, id) in &mut locked {
+        session.abort_transaction().await.unwrap();
+        let ended = fixture.ended(id).await;
+        assert!(ended.contains_key("state"), "{ended}");
+    }
 }
