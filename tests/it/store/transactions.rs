@@ -138,7 +138,7 @@ async fn the_sessions_of_a_dead_instance_are_ended_by_another() {
 
     let other = Fixture::over(fixture_uri(&fixture).await.as_str(), fixture.client.clone()).await;
     let ids = fixture.store.session_ids();
-    assert_eq!(ids.len(), 6);
+    assert_eq!(ids.len(), 7);
     other.store.end_sessions(&ids).await.unwrap();
     let row = fixture.collection("rows");
     row.update_one(doc! { "_id": 0 }, doc! { "$set": { "n": 2 } })
