@@ -1,4 +1,5 @@
-//! How an operation begins, or is refused. Somebody who keeps its document locked, such as a back office that hangs, has no other wait.
+//! How an operation begins, or is refused. Outside of a transaction these writes would wait for whoever keeps the document locked, such as a
+//! back office that hangs, and all other operations with them; in one they fail at once.
 
 use bson::{Bson, Document, doc};
 use tracing::{info, warn};

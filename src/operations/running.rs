@@ -219,7 +219,7 @@ impl Running {
         }
     }
 
-    /// The turn to make a step. Not kept while a step waits to be tried again: what it meets may be locked for long.
+    /// Permission for one try of a step, given back before it is tried again: what it meets may be locked for long.
     pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         // Fails only if the semaphore was closed, and nobody closes it.
         self.executor.turns.acquire().await.ok()
@@ -227,11 +227,9 @@ impl Running {
 
     /// Changes the operation's document, if `filter` still matches it.
     pub(super) async fn update(&self, filter: Document, update: Document) -> Result<()> {
-        self.executor
-            .parts
-            .store
-            .operations()
-            .update_one(filter, update)
+        let store = &self.executor.parts.store;
+        store
+            .update_at_once(Writer::Executor, OPERATIONS, filter, update, false)
             .await?;
         Ok(())
     }

@@ -55,7 +55,7 @@ pub(super) async fn scans(engine: Arc<Engine>, trigger: ScanTrigger, stop: Cance
     let wanted = || async {
         tokio::select! {
             extent = trigger.triggered() => extent,
-            () = scan.locked_due(), if lease.borrow().is_some() => Extent::All,
+            () = scan.wait_for_locked(), if lease.borrow().is_some() => Extent::All,
         }
     };
     while let Some(extent) = stop.run_until_cancelled(wanted()).await {

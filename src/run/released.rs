@@ -13,11 +13,11 @@ use super::Engine;
 use crate::model::EndpointKey;
 use crate::store::Kind;
 
-/// How long after a conflict the same documents are moved again; after each further one, twice as long.
-const AFTER_CONFLICT: Duration = Duration::from_millis(100);
+/// How long after a conflict, or while MongoDB is unavailable, the same documents are moved again; after each further one, twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The next step of an endpoint, and how long it pauses if that meets a conflict.
+/// The next step of an endpoint, and how long it pauses if that fails.
 type Step = Reverse<(Instant, Duration, EndpointKey)>;
 
 /// Moves what has waited for endpoints that are served again to the class `background`, after what happens now, until `stop`. They take
@@ -35,7 +35,7 @@ pub(super) async fn move_to_background(engine: Arc<Engine>, stop: CancellationTo
                     endpoint = endpoint.endpoint(),
                     "an endpoint is served again: what has waited goes out after what happens now, one request at first"
                 );
-                steps.push(Reverse((Instant::now(), AFTER_CONFLICT, endpoint)));
+                steps.push(Reverse((Instant::now(), FIRST_PAUSE, endpoint)));
             }
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 if let Some(Reverse((_, pause, endpoint))) = steps.pop() {
@@ -50,9 +50,9 @@ pub(super) async fn move_to_background(engine: Arc<Engine>, stop: CancellationTo
 async fn step(engine: &Engine, pause: Duration, endpoint: EndpointKey) -> Option<Step> {
     let since = engine.endpoint_states.own_served_since(&endpoint)?;
     match engine.outbox.move_to_background(&endpoint, since).await {
-        Ok(true) => Some(Reverse((Instant::now(), AFTER_CONFLICT, endpoint))),
+        Ok(true) => Some(Reverse((Instant::now(), FIRST_PAUSE, endpoint))),
         Ok(false) => None,
-        Err(error) if error.kind() == Kind::Conflict => {
+        Err(error) if matches!(error.kind(), Kind::Conflict | Kind::Unavailable) => {
             let next = (pause * 2).min(LONGEST_PAUSE);
             Some(Reverse((Instant::now() + pause, next, endpoint)))
         }

@@ -67,7 +67,7 @@ pub struct Report {
     pub deliveries: usize,
     /// Deliveries that were there already.
     pub known: usize,
-    /// Certificates that somebody keeps locked: a scan that comes soon finds them.
+    /// Certificates that were left out, because somebody keeps them locked.
     pub left_out: usize,
     pub took: Duration,
 }
@@ -110,6 +110,10 @@ impl Scan {
             Extent::All | Extent::AllForOperator => Query::all(now, &config, index.as_deref()),
             Extent::Since(since) => Query::since(since, now, &config, index.as_deref()),
         };
+        let is_whole = !matches!(extent, Extent::Since(_));
+        if is_whole {
+            self.locked.scan_begins();
+        }
         let mut report = Report::default();
         for mut query in queries {
             let before = report.found;
@@ -123,16 +127,16 @@ impl Scan {
         if self.stop.is_cancelled() {
             return Err(Stopped);
         }
-        if !matches!(extent, Extent::Since(_)) {
-            self.locked.scanned(began.into());
+        if is_whole {
+            self.locked.scan_ended();
         }
         report.took = began.elapsed();
         report.left_out = self.locked.len();
         Ok(report)
     }
 
-    /// Waits until it is time for a scan of what was left out, because somebody kept it locked; for ever if nothing was.
-    pub async fn locked_due(&self) {
+    /// Waits until it is time to scan again for what was left out, because somebody kept it locked; for ever if nothing was.
+    pub async fn wait_for_locked(&self) {
         match self.locked.due() {
             Some(due) => tokio::time::sleep_until(due).await,
             None => std::future::pending().await,

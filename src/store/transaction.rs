@@ -5,6 +5,7 @@ use std::time::Instant;
 use bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::{FindOptions, ReadConcern};
 use mongodb::{ClientSession, Collection, Database};
+use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
 
 use super::command::{self, Command, WriteReply};
@@ -31,11 +32,30 @@ pub enum Writer {
 }
 
 /// A transaction: it sees one snapshot, and fails if anybody changes what it changes. After an error nothing of it can be
-/// committed: [`Transaction::abort`] frees what it has changed.
+/// committed. What it has changed is free again after [`Transaction::abort`], or soon after it is dropped.
 #[must_use = "what is not committed did not happen"]
 pub struct Transaction {
     store: Store,
+    kind: Writer,
     writer: OwnedMutexGuard<WriterSession>,
+    is_open: bool,
+}
+
+impl Drop for Transaction {
+    /// Whoever returns early, with an error, leaves nothing locked.
+    fn drop(&mut self) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        if !self.is_open {
+            return;
+        }
+        let (store, kind) = (self.store.clone(), self.kind);
+        // Once the session is free. Whoever has it first begins with the same.
+        runtime.spawn(async move {
+            if let Ok(mut writer) = store.connection.writer(kind).await {
+                let _ = writer.session.abort_transaction().await;
+            }
+        });
+    }
 }
 
 impl Store {
@@ -43,15 +63,17 @@ impl Store {
     ///
     /// # Errors
     /// MongoDB is unavailable.
-    pub async fn begin(&self, writer: Writer) -> Result<Transaction> {
-        let mut writer = self.connection.writer(writer).await?;
+    pub async fn begin(&self, kind: Writer) -> Result<Transaction> {
+        let mut writer = self.connection.writer(kind).await?;
         // Fails where nothing is left to abort.
         let _ = writer.session.abort_transaction().await;
         let begin = writer.session.start_transaction().read_concern(ReadConcern::snapshot());
         begin.write_concern(durable()).await?;
         Ok(Transaction {
             store: self.clone(),
+            kind,
             writer,
+            is_open: true,
         })
     }
 
@@ -202,6 +224,7 @@ impl Transaction {
             let began = Instant::now();
             let error = match self.writer.session.commit_transaction().await {
                 Ok(()) => {
+                    self.is_open = false;
                     reporter.succeeded();
                     self.store.connection.confirmed(&self.writer.session);
                     return Ok(());
@@ -222,6 +245,7 @@ impl Transaction {
 
     /// Gives it up: what it has changed is free again.
     pub async fn abort(mut self) {
+        self.is_open = false;
         // If it fails: see `Store::begin` and `Store::end_sessions`.
         let _ = self.writer.session.abort_transaction().await;
     }

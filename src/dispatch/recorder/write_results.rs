@@ -98,10 +98,11 @@ impl<O: Observer> Recorder<O> {
 
     async fn after_error(&mut self, mut set: ResultSet, error: store::Error) -> Left {
         match error.kind() {
-            Kind::Conflict if !set.has_several_endpoints() => {
+            Kind::Conflict if !set.has_several_batches() => {
                 self.contended.add(set, &error);
                 Left::Nothing
             }
+            Kind::Conflict if !set.has_several_endpoints() => Left::AtOnce(set.halves().into()),
             Kind::Conflict if set.conflicts >= CONFLICTS => Left::AtOnce(by_endpoint(set)),
             Kind::Conflict => {
                 set.conflicts += 1;

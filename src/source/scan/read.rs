@@ -10,6 +10,9 @@ use crate::store::{Result, Store, Transaction, ensure_scan, scan_index};
 /// Bytes that are read for a page, at most, and one document more.
 const PAGE_BYTES: usize = 8 << 20;
 
+/// Certificates that are fetched at once, at least.
+const LEAST_BATCH: usize = 16;
+
 /// What `expires` must not be, but for arrays: these are found by their elements, in either query.
 const ODD_EXPIRES: [&str; 13] = [
     "number",
@@ -134,7 +137,8 @@ impl Query {
         is_left_out: impl Fn(&RawDocumentBuf) -> bool,
     ) -> Result<Vec<RawDocumentBuf>> {
         let mut options = self.options();
-        options.batch_size = u32::try_from(most).ok();
+        // Also where many are left out.
+        options.batch_size = u32::try_from(most.max(LEAST_BATCH)).ok();
         let (mut count, mut bytes) = (0, 0);
         let found = transaction
             .find_while(store.badge_users().name(), self.remaining(), options, |document| {

@@ -16,7 +16,7 @@ use super::page::field;
 use crate::model::EventId;
 use crate::outbox::Unmarkable;
 use crate::platform::badge_user;
-use crate::store::{Error, Result, Store, Writer};
+use crate::store::{Error, Kind, Result, Store, Writer};
 
 /// Certificates that are asked for in one command.
 const STEP: usize = 1_000;
@@ -128,15 +128,10 @@ impl Scan {
                 .filter_map(|id| Bson::try_from(id.clone()).ok())
                 .collect();
             // Renewed meanwhile, it has another `expires`, in the future.
-            let filter =
-                doc! { "_id": { "$in": valid }, "expires": { "$lte": now }, "expiryReminderSent": { "$ne": true } };
+            let filter = doc! { "expires": { "$lte": now }, "expiryReminderSent": { "$ne": true } };
             let mark = doc! { "$set": { "expiryReminderSent": true, "updatedAt": now } };
             // What is refused all the same, or locked, stays noted.
-            let badge_users = self.store.badge_users();
-            let _ = self
-                .store
-                .update_at_once(Writer::Scan, badge_users.name(), filter, mark, true)
-                .await;
+            self.mark_by_halves(valid, &filter, &mark).await;
             let settled = self.no_longer_unmarkable(noted, &ids).await?;
             if !settled.is_empty() {
                 info!(
@@ -148,6 +143,25 @@ impl Scan {
             }
         }
         Ok(())
+    }
+
+    async fn mark_by_halves(&self, ids: Vec<Bson>, filter: &Document, mark: &Document) {
+        let badge_users = self.store.badge_users();
+        let mut left = vec![ids];
+        while let Some(mut ids) = left.pop() {
+            let mut filter = filter.clone();
+            filter.insert("_id", doc! { "$in": &ids });
+            let marked = self
+                .store
+                .update_at_once(Writer::Scan, badge_users.name(), filter, mark.clone(), true);
+            if let Err(error) = marked.await
+                && error.kind() != Kind::Unavailable
+                && ids.len() > 1
+            {
+                let half = ids.split_off(ids.len() / 2);
+                left.extend([half, ids]);
+            }
+        }
     }
 
     async fn no_longer_unmarkable(&self, noted: &[Unmarkable], ids: &[RawBson]) -> Result<Vec<Unmarkable>> {
