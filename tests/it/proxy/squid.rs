@@ -46,7 +46,7 @@ impl Squid {
         let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         std::fs::set_permissions(directory.path(), everybody).unwrap();
         let mut squid = Self {
-            child: Self::spawn(&directory),
+            child: Self::spawn(&directory, port),
             directory,
             port,
         };
@@ -54,11 +54,13 @@ impl Squid {
         squid
     }
 
-    fn spawn(directory: &TempDir) -> Child {
+    fn spawn(directory: &TempDir, port: u16) -> Child {
         let installed = ["/usr/sbin/squid", "/usr/local/sbin/squid"].map(PathBuf::from);
         let squid = installed.into_iter().find(|path| path.exists());
         let mut command = Command::new(squid.expect("Squid is not installed: apt-get install squid"));
-        command.arg("-N").arg("-f").arg(directory.path().join("squid.conf"));
+        // Its shared memory has the name of the service: those that run at the same time need names of their own.
+        command.arg("-N").arg("-n").arg(format!("squid{port}"));
+        command.arg("-f").arg(directory.path().join("squid.conf"));
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -87,7 +89,7 @@ impl Squid {
     }
 
     async fn restart(&mut self) {
-        self.child = Self::spawn(&self.directory);
+        self.child = Self::spawn(&self.directory, self.port);
         self.listens().await;
     }
 
