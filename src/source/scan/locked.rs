@@ -15,13 +15,17 @@ use super::page::field;
 use super::unmarkable::key;
 use crate::failpoint;
 use crate::model::key_part;
-use crate::store::{Error, Kind, Result, Writer, update_row};
+use crate::source::transaction_size::Repetition;
+use crate::store::{self, Error, Kind, Stopped, Writer, update_row};
 
 /// After this time a scan tries to mark them again.
 const LEFT_OUT_FOR: Duration = Duration::from_secs(2);
 
 /// After this time it is logged. MongoDB itself ends a transaction after a minute, unless `transactionLifetimeLimitSeconds` says otherwise.
 const LOG_AFTER: Duration = Duration::from_secs(60);
+
+/// So many certificates are asked one by one whether they are locked.
+const FEW: usize = 16;
 
 /// So many are left out, at most: more are no matter of single certificates.
 const MOST: usize = 10_000;
@@ -105,11 +109,38 @@ impl LockedSet {
 }
 
 impl Scan {
+    /// Somebody else has changed one of the certificates of a page, or is about to append the same event: finds and leaves out which,
+    /// once they are few.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the daemon stops.
+    pub(super) async fn look_for_locked(
+        &self,
+        page: &[RawDocumentBuf],
+        error: &Error,
+        repetition: &mut Repetition<'_>,
+    ) -> Result<(), Stopped> {
+        if page.len() > FEW {
+            repetition.halve();
+            return Ok(());
+        }
+        let is_found = match page {
+            // Whatever it is that meets a conflict.
+            [one] => self.locked.leave_out(one, error),
+            few => self.leave_out_locked(few, error).await.unwrap_or(false),
+        };
+        if is_found {
+            Ok(())
+        } else {
+            repetition.smaller(error).await
+        }
+    }
+
     /// Leaves those of these certificates out that somebody keeps locked. Returns whether there are any.
     ///
     /// # Errors
     /// MongoDB is unavailable.
-    pub(super) async fn leave_out_locked(&self, documents: &[RawDocumentBuf], why: &Error) -> Result<bool> {
+    async fn leave_out_locked(&self, documents: &[RawDocumentBuf], why: &Error) -> store::Result<bool> {
         let mut found = false;
         for document in documents {
             if self.is_locked(document).await? {
@@ -120,7 +151,7 @@ impl Scan {
     }
 
     /// Whether it can't be changed now: asked by a change that is given up.
-    async fn is_locked(&self, document: &RawDocument) -> Result<bool> {
+    async fn is_locked(&self, document: &RawDocument) -> store::Result<bool> {
         let mut transaction = self.store.begin(Writer::Scan).await?;
         let touch = update_row(
             rawdoc! { "_id": field(document, "_id") },

@@ -18,9 +18,6 @@ use crate::source::rejections::rejected_of;
 use crate::source::transaction_size::Repetition;
 use crate::store::{self, Kind, Stopped, Transaction, Writer, update_row};
 
-/// So many certificates are asked one by one whether they are locked.
-const FEW: usize = 16;
-
 /// What is about to be written.
 struct Page {
     /// What `updatedAt` will be.
@@ -108,7 +105,7 @@ impl Scan {
                 Err(Failed::Mark(error, page) | Failed::Append(error, page))
                     if error.kind() == Kind::Conflict && !error.lacks_index() =>
                 {
-                    self.look_for_locked(&page, &error, &mut repetition).await?;
+                    self.look_for_locked(&page.documents, &error, &mut repetition).await?;
                 }
                 Err(Failed::Mark(error, page)) if error.kind() == Kind::Refused => {
                     self.suspect_unmarkable(&page, &error, &mut repetition).await?;
@@ -126,30 +123,6 @@ impl Scan {
                     }
                 }
             }
-        }
-    }
-
-    /// Somebody else has changed one of these certificates, or is about to append the same event: finds and leaves out which, once
-    /// they are few.
-    async fn look_for_locked(
-        &self,
-        page: &Page,
-        error: &store::Error,
-        repetition: &mut Repetition<'_>,
-    ) -> Result<(), Stopped> {
-        if page.documents.len() > FEW {
-            repetition.halve();
-            return Ok(());
-        }
-        let is_found = match &*page.documents {
-            // Whatever it is that meets a conflict.
-            [one] => self.locked.leave_out(one, error),
-            few => self.leave_out_locked(few, error).await.unwrap_or(false),
-        };
-        if is_found {
-            Ok(())
-        } else {
-            repetition.smaller(error).await
         }
     }
 
