@@ -24,10 +24,10 @@ const LEFT_OUT_FOR: Duration = Duration::from_secs(2);
 /// After this time it is logged. MongoDB itself ends a transaction after a minute, unless `transactionLifetimeLimitSeconds` says otherwise.
 const LOG_AFTER: Duration = Duration::from_secs(60);
 
-/// So many certificates are asked one by one whether they are locked.
+/// A page of at most this many certificates is asked one by one which are locked.
 const FEW: usize = 16;
 
-/// So many are left out, at most: more are no matter of single certificates.
+/// At most this many are left out: where there are more, a scan waits and tries again.
 const MOST: usize = 10_000;
 
 #[derive(Clone, Debug, Default)]
