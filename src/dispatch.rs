@@ -17,7 +17,7 @@ mod waiting;
 mod worker;
 
 pub use endpoint_set::EndpointSet;
-pub use fetcher::{EndpointState, Fetcher};
+pub use fetcher::{EndpointState, Fetcher, Overview};
 pub use pace::ConfiguredPace;
 pub use queue::{DeliveryQueue, Fill, Gate, Limits};
 pub use recorder::{Observer, Recorder, RecorderParts};

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Cluster;
+use super::{BEAT, Cluster};
 use crate::model::EndpointKey;
 use crate::store::{CONTROL, Result};
 
@@ -100,11 +100,12 @@ impl WakeUps {
     ) {
         let mut seen = HashMap::new();
         let mut reporter = cluster.store.outage().reporter();
-        while stop
-            .run_until_cancelled(tokio::time::sleep(WAKE_UP_EVERY))
-            .await
-            .is_some()
-        {
+        let pause = || match cluster.has_others() {
+            true => WAKE_UP_EVERY,
+            // A heartbeat finds them.
+            false => BEAT,
+        };
+        while stop.run_until_cancelled(tokio::time::sleep(pause())).await.is_some() {
             progress();
             if !cluster.has_others() {
                 seen.clear();

@@ -31,8 +31,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// If nothing that a look finds may be sent, the time to the next one doubles, up to this; [`Waiting::look_now`] has one made at once.
 const MAX_LOOK_EVERY: Duration = Duration::from_secs(64);
 
-/// The same where a look finds something of other instances: one that dies says nothing.
-const MAX_LOOK_EVERY_BESIDE_OTHERS: Duration = Duration::from_secs(16);
+/// The same where a look finds something of other instances, one of which may die and say nothing, or finds nothing at all, and there are
+/// no others.
+const MAX_LOOK_EVERY_FOR_OTHERS: Duration = Duration::from_secs(16);
 
 /// An endpoint that got no slots asks again after this time, even if none was freed.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -63,7 +64,14 @@ impl EndpointState {
     }
 }
 
-pub type StateOf = dyn Fn(&EndpointKey) -> EndpointState + Send + Sync;
+/// What the fetcher asks of endpoints and instances.
+pub trait Overview: Send + Sync {
+    /// What is done with deliveries of that endpoint now.
+    fn state_of(&self, endpoint: &EndpointKey) -> EndpointState;
+
+    /// Whether other instances are alive, which may append something and fail to tell of it.
+    fn has_other_instances(&self) -> bool;
+}
 
 /// Reads deliveries into the queue.
 pub struct Fetcher {
@@ -72,7 +80,7 @@ pub struct Fetcher {
     queue: DeliveryQueue,
     waiting: Waiting,
     clock: Clock,
-    state_of: Box<StateOf>,
+    overview: Box<dyn Overview>,
     /// Endpoints that are off, for which something waits.
     off: EndpointSet,
     starved: Starved,
@@ -93,7 +101,7 @@ impl Fetcher {
         queue: DeliveryQueue,
         waiting: Waiting,
         clock: Clock,
-        state_of: Box<StateOf>,
+        overview: impl Overview + 'static,
         off: EndpointSet,
     ) -> Self {
         Self {
@@ -102,7 +110,7 @@ impl Fetcher {
             queue,
             waiting,
             clock,
-            state_of,
+            overview: Box::new(overview),
             off,
             starved: Starved::default(),
             postponed: BinaryHeap::new(),
@@ -165,7 +173,9 @@ impl Fetcher {
             Ok((self.outbox.look().await?, began.elapsed()))
         };
         let (mut looked, took) = self.store.persist("look for pending deliveries", look).await?;
-        let (mut is_vain, mut has_others) = (!looked.heads.is_empty(), false);
+        let is_empty = looked.heads.is_empty();
+        let mut is_vain = !is_empty || !self.overview.has_other_instances();
+        let mut has_others = false;
         looked.heads.retain(|head| {
             let state = self.check_state(&head.endpoint);
             has_others |= state == EndpointState::NotAssigned;
@@ -173,8 +183,8 @@ impl Fetcher {
             is_vain &= !matches!(state, EndpointState::Served | EndpointState::Off(_));
             state.is_fetched()
         });
-        let longest = match has_others {
-            true => self.max_look_every.min(MAX_LOOK_EVERY_BESIDE_OTHERS),
+        let longest = match has_others || is_empty {
+            true => self.max_look_every.min(MAX_LOOK_EVERY_FOR_OTHERS),
             false => self.max_look_every,
         };
         self.look_every = match is_vain {
@@ -200,7 +210,7 @@ impl Fetcher {
     /// What may be done with deliveries of that endpoint, of which nothing is kept where they may not be fetched. Those of one that is off
     /// must be cancelled.
     fn check_state(&self, endpoint: &EndpointKey) -> EndpointState {
-        let state = (self.state_of)(endpoint);
+        let state = self.overview.state_of(endpoint);
         if let EndpointState::Off(_) = state {
             self.queue.forget(endpoint);
             self.off.add(endpoint.clone());

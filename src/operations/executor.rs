@@ -22,8 +22,10 @@ use crate::platform::Directory;
 use crate::sender::Client;
 use crate::store::{Kind, OPERATIONS, Pauses, Result, Store, ensure_operations};
 
-/// How often new operations are looked for.
+/// How often new operations are looked for. Where no other instance has to act on it, a hold takes effect as soon as it is found: within a
+/// second in either case.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY_ALONE: Duration = Duration::from_millis(900);
 
 /// How often MongoDB is asked again to create the indexes that it refused to create.
 const CREATE_EVERY: Duration = Duration::from_secs(60);
@@ -140,7 +142,11 @@ impl Executor {
         let mut tasks = Tasks::default();
         let mut reporter = self.parts.store.outage().reporter();
         let mut indexes = Indexes::default();
-        while stop.run_until_cancelled(tasks.wait(LOOK_EVERY)).await.is_some() {
+        let look_every = || match self.parts.cluster.has_others() {
+            true => LOOK_EVERY,
+            false => LOOK_EVERY_ALONE,
+        };
+        while stop.run_until_cancelled(tasks.wait(look_every())).await.is_some() {
             progress();
             if lease.borrow().is_none() {
                 tasks.abandon().await;
@@ -219,6 +225,7 @@ impl Executor {
             Ok(request) => request,
             Err(why) => return self.refuse(&id, &why).await,
         };
+        self.parts.directory.asked().await;
         let request = match self.resolve(request) {
             Ok(request) => request,
             Err(_) if tasks.may_be_configured(&id) => return Ok(()),

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::endpoint_states::EndpointStates;
-use super::gate::{EndpointGate, proxy_fault, waits_for_proxy};
+use super::gate::{EndpointGate, FetcherOverview, proxy_fault, waits_for_proxy};
 use super::{Courier, Settings, Tally, settings};
 use crate::cluster::{CUT_SHORT, Cluster, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::config::Config;
@@ -280,21 +280,13 @@ impl Engine {
     /// What reads the outbox into the queue, and the endpoints that it finds switched off.
     pub fn fetcher(self: &Arc<Self>) -> (Fetcher, EndpointSet) {
         let off = EndpointSet::default();
-        let engine = Arc::clone(self);
         let fetcher = Fetcher::new(
             self.outbox.clone(),
             self.store.clone(),
             self.queue.clone(),
             self.waiting.clone(),
             self.clock.clone(),
-            Box::new(move |endpoint| {
-                let state = engine.endpoint_state(endpoint);
-                if engine.endpoint_states.note(endpoint, &state) {
-                    engine.queue.begin_gently(endpoint);
-                    engine.released.add(endpoint.clone());
-                }
-                state
-            }),
+            FetcherOverview(Arc::clone(self)),
             off.clone(),
         );
         (fetcher, off)

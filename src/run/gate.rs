@@ -1,9 +1,12 @@
-//! Which endpoints may be sent to now: what the delivery queue asks before each request.
+//! Which endpoints may be sent to now: what the delivery queue asks before each request, and the fetcher before each read.
+
+use std::sync::Arc;
 
 use bson::DateTime;
 
+use super::Engine;
 use crate::cluster::{Cluster, ProxyFault};
-use crate::dispatch::{ConfiguredPace, Gate};
+use crate::dispatch::{ConfiguredPace, EndpointState, Gate, Overview};
 use crate::mail::MOST_CONNECTIONS;
 use crate::model::{EndpointKey, earlier};
 use crate::notices::Episodes;
@@ -42,6 +45,26 @@ impl Gate for EndpointGate {
             concurrency: endpoint.concurrency.map(|n| n as usize),
             rate: endpoint.rate_limit,
         })
+    }
+}
+
+/// What the fetcher asks. An endpoint that is found to be served again is noted, and what has waited for it goes out gently.
+pub(super) struct FetcherOverview(pub(super) Arc<Engine>);
+
+impl Overview for FetcherOverview {
+    fn state_of(&self, endpoint: &EndpointKey) -> EndpointState {
+        let engine = &self.0;
+        engine.directory.used();
+        let state = engine.endpoint_state(endpoint);
+        if engine.endpoint_states.note(endpoint, &state) {
+            engine.queue.begin_gently(endpoint);
+            engine.released.add(endpoint.clone());
+        }
+        state
+    }
+
+    fn has_other_instances(&self) -> bool {
+        self.0.cluster.has_others()
     }
 }
 

@@ -1,7 +1,6 @@
 //! The change stream itself: opened, read and classified in a task of its own.
 //!
-//! A driver future that is dropped can lose a reply (RUST-937), so the stream is asked with `next_if_any` and a
-//! bounded wait, and stops by a flag between two calls.
+//! A driver future that is dropped can lose a reply (RUST-937): only when the stream itself is given up, a call of `next_if_any` is.
 
 use std::time::Duration;
 
@@ -15,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::model::Clock;
 use crate::store::{Error, Result, Store, loses_token};
 
-/// How long the server waits for a change before it says that there is none.
-const WAIT: Duration = Duration::from_secs(1);
+/// How long the server waits for a change before it says that there is none, and so how old the token of a quiet stream gets.
+const WAIT: Duration = Duration::from_secs(5);
 
 /// What a change says of the fields that matter here.
 const CREATION_DATE: &str = "updateDescription.updatedFields.creationDate";
@@ -112,9 +111,12 @@ async fn pump(
     items: &mpsc::Sender<Item>,
     stop: &CancellationToken,
 ) -> Ending {
-    while !stop.is_cancelled() {
+    loop {
         let at = clock.now();
-        let item = match stream.next_if_any().await {
+        let Some(next) = stop.run_until_cancelled(stream.next_if_any()).await else {
+            return Ending::Stopped;
+        };
+        let item = match next {
             Ok(Some(change)) => Item::Change(change),
             // The server closes the stream after an invalidation. Its token must not count as one of idleness.
             Ok(None) if !stream.is_alive() => return Ending::Invalidated,
@@ -128,7 +130,6 @@ async fn pump(
             return Ending::Stopped;
         }
     }
-    Ending::Stopped
 }
 
 fn classify(error: Error) -> Ending {

@@ -109,7 +109,8 @@ impl Watch {
             self.start_catching_up(&position, &mut catching_up);
             let (items, receiver) = mpsc::channel(ITEMS);
             let (store, clock, start) = (self.store.clone(), self.clock.clone(), position.start());
-            let stream = tokio::spawn(follow(store, clock, start, items, stop.clone()));
+            let given_up = stop.child_token();
+            let stream = tokio::spawn(follow(store, clock, start, items, given_up.clone()));
             let before = position.at();
             let began = std::time::Instant::now();
             let ending = self
@@ -122,7 +123,7 @@ impl Watch {
                     &progress,
                 )
                 .await;
-            // The stream's task ends by itself once the receiver is dropped; a driver future is never dropped.
+            given_up.cancel();
             let _ = stream.await;
             progress();
             match ending? {

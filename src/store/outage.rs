@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
 use super::connection::Connection;
@@ -23,6 +24,8 @@ pub struct Outage {
     state: Arc<Mutex<State>>,
     /// Asked whether the login is lost. `None` in tests.
     connection: Option<Arc<Connection>>,
+    /// Notified when an operation meets a missing index.
+    index_missed: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +59,7 @@ impl Outage {
         Self {
             state: Arc::default(),
             connection: Some(connection),
+            index_missed: Arc::default(),
         }
     }
 
@@ -67,6 +71,11 @@ impl Outage {
             refused: None,
             conflicts: None,
         }
+    }
+
+    /// Waits until an operation has failed because an index is missing that it names.
+    pub async fn index_missed(&self) {
+        self.index_missed.notified().await;
     }
 
     /// How long the present outage has lasted, if there is one.
@@ -81,6 +90,9 @@ impl Reporter {
         progress::report();
         if let Some(connection) = &self.outage.connection {
             connection.suspect(error);
+        }
+        if error.lacks_index() {
+            self.outage.index_missed.notify_one();
         }
         match error.kind() {
             Kind::Unavailable => self.unavailable(what, error, began),

@@ -9,7 +9,7 @@ use crate::receiver::{Manner, Receiver};
 use crate::report::{Findings, Target};
 use crate::stage::Stage;
 
-/// What belongs to a start is over by then.
+/// What belongs to a start, or to what was inserted, is over by then.
 const SETTLED: Duration = Duration::from_secs(60);
 
 /// Deliveries for each of them.
@@ -40,6 +40,8 @@ async fn measure(
     for place in 0..plan.endpoints {
         fixture.backlog(place, EACH).await?;
     }
+    // MongoDB writes down what was inserted.
+    tokio::time::sleep(SETTLED).await;
     let alone = idle(plan, || stage.mongod_cpu()).await?;
     let process = fixture.daemon().await?;
     tokio::time::sleep(SETTLED).await;
