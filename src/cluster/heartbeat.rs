@@ -51,7 +51,7 @@ impl Beats {
 impl Cluster {
     /// Sends a heartbeat, corrects the clock by the database's, reads the others' heartbeats, and takes the lease if nobody
     /// alive holds it. `deliveries` is what this instance has in memory. Returns whether other endpoints may be assigned to this
-    /// instance now, or others have come where there were none.
+    /// instance now.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
@@ -76,8 +76,7 @@ impl Cluster {
                 break;
             }
         }
-        let now = self.view.get();
-        Ok(lapsed || !before.assigns_as(&now) || before.others.is_empty() && !now.others.is_empty())
+        Ok(lapsed || !before.assigns_as(&self.view.get()))
     }
 
     /// One heartbeat with these members, and the others read after it. Returns whether the members should change.

@@ -1,5 +1,5 @@
 //! Notes between instances: which endpoints something was appended for. Best effort: what a note misses is found by the fetcher's
-//! look within a second.
+//! look, within a second where other instances are known.
 //!
 //! And the control number, which operations raise (hold, release, cancel, erase): an instance that reads it acts on it, then states
 //! it in its heartbeat.
@@ -15,12 +15,15 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{BEAT, Cluster};
+use super::Cluster;
 use crate::model::EndpointKey;
 use crate::store::{CONTROL, Result};
 
 /// How often an instance beside others reads their notes.
 const WAKE_UP_EVERY: Duration = Duration::from_millis(200);
+
+/// How often an instance that is alone asks itself whether its heartbeats have found others.
+const ALONE: Duration = Duration::from_secs(1);
 
 /// How long an endpoint stays in the notes, so that no reader misses it.
 const KEPT: Duration = Duration::from_millis(600);
@@ -102,13 +105,14 @@ impl WakeUps {
         let mut reporter = cluster.store.outage().reporter();
         let pause = || match cluster.has_others() {
             true => WAKE_UP_EVERY,
-            // A heartbeat finds them.
-            false => BEAT,
+            false => ALONE,
         };
         while stop.run_until_cancelled(tokio::time::sleep(pause())).await.is_some() {
             progress();
             if !cluster.has_others() {
                 seen.clear();
+                // What failed before is not repeated: it is no part of an outage any more.
+                reporter = cluster.store.outage().reporter();
                 continue;
             }
             let began = std::time::Instant::now();

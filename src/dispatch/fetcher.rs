@@ -25,15 +25,18 @@ use crate::store::{Kind, Pauses, Stopped, Store};
 use plan::Plan;
 use starved::Starved;
 
-/// How often all queues are looked at: what other instances have appended, or left, is found after this time at the latest.
+/// How often all queues are looked at: what other instances have appended, or left, is found after this time at the latest, where others are
+/// alive.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// If nothing that a look finds may be sent, the time to the next one doubles, up to this; [`Waiting::look_now`] has one made at once.
 const MAX_LOOK_EVERY: Duration = Duration::from_secs(64);
 
-/// The same where a look finds something of other instances, one of which may die and say nothing, or finds nothing at all, and there are
-/// no others.
-const MAX_LOOK_EVERY_FOR_OTHERS: Duration = Duration::from_secs(16);
+/// The same where a look finds something of other instances: one that dies says nothing.
+const MAX_LOOK_EVERY_BESIDE_OTHERS: Duration = Duration::from_secs(16);
+
+/// The same where the outbox is empty and this instance alone, which knows what it appends: only a commit whose reply was lost is found so.
+const MAX_LOOK_EVERY_ALONE: Duration = Duration::from_secs(4);
 
 /// An endpoint that got no slots asks again after this time, even if none was freed.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -66,8 +69,9 @@ impl EndpointState {
 
 /// What the fetcher asks of endpoints and instances.
 pub trait Overview: Send + Sync {
-    /// What is done with deliveries of that endpoint now.
-    fn state_of(&self, endpoint: &EndpointKey) -> EndpointState;
+    /// What is done with deliveries of that endpoint now. Notes that they wait, or no longer: an endpoint that is served again is sent to
+    /// gently at first.
+    fn judge(&self, endpoint: &EndpointKey) -> EndpointState;
 
     /// Whether other instances are alive, which may append something and fail to tell of it.
     fn has_other_instances(&self) -> bool;
@@ -173,22 +177,23 @@ impl Fetcher {
             Ok((self.outbox.look().await?, began.elapsed()))
         };
         let (mut looked, took) = self.store.persist("look for pending deliveries", look).await?;
-        let is_empty = looked.heads.is_empty();
-        let mut is_vain = !is_empty || !self.overview.has_other_instances();
-        let mut has_others = false;
+        let is_empty = looked.heads.is_empty() && looked.unreadable.is_empty();
+        let mut is_vain = !looked.heads.is_empty() || is_empty && !self.overview.has_other_instances();
+        let mut finds_foreign = false;
         looked.heads.retain(|head| {
             let state = self.check_state(&head.endpoint);
-            has_others |= state == EndpointState::NotAssigned;
+            finds_foreign |= state == EndpointState::NotAssigned;
             // When a probe of a suspended one is due, it is told of: see `Waiting::may_wait_in_any_class`.
             is_vain &= !matches!(state, EndpointState::Served | EndpointState::Off(_));
             state.is_fetched()
         });
-        let longest = match has_others || is_empty {
-            true => self.max_look_every.min(MAX_LOOK_EVERY_FOR_OTHERS),
-            false => self.max_look_every,
+        let longest = match (is_empty, finds_foreign) {
+            (true, _) => MAX_LOOK_EVERY_ALONE,
+            (false, true) => MAX_LOOK_EVERY_BESIDE_OTHERS,
+            (false, false) => self.max_look_every,
         };
         self.look_every = match is_vain {
-            true => (self.look_every * 2).min(longest),
+            true => (self.look_every * 2).min(longest).min(self.max_look_every),
             false => LOOK_EVERY,
         };
         self.waiting.looked(looked.heads, now);
@@ -210,7 +215,7 @@ impl Fetcher {
     /// What may be done with deliveries of that endpoint, of which nothing is kept where they may not be fetched. Those of one that is off
     /// must be cancelled.
     fn check_state(&self, endpoint: &EndpointKey) -> EndpointState {
-        let state = self.overview.state_of(endpoint);
+        let state = self.overview.judge(endpoint);
         if let EndpointState::Off(_) = state {
             self.queue.forget(endpoint);
             self.off.add(endpoint.clone());

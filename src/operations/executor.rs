@@ -22,9 +22,10 @@ use crate::platform::Directory;
 use crate::sender::Client;
 use crate::store::{Kind, OPERATIONS, Pauses, Result, Store, ensure_operations};
 
-/// How often new operations are looked for. Where no other instance has to act on it, a hold takes effect as soon as it is found: within a
-/// second in either case.
+/// How often new operations are looked for: a hold is to take effect within a second, for which other instances need part of that time.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The same where there are no others.
 const LOOK_EVERY_ALONE: Duration = Duration::from_millis(900);
 
 /// How often MongoDB is asked again to create the indexes that it refused to create.
@@ -68,6 +69,8 @@ pub struct Parts {
     pub client: Reloadable<Client>,
     /// Has this instance act on a control number.
     pub act_on: Arc<dyn Fn(i64) + Send + Sync>,
+    /// Has this instance look at the outbox: deliveries wait in it that nothing was told of.
+    pub look_now: Arc<dyn Fn() + Send + Sync>,
     /// How long operations that have ended are kept.
     pub retention: Duration,
 }
@@ -225,7 +228,6 @@ impl Executor {
             Ok(request) => request,
             Err(why) => return self.refuse(&id, &why).await,
         };
-        self.parts.directory.asked().await;
         let request = match self.resolve(request) {
             Ok(request) => request,
             Err(_) if tasks.may_be_configured(&id) => return Ok(()),

@@ -250,8 +250,8 @@ impl Directory {
         self.0.followed.wait().await;
     }
 
-    /// Waits while whoever follows the changes is cut off from MongoDB: after an outage a source may reach it first. And until changes have
-    /// been asked for, if that was longer ago: they are rarely, while nobody relies on them. `progress` is called now and then meanwhile.
+    /// Waits while whoever follows the changes is cut off from MongoDB: after an outage a source may reach it first. `progress` is
+    /// called now and then meanwhile.
     ///
     /// # Errors
     /// [`Stopped`] when `stop` comes first.
@@ -264,16 +264,6 @@ impl Directory {
                 () = tokio::time::sleep(BEAT) => progress(),
             }
         }
-    }
-
-    /// Waits until changes have been asked for, if that was longer ago; for no MongoDB that is unavailable.
-    pub async fn asked(&self) {
-        self.0.freshness.wait_after_rest().await;
-    }
-
-    /// Changes are to take effect within a second: something waits for endpoints that are served.
-    pub fn used(&self) {
-        self.0.freshness.used();
     }
 
     /// Replaces all: each document by its id. A document that isn't among them any more is missing from now on.

@@ -44,7 +44,6 @@ pub struct Courier {
 
 impl Deliver for Courier {
     async fn attempt(&self, delivery: &Delivery) -> Outcome {
-        self.directory.asked().await;
         if let Some(reason) = self.waits_for_proxy(delivery) {
             return Outcome::ProxyUnavailable { reason };
         }

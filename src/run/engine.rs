@@ -264,7 +264,7 @@ impl Engine {
 
     /// What carries operations out.
     pub fn executor(self: &Arc<Self>) -> Executor {
-        let engine = Arc::clone(self);
+        let (engine, waiting) = (Arc::clone(self), self.waiting.clone());
         Executor::new(Parts {
             store: self.store.clone(),
             outbox: self.outbox.clone(),
@@ -273,6 +273,7 @@ impl Engine {
             directory: self.directory.clone(),
             client: self.settings.client.clone(),
             act_on: Arc::new(move |number| engine.act_on(number)),
+            look_now: Arc::new(move || waiting.look_now()),
             retention: self.operations_retention,
         })
     }

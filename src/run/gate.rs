@@ -48,13 +48,12 @@ impl Gate for EndpointGate {
     }
 }
 
-/// What the fetcher asks. An endpoint that is found to be served again is noted, and what has waited for it goes out gently.
+/// What the fetcher asks.
 pub(super) struct FetcherOverview(pub(super) Arc<Engine>);
 
 impl Overview for FetcherOverview {
-    fn state_of(&self, endpoint: &EndpointKey) -> EndpointState {
+    fn judge(&self, endpoint: &EndpointKey) -> EndpointState {
         let engine = &self.0;
-        engine.directory.used();
         let state = engine.endpoint_state(endpoint);
         if engine.endpoint_states.note(endpoint, &state) {
             engine.queue.begin_gently(endpoint);

@@ -22,11 +22,12 @@ use crate::store::{Error, Kind, Pauses, Result};
 /// How often the outbox is asked for dead letters that may go out again.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// After a look that found nothing to send again and nothing on its way, the next follows after this time per endpoint that has dead letters, if that is longer.
-const REST: Duration = Duration::from_millis(20);
+/// After a look that found nothing to send again, the next follows after this time per endpoint that has dead letters, if that is longer:
+/// a look costs a hundredth of that.
+const REST: Duration = Duration::from_millis(6);
 
 /// And after this time at the latest.
-const LONGEST_REST: Duration = Duration::from_secs(300);
+const LONGEST_REST: Duration = Duration::from_secs(60);
 
 /// An endpoint that has accepted none of its dead letters yet gets one this often.
 const ONE_EVERY: Duration = Duration::from_secs(60);
@@ -49,7 +50,7 @@ struct Redrives {
     refused: Pauses<EndpointKey>,
     /// How many endpoints the last look found.
     looked: usize,
-    /// Whether it found something to send again, or on its way.
+    /// Whether it found something to send again.
     has_sent: bool,
 }
 
@@ -66,7 +67,11 @@ pub(super) async fn redrive(engine: Arc<Engine>, stop: CancellationToken) {
         let began = Instant::now();
         let done = redrives.run_once(&engine, began).await;
         reporter.ended("send dead letters again", began, &done);
-        pause = next_look(look_every, redrives.looked, redrives.has_sent);
+        pause = match done {
+            Ok(()) => next_look(look_every, redrives.looked, redrives.has_sent),
+            // Until it succeeds an outage is not over.
+            Err(_) => look_every,
+        };
     }
 }
 
@@ -76,7 +81,7 @@ impl Redrives {
         // Read before the endpoints: a delivery that dies in between is found by the second query.
         let ids: Vec<_> = self.last.values().filter_map(|last| last.id.as_deref()).collect();
         let states = engine.outbox.states_of(&ids).await?;
-        self.has_sent = states.values().any(|document| document.state == "pending");
+        self.has_sent = false;
         let mut endpoints = engine.outbox.with_dead_letters().await?;
         self.looked = endpoints.len();
         // Those that died at that instant or before don't go out by themselves any more.
@@ -183,11 +188,9 @@ async fn redrive_some(engine: &Engine, endpoint: &EndpointKey, since: DateTime, 
 
 /// How long after a look at that many endpoints the next one follows: its cost grows with them.
 fn next_look(look_every: Duration, endpoints: usize, has_sent: bool) -> Duration {
-    match (has_sent, endpoints) {
-        (true, _) => look_every,
-        // Whatever dies meanwhile is no urgent matter.
-        (false, 0) => look_every * 3,
-        (false, _) => {
+    match has_sent {
+        true => look_every,
+        false => {
             let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
             REST.saturating_mul(endpoints).min(LONGEST_REST).max(look_every)
         }
@@ -248,11 +251,11 @@ mod tests {
     fn a_look_that_costs_much_and_finds_nothing_is_rare() {
         let seconds = Duration::from_secs;
         for (endpoints, has_sent, expected) in [
-            (0, false, seconds(15)),
-            (200, false, seconds(5)),
-            (10_000, false, seconds(200)),
-            (10_000, true, seconds(5)),
-            (1_000_000, false, seconds(300)),
+            (0, false, seconds(5)),
+            (800, false, seconds(5)),
+            (5_000, false, seconds(30)),
+            (5_000, true, seconds(5)),
+            (1_000_000, false, seconds(60)),
         ] {
             assert_eq!(next_look(LOOK_EVERY, endpoints, has_sent), expected, "{endpoints}");
         }

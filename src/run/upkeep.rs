@@ -15,11 +15,8 @@ use crate::store::{Error, Kind, Pauses, Stopped, ensure_outbox, missing_in_outbo
 /// Documents of an endpoint that MongoDB may refuse to change before all of them are left alone.
 pub(super) const MOST_REFUSED: usize = 100;
 
-/// How often the indexes of the outbox are listed, whether or not an operation misses one.
-const LOOK: Duration = Duration::from_secs(30);
-
-/// The shortest time between two lists: many operations miss the same index.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How often the indexes of the outbox are listed.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Creates the indexes of the outbox again that somebody drops, alone or with the collection. What needs one waits: the queries
 /// name it, so that none of them walks through the collection meanwhile.
@@ -28,12 +25,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable.
 pub(super) async fn keep_indexes(engine: Arc<Engine>, stop: CancellationToken) -> Result<(), Stopped> {
     let store = &engine.store;
-    while stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_some() {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = tokio::time::sleep(LOOK) => {}
-            () = store.outage().index_missed() => {}
-        }
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
         let look = || missing_in_outbox(store);
         let missing = store.persist("look for the outbox's indexes", look).await?;
         if missing.is_empty() {

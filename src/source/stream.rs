@@ -1,6 +1,6 @@
 //! The change stream itself: opened, read and classified in a task of its own.
 //!
-//! A driver future that is dropped can lose a reply (RUST-937): only when the stream itself is given up, a call of `next_if_any` is.
+//! A driver future that is dropped can lose a reply (RUST-937): a call of `next_if_any` is dropped only together with its stream.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::model::Clock;
 use crate::store::{Error, Result, Store, loses_token};
 
-/// How long the server waits for a change before it says that there is none, and so how old the token of a quiet stream gets.
+/// How long the server waits for a change before it says that there is none, and so how old the token of a quiet stream gets
+/// (`certhookd_stream_token_age_seconds`).
 const WAIT: Duration = Duration::from_secs(5);
 
 /// What a change says of the fields that matter here.
@@ -35,6 +36,8 @@ pub(super) enum Start {
 /// What comes out of a stream.
 #[derive(Debug)]
 pub(super) enum Item {
+    /// The stream is open.
+    Open,
     /// A change, as raw as it came: a typed event that fails to decode would have moved the token already.
     Change(RawDocumentBuf),
     /// Nothing more happened up to this token.
@@ -70,7 +73,10 @@ pub(super) async fn follow(
     stop: CancellationToken,
 ) {
     let ending = match open(&store, start).await {
-        Ok(stream) => pump(stream, &clock, &items, &stop).await,
+        Ok(stream) => {
+            let _ = items.send(Item::Open).await;
+            pump(stream, &clock, &items, &stop).await
+        }
         Err(error) => classify(error),
     };
     let _ = items.send(Item::Ended(ending)).await;

@@ -30,8 +30,8 @@ use process::Yielded;
 /// Items of the stream that are processed together, at most.
 const ITEMS: usize = 500;
 
-/// The shortest time between two writes of the position by itself.
-const SAVE_EVERY: Duration = Duration::from_secs(5);
+/// The shortest time between two writes of the position by itself: a quiet stream moves every five seconds.
+const SAVE_EVERY: Duration = Duration::from_secs(4);
 
 /// What the watch needs.
 #[derive(Clone)]
@@ -207,6 +207,9 @@ impl Watch {
             }
             if !self.process(&yielded, position).await? {
                 return Ok(None);
+            }
+            if yielded.is_open {
+                reporter.succeeded();
             }
             if yielded.idle.is_some() || !yielded.changes.is_empty() {
                 reporter.succeeded();

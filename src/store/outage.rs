@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
 use super::connection::Connection;
@@ -24,8 +23,6 @@ pub struct Outage {
     state: Arc<Mutex<State>>,
     /// Asked whether the login is lost. `None` in tests.
     connection: Option<Arc<Connection>>,
-    /// Notified when an operation meets a missing index.
-    index_missed: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +56,6 @@ impl Outage {
         Self {
             state: Arc::default(),
             connection: Some(connection),
-            index_missed: Arc::default(),
         }
     }
 
@@ -71,11 +67,6 @@ impl Outage {
             refused: None,
             conflicts: None,
         }
-    }
-
-    /// Waits until an operation has failed because an index is missing that it names.
-    pub async fn index_missed(&self) {
-        self.index_missed.notified().await;
     }
 
     /// How long the present outage has lasted, if there is one.
@@ -90,9 +81,6 @@ impl Reporter {
         progress::report();
         if let Some(connection) = &self.outage.connection {
             connection.suspect(error);
-        }
-        if error.lacks_index() {
-            self.outage.index_missed.notify_one();
         }
         match error.kind() {
             Kind::Unavailable => self.unavailable(what, error, began),

@@ -24,6 +24,7 @@ pub(super) struct Yielded {
     pub(super) changes: Vec<Change>,
     /// Where the stream was when it said that nothing more had happened.
     pub(super) idle: Option<Move>,
+    pub(super) is_open: bool,
     pub(super) ending: Option<Ending>,
 }
 
@@ -46,6 +47,7 @@ pub(super) struct Found {
 impl Yielded {
     pub(super) fn add(&mut self, item: Item) {
         match item {
+            Item::Open => self.is_open = true,
             Item::Change(raw) => self.changes.push(Change::new(raw)),
             Item::Idle { token, at } => {
                 self.idle = Some(Move {
