@@ -60,7 +60,7 @@ async fn sigusr2_tells_the_state_of_everything_in_one_line() {
     let told = numbers.map(|number| state[number].as_u64().unwrap_or_else(|| panic!("{number}: {state}")));
     assert_eq!(told, [1, 0, 1, 1024, 12, 1, 1, 3, 13]);
     assert!(state["last_scan"].as_str().unwrap().ends_with('Z'), "{state}");
-    // It moves once a second, whether or not something happens.
+    // It moves every five seconds, whether or not something happens.
     assert!(state["stream_lag_ms"].as_i64().unwrap() < 60_000, "{state}");
     assert_eq!(daemon.count(is_state), asked);
 }

@@ -1,4 +1,4 @@
-//! What is appended goes out at once: the fetcher's look at all queues, once a second, is for what nobody told of.
+//! What is appended goes out at once: the fetcher's look at all queues, once a second or more rarely, is for what nobody told of.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::fixture::{Fixture, certificate, expired, is_scan};
 
-/// Events, each of which happens when the one before has arrived: found by looks, they would take a second each.
+/// Events, each of which happens when the one before has arrived: found by looks, they would take a second each, or longer.
 const EVENTS: usize = 20;
 
 /// Half of that.
