@@ -55,7 +55,8 @@ impl CachedBytes {
             return None;
         }
         Some(CachedBatch {
-            raw: Arc::new(batch),
+            // A copy: what it was written into has space for almost as much again.
+            raw: Arc::new((*batch).to_owned()),
             bytes: self.clone(),
         })
     }
