@@ -1,9 +1,7 @@
 //! Events, endpoints, and the keys under which both are stored.
 
-use std::cmp::Ordering;
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use bson::oid::ObjectId;
 use bson::{DateTime, RawBson, RawBsonRef};
@@ -166,26 +164,14 @@ impl fmt::Display for EventId {
 }
 
 /// The name of one endpoint of one organization: `ORGANIZATION/ENDPOINT`. Safe to log: holds no URL and no secret.
-#[derive(Clone, PartialEq, Eq)]
-pub struct EndpointKey {
-    /// Of the name: it is looked up some twenty times for each delivery.
-    hash: u64,
-    name: Arc<str>,
-}
-
-/// Keyed anew by each process: ids are what somebody else has chosen.
-static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointKey(Arc<str>);
 
 const EMAIL: &str = "all/email";
 
 const NOTICES: &str = "all/notices";
 
 impl EndpointKey {
-    fn named(name: Arc<str>) -> Self {
-        let hash = HASHES.hash_one(&*name);
-        Self { hash, name }
-    }
-
     /// The key of the endpoint with that `_id`; without one, a stable hash of organization and URL takes its place.
     pub fn derive(organization: RawBsonRef<'_>, id: Option<RawBsonRef<'_>>, url: &str) -> Self {
         Self::of(&id_part(organization), id, url)
@@ -197,79 +183,53 @@ impl EndpointKey {
             Some(id) => id_part(id),
             None => format!("u{}", short_hash(&[organization.as_bytes(), b"\0", url.as_bytes()])),
         };
-        Self::named(format!("{organization}/{endpoint}").into())
+        Self(format!("{organization}/{endpoint}").into())
     }
 
     /// The key of reminders by e-mail, of all organizations: the parts of other keys are hashes and ObjectIds.
     pub fn email() -> Self {
-        Self::named(EMAIL.into())
+        Self(EMAIL.into())
     }
 
     /// Whether it is that of e-mails.
     pub fn is_email(&self) -> bool {
-        &*self.name == EMAIL
+        &*self.0 == EMAIL
     }
 
     /// The key of what the platform is told about endpoints.
     pub fn notices() -> Self {
-        Self::named(NOTICES.into())
+        Self(NOTICES.into())
     }
 
     /// Whether it is that of e-mails or of notices: no organization has configured it.
     pub fn is_own(&self) -> bool {
-        matches!(&*self.name, EMAIL | NOTICES)
+        matches!(&*self.0, EMAIL | NOTICES)
     }
 
     /// A key that was derived before, as read from the outbox or a command line.
     pub fn from_stored(key: &str) -> Self {
-        Self::named(key.into())
+        Self(key.into())
     }
 
     /// The key as text.
     pub fn as_str(&self) -> &str {
-        &self.name
+        &self.0
     }
 
     /// The organization's part of the key.
     pub fn organization(&self) -> &str {
-        self.name
-            .split_once('/')
-            .map_or(&self.name, |(organization, _)| organization)
+        self.0.split_once('/').map_or(&self.0, |(organization, _)| organization)
     }
 
     /// The endpoint's part of the key.
     pub fn endpoint(&self) -> &str {
-        self.name.split_once('/').map_or("", |(_, endpoint)| endpoint)
-    }
-}
-
-impl Hash for EndpointKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-impl PartialOrd for EndpointKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for EndpointKey {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.name.cmp(&other.name)
-    }
-}
-
-impl fmt::Debug for EndpointKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.name, f)
+        self.0.split_once('/').map_or("", |(_, endpoint)| endpoint)
     }
 }
 
 impl fmt::Display for EndpointKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
+        f.write_str(&self.0)
     }
 }
 

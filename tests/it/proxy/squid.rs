@@ -9,7 +9,7 @@ use bson::{Document, doc};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use super::outage::{assert_first_attempts, award, begins, ends, is_failure};
@@ -60,23 +60,34 @@ impl Squid {
         let mut command = Command::new(squid.expect("Squid is not installed: apt-get install squid"));
         // Its shared memory has the name of the service: those that run at the same time need names of their own.
         command.arg("-N").arg("-n").arg(format!("squid{port}"));
-        command.arg("-f").arg(directory.path().join("squid.conf"));
+        // It tells of its start on stderr.
+        command
+            .arg("-d")
+            .arg("1")
+            .arg("-f")
+            .arg(directory.path().join("squid.conf"));
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .kill_on_drop(true);
         command.spawn().unwrap()
     }
 
     async fn listens(&mut self) {
+        let mut lines = BufReader::new(self.child.stderr.take().unwrap()).lines();
         let listens = async {
-            while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                assert!(self.child.try_wait().unwrap().is_none(), "{}", self.log());
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.contains("Accepting HTTP Socket connections") {
+                    return true;
+                }
             }
+            false
         };
-        tokio::time::timeout(LIMIT, listens).await.unwrap();
+        let listens = tokio::time::timeout(LIMIT, listens).await.unwrap();
+        assert!(listens, "{}", self.log());
+        // Read on: it would wait for somebody who does.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     }
 
     fn signal(&self, signal: Signal) {
