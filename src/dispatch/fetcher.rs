@@ -35,7 +35,8 @@ const MAX_LOOK_EVERY: Duration = Duration::from_secs(64);
 /// The same where a look finds something of other instances: one that dies says nothing.
 const MAX_LOOK_EVERY_BESIDE_OTHERS: Duration = Duration::from_secs(16);
 
-/// The same where the outbox is empty and this instance alone, which knows what it appends: only a commit whose reply was lost is found so.
+/// The same where the outbox is empty and this instance alone, which knows what it appends: only what somebody
+/// restored, or a commit whose reply was lost, is found so.
 const MAX_LOOK_EVERY_ALONE: Duration = Duration::from_secs(4);
 
 /// An endpoint that got no slots asks again after this time, even if none was freed.
