@@ -1,5 +1,6 @@
 //! The fetcher: reads what waits in the outbox into the delivery queue. Nothing else fills memory.
 
+mod looks;
 mod plan;
 mod starved;
 
@@ -19,25 +20,12 @@ use super::queue::DeliveryQueue;
 use super::waiting::Waiting;
 use crate::failpoint;
 use crate::model::{Clock, EndpointKey, time_until};
-use crate::outbox::{Class, Fetched, Outbox, Unreadable};
+use crate::outbox::{Class, Fetched, Head, Outbox, Unreadable};
 use crate::store::{Kind, Pauses, Stopped, Store};
 
+use looks::{Found, Looks};
 use plan::Plan;
 use starved::Starved;
-
-/// How often all queues are looked at: what other instances have appended, or left, is found after this time at the latest, where others are
-/// alive.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// If nothing that a look finds may be sent, the time to the next one doubles, up to this; [`Waiting::look_now`] has one made at once.
-const MAX_LOOK_EVERY: Duration = Duration::from_secs(64);
-
-/// The same where a look finds something of other instances: one that dies says nothing.
-const MAX_LOOK_EVERY_BESIDE_OTHERS: Duration = Duration::from_secs(16);
-
-/// The same where the outbox is empty and this instance alone, which knows what it appends: only what somebody
-/// restored, or a commit whose reply was lost, is found so.
-const MAX_LOOK_EVERY_ALONE: Duration = Duration::from_secs(4);
 
 /// An endpoint that got no slots asks again after this time, even if none was freed.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -93,9 +81,7 @@ pub struct Fetcher {
     postponed: BinaryHeap<Reverse<(Instant, EndpointKey)>>,
     /// Batches that can't be read, and that MongoDB refuses to set aside.
     refused: Pauses<Bson>,
-    next_look: Instant,
-    look_every: Duration,
-    max_look_every: Duration,
+    looks: Looks,
 }
 
 impl Fetcher {
@@ -120,9 +106,7 @@ impl Fetcher {
             starved: Starved::default(),
             postponed: BinaryHeap::new(),
             refused: Pauses::default(),
-            next_look: Instant::now(),
-            look_every: LOOK_EVERY,
-            max_look_every: failpoint::limit("max-look", MAX_LOOK_EVERY),
+            looks: Looks::new(),
         }
     }
 
@@ -147,7 +131,7 @@ impl Fetcher {
     /// # Errors
     /// [`Stopped`] when the daemon stops while MongoDB is unavailable.
     async fn run_once(&mut self, now: DateTime) -> Result<Instant, Stopped> {
-        if self.waiting.reset_look() || self.next_look <= Instant::now() {
+        if self.waiting.reset_look() || self.looks.next() <= Instant::now() {
             self.look(now).await?;
         }
         let changes = self.queue.drain_changes();
@@ -166,10 +150,11 @@ impl Fetcher {
         let resumes = self.postponed.peek().map(|Reverse((at, _))| *at);
         let again = (!self.starved.is_empty()).then(|| Instant::now() + ASK_AGAIN);
         let next = [due, resumes, again].into_iter().flatten().min();
-        Ok(next.map_or(self.next_look, |next| next.min(self.next_look)))
+        let look = self.looks.next();
+        Ok(next.map_or(look, |next| next.min(look)))
     }
 
-    /// Looks which queues have something pending. Looking takes at most a third of the time.
+    /// Looks which queues have something pending.
     async fn look(&mut self, now: DateTime) -> Result<(), Stopped> {
         // Only the time of the look that succeeded is rested from, not that of an outage before it.
         let look = || async {
@@ -178,25 +163,7 @@ impl Fetcher {
             Ok((self.outbox.look().await?, began.elapsed()))
         };
         let (mut looked, took) = self.store.persist("look for pending deliveries", look).await?;
-        let is_empty = looked.heads.is_empty() && looked.unreadable.is_empty();
-        let mut is_vain = !looked.heads.is_empty() || is_empty && !self.overview.has_other_instances();
-        let mut finds_foreign = false;
-        looked.heads.retain(|head| {
-            let state = self.check_state(&head.endpoint);
-            finds_foreign |= state == EndpointState::NotAssigned;
-            // When a probe of a suspended one is due, it is told of: see `Waiting::may_wait_in_any_class`.
-            is_vain &= !matches!(state, EndpointState::Served | EndpointState::Off(_));
-            state.is_fetched()
-        });
-        let longest = match (is_empty, finds_foreign) {
-            (true, _) => MAX_LOOK_EVERY_ALONE,
-            (false, true) => MAX_LOOK_EVERY_BESIDE_OTHERS,
-            (false, false) => self.max_look_every,
-        };
-        self.look_every = match is_vain {
-            true => (self.look_every * 2).min(longest).min(self.max_look_every),
-            false => LOOK_EVERY,
-        };
+        let found = self.keep_fetched(&mut looked.heads, looked.unreadable.is_empty());
         self.waiting.looked(looked.heads, now);
         self.queue.end_look();
         for (endpoint, class) in looked.unreadable.iter().filter_map(|one| one.queue.as_ref()) {
@@ -206,11 +173,31 @@ impl Fetcher {
                 self.waiting.retry_later(endpoint.clone());
             }
         }
-        let is_changed = self.set_aside(&looked.unreadable, now).await;
-        // More batches that can't be read may follow.
-        let pause = if is_changed { took } else { self.look_every };
-        self.next_look = Instant::now() + pause.max(took * 2);
+        self.looks.ended(took, found, !self.overview.has_other_instances());
+        if self.set_aside(&looked.unreadable, now).await {
+            // More batches that can't be read may follow.
+            self.looks.again_after(took);
+        }
         Ok(())
+    }
+
+    /// Keeps the heads of endpoints of which something is fetched now. `is_all`: the look found nothing else.
+    fn keep_fetched(&self, heads: &mut Vec<Head>, is_all: bool) -> Found {
+        if heads.is_empty() {
+            return if is_all { Found::Nothing } else { Found::Work };
+        }
+        let (mut is_work, mut is_foreign) = (false, false);
+        heads.retain(|head| {
+            let state = self.check_state(&head.endpoint);
+            is_foreign |= state == EndpointState::NotAssigned;
+            // When a probe of a suspended one is due, it is told of: see `Waiting::may_wait_in_any_class`.
+            is_work |= matches!(state, EndpointState::Served | EndpointState::Off(_));
+            state.is_fetched()
+        });
+        match is_work {
+            true => Found::Work,
+            false => Found::Waiting { is_foreign },
+        }
     }
 
     /// What may be done with deliveries of that endpoint, of which nothing is kept where they may not be fetched. Those of one that is off

@@ -157,17 +157,22 @@ impl Executor {
             }
             let began = Instant::now();
             indexes.ensure(&self.parts).await;
-            let done = self.look(&mut tasks).await;
+            let done = self.look(&mut tasks, &progress).await;
             reporter.ended("look for operations", began, &done);
         }
         tasks.abandon().await;
     }
 
-    async fn look(&self, tasks: &mut Tasks) -> Result<()> {
+    async fn look(&self, tasks: &mut Tasks, progress: &impl Fn()) -> Result<()> {
         self.look_for_cancelled(tasks).await?;
         let operations = self.parts.store.operations();
         let any = operations.find_one(tasks.not_begun()).projection(doc! { "_id": 1 });
         if any.await?.is_none() {
+            return Ok(());
+        }
+        // What is asked for may concern an endpoint that was configured just now.
+        let (directory, stopped) = (&self.parts.directory, self.parts.store.stopped());
+        if directory.up_to_date(stopped, progress).await.is_err() {
             return Ok(());
         }
         // Apart, so that a hold waits for no number of others.

@@ -116,6 +116,7 @@ impl Directory {
     /// The endpoints of an organization that get events of this type, each once: those that are subscribed and served or out of
     /// service; and the e-mails.
     pub fn wanting(&self, organization: &str, event_type: EventType) -> Vec<EndpointKey> {
+        self.0.freshness.used();
         let index = self.index();
         let email = self.email() && event_type == EventType::CertificateExpired;
         let wanting = index.wanting(organization, event_type).cloned();
@@ -135,6 +136,7 @@ impl Directory {
             };
             return notices.map_or(off, Found::Served);
         }
+        self.0.freshness.used();
         let now = Instant::now();
         if let Some(found) = self.index().find(key, now) {
             return found;
@@ -250,8 +252,8 @@ impl Directory {
         self.0.followed.wait().await;
     }
 
-    /// Waits while whoever follows the changes is cut off from MongoDB: after an outage a source may reach it first. `progress` is
-    /// called now and then meanwhile.
+    /// Waits until all changes are in effect that were made more than one and a half seconds ago. After an outage, or a rest of whoever
+    /// follows the changes, a source may find something first. `progress` is called now and then meanwhile.
     ///
     /// # Errors
     /// [`Stopped`] when `stop` comes first.

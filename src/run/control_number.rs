@@ -27,7 +27,7 @@ pub(super) async fn follow(engine: Arc<Engine>, stop: CancellationToken) -> Resu
             () = stop.cancelled() => return Ok(()),
             changed = wanted.changed() => if changed.is_err() { return Ok(()) },
             () = sleep_until(end, now) => {
-                engine.waiting.look_now();
+                engine.look_again();
                 continue;
             }
         }
@@ -40,7 +40,7 @@ pub(super) async fn follow(engine: Arc<Engine>, stop: CancellationToken) -> Resu
         // begins in between takes none of them.
         engine.waiting.forget_documents();
         engine.queue.drop_all_unsent();
-        engine.waiting.look_now();
+        engine.look_again();
         engine.cluster.acknowledge(number);
         let holds = engine.holds.lasting(engine.clock.now()).len();
         debug!(number, holds, "acted on what operations have changed");

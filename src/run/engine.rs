@@ -61,6 +61,8 @@ pub struct Engine {
     pub rejections: Rejections,
     /// The next expiry that is known.
     pub horizon: Horizon,
+    /// Notified when endpoints may be served that were not before: see [`Engine::look_again`].
+    pub redrive_now: Notify,
     /// Notified when results of a drained endpoint are recorded.
     recorded: Arc<Notify>,
     pub(super) retention: Duration,
@@ -129,6 +131,7 @@ impl Engine {
             stream_moved_at: Reloadable::new(None),
             horizon: Horizon::default(),
             last_scan: Reloadable::new(None),
+            redrive_now: Notify::new(),
             recorded: Arc::default(),
             retention: config.delivery.retention,
             operations_retention: config.operations.retention,
@@ -175,12 +178,18 @@ impl Engine {
         self.cluster.show_proxy_fault(fault);
         if self.cluster.beat(self).await? {
             self.forget_foreign();
-            self.waiting.look_now();
+            self.look_again();
         }
         Ok(())
     }
 
-    /// The control number has been raised to this: see `control`.
+    /// Endpoints may be served that were not before: has what waits for them looked for, and their dead letters.
+    pub fn look_again(&self) {
+        self.waiting.look_now();
+        self.redrive_now.notify_one();
+    }
+
+    /// The control number has been raised to this: see `control_number`.
     pub fn act_on(&self, control: i64) {
         self.control.send_if_modified(|wanted| {
             let is_later = control > *wanted;

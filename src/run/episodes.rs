@@ -108,15 +108,27 @@ impl Keeper {
             None => {}
         }
         engine.episodes.tick(now);
-        engine.waiting.may_wait_in_any_class(engine.episodes.drain_woken(now));
+        Self::wake(&engine, now);
         let unsaved = engine.episodes.unsaved(|endpoint| engine.cluster.is_assigned(endpoint));
         let episodes = self.write(What::Episodes, unsaved, began).await;
         // What others have written ends suspensions, too.
-        engine.waiting.may_wait_in_any_class(engine.episodes.drain_woken(now));
+        Self::wake(&engine, now);
         // They are in other documents: episodes that are refused are no reason to be silent about them.
         let untold = self.untold(now);
         let dead_letters = self.write(What::DeadLetters, untold, began).await;
         episodes.and(dead_letters)
+    }
+
+    /// Something may be sent to endpoints that are to be probed, or are not suspended any more.
+    fn wake(engine: &Engine, now: DateTime) {
+        let woken = engine.episodes.drain_woken(now);
+        if woken
+            .iter()
+            .any(|endpoint| engine.episodes.suspended(endpoint, now).is_none())
+        {
+            engine.redrive_now.notify_one();
+        }
+        engine.waiting.may_wait_in_any_class(woken);
     }
 
     /// The endpoints of whose dead letters the platform may be told at `now`.

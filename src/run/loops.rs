@@ -238,7 +238,7 @@ pub(super) async fn changed_endpoints(engine: Arc<Engine>, stop: CancellationTok
                 engine.queue.forget(&endpoint);
             }
         }
-        engine.waiting.look_now();
+        engine.look_again();
     }
 }
 
@@ -260,7 +260,7 @@ pub(super) async fn proxy_outages(engine: Arc<Engine>, stop: CancellationToken) 
             engine.episodes.postpone(lasted, had_to_wait, engine.clock.now());
         }
         if scope != OutageScope::Everything {
-            engine.waiting.look_now();
+            engine.look_again();
         }
     }
 }

@@ -29,6 +29,10 @@ const REST: Duration = Duration::from_millis(6);
 /// And after this time at the latest.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
+/// Where no endpoint that has dead letters is served the rest is this many times as long: when one may be served, [`Engine::look_again`]
+/// ends it.
+const REST_UNSERVED: u32 = 4;
+
 /// An endpoint that has accepted none of its dead letters yet gets one this often.
 const ONE_EVERY: Duration = Duration::from_secs(60);
 
@@ -50,8 +54,20 @@ struct Redrives {
     refused: Pauses<EndpointKey>,
     /// How many endpoints the last look found.
     looked: usize,
-    /// Whether it found something to send again.
-    has_sent: bool,
+    /// What it found.
+    found: Found,
+}
+
+/// What a look for dead letters found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Found {
+    /// Some, of endpoints that are not served.
+    #[default]
+    Unserved,
+    /// Some, of which none goes out again now.
+    Served,
+    /// Some that go out again.
+    Sent,
 }
 
 /// By the `_id` of the document.
@@ -63,12 +79,19 @@ pub(super) async fn redrive(engine: Arc<Engine>, stop: CancellationToken) {
     let mut reporter = engine.store.outage().reporter();
     let look_every = failpoint::limit("redrive-look", LOOK_EVERY);
     let mut pause = look_every;
-    while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+    loop {
+        let rest = async {
+            tokio::time::sleep(look_every).await;
+            let _ = tokio::time::timeout(pause.saturating_sub(look_every), engine.redrive_now.notified()).await;
+        };
+        if stop.run_until_cancelled(rest).await.is_none() {
+            return;
+        }
         let began = Instant::now();
         let done = redrives.run_once(&engine, began).await;
         reporter.ended("send dead letters again", began, &done);
         pause = match done {
-            Ok(()) => next_look(look_every, redrives.looked, redrives.has_sent),
+            Ok(()) => next_look(look_every, redrives.looked, redrives.found),
             // Until it succeeds an outage is not over.
             Err(_) => look_every,
         };
@@ -81,7 +104,7 @@ impl Redrives {
         // Read before the endpoints: a delivery that dies in between is found by the second query.
         let ids: Vec<_> = self.last.values().filter_map(|last| last.id.as_deref()).collect();
         let states = engine.outbox.states_of(&ids).await?;
-        self.has_sent = false;
+        self.found = Found::Unserved;
         let mut endpoints = engine.outbox.with_dead_letters().await?;
         self.looked = endpoints.len();
         // Those that died at that instant or before don't go out by themselves any more.
@@ -99,6 +122,7 @@ impl Redrives {
             )
         };
         for (endpoint, since) in endpoints.iter().filter(may_be_sent) {
+            self.found = self.found.max(Found::Served);
             if self.refused.has(endpoint, began) {
                 continue;
             }
@@ -135,7 +159,7 @@ impl Redrives {
         if heads.is_empty() {
             return;
         }
-        self.has_sent = true;
+        self.found = Found::Sent;
         info!(
             organization = endpoint.organization(),
             endpoint = endpoint.endpoint(),
@@ -187,13 +211,14 @@ async fn redrive_some(engine: &Engine, endpoint: &EndpointKey, since: DateTime, 
 }
 
 /// How long after a look at that many endpoints the next one follows: its cost grows with them.
-fn next_look(look_every: Duration, endpoints: usize, has_sent: bool) -> Duration {
-    match has_sent {
-        true => look_every,
-        false => {
-            let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
-            REST.saturating_mul(endpoints).min(LONGEST_REST).max(look_every)
-        }
+fn next_look(look_every: Duration, endpoints: usize, found: Found) -> Duration {
+    let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
+    let rest = failpoint::limit("redrive-rest", REST);
+    let rest = rest.saturating_mul(endpoints).min(LONGEST_REST);
+    match found {
+        Found::Sent => look_every,
+        Found::Served => rest.max(look_every),
+        Found::Unserved => (rest * REST_UNSERVED).max(look_every),
     }
 }
 
@@ -250,14 +275,16 @@ mod tests {
     #[test]
     fn a_look_that_costs_much_and_finds_nothing_is_rare() {
         let seconds = Duration::from_secs;
-        for (endpoints, has_sent, expected) in [
-            (0, false, seconds(5)),
-            (800, false, seconds(5)),
-            (5_000, false, seconds(30)),
-            (5_000, true, seconds(5)),
-            (1_000_000, false, seconds(60)),
+        for (endpoints, found, expected) in [
+            (0, Found::Unserved, seconds(5)),
+            (800, Found::Served, seconds(5)),
+            (5_000, Found::Served, seconds(30)),
+            (5_000, Found::Unserved, seconds(120)),
+            (5_000, Found::Sent, seconds(5)),
+            (1_000_000, Found::Served, seconds(60)),
+            (1_000_000, Found::Unserved, seconds(240)),
         ] {
-            assert_eq!(next_look(LOOK_EVERY, endpoints, has_sent), expected, "{endpoints}");
+            assert_eq!(next_look(LOOK_EVERY, endpoints, found), expected, "{endpoints}");
         }
     }
 }

@@ -8,6 +8,7 @@ use tracing::{debug, error, info, warn};
 
 use super::Engine;
 use crate::dispatch::{EndpointSet, EndpointState};
+use crate::failpoint;
 use crate::model::EndpointKey;
 use crate::outbox::Cancelled;
 use crate::store::{Error, Kind, Pauses, Stopped, ensure_outbox, missing_in_outbox};
@@ -15,8 +16,9 @@ use crate::store::{Error, Kind, Pauses, Stopped, ensure_outbox, missing_in_outbo
 /// Documents of an endpoint that MongoDB may refuse to change before all of them are left alone.
 pub(super) const MOST_REFUSED: usize = 100;
 
-/// How often the indexes of the outbox are listed.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the indexes of the outbox are listed, and how often at most where operations fail for want of one.
+const LOOK: Duration = Duration::from_secs(30);
+const SHORTEST_LOOK: Duration = Duration::from_secs(1);
 
 /// Creates the indexes of the outbox again that somebody drops, alone or with the collection. What needs one waits: the queries
 /// name it, so that none of them walks through the collection meanwhile.
@@ -25,7 +27,13 @@ const LOOK: Duration = Duration::from_secs(5);
 /// [`Stopped`] when the daemon gave up on a MongoDB that is unavailable.
 pub(super) async fn keep_indexes(engine: Arc<Engine>, stop: CancellationToken) -> Result<(), Stopped> {
     let store = &engine.store;
-    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+    let look_every = failpoint::limit("index-look", LOOK);
+    let wait = || async {
+        tokio::time::sleep(SHORTEST_LOOK).await;
+        let rest = look_every.saturating_sub(SHORTEST_LOOK);
+        let _ = tokio::time::timeout(rest, store.outage().lost_index()).await;
+    };
+    while stop.run_until_cancelled(wait()).await.is_some() {
         let look = || missing_in_outbox(store);
         let missing = store.persist("look for the outbox's indexes", look).await?;
         if missing.is_empty() {

@@ -88,6 +88,7 @@ impl<'a> Repetition<'a> {
     /// [`Stopped`] when the daemon stops.
     pub(crate) async fn failed(&mut self, error: &Error) -> Result<(), Stopped> {
         match error.kind() {
+            Kind::Conflict if error.lacks_index() => self.wait(error).await,
             Kind::Conflict | Kind::TooLarge | Kind::Refused => self.smaller(error).await,
             Kind::Unavailable | Kind::Denied | Kind::Authentication => self.wait(error).await,
         }

@@ -30,8 +30,8 @@ use process::Yielded;
 /// Items of the stream that are processed together, at most.
 const ITEMS: usize = 500;
 
-/// The shortest time between two writes of the position by itself: a quiet stream moves every five seconds.
-const SAVE_EVERY: Duration = Duration::from_secs(4);
+/// The shortest time between two writes of the position by itself: of a quiet stream, which moves every five seconds, every other move.
+const SAVE_EVERY: Duration = Duration::from_secs(9);
 
 /// What the watch needs.
 #[derive(Clone)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
 use super::connection::Connection;
@@ -23,6 +24,7 @@ pub struct Outage {
     state: Arc<Mutex<State>>,
     /// Asked whether the login is lost. `None` in tests.
     connection: Option<Arc<Connection>>,
+    lost_index: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -54,8 +56,8 @@ struct Conflicts {
 impl Outage {
     pub(super) fn of(connection: Arc<Connection>) -> Self {
         Self {
-            state: Arc::default(),
             connection: Some(connection),
+            ..Self::default()
         }
     }
 
@@ -67,6 +69,11 @@ impl Outage {
             refused: None,
             conflicts: None,
         }
+    }
+
+    /// Waits until an operation fails for want of an index.
+    pub async fn lost_index(&self) {
+        self.lost_index.notified().await;
     }
 
     /// How long the present outage has lasted, if there is one.
@@ -81,6 +88,9 @@ impl Reporter {
         progress::report();
         if let Some(connection) = &self.outage.connection {
             connection.suspect(error);
+        }
+        if error.lacks_index() {
+            self.outage.lost_index.notify_one();
         }
         match error.kind() {
             Kind::Unavailable => self.unavailable(what, error, began),

@@ -1,21 +1,22 @@
-//! Whether the directory follows the platform's changes, or is cut off from them.
+//! How old the directory's knowledge is, and whether somebody relies on it.
 //!
-//! An event that is found right after an outage must not be given to the endpoints of before it.
+//! An event must not be given to the endpoints of before an outage, nor to those of before a rest in which nobody asked for changes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-/// A question to MongoDB that has had no reply for this long counts as one that fails.
-const SLOW: Duration = Duration::from_secs(3);
+/// Changes that are younger need not be known: whoever follows them asks once a second while somebody relies on them.
+const FRESH: Duration = Duration::from_millis(1500);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Follows {
-    /// Changes take effect within about a second.
-    Yes,
-    /// MongoDB was asked then for changes, and has not replied yet.
-    Asking(Instant),
+    /// All is in effect of which MongoDB was asked then.
+    Since(Instant),
+    /// Nobody asks, or MongoDB refuses to tell: more can't be known.
+    Nothing,
     /// MongoDB is unavailable.
     CutOff,
 }
@@ -24,51 +25,69 @@ enum Follows {
 pub(super) struct Freshness {
     follows: watch::Sender<Follows>,
     wanted: Notify,
+    used: AtomicBool,
 }
 
 impl Default for Freshness {
     fn default() -> Self {
         Self {
-            follows: watch::Sender::new(Follows::Yes),
+            follows: watch::Sender::new(Follows::Nothing),
             wanted: Notify::new(),
+            used: AtomicBool::new(false),
         }
     }
 }
 
 impl Freshness {
-    /// MongoDB is about to be asked for changes. After an outage nothing is known before the reply.
-    pub(super) fn asking(&self) {
-        self.follows.send_if_modified(|follows| {
-            let asks = *follows == Follows::Yes;
-            if asks {
-                *follows = Follows::Asking(Instant::now());
-            }
-            asks
-        });
+    /// All changes are in effect of which MongoDB was asked then.
+    pub(super) fn follows_since(&self, asked: Instant) {
+        self.follows.send_replace(Follows::Since(asked));
     }
 
-    /// All changes are in effect, or only that is known which MongoDB refuses to tell more of.
-    pub(super) fn follows(&self) {
-        self.follows.send_replace(Follows::Yes);
+    /// MongoDB is not asked any more, or refuses to tell.
+    pub(super) fn follows_nothing(&self) {
+        self.follows.send_replace(Follows::Nothing);
+    }
+
+    /// MongoDB is not asked for some time, for another reason than that it is unavailable.
+    pub(super) fn pauses(&self) {
+        self.follows.send_if_modified(|follows| {
+            let is_up = *follows != Follows::CutOff;
+            if is_up {
+                *follows = Follows::Nothing;
+            }
+            is_up
+        });
     }
 
     pub(super) fn is_cut_off(&self) {
         self.follows.send_replace(Follows::CutOff);
     }
 
-    /// Waits until somebody waits for changes to be followed.
+    /// Somebody relies on what is known.
+    pub(super) fn used(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody has relied on what is known since this was last asked.
+    pub(super) fn take_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
+    /// Waits until somebody wants to know more.
     pub(super) async fn wanted(&self) {
         self.wanted.notified().await;
     }
 
-    /// Waits while MongoDB is unavailable to who follows the changes.
+    /// Waits until all is known that MongoDB knew [`FRESH`] before now, or more can't be known.
     pub(super) async fn wait(&self) {
+        let began = Instant::now();
         let mut follows = self.follows.subscribe();
         loop {
             match *follows.borrow_and_update() {
-                Follows::Yes => return,
-                Follows::Asking(since) if since.elapsed() < SLOW => return,
-                Follows::Asking(_) | Follows::CutOff => self.wanted.notify_one(),
+                Follows::Nothing => return,
+                Follows::Since(asked) if began.saturating_duration_since(asked) <= FRESH => return,
+                Follows::Since(_) | Follows::CutOff => self.wanted.notify_one(),
             }
             if follows.changed().await.is_err() {
                 return;
@@ -84,22 +103,40 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_cut_off_or_gets_no_reply_is_waited_for() {
+    async fn who_needs_more_than_is_known_asks_for_it_and_waits() {
         let freshness = Freshness::default();
         let is_fresh = || freshness.wait().now_or_never().is_some();
-        assert!(is_fresh());
-        freshness.asking();
-        assert!(is_fresh(), "a question takes its time");
-        tokio::time::advance(SLOW).await;
-        assert!(!is_fresh(), "no reply for three seconds");
-        freshness.follows();
-        assert!(is_fresh());
+        let is_wanted = || freshness.wanted().now_or_never().is_some();
+        assert!(is_fresh(), "nobody asks");
+        freshness.follows_since(Instant::now());
+        tokio::time::advance(FRESH).await;
+        assert!(is_fresh() && !is_wanted());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!is_fresh() && is_wanted(), "an old answer");
+        let asked = Instant::now();
+        tokio::time::advance(FRESH * 2).await;
+        freshness.follows_since(asked);
+        assert!(!is_fresh() && is_wanted(), "a late answer to an old question");
+        freshness.follows_since(Instant::now());
+        assert!(is_fresh() && !is_wanted());
         freshness.is_cut_off();
-        assert!(!is_fresh());
-        freshness.asking();
-        assert!(!is_fresh(), "asked again, no reply yet");
-        freshness.follows();
-        assert!(is_fresh());
-        assert!(freshness.wanted().now_or_never().is_some(), "whoever waits says so");
+        assert!(!is_fresh() && is_wanted());
+        freshness.pauses();
+        assert!(!is_fresh(), "still cut off");
+        freshness.follows_nothing();
+        assert!(is_fresh(), "refused");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_goes_on_with_the_answer() {
+        let freshness = Freshness::default();
+        freshness.is_cut_off();
+        let wait = freshness.wait();
+        tokio::pin!(wait);
+        assert!((&mut wait).now_or_never().is_none());
+        let asked = Instant::now();
+        tokio::time::advance(FRESH * 4).await;
+        freshness.follows_since(asked);
+        assert!(wait.now_or_never().is_some(), "however late it comes");
     }
 }

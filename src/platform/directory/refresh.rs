@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::full_reads::FullReads;
 use super::{Directory, DocumentId};
+use crate::failpoint;
 use crate::model::Reloadable;
 use crate::platform::member_config::EndpointPolicy;
 use crate::store::{Backoff, Error, Kind, Result, Stopped, Store, loses_token};
@@ -17,6 +18,12 @@ use crate::store::{Backoff, Error, Kind, Result, Stopped, Store, loses_token};
 /// How often the change stream is read, so how late a change takes effect. MongoDB wakes up a read that waits for changes at each write to
 /// any collection: measured on a mongod 6.0.5, that costs 45 µs of CPU per delivery instead of 5.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// The same while nobody relies on the directory: whoever does asks for changes first, where the last question is too old.
+const UNUSED_LOOK: Duration = Duration::from_secs(4);
+
+/// This long after it was relied on it is likely to be again.
+const USED_FOR: Duration = Duration::from_secs(5);
 
 /// How long the server waits for a change before it says that there is none: the shortest time that it takes.
 const WAIT: Duration = Duration::from_millis(1);
@@ -45,6 +52,19 @@ struct Position {
     /// The policy by which the directory's endpoints were judged.
     policy: Option<EndpointPolicy>,
     full_reads: FullReads,
+    /// When somebody relied on the directory last, as far as that was seen.
+    used_at: Option<Instant>,
+}
+
+/// How far a stream was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Collected {
+    /// There were no more changes.
+    All,
+    /// There may be more.
+    Some,
+    /// It is over.
+    Over,
 }
 
 /// Why a stream is followed no longer.
@@ -77,7 +97,10 @@ impl Refresh {
     /// # Errors
     /// None. The type is that of the other tasks.
     pub async fn run(self, stop: CancellationToken, progress: impl Fn()) -> std::result::Result<(), Stopped> {
-        let mut position = Position::default();
+        let mut position = Position {
+            used_at: Some(Instant::now()),
+            ..Position::default()
+        };
         let mut backoff = Backoff::default();
         let mut reporter = self.store.outage().reporter();
         while !stop.is_cancelled() {
@@ -87,10 +110,9 @@ impl Refresh {
                 progress();
                 backoff = Backoff::default();
                 reporter.succeeded();
-                self.directory.0.freshness.follows();
             };
             match self.follow(&mut position, &stop, applied).await {
-                Ok(Ending::Stopped) => return Ok(()),
+                Ok(Ending::Stopped) => break,
                 Ok(Ending::Afresh) => position.token = None,
                 Err(error) => {
                     reporter.failed("follow the endpoints' changes", &error, began);
@@ -98,6 +120,7 @@ impl Refresh {
                 }
             }
         }
+        self.directory.0.freshness.follows_nothing();
         Ok(())
     }
 
@@ -106,7 +129,7 @@ impl Refresh {
         let freshness = &self.directory.0.freshness;
         match error.kind() {
             Kind::Unavailable => freshness.is_cut_off(),
-            _ => freshness.follows(),
+            _ => freshness.follows_nothing(),
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -122,8 +145,13 @@ impl Refresh {
         stop: &CancellationToken,
         mut applied: impl FnMut(),
     ) -> Result<Ending> {
+        let freshness = &self.directory.0.freshness;
         if position.token.is_none() {
-            let next = position.full_reads.next(tokio::time::Instant::now());
+            let now = tokio::time::Instant::now();
+            let next = position.full_reads.next(now);
+            if next > now {
+                freshness.pauses();
+            }
             stop.run_until_cancelled(tokio::time::sleep_until(next)).await;
         }
         if stop.is_cancelled() {
@@ -137,13 +165,13 @@ impl Refresh {
         }
         position.check(&stream);
         let mut stream = stream?;
+        let mut asked = tokio::time::Instant::now();
         while !stop.is_cancelled() {
             if position.policy.as_ref() != Some(&*self.policy.get()) {
                 return Ok(Ending::Afresh);
             }
             self.directory.expire();
-            self.directory.0.freshness.asking();
-            let is_over = position.collect(&mut stream).await?;
+            let collected = position.collect(&mut stream).await?;
             let is_idle = position.stale.is_empty();
             if !is_idle {
                 let stale: Vec<_> = position.stale.iter().cloned().collect();
@@ -151,14 +179,32 @@ impl Refresh {
                 position.stale.clear();
             }
             applied();
-            if is_over {
-                return Ok(Ending::Afresh);
+            match collected {
+                Collected::All => freshness.follows_since(asked),
+                Collected::Some => continue,
+                Collected::Over => return Ok(Ending::Afresh),
             }
             if is_idle {
-                stop.run_until_cancelled(tokio::time::sleep(LOOK)).await;
+                self.rest(&mut position.used_at, stop).await;
             }
+            asked = tokio::time::Instant::now();
         }
         Ok(Ending::Stopped)
+    }
+
+    /// Waits until it is time to ask for changes again.
+    async fn rest(&self, used_at: &mut Option<Instant>, stop: &CancellationToken) {
+        let freshness = &self.directory.0.freshness;
+        if freshness.take_used() {
+            *used_at = Some(Instant::now());
+        }
+        let is_used = used_at.is_some_and(|at| at.elapsed() < USED_FOR);
+        let unused = failpoint::limit("directory-unused", UNUSED_LOOK);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = freshness.wanted() => {}
+            () = tokio::time::sleep(if is_used { LOOK } else { unused }) => {}
+        }
     }
 
     async fn read_all_at(&self, position: &mut Position) -> Result<()> {
@@ -184,8 +230,8 @@ impl Refresh {
 }
 
 impl Position {
-    /// Collects the ids of what has changed. `true`: the stream is over.
-    async fn collect(&mut self, stream: &mut ChangeStream<RawDocumentBuf>) -> Result<bool> {
+    /// Collects the ids of what has changed.
+    async fn collect(&mut self, stream: &mut ChangeStream<RawDocumentBuf>) -> Result<Collected> {
         while self.stale.len() < AT_ONCE {
             let change = stream.next_if_any().await;
             let change = change.map_err(Error::from);
@@ -199,17 +245,17 @@ impl Position {
                     self.stale.insert(RawBson::from(id).into());
                 }
                 // Dropped, renamed, invalidated.
-                Some(_) => return Ok(true),
-                None if !stream.is_alive() => return Ok(true),
+                Some(_) => return Ok(Collected::Over),
+                None if !stream.is_alive() => return Ok(Collected::Over),
                 None => {}
             }
             // After the id was collected: the stream would not yield the change again.
             self.token = stream.resume_token().or(self.token.take());
             if change.is_none() {
-                break;
+                return Ok(Collected::All);
             }
         }
-        Ok(false)
+        Ok(Collected::Some)
     }
 
     /// Forgets a token with which the stream is refused.

@@ -315,3 +315,19 @@ async fn an_organization_that_was_never_seen_is_found_by_any_form_of_its_id() {
     };
     assert_eq!(refresh.directory.count(), seven);
 }
+
+#[tokio::test]
+async fn what_is_found_after_a_rest_goes_to_the_endpoints_of_now() {
+    let mut followed = Followed::new().await;
+    followed.start();
+    // Once a second for as long as it may be used; then it rests for four.
+    followed.rounds(8).await;
+    let endpoint = followed.fixture.endpoint("/a");
+    let organization = followed.fixture.organization(vec![endpoint.clone()]).await;
+    // Changes that are younger than one and a half seconds need not be known.
+    tokio::time::sleep(Duration::from_millis(1_600)).await;
+    let directory = &followed.refresh.directory;
+    let wanting = || directory.wanting(&organization.to_hex(), EventType::CertificateExpired);
+    directory.up_to_date(std::future::pending(), || ()).await.unwrap();
+    assert_eq!(wanting(), [key(organization, &endpoint)]);
+}

@@ -199,10 +199,16 @@ async fn goes_out_after(way: &str) {
     let organization = fixture.organization(vec![endpoint.clone()]).await;
     let key = endpoint_key(organization, &endpoint);
     always(&fixture, "/a", 410);
+    let mut unserved = fixture.endpoint("/unserved");
+    unserved.insert("url", "ftp://files.example/in");
+    let other = fixture.organization(vec![unserved.clone()]).await;
+    let letter = dead(&endpoint_key(other, &unserved), &expiry(9));
+    fixture.outbox().insert_one(letter).await.unwrap();
     let mut command = fixture.command(&["run"]);
     let probes = if way == "success" { 1 } else { 3600 };
     let failpoints =
-        format!("episodes=return(0);redrive-look=return(1);max-look=return(1);suspended-probe=return({probes})");
+        format!("episodes=return(0);redrive-look=return(1);redrive-rest=return(60);suspended-probe=return({probes})");
+    // Dead letters of whom nobody serves are looked at every 240 s then: what ends the suspension must end that, too.
     command.env("FAILPOINTS", failpoints);
     let daemon = Daemon::spawn(command);
     daemon.wait_for(|line| line["message"] == "ready").await;

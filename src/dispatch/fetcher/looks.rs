@@ -1,0 +1,127 @@
+//! When all queues are looked at.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::failpoint;
+
+/// How often all queues are looked at: what other instances have appended, or left, is found after this time at the latest, where others are
+/// alive.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// If nothing that a look finds may be sent, the time to the next one doubles, up to this: [`super::Waiting::look_now`] has one made at once.
+const MOST: Duration = Duration::from_secs(64);
+
+/// The same where this instance is alone, which knows what it appends: only what somebody restored, or a commit whose reply was lost, is
+/// found so.
+const MOST_ALONE: Duration = Duration::from_secs(256);
+
+/// The same where a look finds something of other instances: one that dies says nothing.
+const MOST_FOREIGN: Duration = Duration::from_secs(16);
+
+/// The same where this instance is alone and the outbox empty, which costs little to see.
+const MOST_EMPTY: Duration = Duration::from_secs(4);
+
+/// A look is rested from for this many times as long as it took, but no longer than [`LONGEST_REST`], and at least twice as long.
+const REST: u32 = 50;
+const LONGEST_REST: Duration = Duration::from_secs(10);
+
+/// What a look found.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Found {
+    /// Something that may be sent, or must be cancelled, or can't be read.
+    Work,
+    /// Nothing.
+    Nothing,
+    /// Only what waits.
+    Waiting {
+        /// Whether some of it is another instance's.
+        is_foreign: bool,
+    },
+}
+
+/// The looks of one fetcher.
+pub(super) struct Looks {
+    next: Instant,
+    every: Duration,
+    most: Duration,
+}
+
+impl Looks {
+    /// The first is due now.
+    pub(super) fn new() -> Self {
+        Self {
+            next: Instant::now(),
+            every: EVERY,
+            most: failpoint::limit("max-look", Duration::MAX),
+        }
+    }
+
+    /// When the next one is due.
+    pub(super) fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// One that ends now took that long and found that. `is_alone`: no other instance is alive.
+    pub(super) fn ended(&mut self, took: Duration, found: Found, is_alone: bool) {
+        let most = match found {
+            Found::Work => EVERY,
+            Found::Nothing if is_alone => MOST_EMPTY,
+            Found::Nothing => EVERY,
+            Found::Waiting { is_foreign: true } => MOST_FOREIGN,
+            Found::Waiting { .. } if is_alone => MOST_ALONE,
+            Found::Waiting { .. } => MOST,
+        };
+        self.every = (self.every * 2).min(most).min(self.most);
+        self.next = Instant::now() + self.every.max(rest(took).min(self.most)).max(took * 2);
+    }
+
+    /// The next one follows soon: more may be found.
+    pub(super) fn again_after(&mut self, took: Duration) {
+        self.next = Instant::now() + took * 2;
+    }
+}
+
+fn rest(took: Duration) -> Duration {
+    (took * REST).min(LONGEST_REST).max(took * 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(1);
+
+    /// The seconds after which looks follow that find this.
+    fn pauses(found: Found, is_alone: bool) -> Vec<u64> {
+        let mut looks = Looks::new();
+        let mut pause = || {
+            looks.ended(SHORT, found, is_alone);
+            (looks.next() - Instant::now()).as_secs()
+        };
+        (0..10).map(|_| pause()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_that_find_nothing_to_send_get_rarer() {
+        let waiting = Found::Waiting { is_foreign: false };
+        let foreign = Found::Waiting { is_foreign: true };
+        assert_eq!(pauses(waiting, true), [2, 4, 8, 16, 32, 64, 128, 256, 256, 256]);
+        assert_eq!(pauses(waiting, false)[5..], [64; 5]);
+        assert_eq!(pauses(foreign, false)[3..], [16; 7]);
+        assert_eq!(pauses(Found::Nothing, true)[1..], [4; 9]);
+        assert_eq!(pauses(Found::Nothing, false), [1; 10]);
+        assert_eq!(pauses(Found::Work, true), [1; 10]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_that_take_long_are_rested_from() {
+        let millis = Duration::from_millis;
+        for (took, pause) in [(10, 1_000), (85, 4_250), (400, 10_000), (6_000, 12_000)] {
+            let mut looks = Looks::new();
+            looks.ended(millis(took), Found::Work, true);
+            assert_eq!(looks.next() - Instant::now(), millis(pause), "{took} ms");
+        }
+    }
+}
