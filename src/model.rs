@@ -6,6 +6,7 @@ mod outcome;
 mod period;
 mod reloadable;
 mod text;
+mod ticks;
 
 pub use clock::{Clock, earlier, later, time_until};
 pub(crate) use event::key_part;
@@ -14,3 +15,4 @@ pub use outcome::{Concerns, Failure, Outcome};
 pub use period::{Period, counted_back, read_periods, uncounted};
 pub use reloadable::Reloadable;
 pub(crate) use text::{count, printable, spelled, stays_in_line};
+pub use ticks::{in_about, sleep_about};

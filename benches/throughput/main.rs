@@ -62,8 +62,10 @@ enum Case {
     Quiet,
     /// 2,000 organizations, and one alone, against another binary. Long.
     Shapes,
-    /// Endpoints for which something waits that must not be sent: idle CPU. Long.
-    Waiting,
+    /// Ten thousand endpoints out of service, with deliveries: idle CPU. Long.
+    OutOfService,
+    /// The same of suspended ones. Long.
+    Suspended,
     /// An endpoint that wants 100 requests per second. Long.
     Rate,
     /// Two daemons against one. Long.
@@ -83,10 +85,10 @@ enum Case {
 impl Args {
     fn cases(&self) -> Vec<Case> {
         let is_long = |case: &Case| {
-            use Case::{Endpoints, Growth, Isolation, Operations, Rate, Shapes, Two, Waiting};
+            use Case::{Endpoints, Growth, Isolation, Operations, OutOfService, Rate, Shapes, Suspended, Two};
             matches!(
                 case,
-                Two | Isolation | Operations | Endpoints | Growth | Shapes | Waiting | Rate
+                Two | Isolation | Operations | Endpoints | Growth | Shapes | OutOfService | Suspended | Rate
             )
         };
         let all = Case::value_variants().iter().copied();
@@ -138,7 +140,8 @@ async fn run(case: Case, stage: &Stage, plan: &Plan, other: Option<&Path>, findi
         Case::Completions => cases::completions::run(stage, plan, findings).await,
         Case::Quiet => cases::quiet::run(stage, plan, findings).await,
         Case::Shapes => cases::shapes::run(stage, plan, other, findings).await,
-        Case::Waiting => cases::waiting::run(stage, plan, findings).await,
+        Case::OutOfService => cases::waiting::out_of_service(stage, plan, findings).await,
+        Case::Suspended => cases::waiting::suspended(stage, plan, findings).await,
         Case::Rate => cases::rate::run(stage, plan, findings).await,
         Case::Two => cases::two::run(stage, plan, findings).await,
         Case::Isolation => cases::isolation::run(stage, plan, findings).await,

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Cluster;
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, sleep_about};
 use crate::store::{CONTROL, Result};
 
 /// How often an instance beside others reads their notes.
@@ -107,7 +107,7 @@ impl WakeUps {
             true => WAKE_UP_EVERY,
             false => ALONE,
         };
-        while stop.run_until_cancelled(tokio::time::sleep(pause())).await.is_some() {
+        while stop.run_until_cancelled(sleep_about(pause())).await.is_some() {
             progress();
             if !cluster.has_others() {
                 seen.clear();

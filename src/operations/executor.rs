@@ -16,7 +16,7 @@ use super::document::{QUICK, Refusal, Request, id_text};
 use super::running::{Finished, Running};
 use super::too_large::TooLarge;
 use crate::cluster::Cluster;
-use crate::model::{Clock, EndpointKey, Reloadable};
+use crate::model::{Clock, EndpointKey, Reloadable, sleep_about};
 use crate::outbox::Outbox;
 use crate::platform::Directory;
 use crate::sender::Client;
@@ -25,8 +25,8 @@ use crate::store::{Kind, OPERATIONS, Pauses, Result, Store, ensure_operations};
 /// How often new operations are looked for: a hold is to take effect within a second, for which other instances need part of that time.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// The same where there are no others.
-const LOOK_EVERY_ALONE: Duration = Duration::from_millis(900);
+/// The same, about, where there are no others: at every tick of [`sleep_about`].
+const LOOK_EVERY_ALONE: Duration = Duration::from_secs(1);
 
 /// How often MongoDB is asked again to create the indexes that it refused to create.
 const CREATE_EVERY: Duration = Duration::from_secs(60);
@@ -41,7 +41,10 @@ const STEPS_AT_ONCE: usize = 2;
 const READ: i64 = 200;
 
 /// How long an endpoint may be unknown before an operation that names it is refused: it may have been configured just now.
-const CONFIGURED_WITHIN: Duration = Duration::from_secs(3);
+const CONFIGURED_WITHIN: Duration = Duration::from_secs(6);
+
+/// How long the directory is waited for before an operation that nobody waits for is begun.
+const UP_TO_DATE_WITHIN: Duration = Duration::from_secs(2);
 
 /// States in which nothing is left to be done.
 pub(super) const FINAL: [&str; 4] = ["done", "refused", "cancelled", "failed"];
@@ -170,13 +173,12 @@ impl Executor {
         if any.await?.is_none() {
             return Ok(());
         }
-        // What is asked for may concern an endpoint that was configured just now.
-        let (directory, stopped) = (&self.parts.directory, self.parts.store.stopped());
-        if directory.up_to_date(stopped, progress).await.is_err() {
-            return Ok(());
-        }
         // Apart, so that a hold waits for no number of others.
         self.look_for_new(doc! { "$in": QUICK.as_slice() }, tasks).await?;
+        // What the rest concerns may have been configured just now.
+        let stopped = self.parts.store.stopped();
+        let up_to_date = self.parts.directory.up_to_date(stopped, progress);
+        let _ = tokio::time::timeout(UP_TO_DATE_WITHIN, up_to_date).await;
         self.look_for_new(doc! { "$nin": QUICK.as_slice() }, tasks).await
     }
 
@@ -325,7 +327,7 @@ impl Tasks {
     /// Waits that long, or until a task ends.
     async fn wait(&mut self, time: Duration) {
         tokio::select! {
-            () = tokio::time::sleep(time) => {}
+            () = sleep_about(time) => {}
             Some(ended) = self.running.join_next() => self.ended(ended),
         }
     }

@@ -258,11 +258,13 @@ impl Directory {
     /// # Errors
     /// [`Stopped`] when `stop` comes first.
     pub async fn up_to_date(&self, stop: impl Future<Output = ()>, progress: impl Fn()) -> Result<(), Stopped> {
-        tokio::pin!(stop);
+        // Pinned: it reckons from when it began.
+        let fresh = self.0.freshness.wait();
+        tokio::pin!(stop, fresh);
         loop {
             tokio::select! {
                 () = &mut stop => return Err(Stopped),
-                () = self.0.freshness.wait() => return Ok(()),
+                () = &mut fresh => return Ok(()),
                 () = tokio::time::sleep(BEAT) => progress(),
             }
         }

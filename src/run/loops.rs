@@ -10,6 +10,7 @@ use tracing::{debug, error, info, warn};
 use super::{Engine, report};
 use crate::cluster::{BEAT, CUT_SHORT, Deliveries, NO_NEW_REQUESTS, WakeUps};
 use crate::dispatch::EndpointState;
+use crate::model::sleep_about;
 use crate::sender::OutageScope;
 use crate::service::Progress;
 use crate::service::systemd::Manager;
@@ -184,7 +185,7 @@ pub(super) async fn heartbeat(engine: Arc<Engine>, progress: Arc<Progress>, end:
     loop {
         tokio::select! {
             () = end.cancelled() => return,
-            () = tokio::time::sleep(BEAT) => {}
+            () = sleep_about(BEAT) => {}
             () = engine.cluster.beat_wanted() => {}
             () = engine.drained() => {}
         }
@@ -217,6 +218,7 @@ pub(super) async fn fence(engine: Arc<Engine>, end: CancellationToken) {
         }
         if age < NO_NEW_REQUESTS && std::mem::take(&mut silent) {
             cut = false;
+            engine.look_again();
             debug!("heartbeats are confirmed again");
         }
         let next = if silent { CUT_SHORT } else { NO_NEW_REQUESTS };
@@ -286,11 +288,7 @@ pub(super) async fn status(engine: Arc<Engine>, manager: Manager, stop: Cancella
             .add(engine.clock.now(), counts.delivered(), counts.failed());
         let prefix = if stop.is_cancelled() { "stopping: " } else { "" };
         manager.status(&format!("{prefix}{}", report::status(&engine)));
-        if end
-            .run_until_cancelled(tokio::time::sleep(STATUS_EVERY))
-            .await
-            .is_none()
-        {
+        if end.run_until_cancelled(sleep_about(STATUS_EVERY)).await.is_none() {
             return;
         }
     }

@@ -15,7 +15,7 @@ use super::Engine;
 use super::upkeep::MOST_REFUSED;
 use crate::dispatch::EndpointState;
 use crate::failpoint;
-use crate::model::{EndpointKey, counted_back, later};
+use crate::model::{EndpointKey, counted_back, later, sleep_about};
 use crate::outbox::{DocumentState, Head, Redriven};
 use crate::store::{Error, Kind, Pauses, Result};
 
@@ -29,8 +29,7 @@ const REST: Duration = Duration::from_millis(6);
 /// And after this time at the latest.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
-/// Where no endpoint that has dead letters is served the rest is this many times as long: when one may be served, [`Engine::look_again`]
-/// ends it.
+/// Where no endpoint that has dead letters is served the rest is this many times as long: [`Engine::redrive_now`] ends it when one may be.
 const REST_UNSERVED: u32 = 4;
 
 /// An endpoint that has accepted none of its dead letters yet gets one this often.
@@ -81,7 +80,7 @@ pub(super) async fn redrive(engine: Arc<Engine>, stop: CancellationToken) {
     let mut pause = look_every;
     loop {
         let rest = async {
-            tokio::time::sleep(look_every).await;
+            sleep_about(look_every).await;
             let _ = tokio::time::timeout(pause.saturating_sub(look_every), engine.redrive_now.notified()).await;
         };
         if stop.run_until_cancelled(rest).await.is_none() {

@@ -76,6 +76,12 @@ impl Outage {
         self.lost_index.notified().await;
     }
 
+    /// Whether what began then may have used a client that was replaced meanwhile.
+    fn was_replaced_since(&self, began: Instant) -> bool {
+        let connection = self.connection.as_ref();
+        connection.is_some_and(|connection| connection.was_replaced_since(began))
+    }
+
     /// How long the present outage has lasted, if there is one.
     pub fn lasts(&self) -> Option<Duration> {
         self.state.lock().since.map(|since| since.elapsed())
@@ -95,6 +101,10 @@ impl Reporter {
         match error.kind() {
             Kind::Unavailable => self.unavailable(what, error, began),
             Kind::Conflict => self.conflict(what, error),
+            Kind::Authentication if self.outage.was_replaced_since(began) => {
+                self.reached();
+                debug!(%error, "MongoDB refused to {what} over a client that was replaced");
+            }
             Kind::TooLarge | Kind::Refused | Kind::Denied | Kind::Authentication => {
                 self.reached();
                 self.refused(what, error);
@@ -118,12 +128,7 @@ impl Reporter {
     }
 
     fn unavailable(&mut self, what: &str, error: &Error, began: Instant) {
-        if self
-            .outage
-            .connection
-            .as_ref()
-            .is_some_and(|connection| connection.was_replaced_since(began))
-        {
+        if self.outage.was_replaced_since(began) {
             debug!(%error, "MongoDB failed to {what} over a client that was replaced");
             return;
         }

@@ -12,13 +12,19 @@ use crate::stage::Stage;
 /// What belongs to a start, or to what was inserted, is over by then.
 const SETTLED: Duration = Duration::from_secs(60);
 
+/// What the daemon does most rarely, it does this often: looking at all queues.
+const PERIOD: Duration = Duration::from_secs(256);
+
 /// Deliveries for each of them.
 const EACH: usize = 3;
 
-/// CPU of the daemon and of MongoDB, above what MongoDB needs by itself.
-pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<()> {
-    // No URL that anything is sent to.
-    measure(stage, plan, findings, "out of service", |i| format!("ftp://h/{i}")).await?;
+/// Endpoints that have no URL that anything is sent to.
+pub async fn out_of_service(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<()> {
+    measure(stage, plan, findings, "out of service", |i| format!("ftp://h/{i}")).await
+}
+
+/// Endpoints that were suspended by a 410 when the daemon had started.
+pub async fn suspended(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<()> {
     let receiver = Receiver::start(Manner::Gone)?;
     let port = receiver.address().port();
     measure(stage, plan, findings, "suspended", |i| {
@@ -27,6 +33,7 @@ pub async fn run(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<
     .await
 }
 
+/// CPU of the daemon and of MongoDB, above what MongoDB needs by itself.
 async fn measure(
     stage: &Stage,
     plan: &Plan,
@@ -42,10 +49,10 @@ async fn measure(
     }
     // MongoDB writes down what was inserted.
     tokio::time::sleep(SETTLED).await;
-    let alone = idle(plan, || stage.mongod_cpu()).await?;
+    let alone = idle(plan.idle, || stage.mongod_cpu()).await?;
     let process = fixture.daemon().await?;
     tokio::time::sleep(SETTLED).await;
-    let together = idle(plan, || Ok(process.cpu()? + stage.mongod_cpu()?)).await?;
+    let together = idle(PERIOD, || Ok(process.cpu()? + stage.mongod_cpu()?)).await?;
     process.stop().await?;
     fixture.drop().await?;
     let what = format!("{} endpoints {state} with deliveries", plan.endpoints);
@@ -61,8 +68,8 @@ async fn measure(
 }
 
 /// The part of a core that is used.
-async fn idle(plan: &Plan, cpu: impl Fn() -> Result<f64>) -> Result<f64> {
+async fn idle(time: Duration, cpu: impl Fn() -> Result<f64>) -> Result<f64> {
     let (before, began) = (cpu()?, Instant::now());
-    tokio::time::sleep(plan.idle).await;
+    tokio::time::sleep(time).await;
     Ok((cpu()? - before) / began.elapsed().as_secs_f64() * 100.0)
 }

@@ -5,16 +5,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::failpoint;
+use crate::model::in_about;
 
-/// How often all queues are looked at: what other instances have appended, or left, is found after this time at the latest, where others are
-/// alive.
+/// How often all queues are looked at, in case a wake-up got lost, unless one of the following holds.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// If nothing that a look finds may be sent, the time to the next one doubles, up to this: [`super::Waiting::look_now`] has one made at once.
 const MOST: Duration = Duration::from_secs(64);
 
-/// The same where this instance is alone, which knows what it appends: only what somebody restored, or a commit whose reply was lost, is
-/// found so.
+/// The same where this instance is alone, which knows what it appends: only what somebody restored, or a commit of which even asking again
+/// got no answer, is found so.
 const MOST_ALONE: Duration = Duration::from_secs(256);
 
 /// The same where a look finds something of other instances: one that dies says nothing.
@@ -74,7 +74,11 @@ impl Looks {
             Found::Waiting { .. } => MOST,
         };
         self.every = (self.every * 2).min(most).min(self.most);
-        self.next = Instant::now() + self.every.max(rest(took).min(self.most)).max(took * 2);
+        let pause = self.every.max(rest(took).min(self.most)).max(took * 2);
+        self.next = match found {
+            Found::Work => Instant::now() + pause,
+            Found::Nothing | Found::Waiting { .. } => in_about(pause),
+        };
     }
 
     /// The next one follows soon: more may be found.
@@ -93,12 +97,14 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(1);
 
-    /// The seconds after which looks follow that find this.
+    /// The seconds, about, after which looks follow that find this.
     fn pauses(found: Found, is_alone: bool) -> Vec<u64> {
         let mut looks = Looks::new();
         let mut pause = || {
             looks.ended(SHORT, found, is_alone);
-            (looks.next() - Instant::now()).as_secs()
+            let pause = looks.next() - Instant::now();
+            assert!(pause.abs_diff(looks.every) < Duration::from_secs(1));
+            looks.every.as_secs()
         };
         (0..10).map(|_| pause()).collect()
     }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::full_reads::FullReads;
 use super::{Directory, DocumentId};
 use crate::failpoint;
-use crate::model::Reloadable;
+use crate::model::{Reloadable, sleep_about};
 use crate::platform::member_config::EndpointPolicy;
 use crate::store::{Backoff, Error, Kind, Result, Stopped, Store, loses_token};
 
@@ -23,7 +23,10 @@ const LOOK: Duration = Duration::from_secs(1);
 const UNUSED_LOOK: Duration = Duration::from_secs(4);
 
 /// This long after it was relied on it is likely to be again.
-const USED_FOR: Duration = Duration::from_secs(5);
+const USED_FOR: Duration = Duration::from_secs(15);
+
+/// Sources wait no longer than this for changes that come faster than they are read.
+const LONGEST_CATCH_UP: Duration = Duration::from_secs(10);
 
 /// How long the server waits for a change before it says that there is none: the shortest time that it takes.
 const WAIT: Duration = Duration::from_millis(1);
@@ -181,7 +184,12 @@ impl Refresh {
             applied();
             match collected {
                 Collected::All => freshness.follows_since(asked),
-                Collected::Some => continue,
+                Collected::Some => {
+                    if asked.elapsed() > LONGEST_CATCH_UP {
+                        freshness.pauses();
+                    }
+                    continue;
+                }
                 Collected::Over => return Ok(Ending::Afresh),
             }
             if is_idle {
@@ -203,7 +211,7 @@ impl Refresh {
         tokio::select! {
             () = stop.cancelled() => {}
             () = freshness.wanted() => {}
-            () = tokio::time::sleep(if is_used { LOOK } else { unused }) => {}
+            () = sleep_about(if is_used { LOOK } else { unused }) => {}
         }
     }
 

@@ -13,7 +13,7 @@ use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tokio_util::sync::CancellationToken;
 
 use super::Schedule;
-use crate::model::{Clock, Reloadable, time_until};
+use crate::model::{Clock, Reloadable, sleep_about, time_until};
 
 /// A job is set for this long before its instant: the scheduler looks every 500 ms, at whole seconds.
 const LEAD: Duration = Duration::from_secs(2);
@@ -111,7 +111,7 @@ impl Timer {
     /// Waits until the clock is no longer ahead of this machine's by `ahead_ms`, because one of them was set.
     async fn clock_was_set(&self, ahead_ms: i64) {
         while self.clock.ahead_of_local_ms().abs_diff(ahead_ms) <= STEP_MS {
-            tokio::time::sleep(LOOK).await;
+            sleep_about(LOOK).await;
         }
     }
 }
