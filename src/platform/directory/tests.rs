@@ -286,3 +286,19 @@ fn a_look_up_costs_the_same_in_an_organization_with_40_000_endpoints() {
     println!("10,000 changes took {took:?}");
     assert!(took < Duration::from_secs(10), "{took:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_fresh_endpoints_goes_on_with_an_answer_that_comes_late() {
+    let seconds = Duration::from_secs;
+    let directory = Directory::default();
+    let freshness = &directory.0.freshness;
+    freshness.is_cut_off();
+    let asked = Instant::now();
+    let answer = async {
+        tokio::time::sleep(seconds(4)).await;
+        freshness.follows_since(asked);
+    };
+    let waiting = directory.up_to_date(std::future::pending(), || ());
+    let both = async { tokio::join!(waiting, answer).0 };
+    assert!(tokio::time::timeout(seconds(10), both).await.unwrap().is_ok());
+}
