@@ -34,6 +34,9 @@ const WAIT: Duration = Duration::from_millis(1);
 /// Documents that are read at once.
 const AT_ONCE: usize = 100;
 
+/// Changes that are read before: a document may be written faster than they are read.
+const CHANGES_AT_ONCE: usize = 1_000;
+
 /// Keeps a [`Directory`] fresh.
 #[derive(Clone)]
 pub struct Refresh {
@@ -240,7 +243,10 @@ impl Refresh {
 impl Position {
     /// Collects the ids of what has changed.
     async fn collect(&mut self, stream: &mut ChangeStream<RawDocumentBuf>) -> Result<Collected> {
-        while self.stale.len() < AT_ONCE {
+        for _ in 0..CHANGES_AT_ONCE {
+            if self.stale.len() >= AT_ONCE {
+                break;
+            }
             let change = stream.next_if_any().await;
             let change = change.map_err(Error::from);
             self.check(&change);
