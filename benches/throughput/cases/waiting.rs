@@ -9,10 +9,10 @@ use crate::receiver::{Manner, Receiver};
 use crate::report::{Findings, Target};
 use crate::stage::Stage;
 
-/// What belongs to a start, or to what was inserted, is over by then.
+/// MongoDB has written down what was inserted by then.
 const SETTLED: Duration = Duration::from_secs(60);
 
-/// What the daemon does most rarely, it does this often: looking at all queues.
+/// What the daemon does most rarely, it does this often: looking at all queues. After its start it takes as long until it does it that rarely.
 const PERIOD: Duration = Duration::from_secs(256);
 
 /// Deliveries for each of them.
@@ -33,7 +33,7 @@ pub async fn suspended(stage: &Stage, plan: &Plan, findings: &mut Findings) -> R
     .await
 }
 
-/// CPU of the daemon and of MongoDB, above what MongoDB needs by itself.
+/// CPU of the daemon and of MongoDB, above what MongoDB needs by itself before and after.
 async fn measure(
     stage: &Stage,
     plan: &Plan,
@@ -47,13 +47,14 @@ async fn measure(
     for place in 0..plan.endpoints {
         fixture.backlog(place, EACH).await?;
     }
-    // MongoDB writes down what was inserted.
     tokio::time::sleep(SETTLED).await;
-    let alone = idle(plan.idle, || stage.mongod_cpu()).await?;
+    let before = idle(plan.idle, || stage.mongod_cpu()).await?;
     let process = fixture.daemon().await?;
-    tokio::time::sleep(SETTLED).await;
+    tokio::time::sleep(PERIOD).await;
     let together = idle(PERIOD, || Ok(process.cpu()? + stage.mongod_cpu()?)).await?;
     process.stop().await?;
+    let after = idle(plan.idle, || stage.mongod_cpu()).await?;
+    let alone = f64::midpoint(before, after);
     fixture.drop().await?;
     let what = format!("{} endpoints {state} with deliveries", plan.endpoints);
     findings.note(&format!("{what}: MongoDB without the daemon"), "%", vec![alone]);
