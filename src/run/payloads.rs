@@ -27,9 +27,14 @@ pub(super) async fn drop_payloads(engine: Arc<Engine>, stop: CancellationToken) 
     let lease = engine.cluster.lease();
     let mut reporter = engine.store.outage().reporter();
     let look_every = failpoint::limit("payload-look", LOOK);
-    while stop.run_until_cancelled(tokio::time::sleep(look_every)).await.is_some() {
+    loop {
+        let rest = tokio::time::sleep(reporter.rest(look_every));
+        if stop.run_until_cancelled(rest).await.is_none() {
+            return;
+        }
         let kept = engine.settings.config.get().delivery.payload_retention;
         let (Some(kept), true) = (kept, lease.borrow().is_some()) else {
+            reporter.forget();
             continue;
         };
         let began = Instant::now();

@@ -37,7 +37,8 @@ pub(super) async fn end_waiting(engine: Arc<Engine>, stop: CancellationToken) {
     loop {
         let wait_for = engine.settings.config.get().delivery.wait_for;
         let pause = (wait_for / 100).clamp(SHORTEST_LOOK, LOOK);
-        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+        let rest = tokio::time::sleep(reporter.rest(pause));
+        if stop.run_until_cancelled(rest).await.is_none() {
             return;
         }
         let began = Instant::now();

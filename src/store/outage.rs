@@ -15,6 +15,9 @@ use super::{Error, Kind, Result, progress};
 /// The name under which a refused login is remembered: it concerns every operation, and is logged once.
 const LOGIN: &str = "log this daemon in";
 
+/// What failed because MongoDB is unavailable is repeated after this time at the latest, however rarely it is done.
+const REPEATED_AFTER: Duration = Duration::from_secs(5);
+
 /// Conflicts that last this long are logged.
 const LONG_CONFLICT: Duration = Duration::from_secs(10);
 
@@ -119,12 +122,27 @@ impl Reporter {
         self.accepted();
     }
 
+    /// How long to rest, where that is `usual`: until what failed is repeated and succeeds, an outage is not over.
+    pub fn rest(&self, usual: Duration) -> Duration {
+        if self.failing { usual.min(REPEATED_AFTER) } else { usual }
+    }
+
     /// An operation that began then has ended.
     pub fn ended<T>(&mut self, what: &str, began: Instant, result: &Result<T>) {
         match result {
             Ok(_) => self.succeeded(),
             Err(error) => self.failed(what, error, began),
         }
+    }
+
+    /// What failed is not repeated, as by an instance that has lost the lease: it is no part of an outage any more.
+    pub fn forget(&mut self) {
+        let mut state = self.outage.state.lock();
+        state.failing -= usize::from(std::mem::take(&mut self.failing));
+        if let Some(what) = self.refused.take() {
+            state.accept(&what);
+        }
+        self.conflicts = None;
     }
 
     fn unavailable(&mut self, what: &str, error: &Error, began: Instant) {
@@ -228,11 +246,7 @@ impl State {
 /// It reports nothing more.
 impl Drop for Reporter {
     fn drop(&mut self) {
-        let mut state = self.outage.state.lock();
-        state.failing -= usize::from(self.failing);
-        if let Some(what) = &self.refused {
-            state.accept(what);
-        }
+        self.forget();
     }
 }
 
@@ -296,6 +310,25 @@ mod tests {
         assert!(outage.lasts().is_some(), "writes still fail");
         write.succeeded();
         assert!(outage.lasts().is_none());
+    }
+
+    #[test]
+    fn what_is_not_repeated_holds_no_outage_open_and_what_is_rare_is_repeated_soon() {
+        let outage = Outage::default();
+        let (mut rare, mut other) = (outage.reporter(), outage.reporter());
+        let hour = Duration::from_secs(3600);
+        assert_eq!(rare.rest(hour), hour);
+        rare.failed("look", &refusal(), Instant::now());
+        assert_eq!(rare.rest(hour), hour, "a refusal");
+        rare.failed("look", &error(), Instant::now());
+        assert_eq!(rare.rest(hour), REPEATED_AFTER);
+        assert_eq!(rare.rest(REPEATED_AFTER / 2), REPEATED_AFTER / 2);
+        other.succeeded();
+        assert!(outage.lasts().is_some());
+        rare.forget();
+        other.succeeded();
+        assert!(outage.lasts().is_none());
+        assert_eq!(rare.rest(hour), hour);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use certhookd::sandbox::{Options, Proxy, ReplicaSet, Response};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::cluster::has_lease;
 use crate::fixture::{Daemon, Fixture, LIMIT, certificate, endpoint_key, expired, is_scan, pending_batch};
 
 /// The driver notices soon that a server is down.
@@ -136,6 +137,26 @@ async fn the_network_cut() {
     reached.endures(&daemon).await;
     reached.proxy.pass();
     reached.recovers(daemon, 10).await;
+}
+
+/// What it did under the lease and failed to do is another's business now, and no reason to be out of service.
+#[tokio::test]
+async fn an_instance_that_loses_the_lease_in_an_outage_is_back_with_mongodb() {
+    let settings = "delivery.payload_retention = \"1h\"\ncompletions.enabled = false";
+    let mut reached = Reached::new().await;
+    reached.fixture = reached.fixture.with(settings);
+    let mut command = reached.fixture.command(&["run"]);
+    command.env("FAILPOINTS", "payload-look=return(6)");
+    let first = Daemon::spawn(command);
+    first.wait_for(is_scan).await;
+    reached.proxy.cut();
+    first.wait_for(is_away).await;
+    let mut command = reached.fixture.command(&["run"]);
+    command.env("CERTHOOKD_MONGODB__URI", reached.set.uri());
+    let second = Daemon::spawn(command);
+    second.wait_for(has_lease).await;
+    reached.proxy.pass();
+    first.wait_for(is_back).await;
 }
 
 #[tokio::test]
