@@ -30,7 +30,7 @@ pub use fence::{CUT_SHORT, NO_NEW_REQUESTS};
 pub use proxy_fault::{ProxyFault, proxy_faults};
 use wakeup::{note_id, notes};
 
-pub use wakeup::WakeUps;
+pub use wakeup::{Note, WakeUps};
 
 /// An instance whose heartbeat is older counts as dead: its endpoints and its lease go to the others.
 pub const ALIVE: Duration = Duration::from_secs(10);

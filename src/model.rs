@@ -1,6 +1,7 @@
 //! The words that every module shares: events, endpoints' keys, outcomes and time.
 
 mod clock;
+mod dues;
 mod event;
 mod outcome;
 mod period;
@@ -9,6 +10,7 @@ mod text;
 mod ticks;
 
 pub use clock::{Clock, earlier, later, time_until};
+pub use dues::Dues;
 pub(crate) use event::key_part;
 pub use event::{EndpointKey, EventId, EventType, Message, MessageType, NoticeType, id_part};
 pub use outcome::{Concerns, Failure, Outcome};

@@ -6,7 +6,6 @@
 
 mod certificates;
 mod document;
-mod dues;
 mod episode;
 mod episodes;
 mod notice;
@@ -14,7 +13,6 @@ mod reach;
 
 pub use certificates::{ToldCertificates, all_told_certificates, told_certificates_id};
 pub use document::{Noted, PAST_SUSPENSIONS, Untold, all_episodes, episode_id, forgotten_episodes, unprobed};
-pub use dues::Dues;
 pub use episode::{Episode, Rules, Told};
 pub use episodes::{Begin, Episodes, Unsaved};
 pub use notice::{Dead, Terms, of_certificates, of_dead_letters, of_episode};

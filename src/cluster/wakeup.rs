@@ -1,5 +1,5 @@
-//! Notes between instances: which endpoints something was appended for. Best effort: what a note misses is found by the fetcher's
-//! look, within a second where other instances are known.
+//! Notes between instances: for which endpoints events were appended, and whether anything else waits for some endpoint now. A reader that
+//! may have missed one looks at all queues.
 //!
 //! And the control number, which operations raise (hold, release, cancel, erase): an instance that reads it acts on it, then states
 //! it in its heartbeat.
@@ -31,7 +31,10 @@ const KEPT: Duration = Duration::from_millis(600);
 /// The shortest time between two notes.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Endpoints in one note, at most: beyond that the look finds them.
+/// A reader may have missed notes if it read them last this long ago.
+const MISSED: Duration = Duration::from_millis(500);
+
+/// Endpoints in one note, at most: beyond that it says that all queues must be looked at.
 const NOTED: usize = 1_000;
 
 /// The `_id` of that instance's note.
@@ -50,20 +53,52 @@ pub struct WakeUps(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    /// Endpoints, with when something was last appended for them.
-    appended: Mutex<BTreeMap<EndpointKey, Instant>>,
+    recent: Mutex<Recent>,
     noted: Notify,
 }
 
+/// What other instances must know.
+#[derive(Default)]
+struct Recent {
+    /// Endpoints, with when an event was last appended for them.
+    appended: BTreeMap<EndpointKey, Instant>,
+    /// When something else was last there to be found.
+    look: Option<Instant>,
+}
+
+/// What a note says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// Events were appended for these.
+    pub endpoints: Vec<EndpointKey>,
+    /// Something waits that only a look at all queues finds.
+    pub look: bool,
+}
+
 impl WakeUps {
-    /// Something was appended for these endpoints.
+    /// Events were appended for these endpoints.
     pub fn note(&self, endpoints: impl Iterator<Item = EndpointKey>) {
-        let (mut appended, now) = (self.0.appended.lock(), Instant::now());
+        self.note_all(endpoints, false);
+    }
+
+    /// Something waits that is no event just appended.
+    pub fn note_look(&self) {
+        self.note_all(std::iter::empty(), true);
+    }
+
+    fn note_all(&self, endpoints: impl Iterator<Item = EndpointKey>, mut look: bool) {
+        let (mut recent, now) = (self.0.recent.lock(), Instant::now());
         for endpoint in endpoints {
-            if appended.len() < NOTED || appended.contains_key(&endpoint) {
-                appended.insert(endpoint, now);
+            if recent.appended.len() < NOTED || recent.appended.contains_key(&endpoint) {
+                recent.appended.insert(endpoint, now);
+            } else {
+                look = true;
             }
         }
+        if look {
+            recent.look = Some(now);
+        }
+        drop(recent);
         self.0.noted.notify_one();
     }
 
@@ -71,37 +106,43 @@ impl WakeUps {
     pub async fn write(self, cluster: Cluster, stop: CancellationToken) {
         let mut number = 0_i64;
         while stop.run_until_cancelled(self.0.noted.notified()).await.is_some() {
-            let endpoints = self.recent();
-            if !cluster.has_others() || endpoints.is_empty() {
+            let Note { endpoints, look } = self.recent();
+            if !cluster.has_others() || (endpoints.is_empty() && !look) {
                 continue;
             }
             number += 1;
-            let endpoints: Vec<&str> = endpoints.iter().map(EndpointKey::as_str).collect();
+            let keys: Vec<&str> = endpoints.iter().map(EndpointKey::as_str).collect();
             let id = note_id(cluster.instance_id());
-            let note = doc! { "$set": { "n": number, "endpoints": endpoints, "at": cluster.now() } };
+            let note = doc! { "$set": { "n": number, "endpoints": keys, "look": look, "at": cluster.now() } };
             let state = cluster.store.state();
-            // If it fails, the look finds them.
-            let _ = state.update_one(doc! { "_id": id }, note).upsert(true).await;
-            stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+            let written = state.update_one(doc! { "_id": id }, note).upsert(true).await;
+            let pause = if written.is_ok() { PAUSE } else { WAKE_UP_EVERY };
+            stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+            if written.is_err() {
+                self.note_all(endpoints.into_iter(), look);
+            }
         }
     }
 
-    fn recent(&self) -> Vec<EndpointKey> {
-        let mut appended = self.0.appended.lock();
-        appended.retain(|_, at| at.elapsed() < KEPT);
-        appended.keys().cloned().collect()
+    fn recent(&self) -> Note {
+        let mut recent = self.0.recent.lock();
+        recent.appended.retain(|_, at| at.elapsed() < KEPT);
+        recent.look = recent.look.filter(|at| at.elapsed() < KEPT);
+        Note {
+            endpoints: recent.appended.keys().cloned().collect(),
+            look: recent.look.is_some(),
+        }
     }
 
-    /// Reads the others' notes while there are others, until `stop`. `woken` hears of endpoints for which something may wait,
-    /// `control` of the control number.
+    /// Reads the others' notes while there are others, until `stop`. `woken` hears what they say, `control` the control number.
     pub async fn read(
         cluster: Cluster,
         stop: CancellationToken,
-        woken: impl Fn(Vec<EndpointKey>),
+        woken: impl Fn(Note),
         control: impl Fn(i64),
         progress: impl Fn(),
     ) {
-        let mut seen = HashMap::new();
+        let mut seen = Seen::default();
         let mut reporter = cluster.store.outage().reporter();
         let pause = || match cluster.has_others() {
             true => WAKE_UP_EVERY,
@@ -110,9 +151,8 @@ impl WakeUps {
         while stop.run_until_cancelled(sleep_about(pause())).await.is_some() {
             progress();
             if !cluster.has_others() {
-                seen.clear();
-                // What failed before is not repeated: it is no part of an outage any more.
-                reporter = cluster.store.outage().reporter();
+                seen = Seen::default();
+                reporter.forget();
                 continue;
             }
             let began = std::time::Instant::now();
@@ -122,18 +162,22 @@ impl WakeUps {
     }
 }
 
-async fn read_once(
-    cluster: &Cluster,
-    seen: &mut HashMap<String, i64>,
-    woken: &impl Fn(Vec<EndpointKey>),
-    control: &impl Fn(i64),
-) -> Result<()> {
+/// What was read of the others' notes.
+#[derive(Default)]
+struct Seen {
+    numbers: HashMap<String, i64>,
+    /// When they were last read.
+    at: Option<Instant>,
+}
+
+async fn read_once(cluster: &Cluster, seen: &mut Seen, woken: &impl Fn(Note), control: &impl Fn(i64)) -> Result<()> {
     // Of those that are alive: who was killed has left its note.
     let mut ids: Vec<String> = cluster.others().iter().map(|id| note_id(id)).collect();
-    seen.retain(|id, _| ids.contains(id));
+    seen.numbers.retain(|id, _| ids.contains(id));
     ids.push(CONTROL.to_owned());
-    let state = cluster.store.state();
+    let (state, now) = (cluster.store.state(), Instant::now());
     let notes: Vec<Document> = state.find(doc! { "_id": { "$in": ids } }).await?.try_collect().await?;
+    let is_late = seen.at.replace(now).is_none_or(|at| now - at > MISSED);
     for note in notes {
         let id = note.get_str("_id").unwrap_or_default();
         if id == CONTROL {
@@ -141,16 +185,15 @@ async fn read_once(
             continue;
         }
         let number = note.get_i64("n").unwrap_or(0);
-        if seen.insert(id.to_owned(), number) == Some(number) {
+        if seen.numbers.insert(id.to_owned(), number) == Some(number) {
             continue;
         }
         let endpoints = note.get_array("endpoints").into_iter().flatten();
-        woken(
-            endpoints
-                .filter_map(Bson::as_str)
-                .map(EndpointKey::from_stored)
-                .collect(),
-        );
+        let endpoints = endpoints.filter_map(Bson::as_str).map(EndpointKey::from_stored);
+        woken(Note {
+            endpoints: endpoints.collect(),
+            look: is_late || note.get_bool("look").unwrap_or(false),
+        });
     }
     Ok(())
 }

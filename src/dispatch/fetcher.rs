@@ -4,8 +4,7 @@ mod looks;
 mod plan;
 mod starved;
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use super::endpoint_set::EndpointSet;
 use super::queue::DeliveryQueue;
 use super::waiting::Waiting;
 use crate::failpoint;
-use crate::model::{Clock, EndpointKey, time_until};
+use crate::model::{Clock, Dues, EndpointKey, time_until};
 use crate::outbox::{Class, Fetched, Head, Outbox, Unreadable};
 use crate::store::{Kind, Pauses, Stopped, Store};
 
@@ -78,7 +77,7 @@ pub struct Fetcher {
     off: EndpointSet,
     starved: Starved,
     /// Endpoints that are only probed or paused, by when.
-    postponed: BinaryHeap<Reverse<(Instant, EndpointKey)>>,
+    paused: Dues<Instant>,
     /// Batches that can't be read, and that MongoDB refuses to set aside.
     refused: Pauses<Bson>,
     looks: Looks,
@@ -104,7 +103,7 @@ impl Fetcher {
             overview: Box::new(overview),
             off,
             starved: Starved::default(),
-            postponed: BinaryHeap::new(),
+            paused: Dues::default(),
             refused: Pauses::default(),
             looks: Looks::new(),
         }
@@ -131,6 +130,9 @@ impl Fetcher {
     /// # Errors
     /// [`Stopped`] when the daemon stops while MongoDB is unavailable.
     async fn run_once(&mut self, now: DateTime) -> Result<Instant, Stopped> {
+        if self.waiting.reset_look_soon() {
+            self.looks.bring_forward();
+        }
         if self.waiting.reset_look() || self.looks.next() <= Instant::now() {
             self.look(now).await?;
         }
@@ -147,7 +149,7 @@ impl Fetcher {
         let wants = self.plan(endpoints, now);
         self.fetch(wants, now).await?;
         let due = next_due.map(|due| Instant::now() + time_until(due, self.clock.now()));
-        let resumes = self.postponed.peek().map(|Reverse((at, _))| *at);
+        let resumes = self.paused.next();
         let again = (!self.starved.is_empty()).then(|| Instant::now() + ASK_AGAIN);
         let next = [due, resumes, again].into_iter().flatten().min();
         let look = self.looks.next();
@@ -183,10 +185,10 @@ impl Fetcher {
 
     /// Keeps the heads of endpoints of which something is fetched now. `is_all`: the look found nothing else.
     fn keep_fetched(&self, heads: &mut Vec<Head>, is_all: bool) -> Found {
-        if heads.is_empty() {
-            return if is_all { Found::Nothing } else { Found::Work };
+        if heads.is_empty() && is_all {
+            return Found::Nothing;
         }
-        let (mut is_work, mut is_foreign) = (false, false);
+        let (mut is_work, mut is_foreign) = (!is_all, false);
         heads.retain(|head| {
             let state = self.check_state(&head.endpoint);
             is_foreign |= state == EndpointState::NotAssigned;
@@ -230,7 +232,7 @@ impl Fetcher {
             let slots = self.queue.admit(&endpoint, contenders, &granted);
             let memory = self.queue.in_memory(&endpoint);
             if slots == 0 {
-                self.postpone(endpoint, memory.batches.is_empty());
+                self.wait(endpoint, memory.batches.is_empty());
                 continue;
             }
             let wants = self.waiting.choose(&endpoint, slots, !answers, &memory, now);
@@ -256,9 +258,9 @@ impl Fetcher {
 
     /// An endpoint gets nothing now: until its next probe or the end of its pause, or until slots are freed. One that has something in
     /// memory asks again when it has used that up.
-    fn postpone(&mut self, endpoint: EndpointKey, has_nothing: bool) {
+    fn wait(&mut self, endpoint: EndpointKey, has_nothing: bool) {
         if let Some(at) = self.queue.resumes_at(&endpoint).filter(|at| *at > Instant::now()) {
-            self.postponed.push(Reverse((at, endpoint)));
+            self.paused.set(&endpoint, Some(at));
         } else if has_nothing {
             let answers = self.queue.answers(&endpoint);
             self.starved.add(endpoint, answers);
@@ -267,12 +269,9 @@ impl Fetcher {
 
     /// Removes the endpoints that may get something again by now, and returns them.
     fn resumed(&mut self) -> Vec<EndpointKey> {
-        let now = Instant::now();
-        let mut due = Vec::new();
-        while self.postponed.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            due.extend(self.postponed.pop().map(|Reverse((_, endpoint))| endpoint));
-        }
-        due
+        let resumed = self.paused.due(Instant::now());
+        resumed.iter().for_each(|endpoint| self.paused.set(endpoint, None));
+        resumed
     }
 
     async fn fetch(&mut self, plan: Plan, now: DateTime) -> Result<(), Stopped> {

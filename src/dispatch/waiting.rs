@@ -33,6 +33,8 @@ struct State {
     checked: Option<DateTime>,
     /// Whether the fetcher must look at all queues now.
     look: bool,
+    /// Whether it must as soon as the last look is rested from.
+    look_soon: bool,
     /// Bytes of batches that need not be read.
     cached_bytes: CachedBytes,
     /// When a queue was last read to its end or forgotten. What was being appended then may be settled by now.
@@ -71,7 +73,7 @@ impl Waiting {
     /// them before: then they are read again, because they may be sent and recorded already.
     pub fn appended(&self, batches: Vec<(Head, RawDocumentBuf)>, began: Instant) {
         if self.state.lock().read_to_end.is_some_and(|read| read >= began) {
-            return self.may_wait(batches.into_iter().map(|(head, _)| head.endpoint));
+            return self.may_wait(batches.into_iter().map(|(head, _)| (head.endpoint, head.class)));
         }
         self.add_known(batches.into_iter().map(|(head, document)| (head, Some(document))));
     }
@@ -113,16 +115,12 @@ impl Waiting {
         self.queue.wake_fetcher();
     }
 
-    /// Something may wait for these endpoints: another instance said so.
-    pub fn may_wait(&self, endpoints: impl Iterator<Item = EndpointKey>) {
+    /// Something may wait in these queues that is not known.
+    pub fn may_wait(&self, queues: impl Iterator<Item = (EndpointKey, Class)>) {
         let mut state = self.state.lock();
-        for endpoint in endpoints {
-            state
-                .endpoints
-                .entry(endpoint.clone())
-                .or_default()
-                .live
-                .may_have_more();
+        for (endpoint, class) in queues {
+            let waiting = state.endpoints.entry(endpoint.clone()).or_default();
+            waiting.queue_of(class).may_have_more();
             state.changed.insert(endpoint);
         }
         drop(state);
@@ -148,6 +146,17 @@ impl Waiting {
     pub fn look_now(&self) {
         self.state.lock().look = true;
         self.queue.wake_fetcher();
+    }
+
+    /// Something may wait that is not known: the fetcher looks at all queues when it has rested from its last look, however rare looks are by now.
+    pub fn look_soon(&self) {
+        self.state.lock().look_soon = true;
+        self.queue.wake_fetcher();
+    }
+
+    /// Whether that was asked for since this was last asked.
+    pub(super) fn reset_look_soon(&self) -> bool {
+        std::mem::take(&mut self.state.lock().look_soon)
     }
 
     /// Whether all queues must be looked at, since this was last asked.

@@ -140,15 +140,17 @@ impl Episodes {
     }
 
     /// Nothing could be sent to these endpoints for that long, and the fault was ours: that time doesn't count.
-    pub fn postpone(&self, by: Duration, is_concerned: impl Fn(&EndpointKey) -> bool, now: DateTime) {
+    pub fn leave_out(&self, by: Duration, is_concerned: impl Fn(&EndpointKey) -> bool, now: DateTime) {
         let mut known = self.0.known.lock();
-        for (_, tracked) in known
-            .endpoints
-            .iter_mut()
-            .filter(|(endpoint, _)| is_concerned(endpoint))
-        {
-            tracked.episode = tracked.episode.take().map(|episode| postponed(episode, by, now));
+        let concerned = known.endpoints.keys().filter(|endpoint| is_concerned(endpoint));
+        let concerned: Vec<_> = concerned.cloned().collect();
+        for endpoint in &concerned {
+            if let Some(episode) = known.detach(endpoint) {
+                let is_written = known.endpoints.get(endpoint).is_some_and(|one| one.version > 0);
+                known.attach(endpoint, Some(postponed(episode, by, now)), None, is_written);
+            }
         }
+        self.notify(&known);
     }
 
     /// An attempt has ended. `fingerprint` says what the endpoint's configuration was when it began.

@@ -72,7 +72,7 @@ pub struct Parts {
     pub client: Reloadable<Client>,
     /// Has this instance act on a control number.
     pub act_on: Arc<dyn Fn(i64) + Send + Sync>,
-    /// Has this instance look at the outbox: deliveries wait in it that nothing was told of.
+    /// Has all instances look at the outbox: deliveries wait in it that nothing was told of.
     pub look_now: Arc<dyn Fn() + Send + Sync>,
     /// How long operations that have ended are kept.
     pub retention: Duration,
@@ -156,6 +156,7 @@ impl Executor {
             progress();
             if lease.borrow().is_none() {
                 tasks.abandon().await;
+                reporter.forget();
                 continue;
             }
             let began = Instant::now();

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use super::episodes::DEAD_EVERY;
 use crate::dispatch::EndpointState;
 use crate::model::{Clock, EndpointKey, earlier, time_until};
 use crate::outbox::{all_states, endpoint_of_state, state_id};
@@ -54,6 +55,8 @@ enum State {
     Waiting,
     /// It is served again since then.
     ServedSince(DateTime),
+    /// It is off: nothing waits.
+    Off,
 }
 
 impl EndpointStates {
@@ -68,16 +71,17 @@ impl EndpointStates {
         }
     }
 
-    /// Reads all state documents.
+    /// Reads all state documents, without what is of no use any more: nothing is pending that was `kept` ago.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
-    pub async fn read(&self) -> Result<Vec<Document>> {
+    pub async fn read(&self, kept: Duration) -> Result<Vec<Document>> {
         let now = self.clock.now();
+        let not_since = |at: DateTime| doc! { "$not": { "$gte": at } };
         let mut over = all_states();
         over.extend(doc! {
-            "slowedUntil": { "$lt": now }, "waitingSince": { "$exists": false }, "servedSince": { "$exists": false },
-            "deadUntold": { "$exists": false },
+            "waitingSince": { "$exists": false }, "servedSince": not_since(earlier(now, kept)), "slowedUntil": not_since(now),
+            "deadUntold": { "$exists": false }, "deadToldAt": not_since(earlier(now, DEAD_EVERY)),
         });
         // Only tidies up.
         let _ = self.store.state().delete_many(over).await;
@@ -121,6 +125,9 @@ impl EndpointStates {
                 self.set(endpoint, State::Waiting)
             }
             EndpointState::Served if is_released => self.set(endpoint, State::ServedSince(self.clock.now())),
+            EndpointState::Off(_) if self.shared.known.lock().states.contains_key(endpoint) => {
+                self.set(endpoint, State::Off)
+            }
             EndpointState::Served
             | EndpointState::ProxyUnavailable
             | EndpointState::Off(_)
@@ -149,7 +156,7 @@ impl EndpointStates {
     pub(super) fn own_served_since(&self, endpoint: &EndpointKey) -> Option<DateTime> {
         match self.shared.known.lock().states.get(endpoint)? {
             State::ServedSince(at) => Some(*at),
-            State::Waiting => None,
+            State::Waiting | State::Off => None,
         }
     }
 
@@ -232,6 +239,9 @@ impl EndpointStates {
             } else if known.states.get(endpoint) == Some(state) {
                 refused.accepted(endpoint);
                 known.unsaved.remove(endpoint);
+                if *state == State::Off {
+                    known.states.remove(endpoint);
+                }
             }
         }
         if let Some(error) = errors.first() {
@@ -244,6 +254,7 @@ impl EndpointStates {
     fn row(&self, endpoint: &EndpointKey, state: State) -> RawDocumentBuf {
         let update = match state {
             State::Waiting => rawdoc! { "$set": { "waitingSince": self.clock.now() }, "$unset": { "servedSince": 1 } },
+            State::Off => rawdoc! { "$unset": { "servedSince": 1, "waitingSince": 1 } },
             State::ServedSince(at) => rawdoc! { "$set": { "servedSince": at }, "$unset": { "waitingSince": 1 } },
         };
         upsert_row(rawdoc! { "_id": state_id(endpoint) }, update)

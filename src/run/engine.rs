@@ -23,7 +23,7 @@ use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Reloadable};
 use crate::notices::Episodes;
 use crate::operations::{Executor, Holds, Parts, hold_everything};
-use crate::outbox::{Head, Listener, Outbox};
+use crate::outbox::{Class, Head, Listener, Outbox};
 use crate::platform::{Directory, Found, Refresh};
 use crate::source::{Horizon, Lookahead, Rejections, Report, Scan, Watch};
 use crate::store::{Stopped, Store};
@@ -82,8 +82,15 @@ impl Listener for Appended {
         let (mine, others): (Vec<_>, Vec<_>) = batches
             .into_iter()
             .partition(|(head, _)| self.cluster.is_assigned(&head.endpoint));
-        if !others.is_empty() {
-            self.wake_ups.note(others.into_iter().map(|(head, _)| head.endpoint));
+        let (live, rest): (Vec<_>, Vec<_>) = others
+            .into_iter()
+            .map(|(head, _)| head)
+            .partition(|head| head.class == Class::Live);
+        if !live.is_empty() {
+            self.wake_ups.note(live.into_iter().map(|head| head.endpoint));
+        }
+        if !rest.is_empty() {
+            self.wake_ups.note_look();
         }
         self.waiting.appended(mine, began);
     }
@@ -273,7 +280,8 @@ impl Engine {
 
     /// What carries operations out.
     pub fn executor(self: &Arc<Self>) -> Executor {
-        let (engine, waiting) = (Arc::clone(self), self.waiting.clone());
+        let engine = Arc::clone(self);
+        let (waiting, wake_ups) = (self.waiting.clone(), self.wake_ups.clone());
         Executor::new(Parts {
             store: self.store.clone(),
             outbox: self.outbox.clone(),
@@ -282,7 +290,10 @@ impl Engine {
             directory: self.directory.clone(),
             client: self.settings.client.clone(),
             act_on: Arc::new(move |number| engine.act_on(number)),
-            look_now: Arc::new(move || waiting.look_now()),
+            look_now: Arc::new(move || {
+                waiting.look_now();
+                wake_ups.note_look();
+            }),
             retention: self.operations_retention,
         })
     }

@@ -5,6 +5,8 @@ mod dead_letters;
 mod save;
 mod write;
 
+pub(super) use save::tell;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,15 +17,15 @@ use tracing::{error, info};
 use super::Engine;
 use crate::dispatch::EndpointState;
 use crate::failpoint;
-use crate::model::{EndpointKey, later, time_until};
-use crate::notices::{Dues, Terms};
+use crate::model::{Dues, EndpointKey, later, time_until};
+use crate::notices::Terms;
 use crate::store::{Error, Kind, Pauses, Result};
 
 /// Rounds begin this far apart, however much changes.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The platform is told of an endpoint's dead letters this often, at most.
-const DEAD_EVERY: Duration = Duration::from_secs(3600);
+pub(super) const DEAD_EVERY: Duration = Duration::from_secs(3600);
 
 /// Endpoints per transaction, at most.
 const AT_ONCE: usize = 100;
@@ -42,7 +44,7 @@ pub(super) async fn keep(engine: Arc<Engine>, stop: CancellationToken) {
     let every = failpoint::limit("episodes", EVERY);
     let mut followed = None;
     while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
-        let next = keeper.next();
+        let next = reporter.rest(keeper.next());
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(next) => {}
@@ -63,7 +65,7 @@ pub(super) async fn keep(engine: Arc<Engine>, stop: CancellationToken) {
 struct Keeper {
     engine: Arc<Engine>,
     /// When the platform may be told of dead letters.
-    dead: Dues,
+    dead: Dues<DateTime>,
     /// Endpoints whose documents MongoDB refuses to change.
     refused: Pauses<(What, EndpointKey)>,
     dead_every: Duration,
@@ -127,6 +129,8 @@ impl Keeper {
             .any(|endpoint| engine.episodes.suspended(endpoint, now).is_none())
         {
             engine.redrive_now.notify_one();
+            // What is due later, too, and what the fetcher comes upon and forgets at this moment.
+            engine.waiting.look_soon();
         }
         engine.waiting.may_wait_in_any_class(woken);
     }

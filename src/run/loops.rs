@@ -8,9 +8,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{Engine, report};
-use crate::cluster::{BEAT, CUT_SHORT, Deliveries, NO_NEW_REQUESTS, WakeUps};
+use crate::cluster::{BEAT, CUT_SHORT, Deliveries, NO_NEW_REQUESTS, Note, WakeUps};
 use crate::dispatch::EndpointState;
 use crate::model::sleep_about;
+use crate::outbox::Class;
 use crate::sender::OutageScope;
 use crate::service::Progress;
 use crate::service::systemd::Manager;
@@ -259,7 +260,7 @@ pub(super) async fn proxy_outages(engine: Arc<Engine>, stop: CancellationToken) 
             let endpoint = |key: &_| engine.directory.endpoint(key);
             let back_for = |key: &_| proxy.back_for(endpoint(key)?.as_ref());
             let had_to_wait = |key: &_| back_for(key).is_some_and(|back| back < lasted);
-            engine.episodes.postpone(lasted, had_to_wait, engine.clock.now());
+            engine.episodes.leave_out(lasted, had_to_wait, engine.clock.now());
         }
         if scope != OutageScope::Everything {
             engine.look_again();
@@ -267,13 +268,15 @@ pub(super) async fn proxy_outages(engine: Arc<Engine>, stop: CancellationToken) 
     }
 }
 
-/// Reads for which endpoints other instances have appended something.
+/// Reads for which endpoints other instances have appended something, and whether more may wait.
 pub(super) async fn wake_ups(engine: Arc<Engine>, progress: Arc<Progress>, stop: CancellationToken) {
-    let woken = |endpoints: Vec<crate::model::EndpointKey>| {
-        let mine = endpoints
-            .into_iter()
-            .filter(|endpoint| engine.cluster.is_assigned(endpoint));
-        engine.waiting.may_wait(mine);
+    let woken = |note: Note| {
+        let endpoints = note.endpoints.into_iter();
+        let mine = endpoints.filter(|endpoint| engine.cluster.is_assigned(endpoint));
+        engine.waiting.may_wait(mine.map(|endpoint| (endpoint, Class::Live)));
+        if note.look {
+            engine.waiting.look_soon();
+        }
     };
     let control = |number| engine.act_on(number);
     WakeUps::read(engine.cluster.clone(), stop, woken, control, || progress.report()).await;

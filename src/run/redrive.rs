@@ -87,7 +87,7 @@ pub(super) async fn redrive(engine: Arc<Engine>, stop: CancellationToken) {
             return;
         }
         let began = Instant::now();
-        let done = redrives.run_once(&engine, began).await;
+        let done = redrives.run_once(&engine, began, &stop).await;
         reporter.ended("send dead letters again", began, &done);
         pause = match done {
             Ok(()) => next_look(look_every, redrives.looked, redrives.found),
@@ -98,7 +98,7 @@ pub(super) async fn redrive(engine: Arc<Engine>, stop: CancellationToken) {
 }
 
 impl Redrives {
-    async fn run_once(&mut self, engine: &Engine, began: Instant) -> Result<()> {
+    async fn run_once(&mut self, engine: &Engine, began: Instant, stop: &CancellationToken) -> Result<()> {
         let now = engine.clock.now();
         // Read before the endpoints: a delivery that dies in between is found by the second query.
         let ids: Vec<_> = self.last.values().filter_map(|last| last.id.as_deref()).collect();
@@ -121,6 +121,9 @@ impl Redrives {
             )
         };
         for (endpoint, since) in endpoints.iter().filter(may_be_sent) {
+            if stop.is_cancelled() {
+                break;
+            }
             self.found = self.found.max(Found::Served);
             if self.refused.has(endpoint, began) {
                 continue;

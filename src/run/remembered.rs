@@ -6,6 +6,7 @@ use bson::Document;
 use futures_util::TryStreamExt;
 
 use super::Engine;
+use super::episodes::tell;
 use super::last_successes::last_successes;
 use crate::model::EndpointKey;
 use crate::notices::{Noted, Untold, all_episodes, forgotten_episodes};
@@ -23,7 +24,8 @@ impl Engine {
 
     /// Reads what `webhook_state` says of endpoints, of those that are assigned to this instance or of `all`.
     pub(super) async fn load_endpoint_states(&self, all: bool) -> crate::store::Result<()> {
-        let documents = self.endpoint_states.read().await?;
+        let wait_for = self.settings.config.get().delivery.wait_for;
+        let documents = self.endpoint_states.read(wait_for.max(self.retention)).await?;
         for (endpoint, pause) in self.endpoint_states.load(&documents) {
             self.queue.pause(&endpoint, pause);
         }
@@ -39,7 +41,9 @@ impl Engine {
         let (news, known) = self.episodes.news(episodes);
         let successes = last_successes(&self.store, &news, self.clock.now()).await?;
         self.episodes.load(&known, &HashMap::new());
-        self.episodes.load(&news, &successes);
+        for written in self.episodes.load(&news, &successes) {
+            tell(self, &written);
+        }
         self.episodes.released(|endpoint| self.holds.released_at(endpoint));
         for document in documents.iter().filter(|document| Untold::read(document).dead > 0) {
             let endpoint = endpoint_of_state(document).filter(is_read);

@@ -171,3 +171,23 @@ async fn a_single_dead_letter_of_an_endpoint_that_goes_on_failing_is_tried_once_
     // The first timeout takes all of the retry period.
     assert_eq!(ways.map(|(path, _)| fixture.receiver.count(path)), [2, 3, 3]);
 }
+
+/// One transaction per endpoint: a stop waits for no more than one of them.
+#[tokio::test]
+async fn a_stop_amid_many_endpoints_with_dead_letters_leaves_the_rest_alone() {
+    const ENDPOINTS: usize = 300;
+    let fixture = Fixture::new().await.with("completions.enabled = false");
+    let endpoints: Vec<_> = (0..ENDPOINTS).map(|n| fixture.endpoint(&format!("/{n}"))).collect();
+    let organization = fixture.organization(endpoints.clone()).await;
+    let letter = |endpoint| layout::dead(&endpoint_key(organization, endpoint), &layout::expiry(1));
+    let letters: Vec<_> = endpoints.iter().map(letter).collect();
+    fixture.outbox().insert_many(letters).await.unwrap();
+    let mut command = fixture.command(&["run"]);
+    command.env("FAILPOINTS", "redrive-look=return(1)");
+    let mut daemon = Daemon::spawn(command);
+    let again = |line: &serde_json::Value| line["message"] == "dead letters go out again";
+    daemon.wait_for(again).await;
+    assert!(daemon.stop().await.success());
+    let begun = daemon.count(again);
+    assert!(begun < ENDPOINTS / 2, "{begun} of {ENDPOINTS}");
+}

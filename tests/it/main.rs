@@ -19,6 +19,7 @@ mod directory;
 mod documents;
 mod email;
 mod encrypted;
+mod endpoint_states;
 mod events;
 mod large;
 mod layout;

@@ -25,8 +25,16 @@ fn head(name: &str, open: usize) -> Head {
 }
 
 fn appended_since(waiting: &Waiting, began: Instant, name: &str, bytes: usize) {
+    appended_to(waiting, Class::Live, began, name, bytes);
+}
+
+fn appended_to(waiting: &Waiting, class: Class, began: Instant, name: &str, bytes: usize) {
+    let head = Head {
+        class,
+        ..head(name, 64)
+    };
     waiting.appended(
-        vec![(head(name, 64), rawdoc! { "_id": name, "payload": "x".repeat(bytes) })],
+        vec![(head, rawdoc! { "_id": name, "payload": "x".repeat(bytes) })],
         began,
     );
 }
@@ -79,7 +87,7 @@ fn what_comes_while_a_read_by_range_finds_no_more_is_asked_for_again() {
     }
     let ways: [(&str, Comes); 4] = [
         ("another instance's note", |waiting| {
-            waiting.may_wait([key()].into_iter())
+            waiting.may_wait([(key(), Class::Live)].into_iter())
         }),
         ("of any class", |waiting| waiting.may_wait_in_any_class(vec![key()])),
         ("appended", |waiting| appended(waiting, "x", 10)),
@@ -113,6 +121,21 @@ fn what_a_read_may_have_found_before_the_commit_was_confirmed_is_read_again() {
     waiting.exhausted(&EndpointKey::from_stored("a/1"), Class::Live);
     appended_since(&waiting, began, "x", 10);
     assert_eq!(choose(&waiting), ["by range"]);
+}
+
+#[test]
+fn what_was_appended_in_another_class_meanwhile_is_read_in_that_class() {
+    for class in Class::ALL {
+        let waiting = waiting();
+        let began = Instant::now();
+        waiting.exhausted(&EndpointKey::from_stored("a/1"), Class::Live);
+        appended_to(&waiting, class, began, "x", 10);
+        let wants = waiting.choose(&EndpointKey::from_stored("a/1"), 5, false, &InMemory::default(), NOW);
+        assert!(
+            matches!(wants[..], [Want::Next { class: asked, .. }] if asked == class),
+            "{class:?}: {wants:?}"
+        );
+    }
 }
 
 #[test]

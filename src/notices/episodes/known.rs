@@ -7,9 +7,8 @@ use bson::DateTime;
 use tokio::time::Instant;
 
 use super::unsaved::Unsaved;
-use crate::model::{EndpointKey, Period, later};
+use crate::model::{Dues, EndpointKey, Period, later};
 use crate::notices::document::{Noted, PAST_SUSPENSIONS};
-use crate::notices::dues::Dues;
 use crate::notices::episode::{Episode, Rules, Told, succeeded};
 use crate::notices::reach::Reach;
 
@@ -33,9 +32,9 @@ pub(super) struct Known {
     /// Those that have changed since the endpoints' configuration was last looked at.
     pub(super) unfollowed: HashSet<EndpointKey>,
     /// When episodes may end.
-    pub(super) ends: Dues,
+    pub(super) ends: Dues<DateTime>,
     /// When suspended endpoints are probed.
-    pub(super) probes: Dues,
+    pub(super) probes: Dues<DateTime>,
     /// When endpoints were suspended before.
     pub(super) past: HashMap<EndpointKey, Vec<Period>>,
     pub(super) reach: Reach,

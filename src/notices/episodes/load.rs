@@ -11,14 +11,15 @@ use crate::notices::episode::{Episode, restarted};
 
 impl Episodes {
     /// Takes over what the episode documents say of endpoints that were not this instance's so far, or of which another instance has written
-    /// since. `successes` are recorded ones: an instance may have died before it wrote down that they ended an episode.
-    pub fn load(&self, documents: &[Document], successes: &HashMap<EndpointKey, DateTime>) {
-        let mut known = self.0.known.lock();
+    /// since. `successes` are recorded ones: an instance may have died before it wrote down that they ended an episode. Returns what turns out to
+    /// be written by this instance.
+    pub fn load(&self, documents: &[Document], successes: &HashMap<EndpointKey, DateTime>) -> Vec<Unsaved> {
+        let (mut known, mut written) = (self.0.known.lock(), Vec::new());
         let rules = known.rules;
         for (endpoint, noted) in documents.iter().filter_map(Noted::read) {
             known.remember(&endpoint, &noted.past);
             if known.is_news(&endpoint, &noted) {
-                let _ = known.take_over(&endpoint, Some(noted));
+                written.extend(known.take_over(&endpoint, Some(noted)));
                 if let Some(at) = successes.get(&endpoint) {
                     known.apply_success(&endpoint, *at, &rules);
                 }
@@ -27,6 +28,7 @@ impl Episodes {
         self.notify(&known);
         // Nothing may have to be written, but to be followed: when they end, and how the endpoints are configured.
         self.0.changed.notify_one();
+        written
     }
 
     /// Those of the documents that say something of an episode that is not known here, and the others.

@@ -231,6 +231,18 @@ fn what_is_remembered_of_a_gained_endpoint_stays_until_it_is_lost() {
 }
 
 #[test]
+fn time_that_does_not_count_is_written_for_the_instance_that_takes_over() {
+    let at = DateTime::from_millis;
+    let (episodes, endpoint) = suspended();
+    let by = Duration::from_secs(60);
+    episodes.leave_out(by, |_| false, at(70_000));
+    assert_eq!(episodes.unsaved(|_| true), [], "another endpoint");
+    episodes.leave_out(by, |_| true, at(70_000));
+    let written = to_be_written(&episodes, &endpoint).document().unwrap();
+    assert_eq!(written.get_datetime("inARowSince").unwrap(), &at(60_000));
+}
+
+#[test]
 fn endpoints_are_woken_once_when_a_probe_is_due_and_when_they_are_served_again() {
     let (episodes, endpoint) = suspended();
     let at = DateTime::from_millis;

@@ -18,7 +18,7 @@ enum Follows {
     /// Nobody asks, or MongoDB refuses to tell: more can't be known.
     Nothing,
     /// MongoDB is unavailable.
-    CutOff,
+    Unavailable,
 }
 
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Freshness {
     /// MongoDB is not asked for some time, for another reason than that it is unavailable.
     pub(super) fn pauses(&self) {
         self.follows.send_if_modified(|follows| {
-            let is_up = *follows != Follows::CutOff;
+            let is_up = *follows != Follows::Unavailable;
             if is_up {
                 *follows = Follows::Nothing;
             }
@@ -60,8 +60,10 @@ impl Freshness {
         });
     }
 
-    pub(super) fn is_cut_off(&self) {
-        self.follows.send_replace(Follows::CutOff);
+    /// MongoDB is unavailable. Who waits is not woken by that again and again.
+    pub(super) fn set_unavailable(&self) {
+        self.follows
+            .send_if_modified(|follows| std::mem::replace(follows, Follows::Unavailable) != Follows::Unavailable);
     }
 
     /// Somebody relies on what is known.
@@ -87,7 +89,7 @@ impl Freshness {
             match *follows.borrow_and_update() {
                 Follows::Nothing => return,
                 Follows::Since(asked) if began.saturating_duration_since(asked) <= FRESH => return,
-                Follows::Since(_) | Follows::CutOff => self.wanted.notify_one(),
+                Follows::Since(_) | Follows::Unavailable => self.wanted.notify_one(),
             }
             if follows.changed().await.is_err() {
                 return;
@@ -119,18 +121,35 @@ mod tests {
         assert!(!is_fresh() && is_wanted(), "a late answer to an old question");
         freshness.follows_since(Instant::now());
         assert!(is_fresh() && !is_wanted());
-        freshness.is_cut_off();
+        freshness.set_unavailable();
         assert!(!is_fresh() && is_wanted());
         freshness.pauses();
-        assert!(!is_fresh(), "still cut off");
+        assert!(!is_fresh(), "still unavailable");
         freshness.follows_nothing();
         assert!(is_fresh(), "refused");
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_mongodb_that_stays_unavailable_asks_once() {
+        let freshness = Freshness::default();
+        freshness.set_unavailable();
+        let wait = freshness.wait();
+        tokio::pin!(wait);
+        let mut asks = || {
+            assert!((&mut wait).now_or_never().is_none());
+            freshness.wanted().now_or_never().is_some()
+        };
+        assert!(asks());
+        for _ in 0..3 {
+            freshness.set_unavailable();
+            assert!(!asks(), "the pauses after failures get longer");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_waits_goes_on_with_the_answer() {
         let freshness = Freshness::default();
-        freshness.is_cut_off();
+        freshness.set_unavailable();
         let wait = freshness.wait();
         tokio::pin!(wait);
         assert!((&mut wait).now_or_never().is_none());

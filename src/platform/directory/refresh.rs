@@ -28,6 +28,9 @@ const USED_FOR: Duration = Duration::from_secs(15);
 /// Sources wait no longer than this for changes that come faster than they are read.
 const LONGEST_CATCH_UP: Duration = Duration::from_secs(10);
 
+/// After a failure changes are not asked for before that, whoever wants to know.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
+
 /// How long the server waits for a change before it says that there is none: the shortest time that it takes.
 const WAIT: Duration = Duration::from_millis(1);
 
@@ -130,16 +133,20 @@ impl Refresh {
         Ok(())
     }
 
-    /// Who waits for changes to be followed has reached MongoDB: there is no need to wait any longer.
+    /// Who begins to wait for changes ends the pause, but for its shortest time.
     async fn wait_after(&self, error: &Error, backoff: &mut Backoff, stop: &CancellationToken) {
         let freshness = &self.directory.0.freshness;
         match error.kind() {
-            Kind::Unavailable => freshness.is_cut_off(),
+            Kind::Unavailable => freshness.set_unavailable(),
             _ => freshness.follows_nothing(),
         }
+        let wanted = async {
+            tokio::time::sleep(SHORTEST_PAUSE).await;
+            freshness.wanted().await;
+        };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = freshness.wanted() => {}
+            () = wanted => {}
             () = backoff.wait() => {}
         }
     }

@@ -292,7 +292,7 @@ async fn who_waits_for_fresh_endpoints_goes_on_with_an_answer_that_comes_late() 
     let seconds = Duration::from_secs;
     let directory = Directory::default();
     let freshness = &directory.0.freshness;
-    freshness.is_cut_off();
+    freshness.set_unavailable();
     let asked = Instant::now();
     let answer = async {
         tokio::time::sleep(seconds(4)).await;

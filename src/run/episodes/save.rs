@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use bson::{RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use tracing::{info, warn};
 
+use super::super::Engine;
 use super::Keeper;
 use super::write::{Change, commit, fitting, read};
 use crate::model::{EndpointKey, Period};
@@ -31,7 +32,7 @@ impl Keeper {
             let noted = noted.remove(&unsaved.endpoint);
             if noted.as_ref().map_or(0, |noted| noted.version) != unsaved.version {
                 if let Some(written) = engine.episodes.reload(&unsaved.endpoint, noted) {
-                    self.tell(&written);
+                    tell(engine, &written);
                 }
                 continue;
             }
@@ -66,24 +67,13 @@ impl Keeper {
             if unsaved.episode.is_none() {
                 ended.push(episode_id(&unsaved.endpoint));
             }
-            self.tell(unsaved);
+            tell(engine, unsaved);
         }
         if !ended.is_empty() {
             // An empty document that stays does no harm.
             let is_none = doc! { "$exists": false };
             let empty = doc! { "_id": { "$in": ended }, "episode": &is_none, "suspensions": is_none };
             let _ = engine.store.state().delete_many(empty).await;
-        }
-    }
-
-    /// The platform is told of this now.
-    fn tell(&self, written: &Unsaved) {
-        for (told, episode) in &written.told {
-            log(&written.endpoint, told, episode);
-            if matches!(told, Told::Suspended(_)) {
-                // It is probed by another rule from now on.
-                self.engine.queue.forget(&written.endpoint);
-            }
         }
     }
 
@@ -115,6 +105,17 @@ fn update(unsaved: &Unsaved, ended: Option<Period>) -> Result<RawArrayBuf> {
         update.push(rawdoc! { "$set": { "suspensions": past } });
     }
     Ok(update)
+}
+
+/// The platform is told of this now.
+pub(in crate::run) fn tell(engine: &Engine, written: &Unsaved) {
+    for (told, episode) in &written.told {
+        log(&written.endpoint, told, episode);
+        if matches!(told, Told::Suspended(_)) {
+            // It is probed by another rule from now on.
+            engine.queue.forget(&written.endpoint);
+        }
+    }
 }
 
 fn log(endpoint: &EndpointKey, told: &Told, episode: &Episode) {

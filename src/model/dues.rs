@@ -2,20 +2,27 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use bson::DateTime;
-
-use crate::model::EndpointKey;
+use super::EndpointKey;
 
 /// One instant per endpoint. What is due is found without looking at the others.
-#[derive(Debug, Default)]
-pub struct Dues {
-    at: HashMap<EndpointKey, DateTime>,
-    in_order: BTreeSet<(DateTime, EndpointKey)>,
+#[derive(Debug)]
+pub struct Dues<T> {
+    at: HashMap<EndpointKey, T>,
+    in_order: BTreeSet<(T, EndpointKey)>,
 }
 
-impl Dues {
+impl<T: Ord> Default for Dues<T> {
+    fn default() -> Self {
+        Self {
+            at: HashMap::new(),
+            in_order: BTreeSet::new(),
+        }
+    }
+}
+
+impl<T: Ord + Copy> Dues<T> {
     /// It is due then; `None`: nothing is due of the endpoint any more.
-    pub fn set(&mut self, endpoint: &EndpointKey, at: Option<DateTime>) {
+    pub fn set(&mut self, endpoint: &EndpointKey, at: Option<T>) {
         let before = match at {
             Some(at) => self.at.insert(endpoint.clone(), at),
             None => self.at.remove(endpoint),
@@ -32,26 +39,26 @@ impl Dues {
     }
 
     /// The same, unless something is due of it already.
-    pub fn set_if_none(&mut self, endpoint: &EndpointKey, at: DateTime) {
+    pub fn set_if_none(&mut self, endpoint: &EndpointKey, at: T) {
         if !self.at.contains_key(endpoint) {
             self.set(endpoint, Some(at));
         }
     }
 
     /// Whatever is due later than `latest` is due at `now`: a clock that was wrong has set it.
-    pub fn bring_forward(&mut self, latest: DateTime, now: DateTime) {
+    pub fn bring_forward(&mut self, latest: T, now: T) {
         let later = self.in_order.iter().rev().take_while(|(at, _)| *at > latest);
         let later: Vec<_> = later.map(|(_, endpoint)| endpoint.clone()).collect();
         later.iter().for_each(|endpoint| self.set(endpoint, Some(now)));
     }
 
     /// When the first is due.
-    pub fn next(&self) -> Option<DateTime> {
+    pub fn next(&self) -> Option<T> {
         self.in_order.first().map(|(at, _)| *at)
     }
 
     /// What is due at `now`.
-    pub fn due(&self, now: DateTime) -> Vec<EndpointKey> {
+    pub fn due(&self, now: T) -> Vec<EndpointKey> {
         let due = self.in_order.iter().take_while(|(at, _)| *at <= now);
         due.map(|(_, endpoint)| endpoint.clone()).collect()
     }
@@ -59,6 +66,8 @@ impl Dues {
 
 #[cfg(test)]
 mod tests {
+    use bson::DateTime;
+
     use super::*;
 
     #[test]
