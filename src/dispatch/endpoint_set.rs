@@ -1,4 +1,4 @@
-//! Endpoints for which something must be done, each once.
+//! What tells a loop of endpoints.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::model::EndpointKey;
 
-/// Endpoints whose deliveries must be cancelled, or must go out after others.
+/// Endpoints that a loop must do something for, each once.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointSet(Arc<Shared>);
 

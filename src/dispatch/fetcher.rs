@@ -22,7 +22,7 @@ use crate::model::{Clock, Dues, EndpointKey, time_until};
 use crate::outbox::{Class, Fetched, Head, Outbox, Unreadable};
 use crate::store::{Kind, Pauses, Stopped, Store};
 
-use looks::{Found, Looks};
+use looks::{LookResult, Looks};
 use plan::Plan;
 use starved::Starved;
 
@@ -145,7 +145,7 @@ impl Fetcher {
         // Who has waited longest comes first: an endpoint that has just freed a slot would otherwise get it again and again.
         let mut endpoints = self.starved.drain(self.queue.spare());
         endpoints.extend(changed);
-        endpoints.extend(self.resumed());
+        endpoints.extend(self.unpaused());
         let wants = self.plan(endpoints, now);
         self.fetch(wants, now).await?;
         let due = next_due.map(|due| Instant::now() + time_until(due, self.clock.now()));
@@ -169,7 +169,7 @@ impl Fetcher {
         self.waiting.looked(looked.heads, now);
         self.queue.end_look();
         for (endpoint, class) in looked.unreadable.iter().filter_map(|one| one.queue.as_ref()) {
-            if self.check_state(endpoint).is_fetched() {
+            if self.update_state(endpoint).is_fetched() {
                 // What can be read after it may be due.
                 self.waiting.note_more(endpoint, *class);
                 self.waiting.retry_later(endpoint.clone());
@@ -184,27 +184,25 @@ impl Fetcher {
     }
 
     /// Keeps the heads of endpoints of which something is fetched now. `is_all`: the look found nothing else.
-    fn keep_fetched(&self, heads: &mut Vec<Head>, is_all: bool) -> Found {
+    fn keep_fetched(&self, heads: &mut Vec<Head>, is_all: bool) -> LookResult {
         if heads.is_empty() && is_all {
-            return Found::Nothing;
+            return LookResult::Nothing;
         }
-        let (mut is_work, mut is_foreign) = (!is_all, false);
+        let mut is_work = !is_all;
         heads.retain(|head| {
-            let state = self.check_state(&head.endpoint);
-            is_foreign |= state == EndpointState::NotAssigned;
+            let state = self.update_state(&head.endpoint);
             // When a probe of a suspended one is due, it is told of: see `Waiting::may_wait_in_any_class`.
             is_work |= matches!(state, EndpointState::Served | EndpointState::Off(_));
             state.is_fetched()
         });
         match is_work {
-            true => Found::Work,
-            false => Found::Waiting { is_foreign },
+            true => LookResult::Work,
+            false => LookResult::Waiting,
         }
     }
 
-    /// What may be done with deliveries of that endpoint, of which nothing is kept where they may not be fetched. Those of one that is off
-    /// must be cancelled.
-    fn check_state(&self, endpoint: &EndpointKey) -> EndpointState {
+    /// The endpoint's state now. Forgets what waits for it where nothing is fetched, and has it cancelled where it is off.
+    fn update_state(&self, endpoint: &EndpointKey) -> EndpointState {
         let state = self.overview.judge(endpoint);
         if let EndpointState::Off(_) = state {
             self.queue.forget(endpoint);
@@ -225,7 +223,7 @@ impl Fetcher {
         self.queue.begin_read();
         self.make_space(&endpoints, now);
         for endpoint in endpoints {
-            if plan.granted.contains_key(&endpoint) || !self.check_state(&endpoint).is_fetched() {
+            if plan.granted.contains_key(&endpoint) || !self.update_state(&endpoint).is_fetched() {
                 continue;
             }
             let answers = self.queue.answers(&endpoint);
@@ -268,7 +266,7 @@ impl Fetcher {
     }
 
     /// Removes the endpoints that may get something again by now, and returns them.
-    fn resumed(&mut self) -> Vec<EndpointKey> {
+    fn unpaused(&mut self) -> Vec<EndpointKey> {
         let resumed = self.paused.due(Instant::now());
         resumed.iter().for_each(|endpoint| self.paused.set(endpoint, None));
         resumed

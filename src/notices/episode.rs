@@ -20,7 +20,7 @@ use crate::model::later;
 /// This many failures in a row are more than bad luck.
 pub const FAILURES: i64 = 10;
 
-/// Two readings of clocks that are right differ by less, whoever read them and was delayed then.
+/// The clocks of two instances, as the heartbeats correct them, differ by less, delays included.
 pub const CLOCKS_DIFFER: Duration = Duration::from_secs(10);
 
 /// How long an endpoint must fail.
@@ -45,7 +45,7 @@ pub struct Episode {
     pub in_a_row_since: DateTime,
     /// The last attempt that failed.
     pub last: FailedAttempt,
-    /// Whether the platform was told of it.
+    /// Whether the platform is told of it, or would be if `notices.url` were set.
     pub is_told: bool,
     /// When it first succeeded, if it has not failed [`FAILURES`] times in a row since.
     pub well_since: Option<DateTime>,

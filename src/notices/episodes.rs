@@ -308,7 +308,7 @@ impl Episodes {
                     told: tracked.told.clone(),
                     revision: tracked.revision,
                 };
-                tracked.written = Some(one.clone());
+                tracked.in_doubt = Some(one.clone());
                 unsaved.push(one);
             }
         }

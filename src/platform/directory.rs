@@ -32,7 +32,7 @@ pub use document_id::DocumentId;
 pub use refresh::Refresh;
 
 /// How often who waits for the directory shows that it is alive.
-const BEAT: Duration = Duration::from_secs(1);
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// The endpoints of all organizations.
 #[derive(Clone, Debug, Default)]
@@ -252,8 +252,8 @@ impl Directory {
         self.0.followed.wait().await;
     }
 
-    /// Waits until all changes are in effect that were made more than one and a half seconds ago. After an outage, or a rest of whoever
-    /// follows the changes, a source may find something first. `progress` is called now and then meanwhile.
+    /// Waits until all changes are in effect that were made more than one and a half seconds ago: a source that finds something after an outage,
+    /// or after a rest in which nobody asked for changes, must not go by the endpoints of before. `progress` is called now and then meanwhile.
     ///
     /// # Errors
     /// [`Stopped`] when `stop` comes first.
@@ -265,7 +265,7 @@ impl Directory {
             tokio::select! {
                 () = &mut stop => return Err(Stopped),
                 () = &mut fresh => return Ok(()),
-                () = tokio::time::sleep(BEAT) => progress(),
+                () = tokio::time::sleep(REPORT_EVERY) => progress(),
             }
         }
     }

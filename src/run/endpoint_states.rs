@@ -119,12 +119,12 @@ impl EndpointStates {
     /// whether it is served again now.
     pub fn note(&self, endpoint: &EndpointKey, state: &EndpointState) -> bool {
         let waited = || self.shared.known.lock().states.get(endpoint) == Some(&State::Waiting);
-        let is_released = *state == EndpointState::Served && waited();
+        let is_served_again = *state == EndpointState::Served && waited();
         match state {
             EndpointState::OutOfService | EndpointState::Held | EndpointState::Suspended { .. } => {
                 self.set(endpoint, State::Waiting)
             }
-            EndpointState::Served if is_released => self.set(endpoint, State::ServedSince(self.clock.now())),
+            EndpointState::Served if is_served_again => self.set(endpoint, State::ServedSince(self.clock.now())),
             EndpointState::Off(_) if self.shared.known.lock().states.contains_key(endpoint) => {
                 self.set(endpoint, State::Off)
             }
@@ -133,7 +133,7 @@ impl EndpointStates {
             | EndpointState::Off(_)
             | EndpointState::NotAssigned => {}
         }
-        is_released
+        is_served_again
     }
 
     /// Since when the endpoint is served again, as far as its deliveries had to wait, be it for the proxy.

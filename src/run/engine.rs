@@ -35,7 +35,7 @@ pub struct Engine {
     pub cluster: Cluster,
     pub wake_ups: WakeUps,
     pub directory: Directory,
-    /// The states of endpoints that are paused, waited for or served again: see `webhook_state`.
+    /// The states of endpoints that are paused, that wait, or that are served again: see `webhook_state`.
     pub endpoint_states: EndpointStates,
     pub holds: Holds,
     /// The endpoints that fail.
@@ -45,7 +45,7 @@ pub struct Engine {
     /// The control number that this instance must act on.
     pub control: watch::Sender<i64>,
     /// Endpoints that are served again after their deliveries had to wait.
-    pub released: EndpointSet,
+    pub served_again: EndpointSet,
     pub outbox: Outbox,
     pub queue: DeliveryQueue,
     /// What is known to wait in the outbox.
@@ -61,7 +61,7 @@ pub struct Engine {
     pub rejections: Rejections,
     /// The next expiry that is known.
     pub horizon: Horizon,
-    /// Notified when endpoints may be served that were not before: see [`Engine::look_again`].
+    /// Notified when endpoints may be served that were not before: see [`Engine::look_again`], and `episodes`.
     pub redrive_now: Notify,
     /// Notified when results of a drained endpoint are recorded.
     recorded: Arc<Notify>,
@@ -131,7 +131,7 @@ impl Engine {
             episodes,
             died: EndpointSet::default(),
             control: watch::Sender::new(0),
-            released: EndpointSet::default(),
+            served_again: EndpointSet::default(),
             tally: Tally::new(clock.clone()),
             history: History::default(),
             rejections: Rejections::default(),

@@ -57,7 +57,7 @@ impl Overview for FetcherOverview {
         let state = engine.endpoint_state(endpoint);
         if engine.endpoint_states.note(endpoint, &state) {
             engine.queue.begin_gently(endpoint);
-            engine.released.add(endpoint.clone());
+            engine.served_again.add(endpoint.clone());
         }
         state
     }

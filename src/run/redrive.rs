@@ -29,7 +29,8 @@ const REST: Duration = Duration::from_millis(6);
 /// And after this time at the latest.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
-/// Where no endpoint that has dead letters is served the rest is this many times as long: [`Engine::redrive_now`] ends it when one may be.
+/// Where no endpoint that has dead letters is served the rest is this many times as long: [`Engine::redrive_now`] ends it when one may be. A
+/// delivery that dies meanwhile, and the probe of a suspended endpoint for which only dead letters wait, wait for the end of it.
 const REST_UNSERVED: u32 = 4;
 
 /// An endpoint that has accepted none of its dead letters yet gets one this often.

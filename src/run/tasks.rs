@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{Engine, certificates, control_number, episodes, loops, payloads, redrive, released, upkeep, waited};
+use super::{Engine, certificates, control_number, episodes, loops, payloads, redrive, served_again, upkeep, waited};
 use crate::config::Config;
 use crate::failpoint;
 use crate::model::EndpointKey;
@@ -206,7 +206,7 @@ impl Tasks {
         self.spawn_source("control", control_number::follow);
         self.spawn_source("proxy outages", loops::proxy_outages);
         self.spawn_source("payloads", payloads::drop_payloads);
-        self.spawn_source("released endpoints", released::move_to_background);
+        self.spawn_source("endpoints that are served again", served_again::move_to_background);
         self.spawn_source("endpoint states", |engine, stop| {
             let cluster = engine.cluster.clone();
             let is_mine = move |endpoint: &EndpointKey| cluster.may_begin(endpoint);

@@ -19,7 +19,7 @@ use serde_json::Value;
 use standardwebhooks::Webhook;
 use tokio::process::Command;
 
-use crate::fixture::{Daemon, Fixture, expired};
+use crate::fixture::{Daemon, Fixture, endpoint_key, expired};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -273,6 +273,19 @@ async fn of_dead_letters_it_is_told_once_in_a_while_with_their_number() {
     assert_eq!(dead["data"]["lastResponse"]["status"], 500);
     let event = dead["data"]["lastResponse"]["event"].as_str().unwrap();
     assert!(event.starts_with("certificate_expired_"), "{dead}");
+}
+
+#[tokio::test]
+async fn of_dead_letters_that_went_out_again_meanwhile_it_is_not_told() {
+    let fixture = fixture("").await;
+    let endpoint = fixture.endpoint("/a");
+    let organization = fixture.organization(vec![endpoint.clone()]).await;
+    let state = doc! { "_id": format!("endpoint/{}", endpoint_key(organization, &endpoint)), "deadUntold": 2_i64 };
+    fixture.state().insert_one(&state).await.unwrap();
+    let _daemon = daemon(&fixture).await;
+    fixture.wait_for_count(&fixture.state(), state, 0).await;
+    let notices = doc! { "endpoint": "all/notices" };
+    assert_eq!(fixture.outbox().count_documents(notices).await.unwrap(), 0);
 }
 
 #[tokio::test]

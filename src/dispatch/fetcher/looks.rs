@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::failpoint;
 use crate::model::in_about;
 
-/// How often all queues are looked at, in case a wake-up got lost, unless one of the following holds.
+/// How often all queues are looked at, unless one of the following holds: what nobody told of is found so.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// If nothing that a look finds may be sent, the time to the next one doubles, up to this: [`super::Waiting::look_now`] has one made at once.
@@ -16,9 +16,6 @@ const LONGEST: Duration = Duration::from_secs(64);
 /// The same where this instance is alone, which knows what it appends: only what somebody restored, or a commit of which even asking again
 /// got no answer, is found so.
 const LONGEST_ALONE: Duration = Duration::from_secs(256);
-
-/// The same where a look finds something of other instances: one that dies says nothing.
-const LONGEST_FOREIGN: Duration = Duration::from_secs(16);
 
 /// The same where this instance is alone and the outbox empty, which costs little to see.
 const LONGEST_EMPTY: Duration = Duration::from_secs(4);
@@ -30,16 +27,13 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 
 /// What a look found.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Found {
+pub(super) enum LookResult {
     /// Something that may be sent, or must be cancelled, or can't be read.
     Work,
     /// Nothing.
     Nothing,
     /// Only what waits.
-    Waiting {
-        /// Whether some of it is another instance's.
-        is_foreign: bool,
-    },
+    Waiting,
 }
 
 /// The looks of one fetcher.
@@ -77,21 +71,20 @@ impl Looks {
     }
 
     /// One that ends now took that long and found that. `is_alone`: no other instance is alive.
-    pub(super) fn ended(&mut self, took: Duration, found: Found, is_alone: bool) {
+    pub(super) fn ended(&mut self, took: Duration, found: LookResult, is_alone: bool) {
         let longest = match found {
-            Found::Work => EVERY,
-            Found::Nothing if is_alone => LONGEST_EMPTY,
-            Found::Nothing => EVERY,
-            Found::Waiting { is_foreign: true } => LONGEST_FOREIGN,
-            Found::Waiting { .. } if is_alone => LONGEST_ALONE,
-            Found::Waiting { .. } => LONGEST,
+            LookResult::Work => EVERY,
+            LookResult::Nothing if is_alone => LONGEST_EMPTY,
+            LookResult::Nothing => EVERY,
+            LookResult::Waiting if is_alone => LONGEST_ALONE,
+            LookResult::Waiting => LONGEST,
         };
         self.every = (self.every * 2).min(longest).min(self.longest);
         self.last = (Instant::now(), took);
         let pause = self.every.max(self.rest(took));
         self.next = match found {
-            Found::Work => Instant::now() + pause,
-            Found::Nothing | Found::Waiting { .. } => in_about(pause),
+            LookResult::Work => Instant::now() + pause,
+            LookResult::Nothing | LookResult::Waiting => in_about(pause),
         };
     }
 
@@ -112,7 +105,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(1);
 
     /// The seconds, about, after which looks follow that find this.
-    fn pauses(found: Found, is_alone: bool) -> Vec<u64> {
+    fn pauses(found: LookResult, is_alone: bool) -> Vec<u64> {
         let mut looks = Looks::new();
         let mut pause = || {
             looks.ended(SHORT, found, is_alone);
@@ -125,14 +118,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn looks_that_find_nothing_to_send_get_rarer() {
-        let waiting = Found::Waiting { is_foreign: false };
-        let foreign = Found::Waiting { is_foreign: true };
-        assert_eq!(pauses(waiting, true), [2, 4, 8, 16, 32, 64, 128, 256, 256, 256]);
-        assert_eq!(pauses(waiting, false)[5..], [64; 5]);
-        assert_eq!(pauses(foreign, false)[3..], [16; 7]);
-        assert_eq!(pauses(Found::Nothing, true)[1..], [4; 9]);
-        assert_eq!(pauses(Found::Nothing, false), [1; 10]);
-        assert_eq!(pauses(Found::Work, true), [1; 10]);
+        assert_eq!(
+            pauses(LookResult::Waiting, true),
+            [2, 4, 8, 16, 32, 64, 128, 256, 256, 256]
+        );
+        assert_eq!(pauses(LookResult::Waiting, false)[5..], [64; 5]);
+        assert_eq!(pauses(LookResult::Nothing, true)[1..], [4; 9]);
+        assert_eq!(pauses(LookResult::Nothing, false), [1; 10]);
+        assert_eq!(pauses(LookResult::Work, true), [1; 10]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -140,7 +133,7 @@ mod tests {
         for (took, pause) in [(1, 1_000), (85, 4_250)] {
             let mut looks = Looks::new();
             for _ in 0..9 {
-                looks.ended(Duration::from_millis(took), Found::Waiting { is_foreign: false }, true);
+                looks.ended(Duration::from_millis(took), LookResult::Waiting, true);
             }
             let ended = Instant::now();
             looks.bring_forward();
@@ -156,7 +149,7 @@ mod tests {
         let millis = Duration::from_millis;
         for (took, pause) in [(10, 1_000), (85, 4_250), (400, 10_000), (6_000, 12_000)] {
             let mut looks = Looks::new();
-            looks.ended(millis(took), Found::Work, true);
+            looks.ended(millis(took), LookResult::Work, true);
             assert_eq!(looks.next() - Instant::now(), millis(pause), "{took} ms");
         }
     }

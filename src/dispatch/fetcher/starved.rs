@@ -45,7 +45,7 @@ impl Starved {
         self.answering.members.len()
     }
 
-    /// Whether somebody waits who would use slots well.
+    /// Whether an endpoint waits that is known to answer.
     pub(super) fn is_pressing(&self) -> bool {
         !self.answering.turn.is_empty()
     }

@@ -53,7 +53,7 @@ pub(super) struct Tracked {
     /// What the platform must be told, with the episode as it was then.
     pub(super) told: Vec<(Told, Episode)>,
     /// What was last to be written: it may have been, although no reply said so.
-    pub(super) written: Option<Unsaved>,
+    pub(super) in_doubt: Option<Unsaved>,
     /// When a delivery was last accepted, since the document was read.
     pub(super) succeeded_at: Option<DateTime>,
 }
@@ -127,7 +127,7 @@ impl Known {
         let episode = self.endpoints.get(endpoint).and_then(|one| one.episode.as_ref());
         let suspension = episode.and_then(|episode| episode.suspended.as_ref());
         let end = episode.and_then(|episode| episode.ends_at(&self.rules));
-        // By the clock that noted the last one: see `Episodes::tick`.
+        // Not `next_probe`: `Episodes::tick` brings forward what a wrong clock has set.
         let probe = suspension.map(|suspension| later(suspension.last_probe(), self.probe_every));
         match episode {
             Some(_) => self.unfollowed.insert(endpoint.clone()),
@@ -158,7 +158,7 @@ impl Known {
     pub(super) fn take_over(&mut self, endpoint: &EndpointKey, noted: Option<Noted>) -> Option<Unsaved> {
         noted.iter().for_each(|noted| self.remember(endpoint, &noted.past));
         let before = self.endpoints.get(endpoint);
-        let written = before.and_then(|before| before.written.clone());
+        let written = before.and_then(|before| before.in_doubt.clone());
         if let Some(written) = written.filter(|written| written.is_in(noted.as_ref())) {
             self.saved(&written);
             return Some(written);
@@ -209,7 +209,7 @@ impl Known {
             return;
         };
         // The episode document was read meanwhile.
-        let Some(written) = tracked.written.take_if(|written| written.revision == unsaved.revision) else {
+        let Some(written) = tracked.in_doubt.take_if(|written| written.revision == unsaved.revision) else {
             return;
         };
         tracked.version = written.version_after();

@@ -72,7 +72,7 @@ impl Freshness {
     }
 
     /// Whether somebody has relied on what is known since this was last asked.
-    pub(super) fn take_used(&self) -> bool {
+    pub(super) fn reset_used(&self) -> bool {
         self.used.swap(false, Ordering::Relaxed)
     }
 

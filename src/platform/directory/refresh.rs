@@ -17,10 +17,10 @@ use crate::store::{Backoff, Error, Kind, Result, Stopped, Store, loses_token};
 
 /// How often the change stream is read, so how late a change takes effect. MongoDB wakes up a read that waits for changes at each write to
 /// any collection: measured on a mongod 6.0.5, that costs 45 µs of CPU per delivery instead of 5.
-const LOOK: Duration = Duration::from_secs(1);
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// The same while nobody relies on the directory: whoever does asks for changes first, where the last question is too old.
-const UNUSED_LOOK: Duration = Duration::from_secs(4);
+const ASK_UNUSED_EVERY: Duration = Duration::from_secs(4);
 
 /// This long after it was relied on it is likely to be again.
 const USED_FOR: Duration = Duration::from_secs(15);
@@ -71,7 +71,7 @@ enum Collected {
     /// There were no more changes.
     All,
     /// There may be more.
-    Some,
+    Part,
     /// It is over.
     Over,
 }
@@ -194,7 +194,7 @@ impl Refresh {
             applied();
             match collected {
                 Collected::All => freshness.follows_since(asked),
-                Collected::Some => {
+                Collected::Part => {
                     if asked.elapsed() > LONGEST_CATCH_UP {
                         freshness.pauses();
                     }
@@ -213,15 +213,15 @@ impl Refresh {
     /// Waits until it is time to ask for changes again.
     async fn rest(&self, used_at: &mut Option<Instant>, stop: &CancellationToken) {
         let freshness = &self.directory.0.freshness;
-        if freshness.take_used() {
+        if freshness.reset_used() {
             *used_at = Some(Instant::now());
         }
         let is_used = used_at.is_some_and(|at| at.elapsed() < USED_FOR);
-        let unused = failpoint::limit("directory-unused", UNUSED_LOOK);
+        let unused = failpoint::limit("directory-unused", ASK_UNUSED_EVERY);
         tokio::select! {
             () = stop.cancelled() => {}
             () = freshness.wanted() => {}
-            () = sleep_about(if is_used { LOOK } else { unused }) => {}
+            () = sleep_about(if is_used { ASK_EVERY } else { unused }) => {}
         }
     }
 
@@ -276,7 +276,7 @@ impl Position {
                 return Ok(Collected::All);
             }
         }
-        Ok(Collected::Some)
+        Ok(Collected::Part)
     }
 
     /// Forgets a token with which the stream is refused.

@@ -19,10 +19,11 @@ impl Keeper {
     /// Nothing was written, or it is not known whether that was.
     pub(super) async fn tell_of_dead_letters(&mut self, endpoints: &[EndpointKey]) -> Result<Vec<EndpointKey>> {
         let engine = self.engine.clone();
-        let mut last = engine.outbox.last_dead_letters(endpoints).await?;
         let mut transaction = engine.store.begin(Writer::Upkeep).await?;
         let ids = endpoints.iter().map(state_id).collect();
         let untold = untold(&read(&mut transaction, ids).await?);
+        // Read after they were counted: where there is none, they are no dead letters any more.
+        let mut last = engine.outbox.last_dead_letters(endpoints).await?;
         let (now, terms) = (engine.clock.now(), self.terms());
         let (mut told, mut changes) = (Vec::new(), Vec::new());
         for endpoint in endpoints {
@@ -37,14 +38,22 @@ impl Keeper {
                 self.dead.set(endpoint, Some(next));
                 continue;
             }
-            let dead = Dead {
-                count: untold.dead,
-                kept: untold.kept,
-                last: last.remove(endpoint).unwrap_or_default(),
+            let told_at = rawdoc! { "deadToldAt": now };
+            let none_is_untold = rawdoc! { "deadUntold": 1, "keptUntold": 1 };
+            let last = last.remove(endpoint);
+            let update = match last {
+                Some(_) => rawdoc! { "$set": told_at, "$unset": none_is_untold },
+                None => rawdoc! { "$unset": none_is_untold },
             };
-            let notice = of_dead_letters(endpoint, &engine.directory.name(endpoint), &dead, &terms, now);
-            let update = rawdoc! { "$set": { "deadToldAt": now }, "$unset": { "deadUntold": 1, "keptUntold": 1 } };
-            changes.push(Change::new(id, update, vec![notice]));
+            let notice = last.map(|last| {
+                let dead = Dead {
+                    count: untold.dead,
+                    kept: untold.kept,
+                    last,
+                };
+                of_dead_letters(endpoint, &engine.directory.name(endpoint), &dead, &terms, now)
+            });
+            changes.push(Change::new(id, update, notice.into_iter().collect()));
             told.push(endpoint.clone());
         }
         if changes.is_empty() {

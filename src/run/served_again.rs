@@ -29,7 +29,7 @@ pub(super) async fn move_to_background(engine: Arc<Engine>, stop: CancellationTo
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            endpoint = engine.released.next() => {
+            endpoint = engine.served_again.next() => {
                 info!(
                     organization = endpoint.organization(),
                     endpoint = endpoint.endpoint(),
