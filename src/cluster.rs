@@ -90,6 +90,8 @@ struct Shared {
     host: Arc<str>,
     fence: Fence,
     leaving: AtomicBool,
+    /// Whether other endpoints may be assigned to this instance since a heartbeat last said so.
+    reassigned: AtomicBool,
     /// Heartbeats that were sent: one that arrives after a later one changes nothing.
     beats: AtomicI64,
     others: Mutex<Beats>,
@@ -113,6 +115,7 @@ impl Cluster {
             host: host.into(),
             fence: Fence::default(),
             leaving: AtomicBool::new(false),
+            reassigned: AtomicBool::new(false),
             beats: AtomicI64::new(0),
             others: Mutex::default(),
             control: AtomicI64::new(0),

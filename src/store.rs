@@ -1,5 +1,6 @@
 //! The database: one client, the collections, transactions, kinds of errors, and how to wait for MongoDB when it is unavailable.
 
+mod backoff;
 mod command;
 mod connection;
 mod denied;
@@ -31,6 +32,7 @@ use crate::config::Mongodb;
 use connection::Connection;
 use options::durable;
 
+pub(crate) use backoff::Backoff;
 pub use command::{WriteReply, extended, increased, insert_if_absent, update_row, upsert_row};
 pub use denied::Denied;
 pub use error::{Error, RowError};
@@ -38,7 +40,6 @@ pub use error_kind::Kind;
 pub use indexes::{
     SCAN_INDEX, ensure_operations, ensure_outbox, ensure_scan, ensure_statistics, missing_in_outbox, scan_index,
 };
-pub(crate) use outage::Backoff;
 pub use outage::{Outage, Reporter};
 pub use pauses::Pauses;
 pub use privileges::{Login, Privilege, needed};

@@ -56,7 +56,6 @@ impl Cluster {
     /// # Errors
     /// MongoDB refused or is unavailable.
     pub async fn beat(&self, deliveries: &impl Deliveries) -> Result<bool> {
-        let before = self.view.get();
         let age = self.age();
         let lapsed = age.is_none_or(|age| age >= NO_NEW_REQUESTS);
         if let Some(age) = age.filter(|_| lapsed) {
@@ -76,7 +75,8 @@ impl Cluster {
                 break;
             }
         }
-        Ok(lapsed || !before.assigns_as(&self.view.get()))
+        // Also since a heartbeat that failed after it was read.
+        Ok(self.shared.reassigned.swap(false, Ordering::AcqRel))
     }
 
     /// One heartbeat with these members, and the others read after it. Returns whether the members should change.
@@ -104,6 +104,7 @@ impl Cluster {
         let view = View { members, next, others };
         if lapsed || !self.view.get().assigns_as(&view) {
             deliveries.gaining().await?;
+            self.shared.reassigned.store(true, Ordering::Release);
         }
         self.view.set(view);
         self.shared.fence.confirmed(sent);

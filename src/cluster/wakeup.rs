@@ -1,5 +1,5 @@
-//! Notes between instances: for which endpoints events were appended, and whether anything else waits for some endpoint now. A reader that
-//! may have missed one looks at all queues.
+//! Notes between instances: for which endpoints events were appended, and whether something waits that only a look at all queues finds. What is
+//! noted stays until it is written and was there for a while; a reader that may have missed something all the same looks at all queues.
 //!
 //! And the control number, which operations raise (hold, release, cancel, erase): an instance that reads it acts on it, then states
 //! it in its heartbeat.
@@ -25,13 +25,13 @@ const WAKE_UP_EVERY: Duration = Duration::from_millis(200);
 /// How often an instance that is alone asks itself whether its heartbeats have found others.
 const ALONE: Duration = Duration::from_secs(1);
 
-/// How long an endpoint stays in the notes, so that no reader misses it.
+/// How long something stays in the notes once they say it: readers see it meanwhile, but for those that are late.
 const KEPT: Duration = Duration::from_millis(600);
 
 /// The shortest time between two notes.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A reader may have missed notes if it read them last this long ago.
+/// A reader is late, and may have missed something, if it began to read this long after it began the time before.
 const MISSED: Duration = Duration::from_millis(500);
 
 /// Endpoints in one note, at most: beyond that it says that all queues must be looked at.
@@ -60,10 +60,37 @@ struct Shared {
 /// What other instances must know.
 #[derive(Default)]
 struct Recent {
-    /// Endpoints, with when an event was last appended for them.
-    appended: BTreeMap<EndpointKey, Instant>,
-    /// When something else was last there to be found.
-    look: Option<Instant>,
+    /// Endpoints for which events were appended.
+    appended: BTreeMap<EndpointKey, Stage>,
+    /// Whether all queues must be looked at.
+    look: Option<Stage>,
+}
+
+/// How far something has come that is in the notes.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// No note says it yet; it came then.
+    Unwritten(Instant),
+    /// Notes say it since then.
+    Written(Instant),
+}
+
+impl Stage {
+    fn is_kept(self) -> bool {
+        match self {
+            Self::Unwritten(_) => true,
+            Self::Written(at) => at.elapsed() < KEPT,
+        }
+    }
+
+    /// A note that was made at `read` is written now.
+    fn written(&mut self, read: Instant) {
+        if let Self::Unwritten(came) = *self
+            && came <= read
+        {
+            *self = Self::Written(Instant::now());
+        }
+    }
 }
 
 /// What a note says.
@@ -87,7 +114,7 @@ impl WakeUps {
     }
 
     fn note_all(&self, endpoints: impl Iterator<Item = EndpointKey>, mut look: bool) {
-        let (mut recent, now) = (self.0.recent.lock(), Instant::now());
+        let (mut recent, now) = (self.0.recent.lock(), Stage::Unwritten(Instant::now()));
         for endpoint in endpoints {
             if recent.appended.len() < NOTED || recent.appended.contains_key(&endpoint) {
                 recent.appended.insert(endpoint, now);
@@ -106,32 +133,47 @@ impl WakeUps {
     pub async fn write(self, cluster: Cluster, stop: CancellationToken) {
         let mut number = 0_i64;
         while stop.run_until_cancelled(self.0.noted.notified()).await.is_some() {
-            let Note { endpoints, look } = self.recent();
-            if !cluster.has_others() || (endpoints.is_empty() && !look) {
+            if !cluster.has_others() {
+                *self.0.recent.lock() = Recent::default();
+                continue;
+            }
+            let (note, read) = (self.recent(), Instant::now());
+            if note == Note::default() {
                 continue;
             }
             number += 1;
-            let keys: Vec<&str> = endpoints.iter().map(EndpointKey::as_str).collect();
+            let endpoints: Vec<&str> = note.endpoints.iter().map(EndpointKey::as_str).collect();
             let id = note_id(cluster.instance_id());
-            let note = doc! { "$set": { "n": number, "endpoints": keys, "look": look, "at": cluster.now() } };
+            let note = doc! { "$set": { "n": number, "endpoints": endpoints, "look": note.look, "at": cluster.now() } };
             let state = cluster.store.state();
-            let written = state.update_one(doc! { "_id": id }, note).upsert(true).await;
-            let pause = if written.is_ok() { PAUSE } else { WAKE_UP_EVERY };
-            stop.run_until_cancelled(tokio::time::sleep(pause)).await;
-            if written.is_err() {
-                self.note_all(endpoints.into_iter(), look);
+            match state.update_one(doc! { "_id": id }, note).upsert(true).await {
+                Ok(_) => {
+                    self.written(read);
+                    stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+                }
+                Err(_) => {
+                    stop.run_until_cancelled(tokio::time::sleep(WAKE_UP_EVERY)).await;
+                    self.0.noted.notify_one();
+                }
             }
         }
     }
 
+    /// What the next note says.
     fn recent(&self) -> Note {
         let mut recent = self.0.recent.lock();
-        recent.appended.retain(|_, at| at.elapsed() < KEPT);
-        recent.look = recent.look.filter(|at| at.elapsed() < KEPT);
+        recent.appended.retain(|_, stage| stage.is_kept());
+        recent.look = recent.look.filter(|stage| stage.is_kept());
         Note {
             endpoints: recent.appended.keys().cloned().collect(),
             look: recent.look.is_some(),
         }
+    }
+
+    fn written(&self, read: Instant) {
+        let recent = &mut *self.0.recent.lock();
+        let stages = recent.appended.values_mut().chain(&mut recent.look);
+        stages.for_each(|stage| stage.written(read));
     }
 
     /// Reads the others' notes while there are others, until `stop`. `woken` hears what they say, `control` the control number.
@@ -166,7 +208,7 @@ impl WakeUps {
 #[derive(Default)]
 struct Seen {
     numbers: HashMap<String, i64>,
-    /// When they were last read.
+    /// When the last reading began.
     at: Option<Instant>,
 }
 
@@ -175,9 +217,10 @@ async fn read_once(cluster: &Cluster, seen: &mut Seen, woken: &impl Fn(Note), co
     let mut ids: Vec<String> = cluster.others().iter().map(|id| note_id(id)).collect();
     seen.numbers.retain(|id, _| ids.contains(id));
     ids.push(CONTROL.to_owned());
-    let (state, now) = (cluster.store.state(), Instant::now());
+    let (state, began) = (cluster.store.state(), Instant::now());
     let notes: Vec<Document> = state.find(doc! { "_id": { "$in": ids } }).await?.try_collect().await?;
-    let is_late = seen.at.replace(now).is_none_or(|at| now - at > MISSED);
+    let before = seen.at.replace(began);
+    let is_late = before.is_none_or(|before| before.elapsed() > MISSED);
     for note in notes {
         let id = note.get_str("_id").unwrap_or_default();
         if id == CONTROL {
@@ -196,4 +239,50 @@ async fn read_once(cluster: &Cluster, seen: &mut Seen, woken: &impl Fn(Note), co
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> EndpointKey {
+        EndpointKey::from_stored(name)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_noted_stays_until_it_is_written_and_a_while_after() {
+        let notes = WakeUps::default();
+        notes.note([key("o/a")].into_iter());
+        notes.note_look();
+        tokio::time::advance(KEPT * 10).await;
+        let all = Note {
+            endpoints: vec![key("o/a")],
+            look: true,
+        };
+        assert_eq!(notes.recent(), all, "a note took long to write, or failed");
+        let read = Instant::now();
+        tokio::time::advance(KEPT).await;
+        notes.note([key("o/b")].into_iter());
+        notes.written(read);
+        tokio::time::advance(KEPT / 2).await;
+        assert_eq!(notes.recent().endpoints, [key("o/a"), key("o/b")]);
+        tokio::time::advance(KEPT / 2).await;
+        assert_eq!(
+            notes.recent().endpoints,
+            [key("o/b")],
+            "it came after that note was made"
+        );
+        assert!(!notes.recent().look);
+    }
+
+    #[test]
+    fn where_there_are_too_many_endpoints_for_a_note_all_are_looked_for() {
+        let notes = WakeUps::default();
+        notes.note((0..NOTED).map(|n| key(&format!("o/{n}"))));
+        assert!(!notes.recent().look);
+        notes.note([key("o/0")].into_iter());
+        assert!(!notes.recent().look, "it is noted");
+        notes.note([key("o/more")].into_iter());
+        assert!(notes.recent().look);
+    }
 }

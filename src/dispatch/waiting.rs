@@ -33,7 +33,7 @@ struct State {
     checked: Option<DateTime>,
     /// Whether the fetcher must look at all queues now.
     look: bool,
-    /// Whether it must as soon as the last look is rested from.
+    /// Whether it must as soon as a second has passed, and the last look is rested from.
     look_soon: bool,
     /// Bytes of batches that need not be read.
     cached_bytes: CachedBytes,
@@ -148,7 +148,8 @@ impl Waiting {
         self.queue.wake_fetcher();
     }
 
-    /// Something may wait that is not known: the fetcher looks at all queues when it has rested from its last look, however rare looks are by now.
+    /// Something may wait that is not known: the fetcher looks at all queues a second after its last look, or when it has
+    /// rested from that, however rare looks are by now.
     pub fn look_soon(&self) {
         self.state.lock().look_soon = true;
         self.queue.wake_fetcher();

@@ -315,13 +315,14 @@ impl Episodes {
         unsaved
     }
 
-    /// To be called once it is written, with when the endpoint was suspended, if that has ended.
-    pub fn saved(&self, unsaved: &Unsaved, suspended: Option<Period>) {
+    /// To be called once it is written, with when the endpoint was suspended, if that has ended. Returns whether that is news: the document may
+    /// have been read meanwhile.
+    pub fn saved(&self, unsaved: &Unsaved, suspended: Option<Period>) -> bool {
         let mut known = self.0.known.lock();
         if let Some(period) = suspended {
             known.remember_one(&unsaved.endpoint, period);
         }
-        known.saved(unsaved);
+        known.saved(unsaved)
     }
 
     /// Judges whether nearly no receiver can be connected to. Returns it where that has changed.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
 
-use super::Outbox;
 use super::document::hint;
+use super::{Class, Outbox};
 use crate::model::EndpointKey;
 use crate::store::{OUTBOX, Result};
 
@@ -52,6 +52,18 @@ impl Outbox {
         let found = self.store.outbox().aggregate(pipeline).hint(hint("dead")).await?;
         let found: Vec<Document> = found.try_collect().await?;
         Ok(found.iter().filter_map(read).collect())
+    }
+
+    /// Whether deliveries of the endpoint wait, or are sent, that have failed before: dead letters that go out again are among them.
+    ///
+    /// # Errors
+    /// MongoDB refused or is unavailable.
+    pub async fn has_retries(&self, endpoint: &EndpointKey) -> Result<bool> {
+        let queues = [Class::Retry, Class::Background].map(|class| class.queue(endpoint));
+        let filter = doc! { "state": "pending", "queue": { "$in": &queues[..] } };
+        let outbox = self.store.outbox();
+        let find = outbox.find_one(filter).projection(doc! { "_id": 1 });
+        Ok(find.hint(hint("pending")).await?.is_some())
     }
 }
 

@@ -55,7 +55,7 @@ enum State {
     Waiting,
     /// It is served again since then.
     ServedSince(DateTime),
-    /// It is off: nothing waits.
+    /// It is off, and what waited is cancelled.
     Off,
 }
 
@@ -71,7 +71,7 @@ impl EndpointStates {
         }
     }
 
-    /// Reads all state documents, without what is of no use any more: nothing is pending that was `kept` ago.
+    /// Reads all state documents, and deletes those that are of no use any more: no retry period that began longer than `kept` ago still runs.
     ///
     /// # Errors
     /// MongoDB refused or is unavailable.
@@ -125,15 +125,20 @@ impl EndpointStates {
                 self.set(endpoint, State::Waiting)
             }
             EndpointState::Served if is_served_again => self.set(endpoint, State::ServedSince(self.clock.now())),
-            EndpointState::Off(_) if self.shared.known.lock().states.contains_key(endpoint) => {
-                self.set(endpoint, State::Off)
-            }
             EndpointState::Served
             | EndpointState::ProxyUnavailable
             | EndpointState::Off(_)
             | EndpointState::NotAssigned => {}
         }
         is_served_again
+    }
+
+    /// Notes that the endpoint is off, and nothing waits for it any more.
+    pub fn note_off(&self, endpoint: &EndpointKey) {
+        let is_known = self.shared.known.lock().states.contains_key(endpoint);
+        if is_known {
+            self.set(endpoint, State::Off);
+        }
     }
 
     /// Since when the endpoint is served again, as far as its deliveries had to wait, be it for the proxy.
@@ -220,7 +225,7 @@ impl EndpointStates {
         Ok((unsaved, errors))
     }
 
-    /// Forgets what is not saved of endpoints that are another instance's now. The rest is saved again, if it waited for that.
+    /// Forgets of endpoints that are another instance's now that they wait, and what is not saved. The rest is saved again, if it waited for that.
     pub fn forget(&self, is_foreign: impl Fn(&EndpointKey) -> bool) {
         let mut known = self.shared.known.lock();
         known.forget(is_foreign);
@@ -269,15 +274,10 @@ impl Known {
     }
 
     fn forget(&mut self, is_foreign: impl Fn(&EndpointKey) -> bool) {
-        let states = &mut self.states;
-        self.unsaved.retain(|endpoint| {
-            let is_foreign = is_foreign(endpoint);
-            // Since when it is served, results of what is still in flight need.
-            if is_foreign && states.get(endpoint) == Some(&State::Waiting) {
-                states.remove(endpoint);
-            }
-            !is_foreign
-        });
+        self.unsaved.retain(|endpoint| !is_foreign(endpoint));
+        // Since when it is served, results of what is still in flight need. That it waits is read again when it is this instance's.
+        self.states
+            .retain(|endpoint, state| *state != State::Waiting || !is_foreign(endpoint));
     }
 }
 
@@ -306,5 +306,10 @@ mod tests {
             assert_eq!(known.unsaved(|_| true), [(mine.clone(), state)]);
             assert_eq!((known.states.get(&mine), known.states.get(&lost)), (Some(&state), left));
         }
+        // The other instance may say meanwhile that it waits no more.
+        let mut saved = known(&[(&mine, State::Waiting), (&lost, State::Waiting)]);
+        saved.unsaved.clear();
+        saved.forget(|endpoint| *endpoint == lost);
+        assert_eq!(saved.states.keys().collect::<Vec<_>>(), [&mine]);
     }
 }

@@ -62,7 +62,7 @@ impl Tasks {
         tasks
     }
 
-    /// What a single scan needs: heartbeat, fetcher and senders.
+    /// What a single scan needs: heartbeat, fetcher and senders. It is an instance like others meanwhile.
     pub fn for_one_scan(engine: &Arc<Engine>, give_up: CancellationToken) -> Self {
         let mut tasks = Self::none(engine, Watchdog::new(), give_up);
         tasks.spawn_heartbeat();
@@ -213,6 +213,10 @@ impl Tasks {
             engine.endpoint_states.clone().run(is_mine, stop)
         });
         self.spawn_source("episodes", episodes::keep);
+        self.spawn_watched("wake-ups", loops::wake_ups);
+        self.spawn_source("notes", |engine, stop| {
+            engine.wake_ups.clone().write(engine.cluster.clone(), stop)
+        });
     }
 
     fn spawn_streams(&mut self, config: &Config) {
@@ -222,11 +226,7 @@ impl Tasks {
         if config.completions.enabled {
             self.spawn_watched("change stream", loops::watch);
         }
-        self.spawn_watched("wake-ups", loops::wake_ups);
         self.spawn_source("changed endpoints", loops::changed_endpoints);
-        self.spawn_source("notes", |engine, stop| {
-            engine.wake_ups.clone().write(engine.cluster.clone(), stop)
-        });
     }
 
     fn spawn_scans(&mut self, config: &Config, trigger: &ScanTrigger) {

@@ -96,7 +96,10 @@ async fn cancel_all(
         }
         let now = engine.clock.now();
         match engine.outbox.cancel(endpoint, reason, now, uncounted.is_none()).await {
-            Ok(Cancelled::All) => break None,
+            Ok(Cancelled::All) => {
+                engine.endpoint_states.note_off(endpoint);
+                break None;
+            }
             Ok(Cancelled::Deliveries(deliveries)) => {
                 cancelled += deliveries;
                 engine.tally.counts.add_cancelled(endpoint, deliveries);

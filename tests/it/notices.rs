@@ -20,6 +20,7 @@ use standardwebhooks::Webhook;
 use tokio::process::Command;
 
 use crate::fixture::{Daemon, Fixture, endpoint_key, expired};
+use crate::layout;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -286,6 +287,36 @@ async fn of_dead_letters_that_went_out_again_meanwhile_it_is_not_told() {
     fixture.wait_for_count(&fixture.state(), state, 0).await;
     let notices = doc! { "endpoint": "all/notices" };
     assert_eq!(fixture.outbox().count_documents(notices).await.unwrap(), 0);
+}
+
+/// It is under way when it could be told of, and is not counted again when it fails.
+#[tokio::test]
+async fn of_a_dead_letter_that_goes_out_again_in_vain_it_is_told() {
+    let fixture = fixture("delivery.max_attempts = 1").await;
+    let endpoint = fixture.endpoint("/a");
+    let organization = fixture.organization(vec![endpoint.clone()]).await;
+    let key = endpoint_key(organization, &endpoint);
+    let failure = Response::status(StatusCode::INTERNAL_SERVER_ERROR);
+    fixture
+        .receiver
+        .script("/a", [failure.after(std::time::Duration::from_secs(3))]);
+    let state = doc! { "_id": format!("endpoint/{key}"), "deadUntold": 1_i64 };
+    fixture.state().insert_one(&state).await.unwrap();
+    let mut letter = layout::retry(&key, &layout::expiry(1), 1);
+    let died = certhookd::model::Clock::local();
+    letter.extend(doc! { "due": died, "redriven": true, "redrivable": true, "deadSince": died });
+    fixture.outbox().insert_one(letter).await.unwrap();
+    let _daemon = daemon(&fixture).await;
+    let told = |requests: &[Received]| {
+        notices(requests)
+            .into_values()
+            .any(|notice| notice["type"] == "delivery.dead")
+    };
+    let requests = fixture.wait_for(told).await;
+    let told = notices(&requests)
+        .into_values()
+        .find(|notice| notice["type"] == "delivery.dead");
+    assert_eq!(told.unwrap()["data"]["eventType"], "certificate_expired");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ const LONGEST_ALONE: Duration = Duration::from_secs(256);
 const LONGEST_EMPTY: Duration = Duration::from_secs(4);
 
 /// A look is rested from for this many times as long as it took, or for [`LONGEST_REST`] where that is shorter; in any case for twice as long
-/// as it took. One of 85 ms is followed by 4.25 s without a look, one of 6 s by 12 s.
+/// as it took. One of 85 ms is followed by 4 s without a look, one of 6 s by 12 s.
 const REST: u32 = 50;
 const LONGEST_REST: Duration = Duration::from_secs(10);
 

@@ -203,14 +203,14 @@ impl Known {
         }
     }
 
-    /// This is in the episode document now.
-    pub(super) fn saved(&mut self, unsaved: &Unsaved) {
+    /// This is in the episode document now. Returns whether it was not known to be.
+    pub(super) fn saved(&mut self, unsaved: &Unsaved) -> bool {
         let Some(tracked) = self.endpoints.get_mut(&unsaved.endpoint) else {
-            return;
+            return false;
         };
         // The episode document was read meanwhile.
         let Some(written) = tracked.in_doubt.take_if(|written| written.revision == unsaved.revision) else {
-            return;
+            return false;
         };
         tracked.version = written.version_after();
         tracked.told.drain(..written.told.len().min(tracked.told.len()));
@@ -222,6 +222,7 @@ impl Known {
                 self.endpoints.remove(&unsaved.endpoint);
             }
         }
+        true
     }
 
     /// What an episode document says of earlier suspensions, unless more is known.

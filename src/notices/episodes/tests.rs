@@ -42,12 +42,12 @@ fn that_a_probe_was_not_attempted_is_written_for_the_instance_that_takes_over() 
         let (episodes, endpoint) = suspended();
         assert_eq!(episodes.begin(&endpoint, now), Begin::Probe);
         let written = is_written.then(|| to_be_written(&episodes, &endpoint));
-        if is_confirmed {
-            written.iter().for_each(|written| episodes.saved(written, None));
+        if let Some(written) = written.as_ref().filter(|_| is_confirmed) {
+            episodes.saved(written, None);
         }
         episodes.take_back_probe(&endpoint);
-        if !is_confirmed {
-            written.iter().for_each(|written| episodes.saved(written, None));
+        if let Some(written) = written.as_ref().filter(|_| !is_confirmed) {
+            episodes.saved(written, None);
         }
         let unsaved = episodes.unsaved_of(&episodes.unsaved(|_| true));
         let other = Episodes::new(rules());
@@ -135,6 +135,10 @@ fn what_was_written_without_a_reply_takes_back_nothing_that_came_after_it() {
             assert!(found.is_none_or(|found| found.told.len() == 1));
             assert_eq!(episodes.suspended(&endpoint, at(30)), suspended, "{success:?}");
         }
+        assert!(
+            !episodes.saved(&written, None),
+            "the reply comes after all: it is logged already"
+        );
         let left = episodes.unsaved(|_| true);
         assert_eq!(left.len(), success.iter().len(), "the platform is not told twice");
         for unsaved in episodes.unsaved_of(&left) {

@@ -28,7 +28,7 @@ const USED_FOR: Duration = Duration::from_secs(15);
 /// Sources wait no longer than this for changes that come faster than they are read.
 const LONGEST_CATCH_UP: Duration = Duration::from_secs(10);
 
-/// After a failure changes are not asked for before that, whoever wants to know.
+/// Who wants to know ends the pause after a failure, but no sooner.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// How long the server waits for a change before it says that there is none: the shortest time that it takes.

@@ -6,7 +6,7 @@ use bson::{Document, rawdoc};
 
 use super::Keeper;
 use super::write::{Change, commit, fitting, read};
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, later};
 use crate::notices::{Dead, Untold, of_dead_letters};
 use crate::outbox::state_id;
 use crate::store::{Result, Writer};
@@ -22,7 +22,7 @@ impl Keeper {
         let mut transaction = engine.store.begin(Writer::Upkeep).await?;
         let ids = endpoints.iter().map(state_id).collect();
         let untold = untold(&read(&mut transaction, ids).await?);
-        // Read after they were counted: where there is none, they are no dead letters any more.
+        // Read after they were counted: where there is none, all have become something else.
         let mut last = engine.outbox.last_dead_letters(endpoints).await?;
         let (now, terms) = (engine.clock.now(), self.terms());
         let (mut told, mut changes) = (Vec::new(), Vec::new());
@@ -38,9 +38,14 @@ impl Keeper {
                 self.dead.set(endpoint, Some(next));
                 continue;
             }
+            let last = last.remove(endpoint);
+            if last.is_none() && engine.outbox.has_retries(endpoint).await? {
+                // One that goes out again by itself is not counted again if it fails.
+                self.dead.set(endpoint, Some(later(now, self.dead_every / 60)));
+                continue;
+            }
             let told_at = rawdoc! { "deadToldAt": now };
             let none_is_untold = rawdoc! { "deadUntold": 1, "keptUntold": 1 };
-            let last = last.remove(endpoint);
             let update = match last {
                 Some(_) => rawdoc! { "$set": told_at, "$unset": none_is_untold },
                 None => rawdoc! { "$unset": none_is_untold },

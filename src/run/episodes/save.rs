@@ -63,11 +63,13 @@ impl Keeper {
         let engine = &self.engine;
         let mut ended = Vec::new();
         for (unsaved, suspended) in written {
-            engine.episodes.saved(unsaved, *suspended);
+            let is_news = engine.episodes.saved(unsaved, *suspended);
             if unsaved.episode.is_none() {
                 ended.push(episode_id(&unsaved.endpoint));
             }
-            tell(engine, unsaved);
+            if is_news {
+                tell(engine, unsaved);
+            }
         }
         if !ended.is_empty() {
             // An empty document that stays does no harm.
