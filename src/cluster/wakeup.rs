@@ -83,10 +83,10 @@ impl Stage {
         }
     }
 
-    /// A note that was made at `read` is written now.
+    /// A note is written now that says all that came before `read`.
     fn written(&mut self, read: Instant) {
         if let Self::Unwritten(came) = *self
-            && came <= read
+            && came < read
         {
             *self = Self::Written(Instant::now());
         }
@@ -137,7 +137,8 @@ impl WakeUps {
                 *self.0.recent.lock() = Recent::default();
                 continue;
             }
-            let (note, read) = (self.recent(), Instant::now());
+            let read = Instant::now();
+            let note = self.recent();
             if note == Note::default() {
                 continue;
             }
