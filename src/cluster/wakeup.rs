@@ -31,7 +31,7 @@ const KEPT: Duration = Duration::from_millis(600);
 /// The shortest time between two notes.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A reader is late, and may have missed something, if it began to read this long after it began the time before.
+/// A reader is late, and may have missed something, if more than this has passed from the beginning of one reading to the end of the next.
 const MISSED: Duration = Duration::from_millis(500);
 
 /// Endpoints in one note, at most: beyond that it says that all queues must be looked at.
