@@ -16,6 +16,9 @@ use super::reply::{Reply, plain, reply_of, row_of};
 /// What a mongod that asks for a login replies to a connection without one.
 const LOGIN_LOST: &str = "requires authentication";
 
+/// What the driver says, among other things, of a server that is unusable, or whose connections were closed, because it refused a login.
+const REFUSED_LOGIN: &str = "Authentication failed";
+
 /// What is said of a query that names an index that is not there, beside `BadValue`.
 const NO_SUCH_INDEX: &str = "hint provided does not correspond to an existing index";
 
@@ -187,6 +190,11 @@ impl fmt::Debug for Error {
 
 fn kind_of(error: &DriverError) -> Kind {
     match &*error.kind {
+        ErrorKind::ServerSelection { message, .. } | ErrorKind::ConnectionPoolCleared { message, .. }
+            if message.contains(REFUSED_LOGIN) =>
+        {
+            Kind::Authentication
+        }
         ErrorKind::Io(_)
         | ErrorKind::ConnectionPoolCleared { .. }
         | ErrorKind::ServerSelection { .. }

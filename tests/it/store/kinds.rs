@@ -1,5 +1,7 @@
 //! Which kind an error is of, by the errors that the driver makes of a real mongod's replies.
 
+use std::time::Duration;
+
 use bson::{Document, RawDocumentBuf, doc, rawdoc};
 use certhookd::sandbox::{Options, ReplicaSet};
 use certhookd::store::{Error, Kind, Result, Store, Writer, update_row};
@@ -292,4 +294,31 @@ async fn a_missing_privilege_is_denied_and_named_and_a_missing_login_is_not_a_pr
         let error = error(find(&store).await);
         assert_eq!(error.kind(), Kind::Authentication, "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_login_that_was_refused_to_another_operation_is_no_outage() {
+    let options = Options {
+        login: true,
+        ..Options::default()
+    };
+    let set = ReplicaSet::start(options).await.unwrap();
+    let wrong = format!(
+        "mongodb://reader:wrong@127.0.0.1:{}/?serverSelectionTimeoutMS=100",
+        set.port(0)
+    );
+    let refused = Fixture::over(&wrong, set.client().await.unwrap()).await;
+    // The driver takes a server for unusable once it has refused a login.
+    let unusable = async {
+        loop {
+            let both = tokio::join!(find(&refused.store), find(&refused.store));
+            for error in [error(both.0), error(both.1)] {
+                assert_eq!(error.kind(), Kind::Authentication, "{error}");
+                if error.to_string() == "no usable server: SCRAM failure: Authentication failed." {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), unusable).await.unwrap();
 }
