@@ -71,7 +71,7 @@ pub use transition::{Next, PastAttempts, retry_deadline, transition};
 pub use unreadable::Unreadable;
 pub use waited::{Death, Ended, Waited};
 
-/// Hears of batches that are committed.
+/// Hears of what is committed.
 pub trait Listener: Send + Sync {
     /// These batches wait in the outbox now, as these documents; none was there before `began`.
     fn appended(&self, batches: Vec<(Head, RawDocumentBuf)>, began: Instant);

@@ -1,5 +1,6 @@
 //! The daemon: builds everything, supervises the tasks, orders the shutdown. The only module that sees all others.
 
+mod announcer;
 mod asking;
 mod certificates;
 mod control_number;

@@ -20,7 +20,7 @@ use super::waiting::Waiting;
 use crate::failpoint;
 use crate::model::{Clock, Dues, EndpointKey, time_until};
 use crate::outbox::{Class, Fetched, Head, Outbox, Unreadable};
-use crate::store::{Kind, Pauses, Stopped, Store};
+use crate::store::{Pauses, Stopped, Store};
 
 use looks::{LookResult, Looks};
 use plan::Plan;
@@ -130,10 +130,10 @@ impl Fetcher {
     /// # Errors
     /// [`Stopped`] when the daemon stops while MongoDB is unavailable.
     async fn run_once(&mut self, now: DateTime) -> Result<Instant, Stopped> {
-        if self.waiting.reset_look_soon() {
+        if self.waiting.take_look_soon() {
             self.looks.bring_forward();
         }
-        if self.waiting.reset_look() || self.looks.next() <= Instant::now() {
+        if self.waiting.take_look() || self.looks.next() <= Instant::now() {
             self.look(now).await?;
         }
         let changes = self.queue.drain_changes();
@@ -141,7 +141,7 @@ impl Fetcher {
             self.waiting.note_dropped(endpoint);
         }
         let next_due = self.waiting.advance(now);
-        let changed = self.waiting.drain_changed(changes.refill);
+        let changed = self.waiting.take_to_check(changes.refill);
         // Who has waited longest comes first: an endpoint that has just freed a slot would otherwise get it again and again.
         let mut endpoints = self.starved.drain(self.queue.spare());
         endpoints.extend(changed);
@@ -191,13 +191,13 @@ impl Fetcher {
         let mut is_work = !is_all;
         heads.retain(|head| {
             let state = self.update_state(&head.endpoint);
-            // When a probe of a suspended one is due, it is told of: see `Waiting::may_wait_in_any_class`.
+            // When a probe of a suspended one is due, it is told of: see `Waiting::endpoints_may_have_more`.
             is_work |= matches!(state, EndpointState::Served | EndpointState::Off(_));
             state.is_fetched()
         });
         match is_work {
             true => LookResult::Work,
-            false => LookResult::Waiting,
+            false => LookResult::Unsendable,
         }
     }
 
@@ -367,7 +367,7 @@ impl Fetcher {
                 }
                 // Another instance has set it aside.
                 Ok(false) => {}
-                Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Conflict) => {
+                Err(error) if !error.kind().is_refusal() => {
                     debug!(delivery, %error, "a batch that can't be read is found again");
                 }
                 Err(error) => {

@@ -161,7 +161,7 @@ impl<O: Observer> Recorder<O> {
             // The first death counts.
             let is_death = matches!(next, Next::Dead { .. }) && !delivery.redriven;
             self.pending.add(Settlement {
-                is_death_told: is_death && (self.parts.tells_of)(&delivery.endpoint),
+                must_tell_death: is_death && (self.parts.tells_of)(&delivery.endpoint),
                 delivery,
                 at: now,
                 ms: ms(outcome.elapsed()),

@@ -26,7 +26,7 @@ pub struct Waiting {
 struct State {
     endpoints: HashMap<EndpointKey, Endpoint>,
     /// Endpoints for which the fetcher may have something to do.
-    changed: HashSet<EndpointKey>,
+    to_check: HashSet<EndpointKey>,
     /// When batches will be due that were not when they were found, and their endpoints.
     dues: BTreeSet<(DateTime, EndpointKey)>,
     /// Until when [`Waiting::advance`] has looked for batches that are due.
@@ -73,12 +73,12 @@ impl Waiting {
     /// them before: then they are read again, because they may be sent and recorded already.
     pub fn appended(&self, batches: Vec<(Head, RawDocumentBuf)>, began: Instant) {
         if self.state.lock().read_to_end.is_some_and(|read| read >= began) {
-            return self.may_wait(batches.into_iter().map(|(head, _)| (head.endpoint, head.class)));
+            return self.queues_may_have_more(batches.into_iter().map(|(head, _)| (head.endpoint, head.class)));
         }
         self.add_known(batches.into_iter().map(|(head, document)| (head, Some(document))));
     }
 
-    /// These batches wait since just now, after those that are known.
+    /// This instance has just made these batches pending, due now or later.
     pub fn add(&self, batches: Vec<Head>) {
         self.add_known(batches.into_iter().map(|head| (head, None)));
     }
@@ -109,40 +109,34 @@ impl Waiting {
                 cached,
             });
             state.add_due(head.due, &head.endpoint);
-            state.changed.insert(head.endpoint);
+            state.to_check.insert(head.endpoint);
         }
         drop(state);
         self.queue.wake_fetcher();
     }
 
-    /// Something may wait in these queues that is not known.
-    pub fn may_wait(&self, queues: impl Iterator<Item = (EndpointKey, Class)>) {
+    /// Something may wait in these queues that is not known: they are read.
+    pub fn queues_may_have_more(&self, queues: impl Iterator<Item = (EndpointKey, Class)>) {
         let mut state = self.state.lock();
         for (endpoint, class) in queues {
             let waiting = state.endpoints.entry(endpoint.clone()).or_default();
             waiting.queue_of(class).may_have_more();
-            state.changed.insert(endpoint);
+            state.to_check.insert(endpoint);
         }
         drop(state);
         self.queue.wake_fetcher();
     }
 
-    /// Something may be sent to these endpoints that was not before, of any class.
-    pub fn may_wait_in_any_class(&self, endpoints: Vec<EndpointKey>) {
-        if endpoints.is_empty() {
-            return;
+    /// The same for all queues of these endpoints: something may be sent to them that was not before.
+    pub fn endpoints_may_have_more(&self, endpoints: Vec<EndpointKey>) {
+        if !endpoints.is_empty() {
+            let queues = |endpoint: EndpointKey| Class::ALL.map(|class| (endpoint.clone(), class));
+            self.queues_may_have_more(endpoints.into_iter().flat_map(queues));
         }
-        let mut state = self.state.lock();
-        for endpoint in endpoints {
-            let waiting = state.endpoints.entry(endpoint.clone()).or_default();
-            waiting.parts().for_each(ClassQueue::may_have_more);
-            state.changed.insert(endpoint);
-        }
-        drop(state);
-        self.queue.wake_fetcher();
     }
 
-    /// Endpoints may be served that were not before: the fetcher looks at all queues now.
+    /// Something may wait anywhere, or endpoints may be served that were not before: the fetcher looks at all queues now, whether or not it
+    /// has rested from the last look.
     pub fn look_now(&self) {
         self.state.lock().look = true;
         self.queue.wake_fetcher();
@@ -155,13 +149,13 @@ impl Waiting {
         self.queue.wake_fetcher();
     }
 
-    /// Whether that was asked for since this was last asked.
-    pub(super) fn reset_look_soon(&self) -> bool {
+    /// Whether [`Self::look_soon`] was called since this was last called.
+    pub(super) fn take_look_soon(&self) -> bool {
         std::mem::take(&mut self.state.lock().look_soon)
     }
 
-    /// Whether all queues must be looked at, since this was last asked.
-    pub(super) fn reset_look(&self) -> bool {
+    /// Whether [`Self::look_now`] was called since this was last called.
+    pub(super) fn take_look(&self) -> bool {
         std::mem::take(&mut self.state.lock().look)
     }
 
@@ -175,7 +169,7 @@ impl Waiting {
         for head in heads {
             let in_memory = self.queue.is_passed_over(&head.endpoint, &head.id);
             state.add_due(head.due, &head.endpoint);
-            state.changed.insert(head.endpoint.clone());
+            state.to_check.insert(head.endpoint.clone());
             let waiting = state.endpoints.entry(head.endpoint.clone()).or_default();
             waiting.queue_of(head.class).found(head, in_memory, now);
         }
@@ -193,16 +187,17 @@ impl Waiting {
             part.more = true;
         }
         waiting.partial_class = Some(Class::Live);
-        state.changed.insert(endpoint.clone());
+        state.to_check.insert(endpoint.clone());
     }
 
-    /// Removes the endpoints for which something has changed, and returns those of them for which something waits.
-    pub(super) fn drain_changed(&self, refill: HashSet<EndpointKey>) -> Vec<EndpointKey> {
+    /// Takes the endpoints for which the fetcher may have something to do, and those of `refill`, which have room in memory again; without
+    /// those for which nothing waits.
+    pub(super) fn take_to_check(&self, refill: HashSet<EndpointKey>) -> Vec<EndpointKey> {
         let mut state = self.state.lock();
-        let mut changed = std::mem::take(&mut state.changed);
-        changed.extend(refill);
+        let mut to_check = std::mem::take(&mut state.to_check);
+        to_check.extend(refill);
         let waits = |endpoint: &EndpointKey| state.endpoints.contains_key(endpoint);
-        changed.into_iter().filter(waits).collect()
+        to_check.into_iter().filter(waits).collect()
     }
 
     /// Those of these endpoints for which something waits that goes before the class `background`.
@@ -217,7 +212,7 @@ impl Waiting {
 
     /// The fetcher could not fetch for this endpoint now, and does it again later.
     pub(super) fn retry_later(&self, endpoint: EndpointKey) {
-        self.state.lock().changed.insert(endpoint);
+        self.state.lock().to_check.insert(endpoint);
     }
 
     /// Nothing is known of this endpoint any more.
@@ -237,10 +232,11 @@ impl Waiting {
                 state.dues.insert((due, endpoint));
                 return Some(due);
             }
-            if let Some(waiting) = state.endpoints.get_mut(&endpoint) {
-                waiting.parts().for_each(|part| part.come_due(now));
-                state.changed.insert(endpoint);
-            }
+            // What was known of it may have been forgotten since, and the endpoint too.
+            let waiting = state.endpoints.entry(endpoint.clone()).or_default();
+            waiting.parts().for_each(|part| part.come_due(now));
+            waiting.retry.more |= !waiting.waits(now);
+            state.to_check.insert(endpoint);
         }
         None
     }
@@ -306,7 +302,7 @@ impl Waiting {
         let mut state = self.state.lock();
         let waiting = state.endpoints.get_mut(endpoint);
         if waiting.is_some_and(|waiting| waiting.parts().any(|part| part.more)) {
-            state.changed.insert(endpoint.clone());
+            state.to_check.insert(endpoint.clone());
             self.queue.wake_fetcher();
         }
     }
@@ -370,6 +366,10 @@ impl Endpoint {
         };
         let of = |(class, slots)| self.queue_of(class).choose(endpoint, class, slots, alone, memory, now);
         shares.into_iter().flat_map(of).collect()
+    }
+
+    fn waits(&self, now: DateTime) -> bool {
+        self.has_other_than_background(now) || self.background.waits(now)
     }
 
     fn has_other_than_background(&self, now: DateTime) -> bool {

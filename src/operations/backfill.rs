@@ -12,7 +12,7 @@ use crate::failpoint;
 use crate::model::{EndpointKey, EventType, id_part, key_part};
 use crate::outbox::{Appended, Class, NewDelivery};
 use crate::platform::{Event, Found, badge_user};
-use crate::store::{Result, Writer};
+use crate::store::{OPERATIONS, Result, Transaction, Writer};
 
 /// Certificates per page of the collection.
 const PAGE: i64 = 2_000;
@@ -43,6 +43,10 @@ impl Progress {
             known: number("known"),
             skipped: number("skipped"),
         }
+    }
+
+    fn counts(&self) -> [i64; 3] {
+        [self.deliveries, self.known, self.skipped]
     }
 
     fn to_raw(&self) -> Result<RawDocumentBuf> {
@@ -201,22 +205,23 @@ impl Running {
         // Read and encoded before anything is locked.
         let found = self.read_certificates(ids).await?;
         let now = parts.clock.now();
+        let before = progress.counts();
         let sorted = self.sort_out(&found, endpoint, ids, progress, now);
         let (outbox, deliveries) = (&parts.outbox, sorted.deliveries);
         let mut transaction = parts.store.begin(Writer::Operations).await?;
         // After the writer, which other operations may have: the watch would wait for these, too. It needs no writer of operations.
         let _locked = outbox.lock_events(deliveries.iter()).await;
-        let appended = match self.request.is_dry_run {
-            true => {
-                outbox
-                    .preview_in_transaction(&mut transaction, &deliveries, now)
-                    .await?
-            }
-            false => {
-                outbox
-                    .append_in_transaction(&mut transaction, deliveries, usize::MAX, now)
-                    .await?
-            }
+        // The first read, which begins the snapshot: after the lock.
+        if let Some(made) = self.made_before(&mut transaction, before, ids, now).await? {
+            transaction.abort().await;
+            return Ok(made);
+        }
+        let appended = if self.request.is_dry_run {
+            let preview = outbox.preview_in_transaction(&mut transaction, &deliveries, now);
+            preview.await?
+        } else {
+            let append = outbox.append_in_transaction(&mut transaction, deliveries, usize::MAX, now);
+            append.await?
         };
         let mut progress = sorted.progress;
         progress.deliveries += i64::try_from(appended.fresh).unwrap_or(0);
@@ -266,8 +271,7 @@ impl Running {
             let size = event.as_ref().map_or(0, |event| event.message.body.len());
             if bytes > 0 && bytes + size > BUDGET {
                 // Up to the last that fits: those that were deleted meanwhile are not in `found`.
-                let last = ids.iter().position(|id| progress.after.as_ref() == Some(id));
-                certificates = last.map_or(0, |last| last + 1);
+                certificates = up_to(ids, progress.after.as_ref());
                 break;
             }
             bytes += size;
@@ -297,6 +301,25 @@ impl Running {
         (is_of && endpoint.event_types.contains(&event.event_type)).then_some(event)
     }
 
+    /// The step, if it was made by a commit that was said to have failed: then the operation's document has other counts than before it.
+    async fn made_before(
+        &self,
+        transaction: &mut Transaction,
+        before: [i64; 3],
+        ids: &[Bson],
+        now: DateTime,
+    ) -> Result<Option<Step>> {
+        let own = doc! { "_id": &self.id };
+        let found = transaction.find(OPERATIONS, own, FindOptions::default()).await?;
+        let document = found.first().and_then(|found| Document::try_from(found).ok());
+        let noted = document.map(|document| Progress::read(&document));
+        Ok(noted.filter(|noted| noted.counts() != before).map(|noted| Step {
+            certificates: up_to(ids, noted.after.as_ref()),
+            progress: noted,
+            appended: Appended::nothing(now),
+        }))
+    }
+
     async fn note_progress(&self, progress: Progress) -> Result<()> {
         let progress = Document::try_from(progress.to_raw()?)?;
         self.update(self.own(), doc! { "$set": { "progress": progress } }).await
@@ -323,6 +346,12 @@ struct Step {
 struct Subscriber {
     key: EndpointKey,
     event_types: Vec<EventType>,
+}
+
+/// How many of them come up to that one.
+fn up_to(ids: &[Bson], last: Option<&Bson>) -> usize {
+    let place = ids.iter().position(|id| Some(id) == last);
+    place.map_or(0, |place| place + 1)
 }
 
 fn id_of(document: &RawDocument) -> Option<Bson> {

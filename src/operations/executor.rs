@@ -95,7 +95,7 @@ impl Indexes {
         match ensure_operations(&parts.store, parts.retention).await {
             Ok(()) => self.are_there = true,
             // The next look tells of it.
-            Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Conflict | Kind::Authentication) => {}
+            Err(error) if !error.kind().is_refusal() => {}
             Err(error) => {
                 self.tried = Some(Instant::now());
                 if !std::mem::replace(&mut self.is_told, true) {
@@ -212,7 +212,7 @@ impl Executor {
             let id = document.get("_id").cloned().unwrap_or(Bson::Null);
             match self.begin(id.clone(), document, tasks).await {
                 Ok(()) => tasks.refused.accepted(&id),
-                Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+                Err(error) if error.kind().is_general() => return Err(error),
                 // Somebody keeps it locked: it is found again at the next look.
                 Err(error) if error.kind() == Kind::Conflict => {
                     debug!(operation = id_text(&id), %error, "an operation is begun later");

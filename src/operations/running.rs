@@ -207,11 +207,8 @@ impl Running {
                 Err(error) => error,
             };
             self.ensure_owned()?;
-            match error.kind() {
-                store::Kind::Refused | store::Kind::Denied | store::Kind::TooLarge => {
-                    return Err(Unfinished::Failed(error.to_string()));
-                }
-                store::Kind::Unavailable | store::Kind::Conflict | store::Kind::Authentication => {}
+            if error.kind().is_refusal() {
+                return Err(Unfinished::Failed(error.to_string()));
             }
             if self.term.run_until_cancelled(backoff.wait()).await.is_none() {
                 return Err(Unfinished::Abandoned);

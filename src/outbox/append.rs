@@ -1,4 +1,5 @@
-//! New deliveries. Durable first: they are written in the transaction that marks the certificate or saves the stream's position.
+//! New deliveries. Durable first: they are written in the transaction that notes what they come from as done: that marks the certificate,
+//! saves the stream's position or an operation's progress, or writes the state of which a notice tells.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::{Head, NewDelivery, Outbox, single_id};
 use crate::model::{EndpointKey, EventId};
 use crate::store::{OUTBOX, Result, Transaction};
 
-/// Ids that are known to be taken, at most: what is forgotten is met again.
+/// Ids that are known to be taken, at most; then all are forgotten, and met again.
 const TAKEN: usize = 1_000;
 
 /// What an append wrote. [`Outbox::announce`] must be called with it when the transaction is committed.
@@ -29,7 +30,8 @@ pub struct Appended {
     pub left: usize,
     batches: Vec<(Head, RawDocumentBuf)>,
     events: Vec<(crate::model::Message, EndpointKey)>,
-    found: (DateTime, Instant),
+    /// By both clocks.
+    began: (DateTime, Instant),
 }
 
 impl Appended {
@@ -41,12 +43,12 @@ impl Appended {
             left: 0,
             batches: Vec::new(),
             events: Vec::new(),
-            found: (now, Instant::now()),
+            began: (now, Instant::now()),
         }
     }
 }
 
-/// The `_id`s of single deliveries that documents have in which no delivery can be read.
+/// The `_id`s that were met as duplicates of new single deliveries: of documents in which no delivery can be read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TakenIds(Arc<Mutex<HashSet<Arc<str>>>>);
 
@@ -65,8 +67,8 @@ impl TakenIds {
 }
 
 impl Outbox {
-    /// Writes deliveries, but for those that the outbox holds already, in batches per endpoint, until `budget` bytes of payload
-    /// are written. `deliveries` are in order of occurrence.
+    /// Writes deliveries, but for those that the outbox holds already, in batches per endpoint: at most `budget` bytes of payload, but
+    /// at least one delivery. `deliveries` are in order of occurrence.
     ///
     /// # Errors
     /// The transaction is spoiled.
@@ -125,7 +127,7 @@ impl Outbox {
 
     /// The transaction of this append is committed: wakes up the fetchers.
     pub fn announce(&self, appended: Appended) {
-        let (now, began) = appended.found;
+        let (now, began) = appended.began;
         let events = appended.events.iter().map(|(message, endpoint)| (message, endpoint));
         self.tracer.found(events, now, began.elapsed());
         if !appended.batches.is_empty() {

@@ -47,11 +47,11 @@ struct Note {
 pub(super) fn rows(settlements: &[Settlement]) -> Vec<RawDocumentBuf> {
     let mut notes: BTreeMap<&EndpointKey, Note> = BTreeMap::new();
     for settlement in settlements {
-        if settlement.paused_until.is_some() || settlement.is_death_told {
+        if settlement.paused_until.is_some() || settlement.must_tell_death {
             let note = notes.entry(&settlement.delivery.endpoint).or_default();
             note.paused_until = note.paused_until.max(settlement.paused_until);
-            note.dead += i64::from(settlement.is_death_told);
-            note.kept += i64::from(settlement.is_death_told && !is_redrivable(&settlement.next));
+            note.dead += i64::from(settlement.must_tell_death);
+            note.kept += i64::from(settlement.must_tell_death && !is_redrivable(&settlement.next));
         }
     }
     notes.into_iter().map(|(endpoint, note)| note.row(endpoint)).collect()

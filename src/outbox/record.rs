@@ -32,7 +32,7 @@ pub struct Settlement {
     /// Until when its endpoint is paused, if its response asked for that.
     pub paused_until: Option<DateTime>,
     /// Whether the platform must be told that it is a dead letter.
-    pub is_death_told: bool,
+    pub must_tell_death: bool,
 }
 
 /// Why results were not recorded. Nothing of them was written.
@@ -108,7 +108,7 @@ impl Outbox {
         let outbox = self.store.outbox();
         let find = outbox
             .find(doc! { "_id": { "$in": ids } })
-            .projection(doc! { "version": 1, "state": 1, "results": 1, "attempts": 1 });
+            .projection(doc! { "version": 1, "state": 1, "results": 1, "attempts": 1, "lastAttemptAt": 1 });
         let found: Vec<RawDocumentBuf> = find.await?.try_collect().await?;
         let now: HashMap<&str, &RawDocumentBuf> = found
             .iter()
@@ -168,7 +168,12 @@ fn still_counts(document: &RawDocumentBuf, batch: &Arc<Batch>, settlement: &Sett
     let is_settled = settled.is_some_and(|settled| settled.get(index).copied().unwrap_or(false));
     let delivered = matches!(settlement.next, Next::Delivered { .. });
     // Somebody else has recorded this attempt, or a later one.
-    let is_late = u32::try_from(number("attempts")).is_ok_and(|attempts| attempts >= settlement.delivery.attempt);
+    let is_counted = u32::try_from(number("attempts")).is_ok_and(|attempts| attempts >= settlement.delivery.attempt);
+    // That of a probe is recorded without being counted.
+    let is_late = is_counted
+        || document
+            .get_datetime("lastAttemptAt")
+            .is_ok_and(|at| at == settlement.at);
     match state {
         "pending" => !is_settled && (delivered || !is_late),
         "cancelled" => !is_settled && delivered,

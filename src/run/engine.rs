@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bson::{DateTime, RawDocumentBuf};
+use bson::DateTime;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::announcer::Announcer;
 use super::endpoint_states::EndpointStates;
 use super::gate::{EndpointGate, FetcherOverview, proxy_fault, waits_for_proxy};
 use super::{Courier, Settings, Tally, settings};
@@ -23,7 +24,7 @@ use crate::metrics::History;
 use crate::model::{Clock, EndpointKey, Reloadable};
 use crate::notices::Episodes;
 use crate::operations::{Executor, Holds, Parts, hold_everything};
-use crate::outbox::{Class, Head, Listener, Outbox};
+use crate::outbox::Outbox;
 use crate::platform::{Directory, Found, Refresh};
 use crate::source::{Horizon, Lookahead, Rejections, Report, Scan, Watch};
 use crate::store::{Stopped, Store};
@@ -70,32 +71,6 @@ pub struct Engine {
     start_held: bool,
 }
 
-/// Has what this instance appends delivered: by itself, or by the instances to which the endpoints are assigned.
-struct Appended {
-    waiting: Waiting,
-    wake_ups: WakeUps,
-    cluster: Cluster,
-}
-
-impl Listener for Appended {
-    fn appended(&self, batches: Vec<(Head, RawDocumentBuf)>, began: Instant) {
-        let (mine, others): (Vec<_>, Vec<_>) = batches
-            .into_iter()
-            .partition(|(head, _)| self.cluster.is_assigned(&head.endpoint));
-        let (live, rest): (Vec<_>, Vec<_>) = others
-            .into_iter()
-            .map(|(head, _)| head)
-            .partition(|head| head.class == Class::Live);
-        if !live.is_empty() {
-            self.wake_ups.note(live.into_iter().map(|head| head.endpoint));
-        }
-        if !rest.is_empty() {
-            self.wake_ups.note_look();
-        }
-        self.waiting.appended(mine, began);
-    }
-}
-
 impl Engine {
     /// Wires the parts for one instance on `host`.
     pub fn new(store: Store, config: &Config, settings: Settings, host: &str) -> Arc<Self> {
@@ -118,13 +93,13 @@ impl Engine {
         directory.set_notices(settings::notices(config));
         let endpoint_states =
             EndpointStates::new(store.clone(), clock.clone(), settings.proxy.clone(), directory.clone());
-        let appended = Appended {
+        let announcer = Announcer {
             waiting: waiting.clone(),
             wake_ups: wake_ups.clone(),
             cluster: cluster.clone(),
         };
         let instance_id = Arc::clone(cluster.instance_id());
-        let outbox = Outbox::new(store.clone(), instance_id, Arc::new(appended), settings.tracer.clone());
+        let outbox = Outbox::new(store.clone(), instance_id, Arc::new(announcer), settings.tracer.clone());
         Arc::new(Self {
             endpoint_states,
             holds,

@@ -132,7 +132,7 @@ impl Keeper {
             // What is due later, too, and what the fetcher comes upon and forgets at this moment.
             engine.waiting.look_soon();
         }
-        engine.waiting.may_wait_in_any_class(woken);
+        engine.waiting.endpoints_may_have_more(woken);
     }
 
     /// The endpoints of whose dead letters the platform may be told at `now`.

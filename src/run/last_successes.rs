@@ -10,7 +10,7 @@ use futures_util::TryStreamExt;
 use crate::model::EndpointKey;
 use crate::notices::Noted;
 use crate::statistics;
-use crate::store::{Error, Kind, Result, Store};
+use crate::store::{Error, Result, Store};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -46,7 +46,7 @@ pub(super) async fn last_successes(
             find.await?.try_collect::<Vec<_>>().await
         };
         let found = match found.await.map_err(Error::from) {
-            Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+            Err(error) if error.kind().is_general() => return Err(error),
             found => found.unwrap_or_default(),
         };
         for document in found {

@@ -273,13 +273,40 @@ pub(super) async fn wake_ups(engine: Arc<Engine>, progress: Arc<Progress>, stop:
     let woken = |note: Note| {
         let endpoints = note.endpoints.into_iter();
         let mine = endpoints.filter(|endpoint| engine.cluster.is_assigned(endpoint));
-        engine.waiting.may_wait(mine.map(|endpoint| (endpoint, Class::Live)));
+        engine
+            .waiting
+            .queues_may_have_more(mine.map(|endpoint| (endpoint, Class::Live)));
         if note.look {
             engine.waiting.look_soon();
         }
     };
     let control = |number| engine.act_on(number);
     WakeUps::read(engine.cluster.clone(), stop, woken, control, || progress.report()).await;
+}
+
+/// The seconds between looks at all queues after a commit that is said to have failed: it may have been made, and be seen as late as a
+/// transaction lives, which is a minute.
+static LOOKS_AFTER_FAILED_COMMIT: [u64; 7] = [0, 1, 2, 4, 8, 16, 32];
+
+/// Has all queues looked at after a commit that is said to have failed: nobody was told of what waits if it was made after all.
+pub(super) async fn failed_commits(engine: Arc<Engine>, stop: CancellationToken) {
+    let mut pauses = [].iter();
+    loop {
+        let pause = async {
+            match pauses.next() {
+                Some(seconds) => sleep_about(Duration::from_secs(*seconds)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = engine.store.outage().failed_commit() => pauses = LOOKS_AFTER_FAILED_COMMIT.iter(),
+            () = pause => {
+                engine.waiting.look_soon();
+                engine.wake_ups.note_look();
+            }
+        }
+    }
 }
 
 /// Shows the state in `systemctl status`, and remembers the last hour.

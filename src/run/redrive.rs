@@ -22,14 +22,13 @@ use crate::store::{Error, Kind, Pauses, Result};
 /// How often the outbox is asked for dead letters that may go out again.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// After a look that found nothing to send again, the next follows after this time per endpoint that has dead letters, if that is longer:
-/// a look costs a hundredth of that.
+/// After a look that sent nothing again the next follows after this time per endpoint that has dead letters, at least after [`LOOK_EVERY`]
+/// and at most after [`LONGEST_REST`]: a look takes a hundredth of that.
 const REST: Duration = Duration::from_millis(6);
 
-/// And after this time at the latest.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
-/// Where no endpoint that has dead letters is served the rest is this many times as long: [`Engine::redrive_now`] ends it when one may be. A
+/// Where no endpoint that has dead letters is served, that rest is this many times as long: [`Engine::redrive_now`] ends it when one may be. A
 /// delivery that dies meanwhile, and the probe of a suspended endpoint for which only dead letters wait, wait for the end of it.
 const REST_UNSERVED: u32 = 4;
 
@@ -54,19 +53,19 @@ struct Redrives {
     refused: Pauses<EndpointKey>,
     /// How many endpoints the last look found.
     looked: usize,
-    /// What it found.
-    found: Found,
+    /// What it did.
+    outcome: Outcome,
 }
 
-/// What a look for dead letters found.
+/// What a look for dead letters did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Found {
-    /// Some, of endpoints that are not served.
+enum Outcome {
+    /// Nothing: none that are young enough are of endpoints that are served or to be probed.
     #[default]
-    Unserved,
-    /// Some, of which none goes out again now.
-    Served,
-    /// Some that go out again.
+    NoneServed,
+    /// Nothing: of none that are it was time yet, or MongoDB refused.
+    NoneDue,
+    /// Some go out again.
     Sent,
 }
 
@@ -91,7 +90,7 @@ pub(super) async fn redrive(engine: Arc<Engine>, stop: CancellationToken) {
         let done = redrives.run_once(&engine, began, &stop).await;
         reporter.ended("send dead letters again", began, &done);
         pause = match done {
-            Ok(()) => next_look(look_every, redrives.looked, redrives.found),
+            Ok(()) => next_look(look_every, redrives.looked, redrives.outcome),
             // Until it succeeds an outage is not over.
             Err(_) => look_every,
         };
@@ -104,7 +103,7 @@ impl Redrives {
         // Read before the endpoints: a delivery that dies in between is found by the second query.
         let ids: Vec<_> = self.last.values().filter_map(|last| last.id.as_deref()).collect();
         let states = engine.outbox.states_of(&ids).await?;
-        self.found = Found::Unserved;
+        self.outcome = Outcome::NoneServed;
         let mut endpoints = engine.outbox.with_dead_letters().await?;
         self.looked = endpoints.len();
         // Those that died at that instant or before don't go out by themselves any more.
@@ -125,7 +124,7 @@ impl Redrives {
             if stop.is_cancelled() {
                 break;
             }
-            self.found = self.found.max(Found::Served);
+            self.outcome = self.outcome.max(Outcome::NoneDue);
             if self.refused.has(endpoint, began) {
                 continue;
             }
@@ -162,7 +161,7 @@ impl Redrives {
         if heads.is_empty() {
             return;
         }
-        self.found = Found::Sent;
+        self.outcome = Outcome::Sent;
         info!(
             organization = endpoint.organization(),
             endpoint = endpoint.endpoint(),
@@ -176,7 +175,7 @@ impl Redrives {
     /// The error itself where it is not the endpoint's own.
     fn failed(&mut self, endpoint: &EndpointKey, error: Error, began: Instant) -> Result<()> {
         match error.kind() {
-            Kind::Unavailable => return Err(error),
+            kind if kind.is_general() => return Err(error),
             Kind::Conflict => {
                 debug!(%endpoint, %error, "dead letters of this endpoint can't go out again now; those of the others do");
             }
@@ -214,14 +213,14 @@ async fn redrive_some(engine: &Engine, endpoint: &EndpointKey, since: DateTime, 
 }
 
 /// How long after a look at that many endpoints the next one follows: its cost grows with them.
-fn next_look(look_every: Duration, endpoints: usize, found: Found) -> Duration {
+fn next_look(look_every: Duration, endpoints: usize, outcome: Outcome) -> Duration {
     let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
     let rest = failpoint::limit("redrive-rest", REST);
     let rest = rest.saturating_mul(endpoints).min(LONGEST_REST);
-    match found {
-        Found::Sent => look_every,
-        Found::Served => rest.max(look_every),
-        Found::Unserved => (rest * REST_UNSERVED).max(look_every),
+    match outcome {
+        Outcome::Sent => look_every,
+        Outcome::NoneDue => rest.max(look_every),
+        Outcome::NoneServed => (rest * REST_UNSERVED).max(look_every),
     }
 }
 
@@ -279,13 +278,13 @@ mod tests {
     fn a_look_that_costs_much_and_finds_nothing_is_rare() {
         let seconds = Duration::from_secs;
         for (endpoints, found, expected) in [
-            (0, Found::Unserved, seconds(5)),
-            (800, Found::Served, seconds(5)),
-            (5_000, Found::Served, seconds(30)),
-            (5_000, Found::Unserved, seconds(120)),
-            (5_000, Found::Sent, seconds(5)),
-            (1_000_000, Found::Served, seconds(60)),
-            (1_000_000, Found::Unserved, seconds(240)),
+            (0, Outcome::NoneServed, seconds(5)),
+            (800, Outcome::NoneDue, seconds(5)),
+            (5_000, Outcome::NoneDue, seconds(30)),
+            (5_000, Outcome::NoneServed, seconds(120)),
+            (5_000, Outcome::Sent, seconds(5)),
+            (1_000_000, Outcome::NoneDue, seconds(60)),
+            (1_000_000, Outcome::NoneServed, seconds(240)),
         ] {
             assert_eq!(next_look(LOOK_EVERY, endpoints, found), expected, "{endpoints}");
         }

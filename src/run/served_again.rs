@@ -11,7 +11,6 @@ use tracing::{debug, info};
 
 use super::Engine;
 use crate::model::EndpointKey;
-use crate::store::Kind;
 
 /// How long after a conflict, or while MongoDB is unavailable, the same documents are moved again; after each further one, twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -52,7 +51,7 @@ async fn step(engine: &Engine, pause: Duration, endpoint: EndpointKey) -> Option
     match engine.outbox.move_to_background(&endpoint, since).await {
         Ok(true) => Some(Reverse((Instant::now(), FIRST_PAUSE, endpoint))),
         Ok(false) => None,
-        Err(error) if matches!(error.kind(), Kind::Conflict | Kind::Unavailable) => {
+        Err(error) if !error.kind().is_refusal() => {
             let next = (pause * 2).min(LONGEST_PAUSE);
             Some(Reverse((Instant::now() + pause, next, endpoint)))
         }

@@ -205,6 +205,7 @@ impl Tasks {
         self.spawn_source("indexes", upkeep::keep_indexes);
         self.spawn_source("control", control_number::follow);
         self.spawn_source("proxy outages", loops::proxy_outages);
+        self.spawn_source("failed commits", loops::failed_commits);
         self.spawn_source("payloads", payloads::drop_payloads);
         self.spawn_source("endpoints that are served again", served_again::move_to_background);
         self.spawn_source("endpoint states", |engine, stop| {

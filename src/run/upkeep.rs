@@ -11,7 +11,7 @@ use crate::dispatch::{EndpointSet, EndpointState};
 use crate::failpoint;
 use crate::model::EndpointKey;
 use crate::outbox::Cancelled;
-use crate::store::{Error, Kind, Pauses, Stopped, ensure_outbox, missing_in_outbox};
+use crate::store::{Error, Pauses, Stopped, ensure_outbox, missing_in_outbox};
 
 /// Documents of an endpoint that MongoDB may refuse to change before all of them are left alone.
 pub(super) const MOST_REFUSED: usize = 100;
@@ -105,7 +105,7 @@ async fn cancel_all(
                 engine.tally.counts.add_cancelled(endpoint, deliveries);
             }
             Ok(Cancelled::Refused(_)) if refusals < MOST_REFUSED => refusals += 1,
-            Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Conflict) => {
+            Err(error) if !error.kind().is_refusal() => {
                 // The next look finds it again.
                 debug!(%endpoint, %error, "deliveries can't be cancelled now");
                 break None;

@@ -77,7 +77,7 @@ async fn run_once(
         ending.log();
         match ended {
             Ok(()) => refused.accepted(&endpoint),
-            Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+            Err(error) if error.kind().is_general() => return Err(error),
             // The next round finds it again.
             Err(error) if error.kind() == Kind::Conflict => {
                 debug!(%endpoint, %error, "what has waited too long can't be ended now")
@@ -204,7 +204,13 @@ impl Ending<'_> {
                     waited.retain(|one| !outbox.is_left_alone(self.endpoint, &one.id));
                 }
                 Ok(Ended::Untold(error)) => self.untold(&error),
-                Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Conflict) => return Err(error),
+                Err(error) if !error.kind().is_refusal() => {
+                    // The commit may have been made without a reply. Where none is dead the platform is told of none.
+                    if self.is_told {
+                        self.engine.died.add(self.endpoint.clone());
+                    }
+                    return Err(error);
+                }
                 Err(error) if self.uncounted.is_none() => self.uncounted = Some(error),
                 Err(error) => return Err(error),
             }

@@ -27,9 +27,10 @@ impl Backoff {
 
     /// Waits once after such an error: a refusal ends when somebody changes something, so it may take longer.
     pub(crate) async fn wait_after(&mut self, kind: Kind) {
-        match kind {
-            Kind::Unavailable | Kind::Conflict => self.wait().await,
-            _ => self.wait_at_most(Duration::from_secs(30)).await,
+        if kind.is_refusal() {
+            self.wait_at_most(Duration::from_secs(30)).await;
+        } else {
+            self.wait().await;
         }
     }
 
@@ -49,6 +50,7 @@ mod tests {
         for (kind, most) in [
             (Kind::Unavailable, 5),
             (Kind::Conflict, 5),
+            (Kind::Authentication, 5),
             (Kind::Denied, 30),
             (Kind::Refused, 30),
         ] {

@@ -65,7 +65,7 @@ impl Error {
         Self::new(Cause::Row(row), Kind::of_code(row.code).unwrap_or(Kind::Refused))
     }
 
-    /// In a transaction, a row that is there already was written by somebody since the snapshot.
+    /// In a transaction, a row that is there already was written by somebody since the snapshot, or is one that nobody can read.
     #[must_use]
     pub(super) fn in_transaction(mut self) -> Self {
         if self.is_duplicate() {

@@ -19,6 +19,18 @@ pub enum Kind {
     Authentication,
 }
 
+impl Kind {
+    /// It is about MongoDB as a whole, not about what was asked.
+    pub fn is_general(self) -> bool {
+        matches!(self, Unavailable | Authentication)
+    }
+
+    /// It is about what was asked, which will be refused again.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, TooLarge | Refused | Denied)
+    }
+}
+
 use Kind::{Authentication, Conflict, Denied, Refused, TooLarge, Unavailable};
 
 /// Every code that is treated in its own way, and some refusals for the sake of their names: in the reply to a write command a

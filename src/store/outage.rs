@@ -28,6 +28,7 @@ pub struct Outage {
     /// Asked whether the login is lost. `None` in tests.
     connection: Option<Arc<Connection>>,
     lost_index: Arc<Notify>,
+    failed_commit: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +78,15 @@ impl Outage {
     /// Waits until an operation fails for want of an index.
     pub async fn lost_index(&self) {
         self.lost_index.notified().await;
+    }
+
+    /// Waits until a commit fails, or is said to have failed although it was made.
+    pub async fn failed_commit(&self) {
+        self.failed_commit.notified().await;
+    }
+
+    pub(super) fn note_failed_commit(&self) {
+        self.failed_commit.notify_one();
     }
 
     /// Whether what began then may have used a client that was replaced meanwhile.

@@ -10,7 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::command::{self, Command, WriteReply};
 use super::connection::WriterSession;
-use super::{Backoff, Error, Kind, Result, Store, durable};
+use super::{Backoff, Error, Result, Store, durable};
 
 /// What writes in transactions. Each has a session of its own, so that they don't wait for one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum Writer {
     Executor,
 }
 
-/// A transaction: it sees one snapshot, and fails if anybody changes what it changes. After an error nothing of it can be
+/// A transaction: it sees one snapshot, and fails if anybody changes what it changes. After an error it is spoiled: nothing of it can be
 /// committed. What it has changed is free again after [`Transaction::abort`], or soon after it is dropped.
 #[must_use = "what is not committed did not happen"]
 pub struct Transaction {
@@ -81,7 +81,7 @@ impl Store {
     /// at once, and a write outside of a transaction would wait until that ends. Returns how many matched.
     ///
     /// # Errors
-    /// Somebody keeps one locked ([`Kind::Conflict`]); MongoDB refuses it, or is unavailable.
+    /// Somebody keeps one locked ([`Conflict`](super::Kind::Conflict)); MongoDB refuses it, or is unavailable.
     pub async fn update_at_once(
         &self,
         writer: Writer,
@@ -216,8 +216,17 @@ impl Transaction {
     ///
     /// # Errors
     /// Nothing of it happened; or it is not known whether it did, because the transaction no longer exists
-    /// ([`Kind::Conflict`]), the client was replaced, or the daemon stops. All of it must be repeated, each write comparing versions.
-    pub async fn commit(mut self) -> Result<()> {
+    /// ([`Conflict`](super::Kind::Conflict)), the client was replaced, or the daemon stops. All of it must be repeated, each write comparing versions.
+    pub async fn commit(self) -> Result<()> {
+        let outage = self.store.outage.clone();
+        let committed = self.commit_until_known().await;
+        if committed.is_err() {
+            outage.note_failed_commit();
+        }
+        committed
+    }
+
+    async fn commit_until_known(mut self) -> Result<()> {
         let mut backoff = Backoff::default();
         let mut reporter = self.store.outage.reporter();
         loop {
@@ -231,8 +240,7 @@ impl Transaction {
                 }
                 Err(error) => Error::from(error).in_transaction(),
             };
-            // A login that is lost comes back with another client only.
-            if !error.unknown_commit() || error.kind() == Kind::Authentication {
+            if !error.unknown_commit() {
                 return Err(error);
             }
             reporter.failed("commit a transaction", &error, began);

@@ -25,7 +25,7 @@ use crate::layout;
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// A second instead of an hour.
-const QUICK: &str = "episodes=return(0);suspended-probe=return(1);max-look=return(1);dead-notices=return(2)";
+const QUICK: &str = "episodes=return(0);suspended-probe=return(1);look=return(1);dead-notices=return(2)";
 
 /// The platform is told at `/platform`; days are seconds.
 async fn fixture(settings: &str) -> Fixture {

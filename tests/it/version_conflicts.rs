@@ -10,7 +10,9 @@ use certhookd::sandbox::{Options, ReplicaSet, Response};
 use futures_util::TryStreamExt;
 use http::StatusCode;
 
-use crate::fixture::{Daemon, Fixture, LIMIT, certificate, endpoint_key, expired_in_turn, heard, pending_batch};
+use crate::fixture::{
+    Daemon, Fixture, LIMIT, certificate, endpoint_key, expired, expired_in_turn, heard, pending_batch,
+};
 use crate::layout::after;
 use crate::locked::lock;
 
@@ -209,6 +211,79 @@ async fn commits_of_which_the_reply_is_lost_are_made_once() {
         assert_eq!(heard(&fixture.receiver.requests()).len(), EVENTS * 2);
         assert_eq!(counted(&fixture).await, (EVENTS as i64 * 2, 0), "{lost}");
     }
+}
+
+/// Has the next commit of a daemon be made, and be said to have failed.
+async fn have_a_commit_seem_failed(fixture: &Fixture) {
+    let unknown = doc! { "code": 79, "errmsg": "no such write concern" };
+    let data = doc! { "failCommands": ["commitTransaction"], "appName": "certhookd", "writeConcernError": unknown };
+    let fail = doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": data };
+    let admin = fixture.database.client().database("admin");
+    admin.run_command(fail).await.unwrap();
+}
+
+fn is_back(line: &serde_json::Value) -> bool {
+    line["message"] == "MongoDB is back"
+}
+
+#[tokio::test]
+async fn what_was_written_by_a_commit_that_seemed_to_fail_is_looked_for() {
+    let set = ReplicaSet::start(Options::default()).await.unwrap();
+    let settings = "completions.enabled = false\nscan.schedule = \"* * * * * *\"";
+    let fixture = Fixture::on(set.uri(), set.client().await.unwrap()).with(settings);
+    let organization: ObjectId = fixture.organization(vec![fixture.endpoint("/a")]).await;
+    let failure = Response::status(StatusCode::INTERNAL_SERVER_ERROR).after(Duration::from_secs(1));
+    fixture.receiver.script("/a", vec![failure, Response::ok()]);
+    let mut command = fixture.command(&["run"]);
+    command.env("FAILPOINTS", "look=return(3600)");
+    let mut daemon = Daemon::spawn(command);
+    daemon.wait_for(|line| line["message"] == "ready").await;
+    have_a_commit_seem_failed(&fixture).await;
+    fixture.badge_users().insert_one(expired(organization)).await.unwrap();
+    // The scan finds nothing any more when it is repeated.
+    fixture.wait_for(|requests| requests.len() == 1).await;
+    have_a_commit_seem_failed(&fixture).await;
+    // Of the retry that it wrote the recorder knows nothing.
+    fixture
+        .wait_for_deliveries(doc! { "state": "delivered", "attempts": 2 }, 1)
+        .await;
+    assert_eq!(fixture.receiver.total(), 2);
+    assert_eq!(daemon.count(is_back), 2);
+    assert_eq!(
+        fixture
+            .count_deliveries(doc! { "deadSince": { "$exists": true } })
+            .await,
+        0
+    );
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_backfill_counts_a_step_once_whose_commit_seemed_to_fail() {
+    const CERTIFICATES: i64 = 50;
+    let set = ReplicaSet::start(Options::default()).await.unwrap();
+    let fixture = Fixture::on(set.uri(), set.client().await.unwrap()).with("completions.enabled = false");
+    let endpoint = fixture.endpoint("/a");
+    let organization: ObjectId = fixture.organization(vec![endpoint.clone()]).await;
+    let certificates = (0..CERTIFICATES).map(|_| certificate(organization, None));
+    fixture.badge_users().insert_many(certificates).await.unwrap();
+    let mut command = fixture.command(&["run"]);
+    command.env("FAILPOINTS", "backfill-pause=1*return(2)");
+    let _daemon = Daemon::spawn(command);
+    let selection = doc! { "endpoint": endpoint_key(organization, &endpoint) };
+    let backfill = doc! { "kind": "backfill", "selection": selection, "by": "a test" };
+    let id = fixture.operations().insert_one(backfill).await.unwrap().inserted_id;
+    let begun = doc! { "_id": &id, "state": "running" };
+    fixture.wait_for_count(&fixture.operations(), begun, 1).await;
+    // While the step waits for two seconds before its commit.
+    have_a_commit_seem_failed(&fixture).await;
+    let done = fixture.ended(&id).await;
+    let expected = doc! { "deliveries": CERTIFICATES, "known": 0_i64, "skipped": 0_i64 };
+    assert_eq!(done.get_document("result").ok(), Some(&expected), "{done}");
+    fixture
+        .wait_for_deliveries(doc! { "state": "delivered" }, CERTIFICATES.unsigned_abs())
+        .await;
+    assert_eq!(fixture.receiver.total(), CERTIFICATES as usize);
 }
 
 /// The commit takes effect, and its reply comes so late that the fetcher finds the batches first, which are sent and recorded

@@ -13,15 +13,14 @@ const EVERY: Duration = Duration::from_secs(1);
 /// If nothing that a look finds may be sent, the time to the next one doubles, up to this: [`super::Waiting::look_now`] has one made at once.
 const LONGEST: Duration = Duration::from_secs(64);
 
-/// The same where this instance is alone, which knows what it appends: only what somebody restored, or a commit of which even asking again
-/// got no answer, is found so.
+/// The same where this instance is alone, which knows what it appends: only what somebody restored is found so.
 const LONGEST_ALONE: Duration = Duration::from_secs(256);
 
 /// The same where this instance is alone and the outbox empty, which costs little to see.
 const LONGEST_EMPTY: Duration = Duration::from_secs(4);
 
-/// A look is rested from for this many times as long as it took, or for [`LONGEST_REST`] where that is shorter; in any case for twice as long
-/// as it took. One of 85 ms is followed by 4 s without a look, one of 6 s by 12 s.
+/// After a look there is none for this many times its duration, at most for [`LONGEST_REST`], but at least for twice its duration; where it
+/// found no work, for up to a tick less (`model::sleep_about`). One of 85 ms is followed by 4 s without a look, one of 6 s by 12 s.
 const REST: u32 = 50;
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
@@ -32,8 +31,8 @@ pub(super) enum LookResult {
     Work,
     /// Nothing.
     Nothing,
-    /// Only what waits.
-    Waiting,
+    /// Only what must not be sent now.
+    Unsendable,
 }
 
 /// The looks of one fetcher.
@@ -42,8 +41,8 @@ pub(super) struct Looks {
     last: (Instant, Duration),
     next: Instant,
     every: Duration,
-    /// Shorter in tests.
-    longest: Duration,
+    /// In tests each follows this long after the last one, or as soon as `bring_forward` asks for it.
+    fixed: Option<Duration>,
 }
 
 impl Looks {
@@ -54,7 +53,7 @@ impl Looks {
             last: (now, Duration::ZERO),
             next: now,
             every: EVERY,
-            longest: failpoint::limit("max-look", Duration::MAX),
+            fixed: Some(failpoint::limit("look", Duration::ZERO)).filter(|fixed| !fixed.is_zero()),
         }
     }
 
@@ -76,15 +75,15 @@ impl Looks {
             LookResult::Work => EVERY,
             LookResult::Nothing if is_alone => LONGEST_EMPTY,
             LookResult::Nothing => EVERY,
-            LookResult::Waiting if is_alone => LONGEST_ALONE,
-            LookResult::Waiting => LONGEST,
+            LookResult::Unsendable if is_alone => LONGEST_ALONE,
+            LookResult::Unsendable => LONGEST,
         };
-        self.every = (self.every * 2).min(longest).min(self.longest);
+        self.every = self.fixed.unwrap_or((self.every * 2).min(longest));
         self.last = (Instant::now(), took);
         let pause = self.every.max(self.rest(took));
         self.next = match found {
             LookResult::Work => Instant::now() + pause,
-            LookResult::Nothing | LookResult::Waiting => in_about(pause),
+            LookResult::Nothing | LookResult::Unsendable => in_about(pause),
         };
     }
 
@@ -94,7 +93,8 @@ impl Looks {
     }
 
     fn rest(&self, took: Duration) -> Duration {
-        (took * REST).min(LONGEST_REST).min(self.longest).max(took * 2)
+        let longest = self.fixed.unwrap_or(LONGEST_REST);
+        (took * REST).min(longest).max(took * 2)
     }
 }
 
@@ -119,10 +119,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn looks_that_find_nothing_to_send_get_rarer() {
         assert_eq!(
-            pauses(LookResult::Waiting, true),
+            pauses(LookResult::Unsendable, true),
             [2, 4, 8, 16, 32, 64, 128, 256, 256, 256]
         );
-        assert_eq!(pauses(LookResult::Waiting, false)[5..], [64; 5]);
+        assert_eq!(pauses(LookResult::Unsendable, false)[5..], [64; 5]);
         assert_eq!(pauses(LookResult::Nothing, true)[1..], [4; 9]);
         assert_eq!(pauses(LookResult::Nothing, false), [1; 10]);
         assert_eq!(pauses(LookResult::Work, true), [1; 10]);
@@ -133,7 +133,7 @@ mod tests {
         for (took, pause) in [(1, 1_000), (85, 4_250)] {
             let mut looks = Looks::new();
             for _ in 0..9 {
-                looks.ended(Duration::from_millis(took), LookResult::Waiting, true);
+                looks.ended(Duration::from_millis(took), LookResult::Unsendable, true);
             }
             let ended = Instant::now();
             looks.bring_forward();

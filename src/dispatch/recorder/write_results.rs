@@ -11,7 +11,7 @@ use crate::model::EndpointKey;
 use crate::outbox::{Head, Settlement, Unrecorded};
 use crate::store::{self, Backoff, Kind, Stopped};
 
-/// MongoDB refused one batch while others were written less than this ago: the refusal is the batch's own.
+/// If others were written within this time, it is for its own content that MongoDB refuses a batch.
 const RECENT: Duration = Duration::from_secs(60);
 
 /// Conflicts after which results are written endpoint by endpoint.
@@ -27,8 +27,11 @@ pub(super) struct ResultSet {
 /// What must still be written after one transaction.
 enum Left {
     Nothing,
+    /// These, without a pause, after the sets that wait already.
     AtOnce(Vec<ResultSet>),
+    /// This, after a pause and after the sets that wait already.
     AfterPause(ResultSet),
+    /// This, before the others, until MongoDB does it: after a pause each time.
     WhenAvailable(ResultSet, store::Error),
 }
 
@@ -72,10 +75,10 @@ impl<O: Observer> Recorder<O> {
                     Left::Nothing
                 }
                 Err(Unrecorded::Outdated) => Left::AtOnce(self.reconcile(set).await?.into_iter().collect()),
-                Err(Unrecorded::Statistics(error)) if is_own(&error) => {
+                Err(Unrecorded::Statistics(error)) if can_go_without(&error) => {
                     Left::AtOnce(self.without_statistics(set, &error))
                 }
-                Err(Unrecorded::Notes(error)) if is_own(&error) => Left::AtOnce(without_notes(set, &error)),
+                Err(Unrecorded::Notes(error)) if can_go_without(&error) => Left::AtOnce(without_notes(set, &error)),
                 Err(Unrecorded::Results(error) | Unrecorded::Statistics(error) | Unrecorded::Notes(error)) => {
                     self.after_error(set, error).await
                 }
@@ -87,9 +90,7 @@ impl<O: Observer> Recorder<O> {
         self.succeeded = Some(Instant::now());
         self.done(&set.settlements);
         self.parts.waiting.add(retries);
-        for settlement in set.settlements.iter().filter(|one| one.is_death_told) {
-            self.parts.died.add(settlement.delivery.endpoint.clone());
-        }
+        self.note_deaths(&set.settlements);
         if !self.refused.is_empty() {
             let batches = set.settlements.iter().map(|one| &one.delivery.batch.id);
             batches.for_each(|id| self.refused.accepted(id));
@@ -123,8 +124,16 @@ impl<O: Observer> Recorder<O> {
         let reread = || self.parts.outbox.reconcile(settlements.clone());
         let (kept, dropped) = self.parts.store.persist("read batches again", reread).await?;
         self.done(&dropped);
+        // It may have been this instance itself, by a commit that was said to have failed.
+        self.note_deaths(&dropped);
         set.settlements = kept;
         Ok((!set.settlements.is_empty()).then_some(set))
+    }
+
+    fn note_deaths(&self, settlements: &[Settlement]) {
+        for settlement in settlements.iter().filter(|one| one.must_tell_death) {
+            self.parts.died.add(settlement.delivery.endpoint.clone());
+        }
     }
 
     /// The statistics are refused: for one endpoint they are left out, and the uncounted results are logged.
@@ -169,7 +178,7 @@ fn without_notes(mut set: ResultSet, why: &store::Error) -> Vec<ResultSet> {
     }
     for settlement in &mut set.settlements {
         let endpoint = &settlement.delivery.endpoint;
-        if std::mem::take(&mut settlement.is_death_told) {
+        if std::mem::take(&mut settlement.must_tell_death) {
             warn!(
                 organization = endpoint.organization(), endpoint = endpoint.endpoint(), error = %why,
                 "MongoDB refuses to note a dead letter for the platform: it is kept, and the platform is not told of it"
@@ -185,8 +194,8 @@ fn without_notes(mut set: ResultSet, why: &store::Error) -> Vec<ResultSet> {
     vec![set]
 }
 
-/// Whether the error concerns these documents alone, and not MongoDB as a whole.
-fn is_own(error: &store::Error) -> bool {
+/// Whether it is useless to repeat it, so that results are written without these documents.
+fn can_go_without(error: &store::Error) -> bool {
     matches!(error.kind(), Kind::Refused | Kind::Denied | Kind::TooLarge)
 }
 

@@ -24,6 +24,10 @@ fn head(name: &str, open: usize) -> Head {
     }
 }
 
+fn key() -> EndpointKey {
+    EndpointKey::from_stored("a/1")
+}
+
 fn appended_since(waiting: &Waiting, began: Instant, name: &str, bytes: usize) {
     appended_to(waiting, Class::Live, began, name, bytes);
 }
@@ -82,14 +86,11 @@ fn what_was_just_appended_is_not_read_again_unless_somebody_may_have_changed_it(
 #[test]
 fn what_comes_while_a_read_by_range_finds_no_more_is_asked_for_again() {
     type Comes = fn(&Waiting);
-    fn key() -> EndpointKey {
-        EndpointKey::from_stored("a/1")
-    }
     let ways: [(&str, Comes); 4] = [
         ("another instance's note", |waiting| {
-            waiting.may_wait([(key(), Class::Live)].into_iter())
+            waiting.queues_may_have_more([(key(), Class::Live)].into_iter())
         }),
-        ("of any class", |waiting| waiting.may_wait_in_any_class(vec![key()])),
+        ("of any class", |waiting| waiting.endpoints_may_have_more(vec![key()])),
         ("appended", |waiting| appended(waiting, "x", 10)),
         ("appended, confirmed late", |waiting| {
             appended_since(waiting, Instant::now() - Duration::from_secs(1), "x", 10);
@@ -327,4 +328,27 @@ fn what_left_memory_while_a_look_was_under_way_is_no_news() {
     waiting.looked(vec![head("a/1/x", 1)], NOW);
     waiting.queue.end_look();
     assert!(choose(&waiting).is_empty());
+}
+
+/// More retries than are known one by one: what a read that found none of them due has forgotten is asked for when it is due.
+#[test]
+fn retries_that_were_forgotten_before_they_were_due_are_asked_for_then() {
+    let waiting = waiting();
+    let heads = (0..200).map(|n| Head {
+        class: Class::Retry,
+        due: DateTime::from_millis(2_000 + n),
+        ..head(&n.to_string(), 1)
+    });
+    waiting.add(heads.collect());
+    assert_eq!(choose(&waiting), ["by range"]);
+    waiting.exhausted(&key(), Class::Retry);
+    let (mut now, mut times) = (NOW, 0);
+    while let Some(due) = waiting.advance(now) {
+        (now, times) = (due, times + 1);
+        waiting.advance(now);
+        let wants = waiting.choose(&key(), 8, false, &InMemory::default(), now);
+        assert_eq!(wants.len(), 1, "{due}");
+        waiting.exhausted(&key(), Class::Retry);
+    }
+    assert_eq!(times, 200);
 }

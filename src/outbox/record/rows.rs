@@ -324,7 +324,7 @@ mod tests {
                     connect_ms: None,
                     next,
                     paused_until: None,
-                    is_death_told: false,
+                    must_tell_death: false,
                 };
                 rows.settle(&[&settlement], "me", at);
             }

@@ -1,6 +1,7 @@
 //! How old the directory's knowledge is, and whether somebody relies on it.
 //!
-//! An event must not be given to the endpoints of before an outage, nor to those of before a rest in which nobody asked for changes.
+//! A source waits until the directory is fresh, so that no event goes by endpoints as they were before an outage or a rest. It does not
+//! wait where that may not help ([`Follows::Nothing`]).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,7 +16,7 @@ const FRESH: Duration = Duration::from_millis(1500);
 enum Follows {
     /// All is in effect of which MongoDB was asked then.
     Since(Instant),
-    /// Nobody asks, or MongoDB refuses to tell: more can't be known.
+    /// Nobody asks, MongoDB refuses to tell, or changes come faster than they are read.
     Nothing,
     /// MongoDB is unavailable.
     Unavailable,

@@ -22,13 +22,13 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// The same while nobody relies on the directory: whoever does asks for changes first, where the last question is too old.
 const ASK_UNUSED_EVERY: Duration = Duration::from_secs(4);
 
-/// This long after it was relied on it is likely to be again.
-const USED_FOR: Duration = Duration::from_secs(15);
+/// The directory counts as used, and is asked for each [`ASK_EVERY`], for this long after it was relied on.
+const USED_FOR: Duration = Duration::from_secs(5);
 
 /// Sources wait no longer than this for changes that come faster than they are read.
 const LONGEST_CATCH_UP: Duration = Duration::from_secs(10);
 
-/// Who wants to know ends the pause after a failure, but no sooner.
+/// After a failure MongoDB is asked again no sooner, also where a source waits.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// How long the server waits for a change before it says that there is none: the shortest time that it takes.
@@ -37,7 +37,7 @@ const WAIT: Duration = Duration::from_millis(1);
 /// Documents that are read at once.
 const AT_ONCE: usize = 100;
 
-/// Changes that are read before: a document may be written faster than they are read.
+/// Changes that are read in one round, at most: all may be of one document, which [`AT_ONCE`] does not bound.
 const CHANGES_AT_ONCE: usize = 1_000;
 
 /// Keeps a [`Directory`] fresh.
@@ -136,9 +136,10 @@ impl Refresh {
     /// Who begins to wait for changes ends the pause, but for its shortest time.
     async fn wait_after(&self, error: &Error, backoff: &mut Backoff, stop: &CancellationToken) {
         let freshness = &self.directory.0.freshness;
-        match error.kind() {
-            Kind::Unavailable => freshness.set_unavailable(),
-            _ => freshness.follows_nothing(),
+        if error.kind().is_general() {
+            freshness.set_unavailable();
+        } else {
+            freshness.follows_nothing();
         }
         let wanted = async {
             tokio::time::sleep(SHORTEST_PAUSE).await;

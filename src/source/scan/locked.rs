@@ -163,7 +163,7 @@ impl Scan {
         transaction.abort().await;
         match changed {
             Err(error) if error.kind() == Kind::Conflict => Ok(true),
-            Err(error) if error.kind() == Kind::Unavailable => Err(error),
+            Err(error) if error.kind().is_general() => Err(error),
             _ => Ok(false),
         }
     }

@@ -16,7 +16,7 @@ use super::page::field;
 use crate::model::EventId;
 use crate::outbox::Unmarkable;
 use crate::platform::badge_user;
-use crate::store::{Error, Kind, Result, Store, Writer};
+use crate::store::{Error, Result, Store, Writer};
 
 /// Certificates that are asked for in one command.
 const STEP: usize = 1_000;
@@ -155,7 +155,7 @@ impl Scan {
                 .store
                 .update_at_once(Writer::Scan, badge_users.name(), filter, mark.clone(), true);
             if let Err(error) = marked.await
-                && error.kind() != Kind::Unavailable
+                && !error.kind().is_general()
                 && ids.len() > 1
             {
                 let half = ids.split_off(ids.len() / 2);

@@ -81,7 +81,7 @@ pub async fn only_batch(outbox: &Outbox, endpoint: &EndpointKey) -> Vec<Delivery
 
 pub fn settlement(delivery: &Delivery, next: Next) -> Settlement {
     Settlement {
-        is_death_told: false,
+        must_tell_death: false,
         paused_until: None,
         delivery: delivery.clone(),
         at: Clock::local(),
