@@ -20,6 +20,7 @@ mod receiver;
 mod report;
 mod stage;
 mod statistics;
+mod usage;
 
 use std::path::{Path, PathBuf};
 

@@ -12,6 +12,7 @@ use crate::receiver::{Manner, Receiver};
 use crate::report::{Findings, Target};
 use crate::stage::{Fixture, Stage};
 use crate::statistics::{quantile, ratios};
+use crate::usage::Usage;
 
 const ORGANIZATIONS: usize = 10;
 /// The index of the one that is held, and of the one that gets a backfill.
@@ -47,12 +48,15 @@ async fn held(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<()>
         ratio,
         Target::AtLeast(0.95),
     );
-    let alone = idle(plan, || stage.mongod_cpu()).await?;
+    tokio::time::sleep(plan.idle / 2).await;
+    let alone = Usage::watch(plan.idle, || stage.mongod_cpu()).await?;
     let process = crowded.daemon().await?;
-    let together = idle(plan, || Ok(process.cpu()? + stage.mongod_cpu()?)).await?;
+    tokio::time::sleep(plan.idle / 2).await;
+    let together = Usage::watch(plan.idle, || Ok(process.cpu()? + stage.mongod_cpu()?)).await?;
     process.stop().await?;
     crowded.drop().await?;
-    let more = vec![(together - alone).max(0.0)];
+    together.note(&what, findings);
+    let more = vec![(together.percent - alone.percent).max(0.0)];
     findings.judge(
         &format!("{what}: idle, the daemon, and MongoDB for it"),
         "%",
@@ -81,14 +85,6 @@ async fn rate(fixture: &mut Fixture, receiver: &Receiver, events: usize) -> Resu
     let rate = events as f64 / began.elapsed().as_secs_f64();
     process.stop().await?;
     Ok(rate)
-}
-
-/// The part of a core that is used, in percent.
-async fn idle(plan: &Plan, cpu: impl Fn() -> Result<f64>) -> Result<f64> {
-    tokio::time::sleep(plan.idle / 2).await;
-    let (before, began) = (cpu()?, Instant::now());
-    tokio::time::sleep(plan.idle).await;
-    Ok((cpu()? - before) / began.elapsed().as_secs_f64() * 100.0)
 }
 
 /// How late awards of the organization are whose endpoint gets a backfill, against those without one.

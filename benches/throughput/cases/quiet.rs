@@ -11,6 +11,7 @@ use crate::profiler;
 use crate::receiver::{Manner, Receiver};
 use crate::report::{Findings, Target};
 use crate::stage::{Fixture, Stage};
+use crate::usage::Usage;
 
 const ORGANIZATIONS: usize = 10;
 /// What belongs to a start is over by then.
@@ -87,9 +88,8 @@ fn is_scan(operation: &Document) -> bool {
 async fn idle(fixture: &Fixture, process: &Process, plan: &Plan, findings: &mut Findings) -> Result<()> {
     tokio::time::sleep(SETTLED).await;
     profiler::begin(&fixture.database).await?;
-    let (cpu, began) = (process.cpu()?, Instant::now());
-    tokio::time::sleep(plan.idle).await;
-    let cpu = process.cpu()? - cpu;
+    let began = Instant::now();
+    let usage = Usage::watch(plan.idle, || process.cpu()).await?;
     let seconds = began.elapsed().as_secs_f64();
     let kinds = profiler::kinds(&profiler::end(&fixture.database).await?);
     let busiest = kinds
@@ -97,12 +97,8 @@ async fn idle(fixture: &Fixture, process: &Process, plan: &Plan, findings: &mut 
         .max_by_key(|(_, count)| **count)
         .context("the daemon asked nothing")?;
     println!("the idle daemon's operations in {seconds:.0} s: {kinds:#?}");
-    findings.judge(
-        "idle: part of a core",
-        "%",
-        vec![cpu / seconds * 100.0],
-        Target::AtMost(0.2),
-    );
+    usage.note("idle", findings);
+    findings.judge("idle: part of a core", "%", vec![usage.percent], Target::AtMost(0.2));
     findings.judge("idle: RSS", "MB", vec![process.memory("VmRSS")?], Target::AtMost(16.0));
     // Between n queries lie n - 1 intervals.
     let rate = (busiest.1 - 1) as f64 / seconds;

@@ -1,6 +1,6 @@
 //! Endpoints for which something waits that must not be sent: what they cost while nothing happens.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -8,22 +8,24 @@ use crate::plan::Plan;
 use crate::receiver::{Manner, Receiver};
 use crate::report::{Findings, Target};
 use crate::stage::Stage;
+use crate::usage::Usage;
 
-/// MongoDB has written down what was inserted by then.
+/// After this MongoDB has written down what was inserted.
 const SETTLED: Duration = Duration::from_secs(60);
 
-/// What the daemon does most rarely, it does this often: looking at all queues. After its start it takes as long until it does it that rarely.
+/// The longest time between two looks at all queues (`LONGEST_ALONE` in `fetcher/looks.rs`). The pauses double from 2 s on, so it takes as
+/// long after a start until they are that long.
 const PERIOD: Duration = Duration::from_secs(256);
 
 /// Deliveries for each of them.
 const EACH: usize = 3;
 
-/// Endpoints that have no URL that anything is sent to.
+/// Endpoints whose URL is of a scheme that is not served.
 pub async fn out_of_service(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<()> {
     measure(stage, plan, findings, "out of service", |i| format!("ftp://h/{i}")).await
 }
 
-/// Endpoints that were suspended by a 410 when the daemon had started.
+/// Endpoints that answer their first request with a 410, and are suspended from then on.
 pub async fn suspended(stage: &Stage, plan: &Plan, findings: &mut Findings) -> Result<()> {
     let receiver = Receiver::start(Manner::Gone)?;
     let port = receiver.address().port();
@@ -48,17 +50,18 @@ async fn measure(
         fixture.backlog(place, EACH).await?;
     }
     tokio::time::sleep(SETTLED).await;
-    let before = idle(plan.idle, || stage.mongod_cpu()).await?;
+    let before = Usage::watch(plan.idle, || stage.mongod_cpu()).await?;
     let process = fixture.daemon().await?;
     tokio::time::sleep(PERIOD).await;
-    let together = idle(PERIOD, || Ok(process.cpu()? + stage.mongod_cpu()?)).await?;
+    let together = Usage::watch(PERIOD, || Ok(process.cpu()? + stage.mongod_cpu()?)).await?;
     process.stop().await?;
-    let after = idle(plan.idle, || stage.mongod_cpu()).await?;
-    let alone = f64::midpoint(before, after);
+    let after = Usage::watch(plan.idle, || stage.mongod_cpu()).await?;
+    let alone = f64::midpoint(before.percent, after.percent);
     fixture.drop().await?;
     let what = format!("{} endpoints {state} with deliveries", plan.endpoints);
     findings.note(&format!("{what}: MongoDB without the daemon"), "%", vec![alone]);
-    let more = vec![(together - alone).max(0.0)];
+    together.note(&what, findings);
+    let more = vec![(together.percent - alone).max(0.0)];
     findings.judge(
         &format!("{what}: the daemon, and MongoDB for it"),
         "%",
@@ -66,11 +69,4 @@ async fn measure(
         Target::AtMost(0.5),
     );
     Ok(())
-}
-
-/// The part of a core that is used.
-async fn idle(time: Duration, cpu: impl Fn() -> Result<f64>) -> Result<f64> {
-    let (before, began) = (cpu()?, Instant::now());
-    tokio::time::sleep(time).await;
-    Ok((cpu()? - before) / began.elapsed().as_secs_f64() * 100.0)
 }
