@@ -27,8 +27,8 @@ struct State {
     endpoints: HashMap<EndpointKey, Endpoint>,
     /// Endpoints for which the fetcher may have something to do.
     to_check: HashSet<EndpointKey>,
-    /// When batches will be due that were not when they were found, and their endpoints.
-    dues: BTreeSet<(DateTime, EndpointKey)>,
+    /// When batches will be due that were not when they were found, and their queues.
+    dues: BTreeSet<(DateTime, EndpointKey, Class)>,
     /// Until when [`Waiting::advance`] has looked for batches that are due.
     checked: Option<DateTime>,
     /// Whether the fetcher must look at all queues now.
@@ -42,9 +42,9 @@ struct State {
 }
 
 impl State {
-    fn add_due(&mut self, due: DateTime, endpoint: &EndpointKey) {
+    fn add_due(&mut self, due: DateTime, endpoint: &EndpointKey, class: Class) {
         if self.checked.is_none_or(|checked| due > checked) {
-            self.dues.insert((due, endpoint.clone()));
+            self.dues.insert((due, endpoint.clone(), class));
         }
     }
 }
@@ -108,7 +108,7 @@ impl Waiting {
                 open: head.open,
                 cached,
             });
-            state.add_due(head.due, &head.endpoint);
+            state.add_due(head.due, &head.endpoint, head.class);
             state.to_check.insert(head.endpoint);
         }
         drop(state);
@@ -168,7 +168,7 @@ impl Waiting {
         }
         for head in heads {
             let in_memory = self.queue.is_passed_over(&head.endpoint, &head.id);
-            state.add_due(head.due, &head.endpoint);
+            state.add_due(head.due, &head.endpoint, head.class);
             state.to_check.insert(head.endpoint.clone());
             let waiting = state.endpoints.entry(head.endpoint.clone()).or_default();
             waiting.queue_of(head.class).found(head, in_memory, now);
@@ -218,7 +218,8 @@ impl Waiting {
     /// Nothing is known of this endpoint any more.
     pub(super) fn forget(&self, endpoint: &EndpointKey) {
         let mut state = self.state.lock();
-        if state.endpoints.remove(endpoint).is_some() {
+        let forgotten = state.endpoints.remove(endpoint);
+        if forgotten.is_some_and(|it| !it.live.is_empty() || !it.background.is_empty()) {
             state.read_to_end = Some(Instant::now());
         }
     }
@@ -227,15 +228,13 @@ impl Waiting {
     pub(super) fn advance(&self, now: DateTime) -> Option<DateTime> {
         let mut state = self.state.lock();
         state.checked = Some(now);
-        while let Some((due, endpoint)) = state.dues.pop_first() {
+        while let Some((due, endpoint, class)) = state.dues.pop_first() {
             if due > now {
-                state.dues.insert((due, endpoint));
+                state.dues.insert((due, endpoint, class));
                 return Some(due);
             }
-            // What was known of it may have been forgotten since, and the endpoint too.
             let waiting = state.endpoints.entry(endpoint.clone()).or_default();
-            waiting.parts().for_each(|part| part.come_due(now));
-            waiting.retry.more |= !waiting.waits(now);
+            waiting.queue_of(class).comes_due(due);
             state.to_check.insert(endpoint);
         }
         None
@@ -287,7 +286,10 @@ impl Waiting {
     /// A read of the next batches of a queue brought fewer than were asked for: no more are due there.
     pub(super) fn exhausted(&self, endpoint: &EndpointKey, class: Class) {
         let mut state = self.state.lock();
-        state.read_to_end = Some(Instant::now());
+        // Nothing is appended to the others.
+        if class != Class::Retry {
+            state.read_to_end = Some(Instant::now());
+        }
         if let Some(waiting) = state.endpoints.get_mut(endpoint) {
             let part = waiting.queue_of(class);
             part.more = std::mem::take(&mut part.added);
@@ -366,10 +368,6 @@ impl Endpoint {
         };
         let of = |(class, slots)| self.queue_of(class).choose(endpoint, class, slots, alone, memory, now);
         shares.into_iter().flat_map(of).collect()
-    }
-
-    fn waits(&self, now: DateTime) -> bool {
-        self.has_other_than_background(now) || self.background.waits(now)
     }
 
     fn has_other_than_background(&self, now: DateTime) -> bool {

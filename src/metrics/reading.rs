@@ -216,7 +216,7 @@ impl Working {
         )?;
         encoder.gauge(
             "mongodb_outage_seconds",
-            "How long MongoDB has been unavailable; 0 while it is available",
+            "How long MongoDB has been unavailable or has refused the login; 0 while it is neither",
             Some(self.outage.unwrap_or_default().as_secs_f64()),
         )?;
         encoder.gauge(

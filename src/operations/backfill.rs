@@ -213,7 +213,8 @@ impl Running {
         let _locked = outbox.lock_events(deliveries.iter()).await;
         // The first read, which begins the snapshot: after the lock.
         if let Some(made) = self.made_before(&mut transaction, before, ids, now).await? {
-            transaction.abort().await;
+            // A majority must have it before the next step.
+            transaction.commit().await?;
             return Ok(made);
         }
         let appended = if self.request.is_dry_run {
@@ -301,7 +302,8 @@ impl Running {
         (is_of && endpoint.event_types.contains(&event.event_type)).then_some(event)
     }
 
-    /// The step, if it was made by a commit that was said to have failed: then the operation's document has other counts than before it.
+    /// The step, if it was made by a commit that was said to have failed: then the operation's document has other counts than before it, and
+    /// has come to one of `ids`. Writes its progress once more.
     async fn made_before(
         &self,
         transaction: &mut Transaction,
@@ -312,9 +314,17 @@ impl Running {
         let own = doc! { "_id": &self.id };
         let found = transaction.find(OPERATIONS, own, FindOptions::default()).await?;
         let document = found.first().and_then(|found| Document::try_from(found).ok());
-        let noted = document.map(|document| Progress::read(&document));
-        Ok(noted.filter(|noted| noted.counts() != before).map(|noted| Step {
-            certificates: up_to(ids, noted.after.as_ref()),
+        let Some(noted) = document.map(|document| Progress::read(&document)) else {
+            return Ok(None);
+        };
+        let certificates = up_to(ids, noted.after.as_ref());
+        if noted.counts() == before || certificates == 0 {
+            return Ok(None);
+        }
+        let again = rawdoc! { "$set": { "progress": noted.to_raw()? } };
+        self.note_in_transaction(transaction, again).await?;
+        Ok(Some(Step {
+            certificates,
             progress: noted,
             appended: Appended::nothing(now),
         }))

@@ -73,7 +73,7 @@ pub struct Parts {
     /// Has this instance act on a control number.
     pub act_on: Arc<dyn Fn(i64) + Send + Sync>,
     /// Has all instances look at the outbox: deliveries wait in it that nothing was told of.
-    pub look_now: Arc<dyn Fn() + Send + Sync>,
+    pub have_all_look: Arc<dyn Fn() + Send + Sync>,
     /// How long operations that have ended are kept.
     pub retention: Duration,
 }

@@ -227,7 +227,7 @@ impl Running {
         failpoint::reach("step-to-be-committed");
         transaction.commit().await?;
         failpoint::reach("step-committed");
-        (self.executor.parts.look_now)();
+        (self.executor.parts.have_all_look)();
         Ok(())
     }
 

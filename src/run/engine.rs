@@ -265,7 +265,7 @@ impl Engine {
             directory: self.directory.clone(),
             client: self.settings.client.clone(),
             act_on: Arc::new(move |number| engine.act_on(number)),
-            look_now: Arc::new(move || {
+            have_all_look: Arc::new(move || {
                 waiting.look_now();
                 wake_ups.note_look();
             }),

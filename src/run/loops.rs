@@ -284,9 +284,9 @@ pub(super) async fn wake_ups(engine: Arc<Engine>, progress: Arc<Progress>, stop:
     WakeUps::read(engine.cluster.clone(), stop, woken, control, || progress.report()).await;
 }
 
-/// The seconds between looks at all queues after a commit that is said to have failed: it may have been made, and be seen as late as a
-/// transaction lives, which is a minute.
-static LOOKS_AFTER_FAILED_COMMIT: [u64; 7] = [0, 1, 2, 4, 8, 16, 32];
+/// The seconds between looks at all queues after a commit that is said to have failed: it may have been made, and be seen as late as
+/// MongoDB ends a transaction that has expired, which is after a minute and a half.
+static LOOKS_AFTER_FAILED_COMMIT: [u64; 8] = [0, 1, 2, 4, 8, 16, 32, 32];
 
 /// Has all queues looked at after a commit that is said to have failed: nobody was told of what waits if it was made after all.
 pub(super) async fn failed_commits(engine: Arc<Engine>, stop: CancellationToken) {

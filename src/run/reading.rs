@@ -60,6 +60,7 @@ pub(super) async fn read(watched: &Watched) -> Working {
     let engine = &watched.engine;
     let proxy = &engine.settings.proxy;
     let lease = *engine.cluster.lease().borrow();
+    let outage = engine.store.outage();
     Working {
         counts: Arc::clone(&engine.tally.counts),
         rejections: engine.rejections.clone(),
@@ -71,7 +72,7 @@ pub(super) async fn read(watched: &Watched) -> Working {
         stream_age: lease.and_then(|_| stream_age(engine)),
         scan_due: lease.and_then(|_| scan_due(watched)),
         last_scan: engine.last_scan.get().map(|(at, _)| at),
-        outage: engine.store.outage().lasts(),
+        outage: outage.lasts().or_else(|| outage.login_refused()),
         proxy_up: proxy.is_configured().then(|| !proxy.is_unavailable()),
         backlog: watched.backlog.get(REPLY_TIMEOUT).await,
     }

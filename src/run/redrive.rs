@@ -1,7 +1,7 @@
 //! Dead letters that go out again by themselves: an ordinary outage of a receiver needs no operator.
 //!
-//! While an endpoint fails, its oldest dead letter goes out once a minute; once the endpoint accepts one, the others follow, the
-//! oldest first, at most ten a second.
+//! While an endpoint fails, its oldest dead letter goes out about once a minute; once the endpoint accepts one, the others follow, the
+//! oldest first, about ten a second. How often the dead letters are looked for depends on how many endpoints have some.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -9,7 +9,8 @@ use crate::status;
 /// The line that `systemctl status` shows: only what changes when something happens.
 pub(super) fn status(engine: &Engine) -> String {
     let (fill, endpoints) = (engine.queue.fill(), engine.directory.count());
-    let mut line = match engine.store.outage().lasts() {
+    let outage = engine.store.outage();
+    let mut line = match outage.lasts().or_else(|| outage.login_refused()) {
         Some(_) => "waiting for MongoDB".to_owned(),
         None if engine.settings.proxy.outage().is_some() => "waiting for the proxy".to_owned(),
         None => count(endpoints.served as u64, "endpoint"),

@@ -137,7 +137,7 @@ impl Wait<'_> {
     /// Statistics are no condition of starting: a refusal is logged, and that is all.
     async fn for_statistics(&self, store: &Store) -> anyhow::Result<()> {
         let what = "create the statistics' indexes";
-        let is_final = |error: &Error| !matches!(error.kind(), Kind::Unavailable | Kind::Conflict);
+        let is_final = |error: &Error| error.kind().is_refusal();
         let create = || ensure_statistics(store);
         match self.until(what, is_final, create).await {
             Err(refused) if refused.is::<Misconfigured>() => {

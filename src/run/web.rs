@@ -20,6 +20,7 @@ use crate::metrics::Reading;
 use crate::model::Reloadable;
 use crate::page::STYLE;
 use crate::service::{Listener, Watchdog};
+use crate::store::Outage;
 
 /// Serves until the listener is closed; `None` where there is no address.
 ///
@@ -104,17 +105,22 @@ impl Stage {
     /// Why the daemon does not do its work just now, if it does not.
     pub(super) fn unready(&self) -> Option<String> {
         let phase = self.0.get();
-        let outage = phase
-            .watched
-            .as_ref()
-            .and_then(|watched| watched.engine.store.outage().lasts());
-        let outage = || outage.map(|lasts| format!("MongoDB has been unavailable for {} s", lasts.as_secs()));
+        let outage = phase.watched.as_ref().map(|watched| watched.engine.store.outage());
+        let away = outage.and_then(Outage::lasts);
+        let away = || away.map(|lasts| format!("MongoDB has been unavailable for {} s", lasts.as_secs()));
+        let refused = outage.and_then(Outage::login_refused);
+        let refused = || refused.map(|lasts| format!("MongoDB has refused the login for {} s", lasts.as_secs()));
         let proxy = phase
             .watched
             .as_ref()
             .and_then(|watched| watched.engine.settings.proxy.outage());
         let proxy = || proxy.map(|outage| format!("{outage}, for {} s", outage.lasts().as_secs()));
-        phase.unready.map(str::to_owned).or_else(outage).or_else(proxy)
+        phase
+            .unready
+            .map(str::to_owned)
+            .or_else(away)
+            .or_else(refused)
+            .or_else(proxy)
     }
 }
 

@@ -37,7 +37,7 @@ const WRITERS: usize = 7;
 pub(super) struct WriterSession {
     pub(super) session: ClientSession,
     /// The client's.
-    number: u64,
+    pub(super) number: u64,
 }
 
 /// The time of the last write that a majority has confirmed.

@@ -11,13 +11,10 @@ use mongodb::error::{
 
 use super::denied::Denied;
 use super::error_kind::{ATLAS_ERROR, DUPLICATE_KEY, Kind, name_of};
-use super::reply::{Reply, plain, reply_of, row_of};
+use super::reply::{Reply, plain, reply_of, row_of, tells_of_refused_login};
 
 /// What a mongod that asks for a login replies to a connection without one.
 const LOGIN_LOST: &str = "requires authentication";
-
-/// What the driver says, among other things, of a server that is unusable, or whose connections were closed, because it refused a login.
-const REFUSED_LOGIN: &str = "Authentication failed";
 
 /// What is said of a query that names an index that is not there, beside `BadValue`.
 const NO_SUCH_INDEX: &str = "hint provided does not correspond to an existing index";
@@ -52,6 +49,12 @@ impl Error {
     /// Something that makes no sense and will make none the next time: counts as refused.
     pub fn refused(text: impl Into<String>) -> Self {
         Self::new(Cause::Text(text.into()), Kind::Refused)
+    }
+
+    /// The login is refused.
+    #[cfg(test)]
+    pub(super) fn login_refused() -> Self {
+        Self::new(Cause::Text("no".into()), Kind::Authentication)
     }
 
     /// A write that may be done but was not confirmed.
@@ -191,7 +194,7 @@ impl fmt::Debug for Error {
 fn kind_of(error: &DriverError) -> Kind {
     match &*error.kind {
         ErrorKind::ServerSelection { message, .. } | ErrorKind::ConnectionPoolCleared { message, .. }
-            if message.contains(REFUSED_LOGIN) =>
+            if tells_of_refused_login(message) =>
         {
             Kind::Authentication
         }

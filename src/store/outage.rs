@@ -39,6 +39,8 @@ struct State {
     ended: Option<Instant>,
     /// What MongoDB refuses, and how many reporters meet that.
     refused: HashMap<String, usize>,
+    /// Since when it refuses the login.
+    login_refused: Option<Instant>,
 }
 
 /// Reports how the operations of one loop end, or one operation that is repeated until it succeeds.
@@ -99,6 +101,11 @@ impl Outage {
     pub fn lasts(&self) -> Option<Duration> {
         self.state.lock().since.map(|since| since.elapsed())
     }
+
+    /// How long MongoDB has refused the login, if it does.
+    pub fn login_refused(&self) -> Option<Duration> {
+        self.state.lock().login_refused.map(|since| since.elapsed())
+    }
 }
 
 impl Reporter {
@@ -132,9 +139,11 @@ impl Reporter {
         self.accepted();
     }
 
-    /// How long to rest, where that is `usual`: until what failed is repeated and succeeds, an outage is not over.
+    /// How long to rest, where that is `usual`: until what failed is repeated and succeeds, an outage is not over, nor is a refused login
+    /// accepted.
     pub fn rest(&self, usual: Duration) -> Duration {
-        if self.failing { usual.min(REPEATED_AFTER) } else { usual }
+        let is_general = self.failing || self.refused.as_deref() == Some(LOGIN);
+        if is_general { usual.min(REPEATED_AFTER) } else { usual }
     }
 
     /// An operation that began then has ended.
@@ -236,7 +245,11 @@ impl State {
     fn refuse(&mut self, what: &str) -> bool {
         let met = self.refused.entry(what.to_owned()).or_default();
         *met += 1;
-        *met == 1
+        let first = *met == 1;
+        if first && what == LOGIN {
+            self.login_refused = Some(Instant::now());
+        }
+        first
     }
 
     /// Returns whether no reporter meets it any more.
@@ -248,6 +261,9 @@ impl State {
         let last = *met == 0;
         if last {
             self.refused.remove(what);
+        }
+        if last && what == LOGIN {
+            self.login_refused = None;
         }
         last
     }
@@ -297,6 +313,12 @@ mod tests {
         rare.failed("look", &error(), Instant::now());
         assert_eq!(rare.rest(hour), REPEATED_AFTER);
         assert_eq!(rare.rest(REPEATED_AFTER / 2), REPEATED_AFTER / 2);
+        let mut login = outage.reporter();
+        login.failed("look", &Error::login_refused(), Instant::now());
+        assert_eq!(login.rest(hour), REPEATED_AFTER);
+        assert!(outage.login_refused().is_some());
+        login.succeeded();
+        assert!(outage.login_refused().is_none());
         other.succeeded();
         assert!(outage.lasts().is_some());
         rare.forget();

@@ -13,6 +13,16 @@ pub(super) const LONGEST: usize = 200;
 /// Where a message begins to quote data: documents, strings, keys.
 const QUOTES: [&str; 6] = ["{", "\"", "\n", "\r", "dup key", "First element"];
 
+/// How the driver's text begins of a server that is unusable, or whose connections were closed, because it refused a login.
+const REFUSED_LOGIN: [&str; 6] = [
+    "SCRAM",
+    "MONGODB-X509",
+    "PLAIN",
+    "MONGODB-AWS",
+    "MONGODB-OIDC",
+    "GSSAPI",
+];
+
 /// What the server said: code, name and message.
 pub(super) struct Reply<'a> {
     pub(super) code: i32,
@@ -88,4 +98,32 @@ pub(super) fn plain(message: &str) -> String {
         line.push('…');
     }
     line
+}
+
+/// Whether the driver's text on servers that are unusable tells of refused logins, and of no other error.
+pub(super) fn tells_of_refused_login(text: &str) -> bool {
+    let mut errors = text.split("Kind: ").skip(1).peekable();
+    let is_one = |error: &str| REFUSED_LOGIN.iter().any(|mechanism| error.starts_with(mechanism));
+    errors.peek().is_some() && errors.all(is_one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_tells_of_a_refused_login_if_no_server_has_another_error() {
+        let refused = "Error: Kind: SCRAM failure: Could not find user \"a\", labels: {}";
+        let away = "Error: Kind: I/O error: Connection refused, labels: {}";
+        for (errors, is_refused) in [
+            (&[refused] as &[_], true),
+            (&[refused, refused], true),
+            (&[refused, away], false),
+            (&[away], false),
+            (&[], false),
+        ] {
+            let text = format!("Server selection timeout: {}", errors.join(", "));
+            assert_eq!(tells_of_refused_login(&text), is_refused, "{text}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::command::{self, Command, WriteReply};
 use super::connection::WriterSession;
-use super::{Backoff, Error, Result, Store, durable};
+use super::{Backoff, Error, Kind, Result, Store, durable};
 
 /// What writes in transactions. Each has a session of its own, so that they don't wait for one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Store {
     /// at once, and a write outside of a transaction would wait until that ends. Returns how many matched.
     ///
     /// # Errors
-    /// Somebody keeps one locked ([`Conflict`](super::Kind::Conflict)); MongoDB refuses it, or is unavailable.
+    /// Somebody keeps one locked ([`Kind::Conflict`]); MongoDB refuses it, or is unavailable.
     pub async fn update_at_once(
         &self,
         writer: Writer,
@@ -216,7 +216,7 @@ impl Transaction {
     ///
     /// # Errors
     /// Nothing of it happened; or it is not known whether it did, because the transaction no longer exists
-    /// ([`Conflict`](super::Kind::Conflict)), the client was replaced, or the daemon stops. All of it must be repeated, each write comparing versions.
+    /// ([`Kind::Conflict`]), the client was replaced, or the daemon stops. All of it must be repeated, each write comparing versions.
     pub async fn commit(self) -> Result<()> {
         let outage = self.store.outage.clone();
         let committed = self.commit_until_known().await;
@@ -229,6 +229,7 @@ impl Transaction {
     async fn commit_until_known(mut self) -> Result<()> {
         let mut backoff = Backoff::default();
         let mut reporter = self.store.outage.reporter();
+        let mut is_unknown = false;
         loop {
             let began = Instant::now();
             let error = match self.writer.session.commit_transaction().await {
@@ -240,12 +241,15 @@ impl Transaction {
                 }
                 Err(error) => Error::from(error).in_transaction(),
             };
-            if !error.unknown_commit() {
+            is_unknown |= error.unknown_commit();
+            let may_be_made = error.unknown_commit() || is_unknown && error.kind() == Kind::Authentication;
+            if !may_be_made {
                 return Err(error);
             }
             reporter.failed("commit a transaction", &error, began);
             tokio::select! {
                 () = self.store.stop.cancelled() => return Err(error),
+                () = self.store.connection.renewed(self.writer.number) => return Err(error),
                 () = backoff.wait() => {}
             }
         }

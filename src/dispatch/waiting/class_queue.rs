@@ -79,8 +79,6 @@ pub(super) struct ClassQueue {
     pub(super) more: bool,
     /// Some were appended since they were last asked for: after a read that finds no more, there may be more all the same.
     pub(super) added: bool,
-    /// When the first batch that is not due yet will be.
-    pub(super) later: Option<DateTime>,
     /// The first batch as the last look found it, if that was in memory; and as the look before found it.
     first_in_memory: [Option<Arc<str>>; 2],
 }
@@ -110,15 +108,16 @@ impl ClassQueue {
 
     /// A look has ended, which may have found a first batch.
     pub(super) fn looked(&mut self) {
-        self.later = None;
         self.first_in_memory = [None, self.first_in_memory[0].take()];
     }
 
     /// A look found this batch to be the first.
     pub(super) fn found(&mut self, head: Head, in_memory: bool, now: DateTime) {
         if head.due > now {
-            self.later = Some(head.due);
-        } else if in_memory {
+            // It is asked for when it is due.
+            return;
+        }
+        if in_memory {
             // Others may wait after it. As long as the queue moves on, a later look finds the next one by itself.
             self.more |= self.first_in_memory[1].as_ref() == Some(&head.id);
             self.first_in_memory[0] = Some(head.id);
@@ -136,16 +135,16 @@ impl ClassQueue {
 
     /// Whether nothing is known of the queue.
     pub(super) fn is_empty(&self) -> bool {
-        let is_noted = self.later.is_some() || self.first_in_memory[0].is_some();
-        self.known.is_empty() && !self.more && !is_noted
+        self.known.is_empty() && !self.more && self.first_in_memory[0].is_none()
     }
 
     pub(super) fn waits(&self, now: DateTime) -> bool {
         self.more || self.known.front().is_some_and(|known| known.due <= now)
     }
 
-    pub(super) fn come_due(&mut self, now: DateTime) {
-        self.more |= self.later.take_if(|due| *due <= now).is_some();
+    /// A batch is due that was to be then: it is asked for unless it is known. A read that found none due has forgotten those that were known.
+    pub(super) fn comes_due(&mut self, due: DateTime) {
+        self.more |= self.known.iter().all(|known| known.due != due);
     }
 
     pub(super) fn choose(
