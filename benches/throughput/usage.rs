@@ -17,7 +17,7 @@ const CALCULATIONS: u32 = 5;
 static HASHED: [u8; 1 << 16] = [0; 1 << 16];
 
 /// A second is left out if the calculations took this many times what they take in most seconds: cores are shared with other
-/// machines, and what these slow down counts as CPU time. Bursts of five times were seen that lasted for seconds. The work
+/// machines, and what these slow down counts as CPU time. Three to nine times as much was seen for five seconds. The work
 /// of what is watched has no second left out: what lasts less than 0.4 s touches two of five calculations, and their middle ignores these.
 const SLOWED_DOWN: f64 = 1.5;
 

@@ -190,7 +190,7 @@ impl Waiting {
         state.to_check.insert(endpoint.clone());
     }
 
-    /// Takes the endpoints for which the fetcher may have something to do, and those of `refill`, which have room in memory again; without
+    /// Takes the endpoints for which the fetcher may have something to do, and those of `refill`, which have free slots again; without
     /// those for which nothing waits.
     pub(super) fn take_to_check(&self, refill: HashSet<EndpointKey>) -> Vec<EndpointKey> {
         let mut state = self.state.lock();

@@ -106,8 +106,8 @@ impl Stage {
     pub(super) fn unready(&self) -> Option<String> {
         let phase = self.0.get();
         let outage = phase.watched.as_ref().map(|watched| watched.engine.store.outage());
-        let away = outage.and_then(Outage::lasts);
-        let away = || away.map(|lasts| format!("MongoDB has been unavailable for {} s", lasts.as_secs()));
+        let unavailable = outage.and_then(Outage::lasts);
+        let unavailable = || unavailable.map(|lasts| format!("MongoDB has been unavailable for {} s", lasts.as_secs()));
         let refused = outage.and_then(Outage::login_refused);
         let refused = || refused.map(|lasts| format!("MongoDB has refused the login for {} s", lasts.as_secs()));
         let proxy = phase
@@ -118,7 +118,7 @@ impl Stage {
         phase
             .unready
             .map(str::to_owned)
-            .or_else(away)
+            .or_else(unavailable)
             .or_else(refused)
             .or_else(proxy)
     }

@@ -114,12 +114,12 @@ mod tests {
     #[test]
     fn a_text_tells_of_a_refused_login_if_no_server_has_another_error() {
         let refused = "Error: Kind: SCRAM failure: Could not find user \"a\", labels: {}";
-        let away = "Error: Kind: I/O error: Connection refused, labels: {}";
+        let other = "Error: Kind: I/O error: Connection refused, labels: {}";
         for (errors, is_refused) in [
             (&[refused] as &[_], true),
             (&[refused, refused], true),
-            (&[refused, away], false),
-            (&[away], false),
+            (&[refused, other], false),
+            (&[other], false),
             (&[], false),
         ] {
             let text = format!("Server selection timeout: {}", errors.join(", "));

@@ -216,7 +216,8 @@ impl Transaction {
     ///
     /// # Errors
     /// Nothing of it happened; or it is not known whether it did, because the transaction no longer exists
-    /// ([`Kind::Conflict`]), the client was replaced, or the daemon stops. All of it must be repeated, each write comparing versions.
+    /// ([`Kind::Conflict`]), the client was replaced, the daemon stops, or MongoDB says that it failed, which may be wrong. All of it must be
+    /// repeated, each write comparing versions; what waits by it is looked for ([`Outage::failed_commit`](super::Outage::failed_commit)).
     pub async fn commit(self) -> Result<()> {
         let outage = self.store.outage.clone();
         let committed = self.commit_until_known().await;
